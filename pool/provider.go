@@ -1,0 +1,113 @@
+package pool
+
+import (
+	"context"
+	"net/netip"
+	"time"
+)
+
+// A Provider does the work on a hypervisor: it reads, clones, powers, snapshots and destroys VMs.
+// Package vsphere has the one for VMware vCenter; pooltest.TestProvider says, as a test suite,
+// what every one promises. Methods may be called from any goroutine, end when ctx does, and
+// return errors that name operation, object, cause and remedy.
+//
+// A method that changes something looks before it repeats: when the hypervisor's answer was lost,
+// it reads back whether the change took effect, so that one call makes at most one change.
+type Provider interface {
+	// Inventory reads all that the hypervisor knows of the set, in one bulk reading, and the
+	// templates named. A set without a VM has an empty Inventory, not an error; a template that
+	// does not exist is absent from Inventory.Templates.
+	Inventory(ctx context.Context, set string, templates ...string) (*Inventory, error)
+
+	// Preflight reports, without changing anything, every reason why the clones could not be
+	// made: datastores, resource pools and networks that do not exist, missing privileges,
+	// names taken outside the set. All reasons are joined in one error. Sources need not exist
+	// yet: Source and Snapshot may be empty.
+	Preflight(ctx context.Context, clones []CloneSpec) error
+
+	// Clone makes one powered-off VM, with everything that spec says, in one call to the
+	// hypervisor, and returns its ID. If a VM of that name exists in the folder, it returns
+	// an error for which errors.Is(err, ErrExists) holds.
+	Clone(ctx context.Context, spec CloneSpec) (id string, err error)
+
+	// PowerOn starts the VM; a VM that runs is left alone.
+	PowerOn(ctx context.Context, id string) error
+
+	// ShutDown asks the guest to shut down, waits up to grace for the power to be off, and then
+	// cuts it. With grace 0, or without running guest tools, it cuts the power at once.
+	// forced tells that the power was cut. A VM that is off is left alone.
+	ShutDown(ctx context.Context, id string, grace time.Duration) (forced bool, err error)
+
+	// Snapshot takes a snapshot, without memory, with record as its description, and returns
+	// the snapshot's ID.
+	Snapshot(ctx context.Context, id, name, record string) (snapshot string, err error)
+
+	// Revert puts the VM back to the snapshot. A VM whose snapshot has no memory is off afterwards.
+	Revert(ctx context.Context, id, snapshot string) error
+
+	// Rename renames the VM. ErrExists as in Clone.
+	Rename(ctx context.Context, id, name string) error
+
+	// Destroy removes the VM and its disks, cutting its power first. A VM that is gone is no error.
+	Destroy(ctx context.Context, id string) error
+
+	// Clones returns the inventory paths of all VMs, in the set or not, whose disks hang on
+	// those of the VM.
+	Clones(ctx context.Context, id string) ([]string, error)
+
+	// Annotate sets the note that people see on the VM. No decision rests on it.
+	Annotate(ctx context.Context, id, note string) error
+
+	// Address waits until the guest has, since it was last powered on, reported an address on
+	// the NIC of that MAC, and returns it. IPv4 is preferred; link-local addresses do not count.
+	Address(ctx context.Context, id, mac string) (netip.Addr, error)
+}
+
+// An Inventory is one reading of a set.
+type Inventory struct {
+	// VMs holds every VM in the set's folder, made by us or not, in no order.
+	VMs []VMInfo
+	// Templates maps the templates asked for that exist to their identity, which changes when
+	// the template does.
+	Templates map[string]string
+	// Incomplete says why the reading may lack VMs, or is empty. Nothing is deleted on the
+	// strength of an incomplete reading.
+	Incomplete string
+}
+
+// VMInfo is what an Inventory says of one VM.
+type VMInfo struct {
+	ID     string // the hypervisor's own, stable while the VM exists
+	Name   string
+	Folder string // below the set's folder, "/"-separated; "" is the set's folder itself
+	// Owner is CloneSpec.Owner of the call that made the VM, as it stands on the VM now.
+	// A clone that somebody else makes of the VM inherits it, so it counts only together with
+	// the name in it. "" is a VM that we did not make.
+	Owner     string
+	On        bool   // powered on (or suspended)
+	Problem   string // why the hypervisor cannot use the VM now ("orphaned", "being created"), or ""
+	Snapshots []Snapshot
+	// Linked tells that at least one disk has a parent that belongs to another VM.
+	Linked bool
+	// Addrs maps the MACs of NICs, in lower case, to the addresses the guest last reported
+	// there. They may be stale: only a host that proves its key is the host.
+	Addrs map[string][]netip.Addr
+}
+
+// A Snapshot of a VM.
+type Snapshot struct {
+	ID, Name string
+	Record   string // its description
+	Created  time.Time
+}
+
+// CloneSpec is one VM to be made.
+type CloneSpec struct {
+	Set      string // names the set's folder, which is made if it does not exist
+	Source   string // a VM's ID or a template's inventory path
+	Template bool   // Source is a template: a full clone of its current state
+	Snapshot string // the snapshot of Source to hang a linked clone on; "" makes a full clone
+	Owner    string // read back as VMInfo.Owner
+	Note     string // for people
+	VM       VM
+}

@@ -1,0 +1,2 @@
+// Package sshx is SSH as a test harness needs it.
+package sshx
