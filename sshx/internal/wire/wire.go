@@ -1,0 +1,258 @@
+// Package wire is the contract between sshx and the machine at the other end: the exact shell
+// texts that sshx runs there, how they are called, what they read and what they print.
+// sshx/sshtest, whose shell has no processes, recognises the texts (Parse) and does the same
+// natively; tests in sshx prove that both agree, and run the texts under real shells.
+//
+// A call is one exec request, in one of these forms:
+//
+//	exec /bin/sh -c '<text>' NAME ARG...
+//	exec /bin/sh -c '<Lead>' '<text>' NAME ARG...
+//	exec sudo -n -H -u 'USER' -- /bin/sh -c '<Lead>' '<text>' NAME ARG...
+//
+// The texts hold no single quote, newline, "!" or double backslash, so that every login shell
+// (csh and fish too) takes them as they are. NAME is for ps and for the shell's own messages.
+//
+// # Run TOKEN FLAGS
+//
+// Run reads from stdin a header line, the rest of the preamble if it is long, and the script:
+//
+//	<script bytes> <preamble bytes> <preamble>\n      a preamble without newline: bytes is 0
+//	<script bytes> <preamble bytes>\n<preamble>       otherwise
+//	<script>
+//
+// The preamble is shell text that exports the environment, changes directory and sets the
+// positional parameters to the words of a command; see Preamble. It ends with " #end". Without a
+// script (0 bytes) these words are the command. With one, the script is written to a private
+// file in ${TMPDIR:-/tmp}, whose path becomes the last word, and the file is removed when the
+// command has ended.
+//
+// Immediately before the command starts, Run prints the line "sshx TOKEN PID" to stdout, and with
+// the flag "s" to stderr too. All that comes earlier is noise of the login shell, or the reason
+// why there will be no such line. Exit code Failed (125) without that line is a failure of the
+// wrapper itself: no space, no such directory, input that ended early. A truncated preamble or
+// script is never run. Words that name no program end in 127 or 126 after the line.
+//
+// The exit status is that of the command; death by signal N is either the channel's exit-signal or 128+N.
+//
+// Flags are letters:
+//
+//	m  the command's stderr is its stdout
+//	s  they are separate
+//	i  the rest of stdin, to its end, is the command's stdin. Else that is /dev/null and:
+//
+// Without "i", the rest of stdin shows that the caller lives. When it ends, or a line comes,
+// while the command runs, the command's process group gets TERM, and KILL 2 s later. This is how
+// a command is cancelled, and what happens when the connection is lost. Processes left behind by
+// a command that ended by itself are left alone. With "i", Stop with PID does the same.
+//
+// # Stop PID
+//
+// Stop ends the process group that Run announced as PID: TERM, and KILL after 2 s if any of it is
+// left. It exits 0 once the group is gone, also if it was gone before.
+//
+// # Detach ID <Job>
+//
+// Detach reads the same input as Run (flags and liveness do not apply), makes the directory
+// JobDir(ID) with mode 0700, starts Job in a session of its own, prints "sshx ID DIR" and ends
+// with 0 at once. It fails with Failed. Job leaves in the directory:
+//
+//	script   the script, if any
+//	env      the preamble, until the command starts
+//	boot     the boot id
+//	pid      "PID START": the process group and when its leader started, in the kernel's ticks
+//	log      all output, merged
+//	rc       the exit code, written last and whole
+//
+// # Poll ID OFFSET MAX
+//
+// Poll prints one line "STATE RC SIZE", and up to MAX bytes of the log from OFFSET on. SIZE is
+// the size of the log, read after STATE. RC is a number when STATE is done, and "-" otherwise.
+// States:
+//
+//	new     no pid yet
+//	run     it runs
+//	done    it has ended, RC is its exit code, and the log has all that it wrote itself
+//	reboot  it did not end before the machine went down
+//	dead    it is gone without an exit code: killed with KILL from outside
+//	gone    there is no such directory
+//
+// # Kill ID
+//
+// Kill ends a job that runs as Stop does; rc is 143 or what the command made of TERM, or 137.
+// It exits 0 whether or not the job was running.
+package wire
+
+import "strings"
+
+// Failed is the exit code of the wrappers' own failures.
+const Failed = 125
+
+// Marker begins the line by which Run and Detach say that they did their part.
+const Marker = "sshx "
+
+// JobRoot is where jobs keep their directories: it survives a reboot.
+const JobRoot = "/var/tmp"
+
+// JobDir returns the directory of the job id.
+func JobDir(id string) string { return JobRoot + "/sshx." + id }
+
+// Lead makes the text in $0 run as the leader of a process group, which sudo does not always do.
+var Lead = line(`
+if kill -s 0 -- -$$ 2>/dev/null; then exec /bin/sh -c "$0" "$@"; fi;
+if command -v setsid >/dev/null 2>&1; then exec setsid /bin/sh -c "$0" "$@"; fi;
+exec /bin/sh -c "$0" "$@"
+`)
+
+// input reads header and preamble from fd 3. Names begin with _sshx, so that no exported variable
+// can be one of them.
+const input = `
+exec 3<&0 </dev/null;
+IFS=" " read -r _sshx_n _sshx_m _sshx_e <&3 || exit 125;
+if [ "$_sshx_m" -gt 0 ]; then _sshx_e=$(dd bs=1 count="$_sshx_m" 2>/dev/null <&3); fi;
+case $_sshx_e in *" #end") ;; *) echo "sshx: input ended early" >&2; exit 125;; esac;
+`
+
+// script copies the script to $_sshx_f, exclusively. head may read ahead, so nothing may follow
+// the script but its end; and it does not mind an early end, hence wc.
+const script = `
+(umask 077; set -C; exec head -c "$_sshx_n" <&3 >"$_sshx_f") || exit 125;
+if [ "$(($(wc -c <"$_sshx_f")))" -ne "$_sshx_n" ]; then echo "sshx: script ended early" >&2; exit 125; fi;
+`
+
+// Run is the wrapper of every command; see the package's documentation.
+//
+// The command is a foreground child, or replaces the shell: a background one would ignore
+// SIGINT for good. The watcher is a grandchild of the shell, so that a command which waits for
+// all of its children does not wait for it; read, unlike cat, costs no exec. It is part of the
+// group that it kills, so the group's number cannot be anybody else's meanwhile.
+var Run = line(`
+_sshx_t=$1; _sshx_o=$2; _sshx_f=;
+` + input + `
+case $_sshx_o in *m*) exec 2>&1;; esac;
+if [ "$_sshx_n" -gt 0 ]; then
+	_sshx_f=${TMPDIR:-/tmp}/sshx.$_sshx_t;
+	trap "rm -f \"\$_sshx_f\"" EXIT;
+	trap : TERM;
+	` + script + `
+fi;
+case $_sshx_o in
+*i*) exec <&3;;
+*) ( (
+	trap "" TERM;
+	read -r _sshx_x <&3;
+	kill -s 0 $$ || exit;
+	kill -s TERM -- -$$ || kill -s TERM $$;
+	sleep 2;
+	rm -f "$_sshx_f";
+	kill -s KILL -- -$$ || kill -s KILL $$
+	) >/dev/null 2>&1 & );;
+esac;
+exec 3<&-;
+if [ "$_sshx_n" -gt 0 ]; then
+	(
+	eval "$_sshx_e";
+	case $_sshx_o in *s*) echo "sshx $_sshx_t $$" >&2;; esac;
+	echo "sshx $_sshx_t $$";
+	exec "$@" "$_sshx_f"
+	);
+	exit $?;
+fi;
+eval "$_sshx_e";
+case $_sshx_o in *s*) echo "sshx $_sshx_t $$" >&2;; esac;
+echo "sshx $_sshx_t $$";
+exec "$@"
+`)
+
+// Stop ends the process group $1.
+var Stop = line(`
+kill -s TERM -- -$1 2>/dev/null || kill -s TERM $1 2>/dev/null || exit 0;
+_sshx_i=0;
+while [ $_sshx_i -lt 20 ]; do
+	kill -s 0 -- -$1 2>/dev/null || kill -s 0 $1 2>/dev/null || exit 0;
+	sleep 0.1 2>/dev/null || { sleep 1; _sshx_i=$((_sshx_i+9)); };
+	_sshx_i=$((_sshx_i+1));
+done;
+kill -s KILL -- -$1 2>/dev/null || kill -s KILL $1 2>/dev/null;
+exit 0
+`)
+
+// Detach starts the job $1, with the text of Job in $2. As the leader of its group it makes
+// setsid fork, so that the job is neither waited for nor a background child that ignores SIGINT.
+var Detach = line(`
+_sshx_t=$1; _sshx_j=$2; _sshx_d=` + JobRoot + `/sshx.$1; _sshx_f=$_sshx_d/script;
+` + input + `
+(umask 077; mkdir "$_sshx_d" && : >"$_sshx_d/log" && printf %s "$_sshx_e" >"$_sshx_d/env") || exit 125;
+cat /proc/sys/kernel/random/boot_id >"$_sshx_d/boot" 2>/dev/null;
+if [ "$_sshx_n" -gt 0 ]; then ` + script + ` fi;
+command -v setsid >/dev/null || { echo "sshx: setsid: not found" >&2; exit 125; };
+echo "sshx $_sshx_t $_sshx_d";
+exec setsid /bin/sh -c "$_sshx_j" "$0" "$_sshx_d" >/dev/null 2>&1 3<&-
+`)
+
+// Job is the detached part: it outlives the session that started it.
+var Job = line(`
+_sshx_d=$1; _sshx_f=;
+_sshx_e=$(cat "$_sshx_d/env"); rm -f "$_sshx_d/env";
+if [ -e "$_sshx_d/script" ]; then _sshx_f=$_sshx_d/script; fi;
+_sshx_s=0; if [ -r /proc/$$/stat ]; then read -r _sshx_s </proc/$$/stat; set -- ${_sshx_s##*) }; _sshx_s=${20}; fi;
+echo "$$ $_sshx_s" >"$_sshx_d/pid.tmp"; mv "$_sshx_d/pid.tmp" "$_sshx_d/pid";
+trap : TERM;
+(
+exec </dev/null >>"$_sshx_d/log" 2>&1;
+eval "$_sshx_e";
+if [ -n "$_sshx_f" ]; then exec "$@" "$_sshx_f"; fi;
+exec "$@"
+);
+echo $? >"$_sshx_d/rc.tmp"; mv "$_sshx_d/rc.tmp" "$_sshx_d/rc"
+`)
+
+// state sets _sshx_s to the state of the job in directory _sshx_d, _sshx_r to its exit code and
+// _sshx_p to its process group.
+const state = `
+_sshx_r=-; _sshx_s=new; _sshx_p=; _sshx_q=; _sshx_b=; _sshx_c=;
+if [ -d "$_sshx_d" ]; then
+	read -r _sshx_b <"$_sshx_d/boot"; read -r _sshx_c </proc/sys/kernel/random/boot_id;
+	if [ -e "$_sshx_d/pid" ]; then
+		read -r _sshx_p _sshx_q <"$_sshx_d/pid"; _sshx_s=dead;
+		if kill -s 0 $_sshx_p; then
+			_sshx_s=run;
+			if [ "$_sshx_q" -gt 0 ]; then
+				_sshx_x=; read -r _sshx_x </proc/$_sshx_p/stat; set -- ${_sshx_x##*) };
+				[ "${20}" = "$_sshx_q" ] || _sshx_s=dead;
+			fi;
+		fi;
+	fi;
+	[ "$_sshx_b" = "$_sshx_c" ] || _sshx_s=reboot;
+	if [ -e "$_sshx_d/rc" ]; then read -r _sshx_r <"$_sshx_d/rc"; _sshx_s=done; fi;
+else _sshx_s=gone;
+fi 2>/dev/null;
+`
+
+// Poll tells the state of the job $1, and its log from byte $2 on, at most $3 bytes.
+var Poll = line(`
+_sshx_d=` + JobRoot + `/sshx.$1; _sshx_i=$2; _sshx_m=$3;
+` + state + `
+if [ $_sshx_s = gone ]; then echo "gone - 0"; exit 0; fi;
+_sshx_n=$(($(wc -c <"$_sshx_d/log")));
+echo "$_sshx_s $_sshx_r $_sshx_n";
+if [ $_sshx_n -gt $_sshx_i ]; then tail -c +$((_sshx_i+1)) "$_sshx_d/log" | head -c "$_sshx_m"; fi
+`)
+
+// Kill ends the job $1.
+var Kill = line(`
+_sshx_d=` + JobRoot + `/sshx.$1;
+` + state + `
+[ $_sshx_s = run ] || exit 0;
+kill -s TERM -- -$_sshx_p;
+_sshx_i=0;
+while [ $_sshx_i -lt 20 ]; do
+	if [ -e "$_sshx_d/rc" ]; then exit 0; fi;
+	sleep 0.1 2>/dev/null || { sleep 1; _sshx_i=$((_sshx_i+9)); };
+	_sshx_i=$((_sshx_i+1));
+done;
+kill -s KILL -- -$_sshx_p;
+echo 137 >"$_sshx_d/rc.tmp"; mv "$_sshx_d/rc.tmp" "$_sshx_d/rc"
+`)
+
+// line joins the lines of a text, which are for the reader, with blanks.
+func line(text string) string { return strings.Join(strings.Fields(text), " ") }
