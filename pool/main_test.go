@@ -1,0 +1,532 @@
+package pool
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+var (
+	_ T                = (*testing.T)(nil)
+	_ T                = (*testing.B)(nil)
+	_ T                = (*testing.F)(nil)
+	_ T                = (*mainT)(nil)
+	_ TestingM         = (*testing.M)(nil)
+	_ require.TestingT = T(nil)
+)
+
+// childEnv names, in a child process, the entry of children that is its TestMain.
+const childEnv = "POOLREADY_TEST_CHILD"
+
+func TestMain(m *testing.M) {
+	if mode := os.Getenv(childEnv); mode != "" {
+		main, ok := children[mode]
+		if !ok {
+			fmt.Fprintf(os.Stderr, "no child %q\n", mode)
+			os.Exit(99)
+		}
+		main(m)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// children are what TestMain may be in a child process; other files of this package's tests add
+// theirs in an init function.
+var children = map[string]func(m *testing.M){
+	"ok":    inSetup(func(T) {}),
+	"fatal": inSetup(func(t T) { t.Fatalf("no template %q", "photon") }),
+	"error": inSetup(func(t T) { t.Errorf("first"); t.Errorf("second") }),
+	"failnow": inSetup(func(t T) {
+		defer t.Logf("deferred")
+		t.FailNow()
+	}),
+	"require": inSetup(func(t T) { require.Equal(t, 2, 3, "hosts") }),
+	"panic":   inSetup(panicker),
+	"goexit":  inSetup(func(T) { runtime.Goexit() }),
+	"worker": inSetup(func(t T) {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			t.Fatalf("from a worker")
+		}()
+		<-done
+		t.Logf("setup goes on")
+	}),
+	"cleanups": inSetup(func(t T) {
+		t.Cleanup(func() { t.Logf("cleanup one") })
+		t.Cleanup(func() { t.Fatalf("cleanup two") })
+		t.Cleanup(func() { panic("cleanup three") })
+		t.Cleanup(func() { t.Cleanup(func() { t.Logf("cleanup five") }) })
+	}),
+	"cleanup context": inSetup(func(t T) {
+		t.Cleanup(func() {
+			t.Logf("cause: %v", context.Cause(t.Context()))
+			t.Logf("without cancel: %v", context.WithoutCancel(t.Context()).Err())
+			t.Logf("failed: %v", t.(interface{ Failed() bool }).Failed())
+		})
+	}),
+	"background": inSetup(func(t T) {
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			<-t.Context().Done()
+			t.Errorf("heartbeat lost")
+		}()
+		t.Cleanup(func() { <-ended })
+	}),
+	"other code": func(*testing.M) {
+		Main(fakeM(func() int { return 7 }), func(t T) {
+			t.Cleanup(func() { t.Errorf("cleanup fails") })
+		})
+	},
+	"m panics": func(*testing.M) {
+		Main(fakeM(func() int { panic("no tests today") }), func(t T) {
+			t.Cleanup(func() { t.Logf("failed: %v", t.(*mainT).Failed()) })
+		})
+	},
+	"code dropped": func(m *testing.M) { Run(m, func(t T) { t.Fatalf("no template") }) },
+	"wait":         inSetup(func(t T) { waitCancelled(t); t.Fatalf("ensure: %v", context.Cause(t.Context())) }),
+	"wait and go on": inSetup(func(t T) {
+		waitCancelled(t)
+	}),
+	"hang": inSetup(func(t T) {
+		waitCancelled(t)
+		t.Logf("cancelled")
+		_, _ = io.Copy(io.Discard, os.Stdin)
+	}),
+	"wait in test": inSetup(func(t T) { inTest = func() { waitCancelled(t) } }),
+	"fail in test": inSetup(func(t T) {
+		t.Cleanup(func() { t.Logf("failed: %v", t.(*mainT).Failed()) })
+		inTest = func() { panic(errTest) }
+	}),
+	"panic in test": inSetup(func(T) { inTest = func() { panic("in a test") } }),
+	"interrupt ignored": func(m *testing.M) {
+		signal.Ignore(os.Interrupt)
+		Main(m, func(T) {
+			fmt.Println("ready")
+			_, _ = io.Copy(io.Discard, os.Stdin)
+		})
+	},
+	"after run": func(m *testing.M) {
+		fmt.Println("code", Run(m, func(T) {}))
+		fmt.Println("ready")
+		_, _ = io.Copy(io.Discard, os.Stdin)
+	},
+	"leaks": func(m *testing.M) {
+		code := Run(m, func(t T) { t.Cleanup(func() {}) })
+		if err := goleak.Find(); err != nil {
+			fmt.Println(err)
+			code = 3
+		}
+		os.Exit(code)
+	},
+	"composed": func(m *testing.M) {
+		goleak.VerifyTestMain(fakeM(func() int { return Run(m, func(T) {}) }))
+	},
+	"deadlines": inSetup(func(t T) {
+		for _, f := range []func(T) (time.Time, bool){setupDeadline, deadline} {
+			at, ok := f(t)
+			t.Logf("%v %v", at.Sub(processStart), ok)
+		}
+	}),
+}
+
+type fakeM func() int
+
+func (f fakeM) Run() int { return f() }
+
+// inSetup makes a TestMain whose setup is f, and which tells when cleanups run.
+func inSetup(f func(T)) func(*testing.M) {
+	return func(m *testing.M) {
+		Main(m, func(t T) {
+			t.Cleanup(func() { t.Logf("last cleanup") })
+			f(t)
+		})
+	}
+}
+
+func panicker(T) { panic("boom") }
+
+// waitCancelled waits for the end of t's context, once it has said that it does.
+func waitCancelled(t T) {
+	fmt.Println("ready")
+	<-t.Context().Done()
+}
+
+var (
+	errTest = errors.New("test is to fail")
+	inTest  = func() {} // what TestChild does, as setup left it
+)
+
+// TestChild is the test that runs in the child processes.
+func TestChild(t *testing.T) {
+	if os.Getenv(childEnv) == "" {
+		t.Skip("it is the test that the child processes of other tests run")
+	}
+	fmt.Println("test runs")
+	defer func() {
+		if r := recover(); r == errTest {
+			t.Error(r)
+		} else if r != nil {
+			panic(r)
+		}
+	}()
+	inTest()
+}
+
+// child is a process of this test binary whose TestMain is an entry of children.
+type child struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	stdin io.Closer
+	from  *bufio.Reader // both its outputs, in the order written
+	out   strings.Builder
+}
+
+func startChild(t *testing.T, mode string, args ...string) *child {
+	t.Helper()
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // a child that hangs is killed
+	t.Cleanup(cancel)
+	args = append([]string{"-test.run=^TestChild$", "-test.timeout=10m"}, args...)
+	cmd := exec.CommandContext(ctx, exe, args...)
+	// The race detector would have each child sleep for a second at its end.
+	cmd.Env = append(os.Environ(), childEnv+"="+mode, "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
+	stdin, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, r.Close()) })
+	cmd.Stdout, cmd.Stderr = w, w
+	err = cmd.Start()
+	require.NoError(t, w.Close())
+	require.NoError(t, err)
+	return &child{t: t, cmd: cmd, stdin: stdin, from: bufio.NewReader(r)}
+}
+
+// await reads the child's output up to the line.
+func (c *child) await(line string) {
+	c.t.Helper()
+	for {
+		got, err := c.from.ReadString('\n')
+		c.out.WriteString(got)
+		require.NoErrorf(c.t, err, "child ended without the line %q:\n%s", line, &c.out)
+		if got == line+"\n" {
+			return
+		}
+	}
+}
+
+func (c *child) signal(s os.Signal) {
+	c.t.Helper()
+	require.NoError(c.t, c.cmd.Process.Signal(s))
+}
+
+// wait returns all of the child's output and how it ended.
+func (c *child) wait() (string, *os.ProcessState) {
+	c.t.Helper()
+	_, err := io.Copy(&c.out, c.from)
+	require.NoError(c.t, err)
+	var exit *exec.ExitError
+	if err := c.cmd.Wait(); !errors.As(err, &exit) {
+		require.NoError(c.t, err)
+	}
+	return c.out.String(), c.cmd.ProcessState
+}
+
+// inOrder asserts that text holds the parts, in that order.
+func inOrder(t *testing.T, text string, parts ...string) {
+	t.Helper()
+	rest := text
+	for _, part := range parts {
+		_, after, ok := strings.Cut(rest, part)
+		require.Truef(t, ok, "want %q, in the order of %q, in:\n%s", part, parts, text)
+		rest = after
+	}
+}
+
+func TestMainRunsSetupTestsAndCleanups(t *testing.T) {
+	t.Parallel()
+	const ran, last = "test runs\n", "last cleanup\n"
+	const notRun = "TestMain: setup failed; no test was run\n"
+	tests := []struct {
+		name, mode string
+		args       []string
+		code       int
+		want       []string // in this order
+		not        []string
+	}{
+		{name: "all well", mode: "ok", want: []string{ran, "PASS\n", last}, not: []string{"TestMain"}},
+		{name: "run ^$ runs setup and no test", mode: "ok", args: []string{"-test.run=^$"}, want: []string{last}, not: []string{ran}},
+		{name: "list runs tests' list alone", mode: "fatal", args: []string{"-test.list=."}, want: []string{"TestChild\n"}, not: []string{"photon", last}},
+		{name: "fatal setup", mode: "fatal", code: 1, want: []string{"main_test.go:", `: no template "photon"` + "\n", notRun, last}, not: []string{ran}},
+		{name: "errors in setup", mode: "error", code: 1, want: []string{": first\n", ": second\n", notRun, last}, not: []string{ran}},
+		{name: "fail now runs defers", mode: "failnow", code: 1, want: []string{"deferred\n", notRun, last}, not: []string{ran}},
+		{name: "testify in setup", mode: "require", code: 1, want: []string{"Error Trace:", "main_test.go:", "hosts", notRun, last}, not: []string{ran}},
+		{name: "panic in setup with its stack", mode: "panic", code: 1, want: []string{"TestMain: panic in setup: boom\n", "pool.panicker(", notRun, last}, not: []string{ran}},
+		{name: "goexit in setup", mode: "goexit", code: 1, want: []string{"TestMain: setup called runtime.Goexit\n", notRun, last}, not: []string{ran}},
+		{name: "fatal on another goroutine", mode: "worker", code: 1, want: []string{": from a worker\n", "setup goes on\n", notRun, last}, not: []string{ran}},
+		{
+			name: "each cleanup runs whatever the others do", mode: "cleanups", code: 1,
+			want: []string{ran, "PASS\n", "cleanup five\n", "panic in a cleanup: cleanup three\n", ": cleanup two\n", "cleanup one\n", last, "TestMain: failed; exit code 1 although the tests passed\n"},
+		},
+		{
+			name: "context is over before cleanups", mode: "cleanup context",
+			want: []string{ran, "cause: the tests are over\n", "without cancel: <nil>\n", "failed: false\n", last},
+		},
+		{name: "failure in the background after setup", mode: "background", code: 1, want: []string{ran, "PASS\n", ": heartbeat lost\n", last}},
+		{name: "failing test", mode: "fail in test", code: 1, want: []string{ran, "FAIL\n", "failed: true\n", last}, not: []string{"although"}},
+		{name: "panicking test ends the process", mode: "panic in test", code: 2, want: []string{ran, "panic: in a test"}, not: []string{last}},
+		{name: "other codes stay", mode: "other code", code: 7, want: []string{": cleanup fails\n"}},
+		{name: "panic of m", mode: "m panics", code: 2, want: []string{"failed: true\n", "panic: no tests today"}},
+		{name: "code dropped is a silent pass", mode: "code dropped", code: 0, want: []string{": no template\n"}, not: []string{ran}},
+		{name: "run leaves no goroutine", mode: "leaks", want: []string{ran, "PASS\n"}},
+		{name: "run within another wrapper", mode: "composed", want: []string{ran, "PASS\n"}},
+		{
+			name: "setup reaches the timeout", mode: "wait", args: []string{"-test.timeout=10ms"}, code: 1,
+			want: []string{"TestMain: setup reached go test's -timeout (10ms)", ": ensure: setup reached go test's -timeout (10ms) before the tests started; set it to setup plus tests, or 0 for none\n", notRun, last}, not: []string{ran},
+		},
+		{
+			name: "setup ignores the timeout", mode: "wait and go on", args: []string{"-test.timeout=10ms"}, code: 1,
+			want: []string{"-timeout (10ms)", notRun, last}, not: []string{ran},
+		},
+		{name: "deadlines", mode: "deadlines", args: []string{"-test.timeout=20m"}, want: []string{"20m0s true\n22m0s true\n"}},
+		{name: "no deadlines without timeout", mode: "deadlines", args: []string{"-test.timeout=0"}, want: []string{" false\n", " false\n"}, not: []string{"true"}},
+		{name: "no deadlines with benchmarks", mode: "deadlines", args: []string{"-test.bench=^none$"}, want: []string{" false\n", " false\n"}, not: []string{"true"}},
+		{name: "no deadlines with fuzzing", mode: "deadlines", args: []string{"-test.fuzz=^none$", "-test.fuzzcachedir=" + t.TempDir()}, want: []string{" false\n", " false\n"}, not: []string{"true"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			out, state := startChild(t, tt.mode, tt.args...).wait()
+			assert.Equalf(t, tt.code, state.ExitCode(), "%v, output:\n%s", state, out)
+			inOrder(t, out, tt.want...)
+			for _, not := range tt.not {
+				assert.NotContains(t, out, not)
+			}
+		})
+	}
+}
+
+func TestMainSignals(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" {
+		t.Skip("one process cannot send another an interrupt on Windows")
+	}
+	const ran, last = "test runs\n", "last cleanup\n"
+	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		if signal.Ignored(s) {
+			t.Logf("%v is ignored by this process, and so by its children: not tested", s)
+			continue
+		}
+		t.Run(s.String(), func(t *testing.T) {
+			t.Parallel()
+			stopped := "TestMain: stopped by signal: " + s.String() + "; cleaning up; a second signal kills\n"
+			start := func(t *testing.T, mode string) *child {
+				t.Parallel()
+				c := startChild(t, mode)
+				c.await("ready")
+				c.signal(s)
+				return c
+			}
+			killed := func(t *testing.T, c *child) string {
+				out, state := c.wait()
+				status := state.Sys().(syscall.WaitStatus)
+				require.Truef(t, status.Signaled(), "%v, output:\n%s", state, out)
+				assert.Equal(t, s, status.Signal())
+				return out
+			}
+
+			t.Run("cancels setup", func(t *testing.T) {
+				out, state := start(t, "wait").wait()
+				assert.Equal(t, 1, state.ExitCode(), out)
+				inOrder(t, out, stopped, ": ensure: stopped by signal: "+s.String()+"\n", "no test was run\n", last)
+				assert.NotContains(t, out, ran)
+			})
+			t.Run("skips the tests if setup takes no notice", func(t *testing.T) {
+				out, state := start(t, "wait and go on").wait()
+				assert.Equal(t, 1, state.ExitCode(), out)
+				inOrder(t, out, stopped, "no test was run\n", last)
+				assert.NotContains(t, out, ran)
+			})
+			t.Run("lets tests end and fails the run", func(t *testing.T) {
+				out, state := start(t, "wait in test").wait()
+				assert.Equal(t, 1, state.ExitCode(), out)
+				inOrder(t, out, ran, stopped, "PASS\n", last)
+			})
+			t.Run("kills the second time", func(t *testing.T) {
+				c := start(t, "hang")
+				c.await("cancelled")
+				c.signal(s)
+				out := killed(t, c)
+				inOrder(t, out, stopped, "cancelled\n")
+				assert.NotContains(t, out, last)
+			})
+			t.Run("kills after Run", func(t *testing.T) {
+				out := killed(t, start(t, "after run"))
+				inOrder(t, out, ran, "code 0\n")
+			})
+		})
+	}
+
+	t.Run("ignored from the start stays ignored", func(t *testing.T) {
+		t.Parallel()
+		c := startChild(t, "interrupt ignored")
+		c.await("ready")
+		c.signal(os.Interrupt)
+		require.NoError(t, c.stdin.Close())
+		out, state := c.wait()
+		assert.Equal(t, 0, state.ExitCode(), out)
+		inOrder(t, out, ran, "PASS\n")
+	})
+}
+
+func TestAbortAtTimeout(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name                 string
+		age, timeout, lasted time.Duration // of the process, of go test, of setup
+		abort                bool
+	}{
+		{name: "setup in time", timeout: time.Minute, lasted: time.Minute - 1},
+		{name: "setup too long", timeout: time.Minute, lasted: time.Minute + 1, abort: true},
+		{name: "counts from the start of the process", age: time.Hour, timeout: 61 * time.Minute, lasted: time.Minute + 1, abort: true},
+		{name: "process already too old", age: time.Hour, timeout: time.Minute, lasted: 1, abort: true},
+		{name: "no timeout", lasted: 1000 * time.Hour},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var out bytes.Buffer
+				m := newMainT()
+				m.out = &out
+				begun := time.Now()
+				end := m.abortAtTimeout(begun.Add(-tt.age), tt.timeout)
+				select {
+				case <-m.Context().Done():
+					assert.Equal(t, max(0, tt.timeout-tt.age), time.Since(begun))
+				case <-time.After(tt.lasted):
+				}
+				end()
+				time.Sleep(24 * time.Hour) // of the bubble: what may still fire, fires
+				synctest.Wait()
+				assert.Equal(t, tt.abort, m.Failed())
+				assert.Equal(t, tt.abort, m.Context().Err() != nil)
+				assert.Equal(t, tt.abort, strings.Contains(out.String(), "-timeout ("+tt.timeout.String()+")"))
+			})
+		})
+	}
+}
+
+func TestErrorsNameTheCallerOfHelpers(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	m := newMainT()
+	m.out = &out
+	line := func() int {
+		_, _, line, _ := runtime.Caller(1)
+		return line
+	}
+	inner := func(t T) {
+		t.Helper()
+		t.Errorf("not %d", 3)
+	}
+	outer := func(t T) {
+		t.Helper()
+		inner(t)
+	}
+	want := fmt.Sprintf("main_test.go:%d: not 3\n", line()+1)
+	outer(m)
+	assert.Equal(t, want, out.String())
+
+	out.Reset()
+	m.Logf("con1: cloned")
+	m.Logf("con2: two\nlines\n")
+	assert.Equal(t, "con1: cloned\ncon2: two\nlines\n", out.String())
+}
+
+func TestKillTime(t *testing.T) {
+	t.Parallel()
+	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for _, tt := range []struct{ timeout, want time.Duration }{
+		{time.Second, 61 * time.Second},
+		{5 * time.Minute, 6 * time.Minute},
+		{10 * time.Minute, 11 * time.Minute},
+		{20 * time.Minute, 22 * time.Minute},
+		{10 * time.Hour, 11 * time.Hour},
+	} {
+		t.Run(tt.timeout.String(), func(t *testing.T) {
+			t.Parallel()
+			at, ok := killTime(start, tt.timeout)
+			assert.True(t, ok)
+			assert.Equal(t, tt.want, at.Sub(start))
+		})
+	}
+	for _, none := range []time.Duration{0, -time.Second} {
+		t.Run("never for "+none.String(), func(t *testing.T) {
+			t.Parallel()
+			_, ok := killTime(start, none)
+			assert.False(t, ok)
+		})
+	}
+}
+
+// deadlineT is a T with the Deadline of a *testing.T; zero for none.
+type deadlineT struct {
+	T
+	at time.Time
+}
+
+func (t deadlineT) Deadline() (time.Time, bool) { return t.at, !t.at.IsZero() }
+
+func TestDeadlineIsTheEarlierOfAlarmAndKill(t *testing.T) {
+	t.Parallel()
+	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	after := func(d time.Duration) time.Time { return start.Add(d) }
+	for _, tt := range []struct {
+		name    string
+		t       T
+		timeout time.Duration
+		want    time.Time // zero: never
+	}{
+		{"alarm first", deadlineT{at: after(10 * time.Minute)}, 10 * time.Minute, after(10 * time.Minute)},
+		{"kill first, after a setup of 5 minutes", deadlineT{at: after(15 * time.Minute)}, 10 * time.Minute, after(11 * time.Minute)},
+		{"alarm only, with benchmarks", deadlineT{at: after(10 * time.Minute)}, 0, after(10 * time.Minute)},
+		{"kill only", deadlineT{}, 10 * time.Minute, after(11 * time.Minute)},
+		{"no Deadline to ask", struct{ T }{}, 10 * time.Minute, after(11 * time.Minute)},
+		{"neither", deadlineT{}, 0, time.Time{}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			at, ok := deadlineIn(tt.t, start, tt.timeout)
+			assert.Equal(t, tt.want, at)
+			assert.Equal(t, !tt.want.IsZero(), ok)
+		})
+	}
+
+	alarm, set := t.Deadline()
+	for _, f := range []func(T) (time.Time, bool){deadline, setupDeadline} {
+		at, ok := f(t)
+		assert.Equal(t, set, ok)
+		assert.Equal(t, alarm, at)
+	}
+}
