@@ -148,6 +148,12 @@ func TestRunGivesArgumentsAsTheyAre(t *testing.T) {
 		out, code := p.finish(t)
 		assert.Equal(t, strings.Join(args[2:], "|")+"|", out)
 		assert.Zero(t, code)
+
+		p = start(t, sh(true, Run, append([]string{"tok", "am"}, args...)...), "")
+		p.marker(t)
+		out, code = p.finish(t)
+		assert.Equal(t, strings.Join(args[2:], "|")+"|", out)
+		assert.Zero(t, code)
 	})
 }
 
@@ -238,6 +244,7 @@ func TestRunKillsTheGroupWhenStdinEnds(t *testing.T) {
 		}{
 			{"script", sh(true, Run, "tok", "m"), Header(int64(len(busy)), Preamble(nil, "", []string{"/bin/sh"})) + busy},
 			{"args", sh(true, Run, "tok", "m"), Header(0, Preamble(nil, "", []string{"/bin/sh", "-c", busy}))},
+			{"args in arguments", sh(true, Run, "tok", "am", "/bin/sh", "-c", busy), ""},
 			{"not the leader", sh(false, Lead, "tok", "m"), Header(int64(len(busy)), Preamble(nil, "", []string{"/bin/sh"})) + busy},
 		} {
 			t.Run(c.name, func(t *testing.T) {

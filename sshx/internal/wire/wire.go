@@ -12,9 +12,10 @@
 // The texts hold no single quote, newline, "!" or double backslash, so that every login shell
 // (csh and fish too) takes them as they are. NAME is for ps and for the shell's own messages.
 //
-// # Run TOKEN FLAGS
+// # Run TOKEN FLAGS [WORD...]
 //
-// Run reads from stdin a header line, the rest of the preamble if it is long, and the script:
+// With the flag "a", the words of the command are Run's further arguments, and nothing precedes
+// what stdin is used for: this saves a round trip. Otherwise Run reads from stdin a header line, the rest of the preamble if it is long, and the script:
 //
 //	<script bytes> <preamble bytes> <preamble>\n      a preamble without newline: bytes is 0
 //	<script bytes> <preamble bytes>\n<preamble>       otherwise
@@ -36,6 +37,7 @@
 //
 // Flags are letters:
 //
+//	a  the command is in the arguments; no header on stdin
 //	m  the command's stderr is its stdout
 //	s  they are separate
 //	i  the rest of stdin, to its end, is the command's stdin. Else that is /dev/null and:
@@ -106,7 +108,6 @@ exec /bin/sh -c "$0" "$@"
 // input reads header and preamble from fd 3. Names begin with _sshx, so that no exported variable
 // can be one of them.
 const input = `
-exec 3<&0 </dev/null;
 IFS=" " read -r _sshx_n _sshx_m _sshx_e <&3 || exit 125;
 if [ "$_sshx_m" -gt 0 ]; then _sshx_e=$(dd bs=1 count="$_sshx_m" 2>/dev/null <&3); fi;
 case $_sshx_e in *" #end") ;; *) echo "sshx: input ended early" >&2; exit 125;; esac;
@@ -126,8 +127,9 @@ if [ "$(($(wc -c <"$_sshx_f")))" -ne "$_sshx_n" ]; then echo "sshx: script ended
 // all of its children does not wait for it; read, unlike cat, costs no exec. It is part of the
 // group that it kills, so the group's number cannot be anybody else's meanwhile.
 var Run = line(`
-_sshx_t=$1; _sshx_o=$2; _sshx_f=;
-` + input + `
+_sshx_t=$1; _sshx_o=$2; _sshx_f=; _sshx_n=0; _sshx_e=;
+exec 3<&0 </dev/null;
+case $_sshx_o in *a*) shift 2;; *) ` + input + ` esac;
 case $_sshx_o in *m*) exec 2>&1;; esac;
 if [ "$_sshx_n" -gt 0 ]; then
 	_sshx_f=${TMPDIR:-/tmp}/sshx.$_sshx_t;
@@ -180,6 +182,7 @@ exit 0
 // setsid fork, so that the job is neither waited for nor a background child that ignores SIGINT.
 var Detach = line(`
 _sshx_t=$1; _sshx_j=$2; _sshx_d=` + JobRoot + `/sshx.$1; _sshx_f=$_sshx_d/script;
+exec 3<&0 </dev/null;
 ` + input + `
 (umask 077; mkdir "$_sshx_d" && : >"$_sshx_d/log" && printf %s "$_sshx_e" >"$_sshx_d/env") || exit 125;
 cat /proc/sys/kernel/random/boot_id >"$_sshx_d/boot" 2>/dev/null;
