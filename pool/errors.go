@@ -1,6 +1,67 @@
 package pool
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
 
 // ErrExists is returned by a Provider when a VM of that name is already there.
 var ErrExists = errors.New("a VM of that name exists")
+
+// A HostError is what kept one host, and so its pool, from being ready.
+type HostError struct {
+	Host  string // the VM's name
+	Pool  int    // 0 for golden
+	Stage string // such as "ready con"
+	Step  string // the step, need or check, such as `step "dnsmasq"`, or "" outside of them
+	Look  string // how to look at the host, such as an ssh command, or ""
+	Err   error
+}
+
+func (e *HostError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s: ", e.Host, e.Stage)
+	if e.Step != "" {
+		fmt.Fprintf(&b, "%s: ", e.Step)
+	}
+	b.WriteString(e.Err.Error())
+	if e.Look != "" {
+		fmt.Fprintf(&b, "\nlook: %s", e.Look)
+	}
+	return b.String()
+}
+
+func (e *HostError) Unwrap() error { return e.Err }
+
+// hostError says which host failed, at what, and how to look. It is nil if err is.
+func hostError(h *Host, stage string, err error) error {
+	if err == nil {
+		return nil
+	}
+	e := &HostError{Host: h.Name, Pool: h.Pool, Stage: stage, Look: h.Look(), Err: err}
+	if step := (*stepError)(nil); errors.As(err, &step) {
+		e.Step, e.Err = step.what, step.err
+	}
+	return e
+}
+
+// A CheckError holds every check of a host that failed.
+type CheckError struct {
+	Failed []CheckResult
+	Of     int // how many checks there were
+}
+
+func (e *CheckError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d of %d checks failed", len(e.Failed), e.Of)
+	for _, r := range e.Failed {
+		fmt.Fprintf(&b, "\n%s", r)
+	}
+	return b.String()
+}
+
+// indent sets every line but the first in by two more blanks than the line before a block has.
+func indent(s, by string) string {
+	return strings.ReplaceAll(strings.TrimRight(s, "\n"), "\n", "\n"+by)
+}

@@ -1,5 +1,77 @@
 package pool
 
+import (
+	"context"
+	"time"
+
+	"github.com/poolready/poolready/sshx"
+)
+
+// A Spec states the set of pools that is wanted. It is data: nothing happens until it is given
+// to Ensure, Open or MakePlan, which check it as a whole first and report every fault at once.
+type Spec struct {
+	// Name names the set: everything built from one Spec on one hypervisor. VMs live in a
+	// folder of this name. Processes that use one Name share the VMs. Required: at most 40
+	// characters of a-z, 0-9 and "-".
+	Name string
+	// Provider does the work. Required.
+	Provider Provider
+	// Pools is how many pools there are, numbered from 1; 0 means 1.
+	Pools int
+	// MinPools is how many pools must be ready for Open to succeed; 0 means all.
+	MinPools int
+	// Golden is the VM that the roles are cloned from.
+	Golden Golden
+	// Roles are the VMs of one pool, in the order in which they are made ready.
+	Roles []Role
+	// SSH is how to log in to every host. Its HostKeys must prove the template, on the first
+	// connection to a new golden. From then on the keys that golden has are pinned: clones
+	// and reverted VMs have the same ones. Name and Address are filled in.
+	SSH sshx.Config
+	// Limits bound time and parallelism; the zero value has useful defaults.
+	Limits Limits
+	// Logf receives one line per event; nil means t.Logf in Ensure, and nothing in Open.
+	Logf func(format string, args ...any)
+}
+
+// Golden is the VM that is configured once and then cloned. It is never destroyed while clones
+// hang on its disks: a changed Golden is built as a new generation beside the old one
+// ("golden", "golden-g2", ...), and the old one goes with its last clone.
+// Roles on several datastores get one golden on each, named after it.
+type Golden struct {
+	VM VM
+	// Template is the name or inventory path of the template (or powered-off VM) to start from. Required.
+	Template string
+	// Snapshot is the name of the snapshot that makes it ready; "" means "golden-ready".
+	Snapshot string
+	// Steps, in order, then Checks, all of them.
+	Steps  []Step
+	Checks []Check
+	// MaxAge makes a golden older than this be built anew; 0 means it does not age.
+	MaxAge time.Duration
+	// Expect is how long building it takes when no record of an earlier build tells; 0 means 20 minutes.
+	Expect time.Duration
+}
+
+// A Role is one kind of VM in every pool.
+type Role struct {
+	// Name is a short name such as "con"; unique in the Spec. Required.
+	Name string
+	// VM returns the VM of this role in the pool of that number, from 1. Required. It must
+	// return the same for the same number.
+	VM func(pool int) VM
+	// Snapshot is the name of the snapshot that makes it ready; "" means "pool-ready".
+	Snapshot string
+	// Needs are what must answer, of earlier roles of the same pool, before the Steps begin.
+	Needs []Need
+	// Steps, in order, then Checks, all of them.
+	Steps  []Step
+	Checks []Check
+	// Expect is how long making one VM of this role ready takes when no record of an earlier
+	// build tells; 0 means 10 minutes.
+	Expect time.Duration
+}
+
 // VM is what one virtual machine is made of: data, and part of its fingerprint.
 type VM struct {
 	// Name is the VM's name, unique in the set; at most 63 characters of a-z, 0-9 and "-".
@@ -11,16 +83,120 @@ type VM struct {
 	Datastore, ResourcePool string
 	CPUs, MemoryMiB         int // 0: as in the source
 	// DiskGiB is the size that the first disk of a golden is grown to; 0 keeps the template's.
-	// A linked clone cannot grow: it must be 0 there.
+	// A linked clone cannot grow: it must be 0 in a Role.
 	DiskGiB int
-	// NICs in the order of the guest's devices. None: those of the source, with fresh MACs.
+	// NICs in the order of the guest's devices; SSH goes to the first one. None: those of the
+	// source, with fresh MACs.
 	NICs []NIC
-	// Env is what the scripts and checks of this VM are given as environment variables.
+	// Env is what the scripts of this VM get as environment variables. Values reach neither
+	// records nor logs, only a hash does.
 	Env map[string]string
 }
 
 // NIC is one network interface.
 type NIC struct {
 	Network string
-	MAC     string // "" lets the hypervisor choose; vCenter wants static ones in 00:50:56:00:00:00-00:50:56:3f:ff:ff
+	// MAC is in the form 00:50:56:00:01:02; "" lets the hypervisor choose. vCenter wants static
+	// ones in 00:50:56:00:00:00-00:50:56:3f:ff:ff.
+	MAC string
+}
+
+// A Step is one named change to a host. Script and Files make the common ones.
+type Step struct {
+	Name string // unique in its layer
+	// Version stands for what Do does: functions cannot be hashed, so a VM counts as ready
+	// only if the names and versions of all its steps are those it was built with. Required;
+	// Script and Files derive it from their content.
+	Version string
+	// Timeout bounds Do; 0 means 10 minutes.
+	Timeout time.Duration
+	// Do makes the change. It must be safe to repeat.
+	Do func(ctx context.Context, h *Host) error
+
+	fault error // why the step cannot be, found by its constructor
+}
+
+// A Check looks at a host and changes nothing. ScriptCheck makes the common one.
+type Check struct {
+	Name string // unique in its layer
+	// Version stands for what Do does, as in Step. Required.
+	Version string
+	// Want is what Do must return, with ${NAME} standing for the variables of VM.Env; "" means
+	// that anything goes as long as Do has no error.
+	Want string
+	// Timeout bounds Do; 0 means 1 minute.
+	Timeout time.Duration
+	// Do returns what it found, without surrounding white space.
+	Do func(ctx context.Context, h *Host) (got string, err error)
+}
+
+// A Need is something of an earlier role, in the same pool, that must answer before a host is
+// configured, after it is reset, and so on. It is tried until it succeeds or Timeout is over.
+type Need struct {
+	Name string
+	Role string // an earlier role
+	// Timeout bounds the waiting; 0 means 5 minutes.
+	Timeout time.Duration
+	// Do looks once. h is the host that needs, of the one that is needed.
+	Do func(ctx context.Context, h, of *Host) error
+}
+
+// Limits bound time and parallelism. Zero values mean the defaults.
+type Limits struct {
+	// Clones at once; 0 means 8. A host makes 16 linked or 4 full clones at a time and queues the rest.
+	Clones int
+	// Hosts that are configured or checked at once; 0 means 16.
+	Hosts int
+	// Checks at once on one host; 0 means 4. More than the 6 sessions of a connection gain nothing.
+	Checks int
+	// Boot bounds the time from power on to a login that works; 0 means 10 minutes.
+	Boot time.Duration
+	// Shutdown bounds an orderly shutdown; then the power is cut. 0 means 1 minute.
+	Shutdown time.Duration
+}
+
+func or[T comparable](v, standard T) T {
+	var zero T
+	if v == zero {
+		return standard
+	}
+	return v
+}
+
+func (l Limits) withDefaults() Limits {
+	return Limits{
+		Clones:   or(l.Clones, 8),
+		Hosts:    or(l.Hosts, 16),
+		Checks:   or(l.Checks, 4),
+		Boot:     or(l.Boot, 10*time.Minute),
+		Shutdown: or(l.Shutdown, time.Minute),
+	}
+}
+
+// withDefaults returns a copy with every default filled in.
+func (s Spec) withDefaults() Spec {
+	s.Pools = or(s.Pools, 1)
+	s.MinPools = or(s.MinPools, s.Pools)
+	s.Limits = s.Limits.withDefaults()
+	s.Golden.Snapshot = or(s.Golden.Snapshot, "golden-ready")
+	s.Golden.Expect = or(s.Golden.Expect, 20*time.Minute)
+	roles := make([]Role, len(s.Roles))
+	for i, r := range s.Roles {
+		r.Snapshot = or(r.Snapshot, "pool-ready")
+		r.Expect = or(r.Expect, 10*time.Minute)
+		roles[i] = r
+	}
+	s.Roles = roles
+	if s.Logf == nil {
+		s.Logf = func(string, ...any) {}
+	}
+	return s
+}
+
+// vm returns the VM of role r in a pool, with golden's datastore where it names none: a linked
+// clone lies where its golden does.
+func (s Spec) vm(r Role, pool int) VM {
+	vm := r.VM(pool)
+	vm.Datastore = or(vm.Datastore, s.Golden.VM.Datastore)
+	return vm
 }

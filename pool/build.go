@@ -1,0 +1,499 @@
+package pool
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"os/user"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// A build carries out a plan. Its stages are barriers: each ends before the next begins.
+type build struct {
+	spec Spec
+	work *Work
+	inv  *Inventory
+	log  *progress
+	by   string // who builds
+
+	mu      sync.Mutex // guards what follows
+	goldens map[*goldenPlan]golden
+	hosts   map[*hostPlan]*Host
+	records map[*hostPlan]record
+	snaps   map[*hostPlan]string
+	took    map[*hostPlan]time.Duration
+	times   map[*hostPlan]*stopwatch
+	checks  []CheckResult
+	failed  map[int][]error // by pool; 0 is golden
+	stirred map[int]bool    // pools of which a reused host had to be reverted
+}
+
+// golden is a ready golden.
+type golden struct {
+	id, snapshot, build string
+	keys                []string // host keys, that its clones have too
+}
+
+func newBuild(s Spec) *build {
+	return &build{
+		spec: s, by: whoami(), log: &progress{logf: s.Logf, start: time.Now()},
+		goldens: map[*goldenPlan]golden{}, hosts: map[*hostPlan]*Host{}, records: map[*hostPlan]record{}, snaps: map[*hostPlan]string{},
+		took: map[*hostPlan]time.Duration{}, times: map[*hostPlan]*stopwatch{}, failed: map[int][]error{}, stirred: map[int]bool{},
+	}
+}
+
+func (b *build) fail(pool int, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.failed[pool] = append(b.failed[pool], err)
+}
+
+func (b *build) spoiled(pool int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.failed[pool]) > 0
+}
+
+// ---- golden
+
+// makeGoldens builds the goldens that are not ready, at once.
+func (b *build) makeGoldens(ctx context.Context) {
+	var todo []*goldenPlan
+	for _, g := range b.work.goldens {
+		if g.Action == Reuse {
+			b.goldens[g] = golden{g.info.ID, g.snap, g.rec.Build, g.rec.HostKeys}
+		} else {
+			todo = append(todo, g)
+		}
+	}
+	if len(todo) == 0 {
+		return
+	}
+	st := b.log.stage("golden", len(todo))
+	defer st.end()
+	var group errgroup.Group
+	group.SetLimit(b.spec.Limits.Clones)
+	for _, g := range todo {
+		group.Go(func() error {
+			start := time.Now()
+			ready, err := b.makeGolden(ctx, st, g)
+			st.finished(g.VM, "is "+b.spec.Golden.Snapshot, time.Since(start), err)
+			if err != nil {
+				b.fail(0, err)
+				return nil
+			}
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.goldens[g] = ready
+			return nil
+		})
+	}
+	group.Wait()
+}
+
+func (b *build) makeGolden(ctx context.Context, st *stage, g *goldenPlan) (golden, error) {
+	times := &stopwatch{}
+	id := g.info.ID
+	if g.Action != Finish {
+		st.at(g.VM, "cloning")
+		err := times.measure(tookClone, func() (err error) {
+			id, err = b.spec.Provider.Clone(ctx, b.goldenClone(g))
+			return err
+		})
+		if err != nil {
+			return golden{}, &HostError{Host: g.VM, Stage: st.name, Err: err}
+		}
+	}
+	h := newHost(b.spec, "golden", 0, g.vm, id, nil)
+	defer h.drop()
+	rec, snap, err := b.makeReady(ctx, st, h, layer{
+		name: g.layer, snapshot: b.spec.Golden.Snapshot, steps: b.spec.Golden.Steps, checks: b.spec.Golden.Checks,
+		print: g.print, times: times,
+	})
+	if err != nil {
+		return golden{}, err
+	}
+	return golden{id, snap, rec.Build, rec.HostKeys}, nil
+}
+
+func (b *build) goldenClone(g *goldenPlan) CloneSpec {
+	return CloneSpec{
+		Set: b.spec.Name, Source: b.spec.Golden.Template, Template: true, VM: g.vm,
+		Owner: owner{b.spec.Name, g.vm.Name, g.layer, g.from}.String(),
+		Note:  b.note("being built", 0),
+	}
+}
+
+// ---- roles
+
+// cloneRole clones the VMs of one role, all that the plan builds and whose pool is not spoiled.
+func (b *build) cloneRole(ctx context.Context, role int) {
+	b.batch(ctx, "clone "+b.spec.Roles[role].Name, role, b.spec.Limits.Clones, (*hostPlan).builds, b.cloneHost)
+}
+
+// readyRole makes the VMs of one role ready.
+func (b *build) readyRole(ctx context.Context, role int) {
+	b.batch(ctx, "ready "+b.spec.Roles[role].Name, role, b.spec.Limits.Hosts, func(*hostPlan) bool { return true }, b.readyHost)
+}
+
+// batch runs f for the hosts of a role, at most limit at once, and ends when all have ended.
+func (b *build) batch(ctx context.Context, name string, role, limit int, which func(*hostPlan) bool,
+	f func(context.Context, *stage, *hostPlan) (what string, err error),
+) {
+	var todo []*hostPlan
+	for _, h := range b.work.hosts[role] {
+		if which(h) && !b.spoiled(h.Pool) && b.haveGolden(h) {
+			todo = append(todo, h)
+		}
+	}
+	if len(todo) == 0 || ctx.Err() != nil {
+		return
+	}
+	st := b.log.stage(name, len(todo))
+	defer st.end()
+	var group errgroup.Group
+	group.SetLimit(limit)
+	for _, h := range todo {
+		group.Go(func() error {
+			start := time.Now()
+			what, err := f(ctx, st, h)
+			took := time.Since(start)
+			st.finished(h.VM, what, took, err)
+			b.mu.Lock()
+			b.took[h] += took
+			b.mu.Unlock()
+			if err != nil {
+				b.fail(h.Pool, err)
+			}
+			return nil
+		})
+	}
+	group.Wait()
+}
+
+// haveGolden tells whether the golden that h hangs on is ready. It is not needed for a host
+// that is reused, but a plan reuses none whose golden is not.
+func (b *build) haveGolden(h *hostPlan) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, ok := b.goldens[h.golden]
+	return ok
+}
+
+func (b *build) roleClone(h *hostPlan, g golden) CloneSpec {
+	return CloneSpec{
+		Set: b.spec.Name, Source: g.id, Snapshot: g.snapshot, VM: h.vm,
+		Owner: owner{b.spec.Name, h.vm.Name, h.role.Name, or(g.build, "-")}.String(),
+		Note:  b.note("being built", h.Pool),
+	}
+}
+
+// cloneHost removes what is in the VM's place, and clones it.
+func (b *build) cloneHost(ctx context.Context, st *stage, h *hostPlan) (string, error) {
+	fail := func(err error) (string, error) {
+		return "", &HostError{Host: h.VM, Pool: h.Pool, Stage: st.name, Err: err}
+	}
+	p := b.spec.Provider
+	if h.Action == Rebuild {
+		if b.inv.Incomplete != "" {
+			return fail(fmt.Errorf("not removing the VM, since the inventory was read incompletely: %s", b.inv.Incomplete))
+		}
+		st.at(h.VM, "removing what is there")
+		if err := b.clear(ctx, h); err != nil {
+			return fail(err)
+		}
+	}
+	st.at(h.VM, "cloning")
+	times := &stopwatch{}
+	var id string
+	err := times.measure(tookClone, func() (err error) {
+		id, err = p.Clone(ctx, b.roleClone(h, b.goldens[h.golden]))
+		return err
+	})
+	if err != nil {
+		return fail(err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.times[h] = times
+	b.hosts[h] = newHost(b.spec, h.role.Name, h.Pool, h.vm, id, b.goldens[h.golden].keys)
+	return "cloned", nil
+}
+
+// clear destroys the VM that is in h's place, or renames it if it carries what is not ours.
+func (b *build) clear(ctx context.Context, h *hostPlan) error {
+	if !h.aside {
+		return b.spec.Provider.Destroy(ctx, h.info.ID)
+	}
+	if h.info.On {
+		if _, err := b.spec.Provider.ShutDown(ctx, h.info.ID, b.spec.Limits.Shutdown); err != nil {
+			return err
+		}
+	}
+	kept := fmt.Sprintf("%s-kept-%s", h.VM, time.Now().Format("20060102-150405"))
+	b.log.linef("%s: kept as %q: it has snapshots that poolready did not take; remove it when you no longer need it", h.VM, kept)
+	return b.spec.Provider.Rename(ctx, h.info.ID, kept)
+}
+
+// readyHost brings one VM of a role to its ready state, from wherever the plan found it.
+func (b *build) readyHost(ctx context.Context, st *stage, h *hostPlan) (string, error) {
+	if h.builds() {
+		return b.buildHost(ctx, st, h)
+	}
+	host := newHost(b.spec, h.role.Name, h.Pool, h.vm, h.info.ID, h.rec.HostKeys)
+	for _, a := range h.info.Addrs[h.vm.mac()] {
+		host.addr = a
+		break
+	}
+	b.join(h, host)
+	report := func(what string) { st.at(h.VM, what) }
+	fail := func(err error) (string, error) {
+		return "", hostError(host, st.name, err)
+	}
+	b.mu.Lock()
+	b.records[h], b.snaps[h] = h.rec, h.snap
+	stirred := b.stirred[h.Pool]
+	b.mu.Unlock()
+	switch {
+	case stirred:
+		b.log.linef("%s: reset: another host of pool %d had to be", h.VM, h.Pool)
+	case h.Action == PowerOn:
+		if err := host.raise(ctx, report); err != nil {
+			return fail(err)
+		}
+		return "powered on", nil
+	default:
+		report("probing SSH")
+		err := host.probe(ctx)
+		if err == nil {
+			return "reused", nil
+		}
+		if ctx.Err() != nil {
+			return fail(err)
+		}
+		b.log.linef("%s: reset: it does not answer: %s", h.VM, firstLine(err))
+	}
+	b.mu.Lock()
+	b.stirred[h.Pool] = true
+	b.mu.Unlock()
+	report("reverting")
+	host.drop()
+	if err := b.spec.Provider.Revert(ctx, h.info.ID, h.snap); err != nil {
+		return fail(err)
+	}
+	if err := host.raise(ctx, report); err != nil {
+		return fail(err)
+	}
+	if err := awaitNeeds(ctx, host, h.role.Needs, report); err != nil {
+		return fail(err)
+	}
+	return "reset", nil
+}
+
+func (b *build) buildHost(ctx context.Context, st *stage, h *hostPlan) (string, error) {
+	b.mu.Lock()
+	host := b.hosts[h]
+	g := b.goldens[h.golden]
+	needs := map[string]string{}
+	for _, n := range h.role.Needs {
+		for _, of := range b.work.poolHosts(h.Pool) {
+			if of.role.Name == n.Role {
+				needs[n.Role] = b.records[of].Build
+			}
+		}
+	}
+	times := b.times[h]
+	b.mu.Unlock()
+	b.join(h, host)
+	rec, snap, err := b.makeReady(ctx, st, host, layer{
+		name: h.role.Name, pool: h.Pool, snapshot: h.role.Snapshot,
+		steps: h.role.Steps, checks: h.role.Checks, needs: h.role.Needs, needBuilds: needs,
+		print: b.spec.rolePrint(h.role, h.vm, g.build), golden: g.build, times: times,
+	})
+	if err != nil {
+		return "", err
+	}
+	b.mu.Lock()
+	b.records[h], b.snaps[h] = rec, snap
+	b.mu.Unlock()
+	st.at(h.VM, "powering on again")
+	if err := host.raise(ctx, func(what string) { st.at(h.VM, what) }); err != nil {
+		return "", hostError(host, st.name, err)
+	}
+	return "is " + h.role.Snapshot, nil
+}
+
+// join makes host known to its pool.
+func (b *build) join(h *hostPlan, host *Host) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.hosts[h] = host
+	host.peers = map[string]*Host{}
+	for _, of := range b.work.poolHosts(h.Pool) {
+		if of == h {
+			break
+		}
+		host.peers[of.role.Name] = b.hosts[of]
+	}
+}
+
+// poolHosts are the hosts of one pool, in the order of roles.
+func (p *Work) poolHosts(pool int) []*hostPlan {
+	var all []*hostPlan
+	for _, hosts := range p.hosts {
+		all = append(all, hosts[pool-1])
+	}
+	return all
+}
+
+// ---- one host
+
+// A layer is what makeReady makes of a host.
+type layer struct {
+	name, snapshot string
+	pool           int
+	steps          []Step
+	checks         []Check
+	needs          []Need
+	needBuilds     map[string]string
+	print          fingerprint
+	golden         string
+	times          *stopwatch
+}
+
+// makeReady is the one place where a VM becomes ready: power on, log in, wait for what it
+// needs, all steps, all checks, shut down from inside, snapshot with the record. The VM is off
+// afterwards. After a failure it is left as it is.
+func (b *build) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec record, snap string, err error) {
+	report := func(what string) { st.at(h.Name, what) }
+	start := time.Now()
+	fail := func(err error) (record, string, error) {
+		if ctx.Err() == nil {
+			h.provider.Annotate(ctx, h.id, b.note("FAILED: "+firstLine(err), l.pool)) // best effort: the error itself is reported
+		}
+		return record{}, "", hostError(h, st.name, err)
+	}
+	if err := l.times.measure("boot", func() error { return h.raise(ctx, report) }); err != nil {
+		return fail(err)
+	}
+	if err := awaitNeeds(ctx, h, l.needs, report); err != nil {
+		return fail(err)
+	}
+	if err := runSteps(ctx, h, l.steps, report, l.times); err != nil {
+		return fail(err)
+	}
+	report("checks")
+	var results []CheckResult
+	err = l.times.measure("checks", func() (err error) {
+		results, err = runChecks(ctx, h, l.checks)
+		return err
+	})
+	b.mu.Lock()
+	b.checks = append(b.checks, results...)
+	b.mu.Unlock()
+	if err != nil {
+		return fail(err)
+	}
+	c, err := h.SSH(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	keys, err := c.HostKeys(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	if err := h.provider.Annotate(ctx, h.id, b.note(l.snapshot, l.pool)); err != nil {
+		return fail(err)
+	}
+	report("shutting down")
+	err = l.times.measure("shutdown", func() error {
+		forced, err := h.lower(ctx)
+		if forced {
+			b.log.linef("%s: did not shut down within %s: its power was cut", h.Name, h.limits.Shutdown)
+		}
+		return err
+	})
+	if err != nil {
+		return fail(err)
+	}
+	report("snapshot")
+	all := time.Since(start) + l.times.of(tookClone)
+	rec = record{
+		Set: b.spec.Name, VM: h.Name, Layer: l.name, Pool: l.pool, Fingerprint: l.print.sum(), Parts: l.print,
+		Build: rand.Text(), Golden: l.golden, Needs: l.needBuilds, At: time.Now().UTC().Truncate(time.Second), By: b.by,
+		Took: append(l.times.took, took{tookAll, all.Round(time.Millisecond).Seconds()}), HostKeys: keys, Checks: digest(results),
+	}
+	if snap, err = h.provider.Snapshot(ctx, h.id, l.snapshot, rec.encode()); err != nil {
+		return fail(err)
+	}
+	h.pin(keys)
+	return rec, snap, nil
+}
+
+// removeOldGoldens removes the older generations on which nothing hangs any more.
+func (b *build) removeOldGoldens(ctx context.Context) {
+	for _, g := range b.work.goldens {
+		if _, ready := b.goldens[g]; !ready || ctx.Err() != nil {
+			continue
+		}
+		for _, old := range g.old {
+			if why := b.removeGolden(ctx, old); why != "" {
+				b.log.linef("%s: kept: %s", old.Name, why)
+			} else {
+				b.log.linef("%s: removed: an older generation without clones", old.Name)
+			}
+		}
+	}
+}
+
+// removeGolden destroys a golden, or says why not.
+func (b *build) removeGolden(ctx context.Context, old VMInfo) string {
+	if b.inv.Incomplete != "" {
+		return "the inventory was read incompletely: " + b.inv.Incomplete
+	}
+	for _, snap := range old.Snapshots {
+		if _, err := decodeRecord(snap.Record); err != nil {
+			return fmt.Sprintf("its snapshot %q is not ours", snap.Name)
+		}
+	}
+	clones, err := b.spec.Provider.Clones(ctx, old.ID)
+	if err != nil {
+		return err.Error()
+	}
+	if len(clones) > 0 {
+		return strings.Join(clones, ", ") + " hang on its disks"
+	}
+	if err := b.spec.Provider.Destroy(ctx, old.ID); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// note is the annotation that people see on a VM.
+func (b *build) note(state string, pool int) string {
+	of := "golden"
+	if pool > 0 {
+		of = fmt.Sprintf("pool %d", pool)
+	}
+	return fmt.Sprintf("poolready: %s of set %s: %s, %s, by %s", of, b.spec.Name, state, stamp(time.Now()), b.by)
+}
+
+func whoami() string {
+	name := "?"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "?"
+	}
+	return fmt.Sprintf("%s@%s pid %d", name, host, os.Getpid())
+}
+
+func stack() []byte { return debug.Stack() }

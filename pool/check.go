@@ -1,0 +1,166 @@
+package pool
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// A CheckResult is what one check found on one host.
+type CheckResult struct {
+	Host, Name string
+	Want, Got  string
+	Err        error // of the check itself; nil when it could look
+	Took       time.Duration
+}
+
+// OK tells whether the check passed.
+func (r CheckResult) OK() bool { return r.Err == nil && (r.Want == "" || r.Want == r.Got) }
+
+func (r CheckResult) String() string {
+	switch {
+	case r.Err != nil && r.Got != "":
+		return fmt.Sprintf("check %q: %v (got %q)", r.Name, r.Err, r.Got)
+	case r.Err != nil:
+		return fmt.Sprintf("check %q: %v", r.Name, r.Err)
+	case !r.OK():
+		return fmt.Sprintf("check %q: want %q, got %q", r.Name, r.Want, r.Got)
+	}
+	return fmt.Sprintf("check %q: ok", r.Name)
+}
+
+// runChecks runs all checks on a host, several at once, and never stops at a failure. Results are in the
+// order of the checks; the error is a *CheckError, or that of ctx.
+func runChecks(ctx context.Context, h *Host, checks []Check) ([]CheckResult, error) {
+	results := make([]CheckResult, len(checks))
+	var g errgroup.Group
+	g.SetLimit(h.limits.Checks)
+	for i, c := range checks {
+		g.Go(func() error {
+			results[i] = runCheck(ctx, h, c)
+			return nil
+		})
+	}
+	g.Wait()
+	if err := context.Cause(ctx); err != nil {
+		return results, err
+	}
+	var failed []CheckResult
+	for _, r := range results {
+		if !r.OK() {
+			failed = append(failed, r)
+		}
+	}
+	if len(failed) > 0 {
+		return results, &CheckError{Failed: failed, Of: len(checks)}
+	}
+	return results, nil
+}
+
+func runCheck(ctx context.Context, h *Host, c Check) CheckResult {
+	timeout := or(c.Timeout, time.Minute)
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no result within its timeout (%s)", timeout))
+	defer cancel()
+	r := CheckResult{Host: h.Name, Name: c.Name, Want: os.Expand(c.Want, func(k string) string { return h.VM.Env[k] })}
+	start := time.Now()
+	r.Got, r.Err = protect2(func() (string, error) { return c.Do(ctx, h) })
+	r.Got, r.Took = strings.TrimSpace(r.Got), time.Since(start)
+	return r
+}
+
+// protect2 turns a panic of a user's function into an error: one bad step spoils one pool.
+func protect2[R any](f func() (R, error)) (r R, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, stack())
+		}
+	}()
+	return f()
+}
+
+func protect(f func() error) error {
+	_, err := protect2(func() (struct{}, error) { return struct{}{}, f() })
+	return err
+}
+
+// digest stands for the results in a record.
+func digest(results []CheckResult) string {
+	var all []string
+	for _, r := range results {
+		all = append(all, r.Name, r.Want, r.Got)
+	}
+	return hash(all...)
+}
+
+// steps runs the steps of a layer in order and notes how long each took.
+func runSteps(ctx context.Context, h *Host, steps []Step, report func(string), times *stopwatch) error {
+	for _, s := range steps {
+		what := fmt.Sprintf("step %q", s.Name)
+		report(what)
+		timeout := or(s.Timeout, 10*time.Minute)
+		err := times.measure(what, func() error {
+			ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done within its timeout (%s)", timeout))
+			defer cancel()
+			return protect(func() error { return s.Do(ctx, h) })
+		})
+		if err != nil {
+			return &stepError{what, err}
+		}
+	}
+	return nil
+}
+
+// awaitNeeds waits until everything that h needs of its earlier peers answers.
+func awaitNeeds(ctx context.Context, h *Host, needs []Need, report func(string)) error {
+	for _, n := range needs {
+		what := fmt.Sprintf("need %q of %s", n.Name, h.Peer(n.Role).Name)
+		report("waiting for " + what)
+		timeout := or(n.Timeout, 5*time.Minute)
+		ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within its timeout (%s)", timeout))
+		err := poll(ctx, func(ctx context.Context) error {
+			return protect(func() error { return n.Do(ctx, h, h.Peer(n.Role)) })
+		})
+		cancel()
+		if err != nil {
+			return &stepError{what, err}
+		}
+	}
+	return nil
+}
+
+// stepError carries the step, need or check up to the HostError that reports it.
+type stepError struct {
+	what string
+	err  error
+}
+
+func (e *stepError) Error() string { return e.what + ": " + e.err.Error() }
+func (e *stepError) Unwrap() error { return e.err }
+
+// A stopwatch collects how long the parts of a build took.
+type stopwatch struct {
+	mu   sync.Mutex
+	took []took
+}
+
+// Names of parts in a record that predictions read.
+const (
+	tookClone = "clone"
+	tookAll   = "all"
+)
+
+func (w *stopwatch) measure(what string, f func() error) error {
+	start := time.Now()
+	err := f()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.took = append(w.took, took{what, time.Since(start).Round(time.Millisecond).Seconds()})
+	return err
+}
+
+func (w *stopwatch) of(what string) time.Duration { return record{Took: w.took}.took(what) }

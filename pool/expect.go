@@ -1,0 +1,63 @@
+package pool
+
+import (
+	"fmt"
+	"time"
+)
+
+// What is assumed of VMs when no record of an earlier build tells.
+const (
+	expectClone = 30 * time.Second // a linked clone: 3-10 s, and the queue
+	expectBoot  = time.Minute
+)
+
+// expect predicts how long the plan takes: stage by stage, since stages are barriers, and
+// within a stage as many rounds as the limits make necessary.
+func (p *Work) expect(s Spec) time.Duration {
+	var total, golden time.Duration
+	for _, g := range p.goldens {
+		if g.Action == Reuse {
+			continue
+		}
+		d := s.Golden.Expect
+		for _, old := range g.old {
+			if rec, _, _, err := readySnapshot(old, s.Golden.Snapshot); err == nil {
+				d = or(rec.took(tookAll), d)
+			}
+		}
+		golden = max(golden, d)
+	}
+	total = golden
+	for i, hosts := range p.hosts {
+		var clones, works int
+		clone, work, boot := expectClone, s.Roles[i].Expect, time.Duration(0)
+		var seenClone, seenWork time.Duration
+		for _, h := range hosts {
+			if rec, _, _, err := readySnapshot(h.info, h.role.Snapshot); err == nil {
+				seenClone, seenWork = max(seenClone, rec.took(tookClone)), max(seenWork, rec.took(tookAll))
+			}
+			switch {
+			case h.builds():
+				clones, works = clones+1, works+1
+			case h.Action == PowerOn:
+				boot = expectBoot
+			}
+		}
+		clone, work = or(seenClone, clone), or(seenWork, work)
+		total += time.Duration(rounds(clones, s.Limits.Clones))*clone + max(time.Duration(rounds(works, s.Limits.Hosts))*work, boot)
+	}
+	return total
+}
+
+func rounds(n, atOnce int) int { return (n + atOnce - 1) / atOnce }
+
+// fits reports that the plan cannot be done before end, when go test kills the process.
+func (p *Work) fits(now, end time.Time) error {
+	left := end.Sub(now)
+	if p.Expect <= left {
+		return nil
+	}
+	need := (p.Expect + p.Expect/4).Round(time.Minute) + time.Minute
+	return fmt.Errorf("set %q needs about %s, but go test ends this process in %s; nothing was touched: run go test with -timeout %s or more (setup counts, add the tests' own time)",
+		p.Set, round(p.Expect), round(left), need)
+}

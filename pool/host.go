@@ -1,0 +1,267 @@
+package pool
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/poolready/poolready/sshx"
+)
+
+// A Host is a VM that one can talk to over SSH. Its methods may be called from any goroutine,
+// and connect as needed; the Set closes the connection.
+type Host struct {
+	Name string // the VM's name
+	Role string // "golden" or Role.Name
+	Pool int    // the pool's number; 0 for golden
+	VM   VM
+
+	provider Provider
+	limits   Limits
+	id       string // in the provider
+	peers    map[string]*Host
+
+	cfg sshx.Config // but for the address
+
+	dialing sync.Mutex // held while connecting
+	mu      sync.Mutex // guards what follows
+	addr    netip.Addr
+	client  *sshx.Client
+}
+
+func newHost(s Spec, role string, pool int, vm VM, id string, keys []string) *Host {
+	cfg := s.SSH
+	cfg.Name = vm.Name
+	if len(keys) > 0 {
+		cfg.HostKeys = sshx.HostKeys{Pinned: keys}
+	}
+	return &Host{Name: vm.Name, Role: role, Pool: pool, VM: vm, provider: s.Provider, limits: s.Limits, id: id, cfg: cfg}
+}
+
+// Addr is the address of the first NIC, where SSH answers.
+func (h *Host) Addr() netip.Addr {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.addr
+}
+
+// Peer returns the host of an earlier role in the same pool, for steps and checks that must
+// know it. It panics if there is none: the Spec and the step disagree.
+func (h *Host) Peer(role string) *Host {
+	if p := h.peers[role]; p != nil {
+		return p
+	}
+	panic(fmt.Sprintf("pool: %s has no peer of role %q: Peer knows the earlier roles of its pool", h.Name, role))
+}
+
+// Run runs a program with its arguments, which reach it as they are, and returns its output,
+// stdout and stderr in order, without white space at the end. An exit code other than 0 is an *sshx.ExitError.
+func (h *Host) Run(ctx context.Context, args ...string) (string, error) {
+	res, err := h.run(ctx, sshx.Cmd{Args: args})
+	return strings.TrimRight(string(res.Stdout), " \t\r\n"), err
+}
+
+// MustRun is Run, within t's context, for which an error is fatal to t.
+func (h *Host) MustRun(t T, args ...string) string {
+	t.Helper()
+	out, err := h.Run(t.Context(), args...)
+	if err != nil {
+		t.Fatalf("%v\nlook: %s", err, h.Look())
+	}
+	return out
+}
+
+// Script runs a program for /bin/sh, or for the interpreter that its first line names, with
+// VM.Env as its environment and /dev/null as its input, and returns its output like Run.
+func (h *Host) Script(ctx context.Context, text string) (string, error) {
+	res, err := h.run(ctx, sshx.Cmd{Script: text, Env: h.VM.Env})
+	return strings.TrimRight(string(res.Stdout), " \t\r\n"), err
+}
+
+// Put writes r to the file dst, whole or not at all. Mode 0 means 0644.
+func (h *Host) Put(ctx context.Context, dst string, r io.Reader, mode fs.FileMode) error {
+	c, err := h.SSH(ctx)
+	if err != nil {
+		return err
+	}
+	return c.Put(ctx, dst, r, sshx.PutOptions{Mode: mode})
+}
+
+// Get copies the file src to w.
+func (h *Host) Get(ctx context.Context, src string, w io.Writer) error {
+	c, err := h.SSH(ctx)
+	if err != nil {
+		return err
+	}
+	return c.Get(ctx, src, w)
+}
+
+func (h *Host) run(ctx context.Context, cmd sshx.Cmd) (sshx.Result, error) {
+	c, err := h.SSH(ctx)
+	if err != nil {
+		return sshx.Result{}, err
+	}
+	return c.Run(ctx, cmd)
+}
+
+// SSH returns the connection to the host, made anew if the last one has ended. Do not close it.
+func (h *Host) SSH(ctx context.Context) (*sshx.Client, error) {
+	return h.connect(ctx, sshx.Ready{})
+}
+
+// connect returns the connection that is alive, or waits, as long as a boot may take, for the
+// host to let us in.
+func (h *Host) connect(ctx context.Context, ready sshx.Ready) (*sshx.Client, error) {
+	h.dialing.Lock()
+	defer h.dialing.Unlock()
+	if c := h.alive(); c != nil {
+		return c, nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, h.limits.Boot, fmt.Errorf("not ready for SSH within Limits.Boot (%s)", h.limits.Boot))
+	defer cancel()
+	cfg := h.cfg
+	cfg.Address = h.Addr().String()
+	c, err := sshx.WaitReady(ctx, cfg, ready)
+	if err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.client = c
+	return c, nil
+}
+
+// alive returns the connection, unless it has ended.
+func (h *Host) alive() *sshx.Client {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.client == nil {
+		return nil
+	}
+	select {
+	case <-h.client.Done():
+		h.client.Close()
+		h.client = nil
+	default:
+	}
+	return h.client
+}
+
+// raise powers the host on, waits for the address that the guest reports since, and for SSH.
+func (h *Host) raise(ctx context.Context, report func(string)) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, h.limits.Boot, fmt.Errorf("not up within Limits.Boot (%s)", h.limits.Boot))
+	defer cancel()
+	h.drop()
+	report("powering on")
+	if err := h.provider.PowerOn(ctx, h.id); err != nil {
+		return err
+	}
+	report("waiting for its address")
+	find := func(ctx context.Context) (string, error) {
+		addr, err := h.provider.Address(ctx, h.id, h.VM.mac())
+		if err != nil {
+			return "", err
+		}
+		h.setAddr(addr)
+		return addr.String(), nil
+	}
+	if _, err := find(ctx); err != nil {
+		return err
+	}
+	report("waiting for SSH")
+	_, err := h.connect(ctx, sshx.Ready{Address: find, Report: func(state string) { report("SSH: " + state) }})
+	return err
+}
+
+// probeTimeout is how long a host that should be up may take to let us in.
+const probeTimeout = 30 * time.Second
+
+// probe logs in to a host that should be up, at the address that the inventory has for it.
+func (h *Host) probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, probeTimeout, fmt.Errorf("no login within %s", probeTimeout))
+	defer cancel()
+	if !h.Addr().IsValid() {
+		return h.raise(ctx, func(string) {})
+	}
+	_, err := h.connect(ctx, sshx.Ready{})
+	return err
+}
+
+// pin makes keys the only ones that prove the host, from the next connection on.
+func (h *Host) pin(keys []string) {
+	h.dialing.Lock()
+	defer h.dialing.Unlock()
+	h.cfg.HostKeys = sshx.HostKeys{Pinned: keys}
+}
+
+func (h *Host) setAddr(addr netip.Addr) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.addr = addr
+}
+
+// lower shuts the host down from inside.
+func (h *Host) lower(ctx context.Context) (forced bool, err error) {
+	h.drop()
+	return h.provider.ShutDown(ctx, h.id, h.limits.Shutdown)
+}
+
+// drop ends the connection, as before anything that takes the machine away under it.
+func (h *Host) drop() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.client != nil {
+		h.client.Close()
+		h.client = nil
+	}
+}
+
+// Look is a command for a person who wants to look at the host.
+func (h *Host) Look() string {
+	addr := h.Addr()
+	if !addr.IsValid() {
+		return fmt.Sprintf("it has no address yet; look at the console of VM %q", h.Name)
+	}
+	words := []string{"ssh"}
+	var jumps []string
+	for _, j := range h.cfg.Jump {
+		jumps = append(jumps, or(j.User, "root")+"@"+j.Address)
+	}
+	if len(jumps) > 0 {
+		words = append(words, "-J", strings.Join(jumps, ","))
+	}
+	return strings.Join(append(words, or(h.cfg.User, "root")+"@"+addr.String()), " ")
+}
+
+// mac is that of the NIC SSH goes to; "" is the first one the VM has.
+func (vm VM) mac() string {
+	if len(vm.NICs) == 0 {
+		return ""
+	}
+	mac, err := net.ParseMAC(vm.NICs[0].MAC)
+	if err != nil {
+		return "" // none given: validate has looked at the others
+	}
+	return mac.String()
+}
+
+// poll calls f until it succeeds or ctx ends, and then returns f's last error.
+func poll(ctx context.Context, f func(context.Context) error) error {
+	for wait := 100 * time.Millisecond; ; wait = min(wait*3/2, 5*time.Second) {
+		err := f(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: last answer: %w", context.Cause(ctx), err)
+		case <-time.After(wait):
+		}
+	}
+}

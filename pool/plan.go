@@ -1,0 +1,382 @@
+package pool
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// An Action is what a plan does with one VM.
+type Action string
+
+// The actions, from none to most.
+const (
+	Reuse   Action = "reuse"    // it is ready and runs (golden: it is ready)
+	PowerOn Action = "power on" // it is ready and off
+	Finish  Action = "finish"   // an interrupted golden: its steps are run again, on it
+	Clone   Action = "clone"    // it is not there
+	Rebuild Action = "rebuild"  // it is there and not, or no longer, what the Spec asks for
+	Remove  Action = "remove"   // an older golden, as soon as no clone hangs on it
+	Refuse  Action = "refuse"   // something that we did not make is in the way
+)
+
+// Work is a plan: what Open does, and why. It has one line for every VM, from one reading of
+// the inventory.
+type Work struct {
+	Set   string
+	Items []Item
+	// Expect is how long it will take, from the times of earlier builds in the records, or
+	// from Golden.Expect and Role.Expect.
+	Expect time.Duration
+
+	goldens []*goldenPlan
+	hosts   [][]*hostPlan // by role, then by pool
+}
+
+// An Item is one line of a plan.
+type Item struct {
+	VM     string
+	Role   string // "golden" or Role.Name
+	Pool   int    // 0 for golden
+	Action Action
+	Reason string
+}
+
+func (i Item) String() string {
+	return strings.TrimSpace(fmt.Sprintf("%s: %s: %s", i.VM, i.Action, i.Reason))
+}
+
+// String is the plan as a table.
+func (p *Work) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "plan for set %q", p.Set)
+	if p.Expect > 0 {
+		fmt.Fprintf(&b, " (about %s)", round(p.Expect))
+	}
+	b.WriteString(":\n")
+	w := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
+	for _, i := range p.Items {
+		fmt.Fprintf(w, "  %s\t%s\t%s\n", i.VM, i.Action, i.Reason)
+	}
+	w.Flush()
+	return strings.TrimRight(b.String(), "\n")
+}
+
+// Builds tells whether the plan makes or remakes any VM.
+func (p *Work) Builds() bool {
+	return slices.ContainsFunc(p.Items, func(i Item) bool {
+		return i.Action == Clone || i.Action == Rebuild || i.Action == Finish
+	})
+}
+
+// goldenPlan is one golden: there is one on each datastore that roles use.
+type goldenPlan struct {
+	*Item
+	layer string // "golden/<name of the first generation>"
+	vm    VM     // with the generation's name
+	print fingerprint
+	from  string // for the owner's mark
+	info  VMInfo // of the VM to reuse or finish
+	snap  string // the ready snapshot's ID, when reused
+	rec   record // its record
+	old   []VMInfo
+}
+
+// hostPlan is one VM of a pool.
+type hostPlan struct {
+	*Item
+	role   Role
+	vm     VM
+	golden *goldenPlan
+	info   VMInfo // of the VM that is there, if any
+	snap   string // the ready snapshot's ID
+	rec    record // of the ready snapshot, when reused or powered on
+	aside  bool   // what is there carries things that are not ours: rename it, do not destroy it
+}
+
+func (h *hostPlan) builds() bool { return h.Action == Clone || h.Action == Rebuild }
+
+// makePlan compares the Spec, with defaults filled in, to an inventory.
+func makePlan(s Spec, inv *Inventory, now time.Time) (*Work, error) {
+	p := &Work{Set: s.Name}
+	byName := map[string][]VMInfo{}
+	for _, vm := range inv.VMs {
+		byName[vm.Name] = append(byName[vm.Name], vm)
+	}
+	template, found := inv.Templates[s.Golden.Template]
+	datastores := s.datastores()
+	for _, ds := range datastores {
+		g := &goldenPlan{vm: s.Golden.VM, Item: &Item{Role: "golden"}}
+		g.vm.Datastore = ds
+		if len(datastores) > 1 {
+			g.vm.Name += "-" + slug(ds)
+		}
+		planGolden(s, g, inv, byName, template, found, now)
+		p.goldens = append(p.goldens, g)
+	}
+	for _, r := range s.Roles {
+		var hosts []*hostPlan
+		for n := 1; n <= s.Pools; n++ {
+			vm := s.vm(r, n)
+			h := &hostPlan{role: r, vm: vm, Item: &Item{VM: vm.Name, Role: r.Name, Pool: n}}
+			h.golden = p.goldens[slices.Index(datastores, vm.Datastore)]
+			planHost(s, h, byName[vm.Name], p.hosts)
+			hosts = append(hosts, h)
+		}
+		p.hosts = append(p.hosts, hosts)
+	}
+	p.list()
+	p.Expect = p.expect(s)
+	if !found && slices.ContainsFunc(p.goldens, func(g *goldenPlan) bool { return g.Action != Reuse }) {
+		return p, fmt.Errorf("template %q of Spec.Golden does not exist (is the name or inventory path right, and may this user see it?)", s.Golden.Template)
+	}
+	return p, nil
+}
+
+// datastores returns those that roles use, sorted. "" is the provider's default.
+func (s Spec) datastores() []string {
+	var all []string
+	for _, r := range s.Roles {
+		for n := 1; n <= s.Pools; n++ {
+			all = append(all, s.vm(r, n).Datastore)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// slug makes a datastore's name or path fit for a VM's name.
+func slug(datastore string) string {
+	low := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-'
+	}, strings.ToLower(path.Base("/"+datastore)))
+	return or(strings.Trim(low, "-"), "default")
+}
+
+// planGolden chooses, among the generations that are there, the one to reuse or to finish, or
+// names the next one.
+func planGolden(s Spec, g *goldenPlan, inv *Inventory, byName map[string][]VMInfo, template string, found bool, now time.Time) {
+	base := g.vm.Name
+	g.layer = "golden/" + base
+	g.print = s.goldenPrint(g.vm, template)
+	g.from = hash(s.Golden.Template, template, fmt.Sprint(g.print[1]))
+	g.Action, g.Reason = Clone, "is not there"
+	var mine []VMInfo
+	for _, vm := range inv.VMs {
+		if o, ok := ours(s.Name, vm); ok && o.Layer == g.layer {
+			mine = append(mine, vm)
+		}
+	}
+	// The newest generation first: it is the one to reuse, and tells best why none is reused.
+	slices.SortFunc(mine, func(a, b VMInfo) int { return generation(base, b.Name) - generation(base, a.Name) })
+	chosen := -1
+	for i, vm := range mine {
+		action, reason, rec, snap := judgeGolden(s, g, vm, found, now)
+		if i == 0 || action == Reuse || action == Finish && g.Action == Rebuild {
+			g.Action, g.Reason, g.rec, g.snap, g.info = action, reason, rec, snap, vm
+			if action != Rebuild {
+				chosen = i
+			}
+		}
+		if action == Reuse {
+			break
+		}
+	}
+	for i, vm := range mine {
+		if i != chosen {
+			g.old = append(g.old, vm)
+		}
+	}
+	if chosen >= 0 {
+		g.vm.Name = g.info.Name
+	} else {
+		if len(mine) > 0 {
+			g.vm.Name = fmt.Sprintf("%s-g%d", base, generation(base, mine[0].Name)+1)
+		}
+		if taken := byName[g.vm.Name]; len(taken) > 0 {
+			g.Action, g.Reason = Refuse, inTheWay(taken[0])
+		}
+	}
+	g.VM = g.vm.Name
+}
+
+// generation is 1 for the base name and n for "<base>-g<n>".
+func generation(base, name string) int {
+	n := 1
+	if rest, ok := strings.CutPrefix(name, base+"-g"); ok {
+		fmt.Sscanf(rest, "%d", &n)
+	}
+	return n
+}
+
+func judgeGolden(s Spec, g *goldenPlan, vm VMInfo, templateFound bool, now time.Time) (Action, string, record, string) {
+	o, _ := parseOwner(vm.Owner)
+	rec, snap, why, err := readySnapshot(vm, s.Golden.Snapshot)
+	switch {
+	case vm.Problem != "":
+		return Rebuild, "the hypervisor says: " + vm.Problem, record{}, ""
+	case errors.Is(err, errUnfinished) && len(vm.Snapshots) == 0 && o.From == g.from:
+		return Finish, "was left unfinished", record{}, ""
+	case err != nil:
+		return Rebuild, why, record{}, ""
+	}
+	print := g.print
+	note := ""
+	if !templateFound { // golden outlives its template
+		print = slices.Clone(print)
+		if len(rec.Parts) > 0 {
+			print[0] = rec.Parts[0]
+		}
+		note = fmt.Sprintf("; template %q is gone and was not compared", s.Golden.Template)
+	}
+	if d := print.diff(rec.Parts); d != "" {
+		return Rebuild, d, record{}, ""
+	}
+	age := now.Sub(rec.At)
+	if s.Golden.MaxAge > 0 && age > s.Golden.MaxAge {
+		return Rebuild, fmt.Sprintf("is %s old, more than MaxAge %s", round(age), s.Golden.MaxAge), record{}, ""
+	}
+	return Reuse, fmt.Sprintf("ready since %s%s", stamp(rec.At), note), rec, snap
+}
+
+func planHost(s Spec, h *hostPlan, there []VMInfo, earlier [][]*hostPlan) {
+	set := func(a Action, format string, args ...any) { h.Action, h.Reason = a, fmt.Sprintf(format, args...) }
+	if len(there) == 0 {
+		set(Clone, "is not there")
+		return
+	}
+	h.info = there[0]
+	if o, ok := ours(s.Name, h.info); len(there) > 1 || !ok || o.Layer != h.role.Name {
+		set(Refuse, "%s", inTheWay(there...))
+		return
+	}
+	for _, snap := range h.info.Snapshots {
+		if _, err := decodeRecord(snap.Record); errors.Is(err, errNoRecord) {
+			h.aside = true
+		}
+	}
+	rec, snap, why, err := readySnapshot(h.info, h.role.Snapshot)
+	switch {
+	case h.info.Problem != "":
+		set(Refuse, "the hypervisor says: %s; mend or remove it", h.info.Problem)
+	case errors.Is(err, errForeign):
+		set(Refuse, "%s", why)
+	case err != nil:
+		set(Rebuild, "%s", why)
+	case h.golden.Action != Reuse:
+		set(Rebuild, "%s is built anew", h.golden.vm.Name)
+	default:
+		if d := s.rolePrint(h.role, h.vm, h.golden.rec.Build).diff(rec.Parts); d != "" {
+			set(Rebuild, "%s", strings.Replace(d, "golden changed", "was cloned from an earlier golden", 1))
+			break
+		}
+		if why := partners(s, h, rec, earlier); why != "" {
+			set(Rebuild, "%s", why)
+			break
+		}
+		h.rec, h.snap = rec, snap
+		if set(Reuse, "ready since %s", stamp(rec.At)); !h.info.On {
+			set(PowerOn, "is off; ready since %s", stamp(rec.At))
+		}
+	}
+}
+
+// partners says why h does not belong together with the hosts that it needs, or "".
+func partners(s Spec, h *hostPlan, rec record, earlier [][]*hostPlan) string {
+	for _, need := range h.role.Needs {
+		i := slices.IndexFunc(s.Roles, func(r Role) bool { return r.Name == need.Role })
+		of := earlier[i][h.Pool-1]
+		switch {
+		case of.Action != Reuse && of.Action != PowerOn:
+			return fmt.Sprintf("%s, which it needs, is built anew", of.VM)
+		case rec.Needs[need.Role] != of.rec.Build:
+			return fmt.Sprintf("was made ready with an earlier %s", of.VM)
+		}
+	}
+	return ""
+}
+
+var (
+	errUnfinished = errors.New("no ready snapshot")
+	errForeign    = errors.New("the ready snapshot is not ours")
+)
+
+// readySnapshot finds the one snapshot that makes vm ready, or says why there is none.
+func readySnapshot(vm VMInfo, name string) (rec record, id, why string, err error) {
+	var exact []Snapshot
+	var others []string
+	for _, snap := range vm.Snapshots {
+		if snap.Name == name {
+			exact = append(exact, snap)
+		} else {
+			others = append(others, fmt.Sprintf("%q", snap.Name))
+		}
+	}
+	switch {
+	case len(exact) == 0 && len(others) > 0:
+		return rec, "", fmt.Sprintf("has no snapshot %q (but %s)", name, strings.Join(others, ", ")), errUnfinished
+	case len(exact) == 0:
+		return rec, "", fmt.Sprintf("has no snapshot %q", name), errUnfinished
+	case len(exact) > 1:
+		return rec, "", fmt.Sprintf("has %d snapshots %q", len(exact), name), errUnfinished
+	}
+	rec, err = decodeRecord(exact[0].Record)
+	switch {
+	case errors.Is(err, errNoRecord):
+		return rec, "", fmt.Sprintf("snapshot %q on it was not taken by poolready; rename or remove the snapshot", name), errForeign
+	case err != nil:
+		return rec, "", fmt.Sprintf("snapshot %q: %v", name, err), err
+	case rec.VM != vm.Name:
+		return rec, "", fmt.Sprintf("snapshot %q is that of %q", name, rec.VM), errUnfinished
+	}
+	return rec, exact[0].ID, "", nil
+}
+
+func inTheWay(there ...VMInfo) string {
+	if len(there) > 1 {
+		return fmt.Sprintf("%d VMs in the set's folder have this name; rename or remove those that are not the pool's", len(there))
+	}
+	if there[0].Owner == "" {
+		return "a VM of this name is there that poolready did not make; rename or remove it"
+	}
+	return fmt.Sprintf("a VM of this name is there, made as %q; rename or remove it", there[0].Owner)
+}
+
+// list fills Items, in the order of the work.
+func (p *Work) list() {
+	for _, g := range p.goldens {
+		p.Items = append(p.Items, *g.Item)
+		for _, old := range g.old {
+			p.Items = append(p.Items, Item{VM: old.Name, Role: "golden", Action: Remove, Reason: "an older generation; goes when no clone hangs on it"})
+		}
+	}
+	for _, hosts := range p.hosts {
+		for _, h := range hosts {
+			if h.aside && h.Action == Rebuild {
+				h.Reason += "; the VM that is there is kept under another name, since it has snapshots that poolready did not take"
+			}
+			p.Items = append(p.Items, *h.Item)
+		}
+	}
+}
+
+func stamp(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
+
+// round makes a duration readable: three digits at most.
+func round(d time.Duration) time.Duration {
+	switch {
+	case d < time.Second:
+		return d.Round(time.Millisecond)
+	case d < time.Minute:
+		return d.Round(100 * time.Millisecond)
+	default:
+		return d.Round(time.Second)
+	}
+}

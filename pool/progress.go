@@ -1,0 +1,121 @@
+package pool
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// How long a wait is silent before a line says what is awaited, and then how often.
+const (
+	firstWord = 10 * time.Second
+	nextWord  = 30 * time.Second
+)
+
+// A progress tells, line by line, what a long operation does.
+type progress struct {
+	logf  func(format string, args ...any)
+	start time.Time
+}
+
+func (p *progress) linef(format string, args ...any) {
+	p.logf("[%6.1fs] %s", time.Since(p.start).Seconds(), fmt.Sprintf(format, args...))
+}
+
+// A stage is one batch of work on several hosts.
+type stage struct {
+	*progress
+	name  string
+	total int
+	began time.Time
+	stop  chan struct{}
+	gone  sync.WaitGroup
+
+	mu     sync.Mutex // guards what follows
+	done   int
+	failed int
+	spoke  time.Time         // when the last line was said,
+	waited bool              // and whether that told what is awaited
+	doing  map[string]string // host -> what it is at
+}
+
+func (p *progress) stage(name string, total int) *stage {
+	now := time.Now()
+	s := &stage{progress: p, name: name, total: total, began: now, spoke: now, stop: make(chan struct{}), doing: map[string]string{}}
+	s.gone.Go(s.speak)
+	return s
+}
+
+// at notes what a host is at.
+func (s *stage) at(host, what string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.doing[host] = what
+}
+
+// finished reports one host.
+func (s *stage) finished(host, what string, took time.Duration, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.doing, host)
+	s.done++
+	s.spoke, s.waited = time.Now(), false
+	if err != nil {
+		s.failed++
+		s.linef("%s %d/%d: %s FAILED after %s: %s", s.name, s.done, s.total, host, round(took), firstLine(err))
+		return
+	}
+	s.linef("%s %d/%d: %s %s in %s", s.name, s.done, s.total, host, what, round(took))
+}
+
+// end closes the stage.
+func (s *stage) end() {
+	close(s.stop)
+	s.gone.Wait()
+	if s.failed > 0 {
+		s.linef("%s: %d of %d failed, after %s", s.name, s.failed, s.total, round(time.Since(s.began)))
+		return
+	}
+	s.linef("%s: done in %s", s.name, round(time.Since(s.began)))
+}
+
+// speak breaks a long silence with what is awaited.
+func (s *stage) speak() {
+	for {
+		s.mu.Lock()
+		wait := firstWord
+		if s.waited {
+			wait = nextWord
+		}
+		left := wait - time.Since(s.spoke)
+		s.mu.Unlock()
+		if left <= 0 {
+			s.word()
+			continue
+		}
+		select {
+		case <-s.stop:
+			return
+		case <-time.After(left):
+		}
+	}
+}
+
+func (s *stage) word() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []string
+	for host, what := range s.doing {
+		all = append(all, host+": "+what)
+	}
+	slices.Sort(all)
+	s.linef("%s %d/%d: at work for %s: %s", s.name, s.done, s.total, round(time.Since(s.began)), strings.Join(all, "; "))
+	s.spoke, s.waited = time.Now(), true
+}
+
+func firstLine(err error) string {
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return line
+}

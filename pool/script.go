@@ -1,0 +1,73 @@
+package pool
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+
+	"github.com/poolready/poolready/sshx"
+)
+
+// Script returns a Step that runs text, a program for /bin/sh or for the interpreter that its
+// first line names, with VM.Env as its environment. Its Version is a hash of text.
+func Script(name, text string) Step {
+	return Step{Name: name, Version: hash(text), Do: func(ctx context.Context, h *Host) error {
+		_, err := h.run(ctx, sshx.Cmd{Name: name, Script: text, Env: h.VM.Env})
+		return err
+	}}
+}
+
+// ScriptCheck returns a Check that runs text like Script, and compares what it prints to want.
+func ScriptCheck(name, want, text string) Check {
+	return Check{Name: name, Version: hash(text), Want: want, Do: func(ctx context.Context, h *Host) (string, error) {
+		res, err := h.run(ctx, sshx.Cmd{Name: name, Script: text, Env: h.VM.Env})
+		return string(res.Stdout), err
+	}}
+}
+
+// Files returns a Step that copies the tree src to the directory dst of the host. Its Version
+// is a hash of dst and of the names, modes and contents of the files; a src that cannot be read
+// makes the Spec invalid.
+func Files(name, dst string, src fs.FS) Step {
+	version, err := hashTree(dst, src)
+	return Step{Name: name, Version: version, fault: err, Do: func(ctx context.Context, h *Host) error {
+		c, err := h.SSH(ctx)
+		if err != nil {
+			return err
+		}
+		return c.PutTree(ctx, dst, src, sshx.PutOptions{})
+	}}
+}
+
+func hashTree(dst string, src fs.FS) (string, error) {
+	sum := sha256.New()
+	fmt.Fprintf(sum, "%q\n", dst)
+	err := fs.WalkDir(src, ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(sum, "%q %v\n", path, info.Mode())
+		if !info.Mode().IsRegular() {
+			return nil
+		}
+		data, err := fs.ReadFile(src, path)
+		fmt.Fprintf(sum, "%x\n", sha256.Sum256(data))
+		return err
+	})
+	return hex.EncodeToString(sum.Sum(nil))[:16], err
+}
+
+// hash returns the first 16 hex digits of the SHA-256 of the parts, which cannot run together.
+func hash(parts ...string) string {
+	sum := sha256.New()
+	for _, p := range parts {
+		fmt.Fprintf(sum, "%d:%s", len(p), p)
+	}
+	return hex.EncodeToString(sum.Sum(nil))[:16]
+}
