@@ -57,8 +57,8 @@ type TestingM interface {
 //     Errorf and Fatalf after the file and line of the caller. go test merges both outputs of the
 //     test binary, and shows them as they come with -v (of one package) or -json, and when it is
 //     started in the package's own directory without naming a package; else at the package's end,
-//     and of a package that passed not at all. Standard output would do the same, but while an
-//     Example runs it belongs to the Example.
+//     and of a package that passed or was interrupted not at all. Standard output would do the
+//     same, but while an Example runs it belongs to the Example.
 //   - Context is cancelled before the cleanups run, as in package testing, and earlier by the
 //     first SIGINT or SIGTERM and when setup takes longer than go test's -timeout;
 //     [context.Cause] tells which. A cleanup that needs a context makes one with

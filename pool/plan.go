@@ -179,7 +179,7 @@ func planGolden(s Spec, g *goldenPlan, inv *Inventory, byName map[string][]VMInf
 	chosen := -1
 	for i, vm := range mine {
 		action, reason, rec, snap := judgeGolden(s, g, vm, found, now)
-		if i == 0 || action == Reuse || action == Finish && g.Action == Rebuild {
+		if i == 0 || action == Reuse || g.Action == Rebuild && action != Rebuild {
 			g.Action, g.Reason, g.rec, g.snap, g.info = action, reason, rec, snap, vm
 			if action != Rebuild {
 				chosen = i
@@ -195,7 +195,7 @@ func planGolden(s Spec, g *goldenPlan, inv *Inventory, byName map[string][]VMInf
 		}
 	}
 	if chosen >= 0 {
-		g.vm.Name = g.info.Name
+		g.vm.Name = g.info.Name // refused, too: it is what stands in the way
 	} else {
 		if len(mine) > 0 {
 			g.vm.Name = fmt.Sprintf("%s-g%d", base, generation(base, mine[0].Name)+1)
@@ -224,6 +224,8 @@ func judgeGolden(s Spec, g *goldenPlan, vm VMInfo, templateFound bool, now time.
 		return Rebuild, "the hypervisor says: " + vm.Problem, record{}, ""
 	case errors.Is(err, errUnfinished) && len(vm.Snapshots) == 0 && o.From == g.from:
 		return Finish, "was left unfinished", record{}, ""
+	case errors.Is(err, errOtherForm):
+		return Refuse, why, record{}, ""
 	case err != nil:
 		return Rebuild, why, record{}, ""
 	}
@@ -266,7 +268,7 @@ func planHost(s Spec, h *hostPlan, there []VMInfo, earlier [][]*hostPlan) {
 	switch {
 	case h.info.Problem != "":
 		set(Refuse, "the hypervisor says: %s; mend or remove it", h.info.Problem)
-	case errors.Is(err, errForeign):
+	case errors.Is(err, errForeign), errors.Is(err, errOtherForm):
 		set(Refuse, "%s", why)
 	case err != nil:
 		set(Rebuild, "%s", why)

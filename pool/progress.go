@@ -98,7 +98,7 @@ func (s *stage) speak() {
 		select {
 		case <-s.stop:
 			return
-		case <-time.After(left):
+		case <-time.After(min(left, firstWord)): // a host that finishes shortens the wait
 		}
 	}
 }

@@ -58,7 +58,10 @@ func (r record) encode() string {
 	return string(text)
 }
 
-var errNoRecord = errors.New("no record: not taken by poolready")
+var (
+	errNoRecord  = errors.New("no record: not taken by poolready")
+	errOtherForm = errors.New("use one version of poolready for one set")
+)
 
 // decodeRecord reads a snapshot's description. errNoRecord means that it is none of ours.
 func decodeRecord(text string) (record, error) {
@@ -70,7 +73,7 @@ func decodeRecord(text string) (record, error) {
 		return record{}, errNoRecord
 	}
 	if *probe.Format != recordFormat {
-		return record{}, fmt.Errorf("record has format %d, this program knows format %d: use one version of poolready for one set", *probe.Format, recordFormat)
+		return record{}, fmt.Errorf("its record has format %d, this program knows format %d: %w", *probe.Format, recordFormat, errOtherForm)
 	}
 	var r record
 	if err := json.Unmarshal([]byte(text), &r); err != nil {
