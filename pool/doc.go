@@ -1,0 +1,101 @@
+// Package pool builds, reuses and lends pools of virtual machines for the tests of products
+// that are installed on machines.
+//
+// A test package states what it needs in a [Spec], asks for it once in TestMain, and borrows
+// whole pools in its tests:
+//
+//	var lab *pool.Set
+//
+//	func TestMain(m *testing.M) {
+//		pool.Main(m, func(t pool.T) { lab = pool.Ensure(t, spec) })
+//	}
+//
+//	func TestMirror(t *testing.T) {
+//		t.Parallel()
+//		p := lab.Acquire(t) // a whole pool, as it was when ready, until t ends
+//		con, dis := p.Host("con"), p.Host("dis")
+//		con.MustRun(t, "mirror", "sync")
+//		dis.MustRun(t, "mirror", "verify")
+//	}
+//
+// # Words
+//
+// A set is everything that is built from one Spec on one hypervisor. It consists of pools,
+// numbered from 1; a pool has one host of every role. Golden is the VM that all hosts are
+// cloned from. A layer is golden or a role. A step changes a host; a check looks at a host and
+// changes nothing.
+//
+// # How a set is built
+//
+// [Open] reads the inventory once, compares it with the Spec, prints the plan with its reasons, and
+// does exactly that, in stages that are strict barriers:
+//
+//	golden       template --full clone--> golden; steps, checks; shut down; snapshot golden-ready
+//	clone ROLE   for each role in order: linked clones from golden-ready, all pools at once
+//	ready ROLE   for each role in order: power on, needs, steps, checks; shut down; snapshot
+//	             pool-ready; power on again
+//
+// [Plan] returns the plan without doing it.
+//
+// # Ready
+//
+// The snapshot is the commit: a VM is ready when it has exactly one snapshot of exactly the
+// right name, whose description is our record, and the record's fingerprint is the one that
+// the Spec asks for. It is taken after every check has passed and the guest has shut itself
+// down. Whatever else there is counts as unfinished.
+//
+// The fingerprint of golden is made of the template's identity, the VM's data, and the names
+// and versions of the steps and checks in order. That of a role's VM is made of golden's build,
+// its own data, steps and checks. So a changed step of the last role rebuilds that role only,
+// and a changed golden rebuilds all. A role that needs another ([Need]) is rebuilt with it.
+// The plan names the part that changed.
+//
+//	reuse      it is ready and runs
+//	power on   it is ready and off
+//	clone      it is not there
+//	rebuild    it is not, or no longer, what the Spec asks for: destroyed and cloned again
+//	finish     an interrupted golden that nobody has used: its steps are run again
+//	remove     an older golden on whose disks no clone hangs any more
+//	refuse     something that we did not make is in the way
+//
+// A reused host that does not let us in is reverted to its snapshot, and so are the later
+// hosts of its pool.
+//
+// # What is never deleted
+//
+// Every VM that we make carries a mark, written in the call that clones it, with its set and
+// its name. What lacks the mark, or has another name, is not ours: it is neither changed nor
+// removed, and if it is in the way the plan refuses. A VM to be rebuilt on which somebody has
+// taken snapshots of their own is renamed, not destroyed. An incomplete reading of the
+// inventory removes nothing. Golden is not removed while any VM, in the set or outside, hangs
+// on its disks.
+//
+// # When something fails
+//
+// A host that fails spoils its own pool only; the others are made ready. The failed VM is left
+// running. The error says host, stage, step or check, what was wanted and got, the end of the
+// output, and the ssh command to look; the next run builds the VM anew. An interrupted run
+// (Ctrl-C, a timeout, a crash) leaves nothing that the next run cannot go on from.
+//
+// # Host keys
+//
+// Spec.SSH.HostKeys proves the template, on the first connection to a new golden. The keys that
+// golden has when it is ready are recorded with its snapshot and pinned for its clones, which
+// have the same ones unless a step makes new ones; what a host has when it becomes ready
+// is recorded with its own snapshot. Any clone can pass for any other: pools are meant for a
+// lab network.
+//
+// # Time
+//
+// go test kills a test binary after its -timeout, 10 minutes unless set, plus a minute or a
+// tenth, and setup counts. Ensure knows from the records how long the plan took last time, and
+// fails before it touches anything if that does not fit. To build the pools ahead of the
+// tests, with no limit:
+//
+//	go test -run '^$' -timeout 0 ./e2e
+//
+// # Sharing
+//
+// [Set.Acquire] keeps the tests of one process out of each other's way. Processes that use one
+// set at the same time are not yet kept apart: let one finish before the next begins.
+package pool
