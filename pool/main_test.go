@@ -114,7 +114,7 @@ var children = map[string]func(m *testing.M){
 	"wait in test": inSetup(func(t T) { inTest = func() { waitCancelled(t) } }),
 	"fail in test": inSetup(func(t T) {
 		t.Cleanup(func() { t.Logf("failed: %v", t.(*mainT).Failed()) })
-		inTest = func() { panic(errTest) }
+		inTest = func() { panic(failTest) }
 	}),
 	"panic in test": inSetup(func(T) { inTest = func() { panic("in a test") } }),
 	"interrupt ignored": func(m *testing.M) {
@@ -170,10 +170,10 @@ func waitCancelled(t T) {
 	<-t.Context().Done()
 }
 
-var (
-	errTest = errors.New("test is to fail")
-	inTest  = func() {} // what TestChild does, as setup left it
-)
+// inTest is what TestChild does, as setup left it; a panic with failTest fails the test.
+var inTest = func() {}
+
+const failTest = "test is to fail"
 
 // TestChild is the test that runs in the child processes.
 func TestChild(t *testing.T) {
@@ -182,9 +182,11 @@ func TestChild(t *testing.T) {
 	}
 	fmt.Println("test runs")
 	defer func() {
-		if r := recover(); r == errTest {
+		switch r := recover(); r {
+		case nil:
+		case failTest:
 			t.Error(r)
-		} else if r != nil {
+		default:
 			panic(r)
 		}
 	}()
@@ -341,6 +343,7 @@ func TestMainSignals(t *testing.T) {
 			t.Parallel()
 			stopped := "TestMain: stopped by signal: " + s.String() + "; cleaning up; a second signal kills\n"
 			start := func(t *testing.T, mode string) *child {
+				t.Helper()
 				t.Parallel()
 				c := startChild(t, mode)
 				c.await("ready")
@@ -348,6 +351,7 @@ func TestMainSignals(t *testing.T) {
 				return c
 			}
 			killed := func(t *testing.T, c *child) string {
+				t.Helper()
 				out, state := c.wait()
 				status := state.Sys().(syscall.WaitStatus)
 				require.Truef(t, status.Signaled(), "%v, output:\n%s", state, out)
@@ -501,7 +505,7 @@ func (t deadlineT) Deadline() (time.Time, bool) { return t.at, !t.at.IsZero() }
 func TestDeadlineIsTheEarlierOfAlarmAndKill(t *testing.T) {
 	t.Parallel()
 	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	after := func(d time.Duration) time.Time { return start.Add(d) }
+	after := start.Add
 	for _, tt := range []struct {
 		name    string
 		t       T
