@@ -6,6 +6,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/vmware/govmomi/simulator"
@@ -94,8 +95,13 @@ type estate struct {
 	networks   map[string]types.ManagedObjectReference
 }
 
+// buildMu lets one Server at a time be built: vcsim writes to variables of its package then.
+var buildMu sync.Mutex
+
 // build makes the inventory: vcsim's service without content, and in it what the fields say.
 func (s *Server) build() error {
+	buildMu.Lock()
+	defer buildMu.Unlock()
 	s.model = &simulator.Model{ServiceContent: vpx.ServiceContent, RootFolder: vpx.RootFolder}
 	if err := s.model.Create(); err != nil {
 		return fmt.Errorf("create service: %w", err)

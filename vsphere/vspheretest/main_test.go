@@ -40,7 +40,7 @@ func start(t *testing.T, set func(*vspheretest.Server)) *site {
 		set(srv)
 	}
 	srv.Start()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
 	t.Cleanup(cancel)
 	s := &site{T: t, srv: srv, ctx: ctx}
 	c, err := srv.Client(ctx)
@@ -54,6 +54,17 @@ func start(t *testing.T, set func(*vspheretest.Server)) *site {
 	s.pool, err = s.finder.ResourcePool(ctx, srv.Cluster+"/Resources")
 	require.NoError(t, err)
 	return s
+}
+
+// in is the site for one test of several: what it makes goes to a folder of its own.
+func (s *site) in(t *testing.T, name string) *site {
+	t.Helper()
+	sub := *s
+	sub.T, sub.ctx = t, t.Context()
+	var err error
+	sub.folder, err = s.folder.CreateFolder(sub.ctx, name[:min(len(name), 80)])
+	require.NoError(t, err)
+	return &sub
 }
 
 // do waits for a task and returns its result; the error is that of the call or of the task.
