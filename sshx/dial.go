@@ -45,6 +45,8 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	return c, nil
 }
 
+var errNoLogin = errors.New("no login")
+
 // closeHops closes the connections of a chain, innermost first.
 func closeHops(hops []*Client) {
 	for _, h := range slices.Backward(hops) {
@@ -54,7 +56,7 @@ func closeHops(hops []*Client) {
 
 // dialHop connects to one machine over dialer.
 func dialHop(ctx context.Context, cfg Config, dialer Dialer) (*Client, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, cfg.Timeout, fmt.Errorf("no login within %s", cfg.Timeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, cfg.Timeout, fmt.Errorf("%w within %s", errNoLogin, cfg.Timeout))
 	defer cancel()
 	conn, err := dialer.DialContext(ctx, "tcp", cfg.Address)
 	if err != nil {
@@ -156,7 +158,10 @@ func (l *login) fault(ctx context.Context, cfg Config, keys []ssh.Signer, err er
 		}
 		return e
 	}
-	return &DialError{Host: cfg.Name, Address: cfg.Address, User: cfg.User, Banner: cfg.redact(l.banner()), Cause: cfg.redactErr(err)}
+	return &DialError{
+		Host: cfg.Name, Address: cfg.Address, User: cfg.User, Banner: cfg.redact(l.banner()),
+		Reached: l.trust.got != nil, Cause: cfg.redactErr(err),
+	}
 }
 
 // hungUp reports whether err is the end of a network connection.

@@ -114,6 +114,35 @@ func (e *StartError) Error() string {
 	return fmt.Sprintf("sshx: %s: run %s: did not start: %s", e.Host, e.Cmd, text)
 }
 
+// An InterruptedError is a job that the machine's restart ended.
+type InterruptedError struct {
+	Host   string
+	Cmd    string
+	ID     string
+	Output []byte // the end of its log
+}
+
+func (e *InterruptedError) Error() string {
+	return fmt.Sprintf("sshx: %s: job %s: interrupted by a reboot; its directory is left in place%s", e.Host, e.Cmd, tail(e.Output))
+}
+
+// A JobLostError is a job that ended without leaving an exit code.
+type JobLostError struct {
+	Host   string
+	Cmd    string
+	ID     string
+	Gone   bool   // nothing of it is left on the machine; otherwise its processes were killed
+	Output []byte // the end of its log
+}
+
+func (e *JobLostError) Error() string {
+	how := "it was killed from outside"
+	if e.Gone {
+		how = "nothing of it is left on the machine"
+	}
+	return fmt.Sprintf("sshx: %s: job %s (%s): %s%s", e.Host, e.Cmd, e.ID, how, tail(e.Output))
+}
+
 // A SessionError is a session that the machine refused over and over, while none of ours was open.
 type SessionError struct {
 	Host  string
@@ -206,6 +235,7 @@ type DialError struct {
 	Address string
 	User    string
 	Banner  string // what the machine said before it hung up
+	Reached bool   // its sshd answered: keys were exchanged
 	Cause   error
 }
 

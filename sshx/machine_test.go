@@ -6,7 +6,6 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/pem"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -47,6 +46,10 @@ func onMachines(t *testing.T, f func(t *testing.T, m machine)) {
 	t.Run("sshd", func(t *testing.T) {
 		t.Parallel()
 		f(t, newSSHD(t))
+	})
+	t.Run("sshtest", func(t *testing.T) {
+		t.Parallel()
+		f(t, newSim(t))
 	})
 }
 
@@ -234,5 +237,3 @@ func (s *sshd) sudo(t testing.TB) {
 		}
 	}
 }
-
-var _ = fmt.Sprint

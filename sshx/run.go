@@ -58,8 +58,10 @@ func (c *Client) run(ctx context.Context, cmd Cmd, raw bool) (Result, error) {
 }
 
 // bare takes "sshx: host: " off an error that becomes part of another of the same host.
-func (c *Client) bare(err error) error {
-	if prefix := "sshx: " + c.cfg.Name + ": "; strings.HasPrefix(err.Error(), prefix) {
+func (c *Client) bare(err error) error { return unhosted(c.cfg.Name, err) }
+
+func unhosted(host string, err error) error {
+	if prefix := "sshx: " + host + ": "; strings.HasPrefix(err.Error(), prefix) {
 		return &bareError{err, prefix}
 	}
 	return err
