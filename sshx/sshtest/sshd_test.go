@@ -50,11 +50,12 @@ func (g *guest) connect() net.Conn {
 	g.t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(g.t, err)
-	defer l.Close()
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		if c, err := l.Accept(); err == nil {
+		c, err := l.Accept()
+		_ = l.Close()
+		if err == nil {
 			g.ServeConn(c)
 		}
 	}()
