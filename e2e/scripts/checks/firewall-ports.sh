@@ -1,8 +1,10 @@
 #!/bin/sh
 # Ports that are open but should not be.
 set -eu
+now=$(firewall-cmd --list-ports)
+then=$(firewall-cmd --permanent --list-ports)
 stale=
-for port in $(firewall-cmd --list-ports) $(firewall-cmd --permanent --list-ports); do
+for port in $now $then; do
 	case " $FIREWALL_PORTS $stale " in
 	*" $port "*) ;;
 	*) stale="$stale $port" ;;

@@ -11,7 +11,8 @@ fi
 sysctl -q -p "$conf"
 
 firewall-cmd -q --permanent --query-masquerade || firewall-cmd -q --permanent --add-masquerade
-for port in $(firewall-cmd --permanent --list-ports); do
+ports=$(firewall-cmd --permanent --list-ports)
+for port in $ports; do
 	case " $FIREWALL_PORTS " in
 	*" $port "*) ;;
 	*) firewall-cmd -q --permanent --remove-port="$port" ;;
