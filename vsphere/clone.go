@@ -151,7 +151,7 @@ func (p *Provider) readVM(ctx context.Context, ref types.ManagedObjectReference,
 
 // inspect makes sure that the clone is what was asked for, and removes one that is not.
 func (p *Provider) inspect(ctx context.Context, ref types.ManagedObjectReference, src *source, spec pool.CloneSpec) error {
-	vm, err := p.readVM(ctx, ref, "config.hardware.device", "config.files", "runtime.powerState", "runtime.bootTime", "guest.toolsRunningStatus")
+	vm, err := p.readNew(ctx, ref)
 	if err != nil {
 		return fmt.Errorf("read the new VM: %w", err)
 	}
@@ -173,6 +173,9 @@ func (p *Provider) inspect(ctx context.Context, ref types.ManagedObjectReference
 		if vm.Guest != nil {
 			s.tools = vm.Guest.ToolsRunningStatus
 		}
+		if macs := macsOf(vm); len(macs) > 0 {
+			s.firstMAC = macs[0]
+		}
 		s.settle(old)
 	})
 	return nil
@@ -193,12 +196,7 @@ func differs(vm mo.VirtualMachine, src *source, spec pool.CloneSpec) string {
 	if len(spec.VM.NICs) == 0 {
 		return ""
 	}
-	var macs []string
-	for _, dev := range vm.Config.Hardware.Device {
-		if nic, ok := dev.(types.BaseVirtualEthernetCard); ok {
-			macs = append(macs, normalMAC(nic.GetVirtualEthernetCard().MacAddress))
-		}
-	}
+	macs := macsOf(vm)
 	if len(macs) != len(spec.VM.NICs) {
 		return fmt.Sprintf("the clone has %d NICs instead of %d", len(macs), len(spec.VM.NICs))
 	}

@@ -16,6 +16,7 @@ type vmState struct {
 	lastBoot time.Time                      // the latest boot ever seen
 	tools    string                         // guest.toolsRunningStatus
 	nics     []types.GuestNicInfo
+	firstMAC string // of the VM's hardware; "" is not known
 
 	toolsDown bool      // guest tools were seen not running since the power was last off
 	ours      bool      // this process powered the VM on: stale tools and addresses are told apart

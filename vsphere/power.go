@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -200,10 +201,17 @@ func (s *vmState) offNow() {
 	s.settle(old)
 }
 
-// Address implements pool.Provider. When ctx ends first, the error says how far the guest had come.
+// Address implements pool.Provider. The MAC "" stands for that of the VM's first NIC. An address
+// is at most a second old. When ctx ends first, the error says how far the guest had come.
 func (p *Provider) Address(ctx context.Context, id, mac string) (netip.Addr, error) {
 	vm := vmRef(id)
 	want := normalMAC(mac)
+	if want == "" {
+		var err error
+		if want, err = p.firstMAC(ctx, vm); err != nil {
+			return netip.Addr{}, p.errorf(err, "address of %s", p.label(id))
+		}
+	}
 	var addr netip.Addr
 	err := p.pump.watch(ctx, vm, func(s *vmState) (ok bool) {
 		addr, ok = s.address(want)
@@ -216,5 +224,37 @@ func (p *Provider) Address(ctx context.Context, id, mac string) (netip.Addr, err
 		p.pump.state(vm, func(s *vmState) { so = s.describe() })
 		err = fmt.Errorf("%w; last seen: %s", err, so)
 	}
-	return addr, p.errorf(err, "address of %s on the NIC %s", p.label(id), mac)
+	return addr, p.errorf(err, "address of %s on the NIC %s", p.label(id), want)
+}
+
+// firstMAC returns the MAC of the VM's first NIC.
+func (p *Provider) firstMAC(ctx context.Context, vm types.ManagedObjectReference) (string, error) {
+	var mac string
+	p.pump.state(vm, func(s *vmState) { mac = s.firstMAC })
+	if mac != "" {
+		return mac, nil
+	}
+	read, err := p.readVM(ctx, vm, "config.hardware.device")
+	if err != nil {
+		return "", err
+	}
+	macs := macsOf(read)
+	if len(macs) == 0 {
+		return "", refuse("the VM has no NIC")
+	}
+	p.pump.state(vm, func(s *vmState) { s.firstMAC = macs[0] })
+	return macs[0], nil
+}
+
+// macsOf returns the MACs of the VM's NICs in device order.
+func macsOf(vm mo.VirtualMachine) (macs []string) {
+	if vm.Config == nil {
+		return nil
+	}
+	for _, dev := range vm.Config.Hardware.Device {
+		if nic, ok := dev.(types.BaseVirtualEthernetCard); ok {
+			macs = append(macs, normalMAC(nic.GetVirtualEthernetCard().MacAddress))
+		}
+	}
+	return macs
 }

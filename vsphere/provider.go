@@ -30,6 +30,7 @@ type Provider struct {
 
 	places  places  // of the inventory: folders, datastores, resource pools, networks
 	sources sources // what snapshots hold
+	batches batches // readings of new VMs
 
 	mu    sync.Mutex
 	names map[types.ManagedObjectReference]string // of VMs, for errors

@@ -23,7 +23,9 @@ type pump struct {
 	drop    []types.ManagedObjectReference // in the view, no longer wanted
 	waiters map[*waiter]bool
 	running bool
-	polling bool // a long poll is out, so news would have come
+	polling bool      // a long poll is out, so news would have come
+	heard   time.Time // when the last poll ended
+	noise   bool      // it ended no wait
 	closed  bool
 	view    *view // nil until built; belongs to the loop while it runs
 
@@ -34,16 +36,17 @@ type pump struct {
 // pace is how eagerly the pump asks.
 type pace struct {
 	gather  time.Duration // how long objects to watch are gathered before vCenter is told of them
-	gap     time.Duration // least time between two polls; it grows to a twentieth of the youngest wait
+	gap     time.Duration // least time between two polls, twice that after one that ended no wait; it grows to a twentieth of the youngest wait
 	maxGap  time.Duration
 	poll    time.Duration // longest poll
+	fresh   time.Duration // how old news may be that answers a new wait at once
 	forget  time.Duration // how long a VM stays in the view after its last waiter
 	patient time.Duration // how long an unreachable vCenter is asked again
 }
 
 var defaultPace = pace{
-	gather: 15 * time.Millisecond, gap: 25 * time.Millisecond, maxGap: time.Second,
-	poll: 45 * time.Second, forget: 10 * time.Minute, patient: 5 * time.Minute,
+	gather: 45 * time.Millisecond, gap: 25 * time.Millisecond, maxGap: time.Second,
+	poll: 45 * time.Second, fresh: time.Second, forget: 10 * time.Minute, patient: 5 * time.Minute,
 }
 
 // object is a task or a VM that somebody waits, or lately waited, for.
@@ -174,7 +177,7 @@ func (p *pump) wait(ctx context.Context, ref types.ManagedObjectReference, also 
 	switch {
 	case o.gone:
 		w.done <- errVanished
-	case o.inView && ready(o) && p.polling:
+	case o.inView && ready(o) && (p.polling || time.Since(p.heard) < p.pace.fresh):
 		w.done <- nil
 	default:
 		w.confirm = o.inView && ready(o)
@@ -213,10 +216,10 @@ func (p *pump) close(ctx context.Context) {
 	for w := range p.waiters {
 		p.finish(w, errClosed)
 	}
-	view := p.view
+	view, out := p.view, p.polling
 	p.mu.Unlock()
-	if view != nil {
-		// The server ends the long poll, which it would otherwise keep after we hang up.
+	if out {
+		// The server would keep the long poll after we hang up.
 		view.destroy(ctx)
 	}
 	p.s.once.Do(func() { close(p.s.ended) })
@@ -294,12 +297,15 @@ func (p *pump) wanted() bool {
 // rest lets changes gather before the next poll, unless something is to be added.
 func (p *pump) rest(ctx context.Context) {
 	p.mu.Lock()
-	gap := p.pace.maxGap
+	gap, least := p.pace.maxGap, p.pace.gap
+	if p.noise {
+		least *= 2
+	}
 	for w := range p.waiters {
 		if w.confirm {
 			gap = 0
 		}
-		gap = min(gap, max(p.pace.gap, time.Since(w.since)/20))
+		gap = min(gap, max(least, time.Since(w.since)/20))
 	}
 	p.mu.Unlock()
 	t := time.NewTimer(gap)
@@ -382,7 +388,7 @@ func (p *pump) round(ctx context.Context) error {
 			cancel(failed)
 		case a := <-answers:
 			p.mu.Lock()
-			p.polling = false
+			p.polling, p.heard = false, time.Now()
 			p.mu.Unlock()
 			if failed != nil {
 				return failed
@@ -518,12 +524,14 @@ func (p *pump) apply(set *types.UpdateSet, confirmed bool) {
 			}
 		}
 	}
+	p.noise = true
 	for w := range p.waiters {
 		if w.confirm && confirmed {
 			w.confirm = false
 		}
 		if w.object.inView && !w.confirm && w.ready(w.object) {
 			p.finish(w, nil)
+			p.noise = false
 		}
 	}
 }

@@ -70,8 +70,7 @@ func (v *view) poll(ctx context.Context, seconds int32) (*types.UpdateSet, error
 	}
 }
 
-// destroy ends a poll that is out and frees what the server holds. Failing is no matter: logging out does the same.
+// destroy ends a poll that is out. Failing is no matter: logging out does the same.
 func (v *view) destroy(ctx context.Context) {
 	_, _ = methods.DestroyPropertyCollector(ctx, v.conn, &types.DestroyPropertyCollector{This: v.collector})
-	_, _ = methods.DestroyView(ctx, v.conn, &types.DestroyView{This: v.list})
 }
