@@ -18,7 +18,7 @@ func Ensure(t T, spec Spec) *Set {
 	if spec.Logf == nil {
 		spec.Logf = t.Logf
 	}
-	end, _ := deadline(t)
+	end, _ := setupDeadline(t)
 	s, err := open(t.Context(), spec, end)
 	if err != nil {
 		t.Fatalf("pool: %v", err)
@@ -153,7 +153,11 @@ func (b *build) preflight(ctx context.Context, end time.Time) error {
 	for _, hosts := range b.work.hosts {
 		for _, h := range hosts {
 			if h.builds() {
-				clones = append(clones, b.roleClone(h, golden{}))
+				c := b.roleClone(h, golden{})
+				if h.Action == Rebuild {
+					c.Owner = h.info.Owner // what has the name now goes first
+				}
+				clones = append(clones, c)
 			}
 		}
 	}
