@@ -135,7 +135,13 @@ func newSSHD(t testing.TB, lines ...string) *sshd {
 		"LogLevel VERBOSE", "PrintMotd no",
 		"SetEnv HOME="+dir, "") // bash reads the .bashrc of whoever runs the tests otherwise
 	if !slices.Contains(lines, "#no sftp") {
-		conf = append(conf, "Subsystem sftp internal-sftp\n")
+		server := "internal-sftp"
+		for _, p := range []string{"/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/lib/ssh/sftp-server"} {
+			if _, err := os.Stat(p); err == nil {
+				server = p // as distributions have it
+			}
+		}
+		conf = append(conf, "Subsystem sftp "+server+"\n")
 	}
 	require.NoError(t, os.WriteFile(s.conf, []byte(strings.Join(conf, "\n")), 0o600))
 	s.listener, err = net.Listen("tcp", "127.0.0.1:0")
