@@ -177,8 +177,13 @@ func (r *run) on(ctx context.Context, s *session) (Result, error) {
 		}
 	}
 	cut := !r.drain(ctx, outDone)
-	if !r.started.Load() && (cut || r.c.Err() != nil) {
-		return r.lost() // the status may be the command's, or that of what failed to start it
+	if !r.started.Load() {
+		// The streams end a moment before the connection is known to have ended, and then the
+		// status may be the command's, or that of what failed to start it.
+		_ = sleep(r.c.life, 250*time.Millisecond)
+		if cut || r.c.Err() != nil {
+			return r.lost()
+		}
 	}
 	return r.finished(s.status, cut)
 }
