@@ -236,14 +236,14 @@ func (r *run) copyOutput(s *session) <-chan struct{} {
 func (r *run) copyInput(s *session) <-chan error {
 	result := make(chan error, 1)
 	send := func() {
-		if _, err := io.WriteString(s.ch, r.input); err != nil {
+		if _, err := io.WriteString(s, r.input); err != nil {
 			return
 		}
 		if r.cmd.Stdin == nil {
 			return
 		}
 		in := &failing{r: r.cmd.Stdin}
-		_, _ = io.Copy(struct{ io.Writer }{s.ch}, bufio.NewReaderSize(in, 128<<10))
+		_, _ = io.Copy(struct{ io.Writer }{s}, bufio.NewReaderSize(in, 128<<10))
 		if in.err != nil {
 			result <- in.err
 			return
