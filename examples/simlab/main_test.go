@@ -208,7 +208,7 @@ func without(env []string, prefixes ...string) []string {
 	})
 }
 
-// e2e runs the tests that "go test ./e2e -run Pools -v" does, with go test's own timeout and the
+// e2e runs the tests that "go test ./e2e -run Pools -v -count=1" does, with go test's own timeout and the
 // lines pasted, but the variables named.
 func (p *process) e2e(t *testing.T, file string, but ...string) (said string, err error) {
 	t.Helper()
@@ -255,7 +255,7 @@ func TestSecondRunOfOtherProcessesReusesEverything(t *testing.T) {
 	}
 
 	p := startProcess(t, simlab, args...)
-	assert.Contains(t, p.out.String(), "# then: go test ./e2e -run Pools -v\n")
+	assert.Contains(t, p.out.String(), "# then: go test ./e2e -run Pools -v -count=1\n")
 	said, err := p.e2e(t, tests, "E2E_EXPECT")
 	require.Error(t, err, "without a word on how fast this lab is, go test's own timeout is too short\n%s", said)
 	assert.Contains(t, said, "nothing was touched: run go test with -timeout")
