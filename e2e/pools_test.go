@@ -98,7 +98,7 @@ func TestPlan(t *testing.T) {
 // TestPools is the main job: from nothing, or from what is there, to pools that are ready.
 func TestPools(t *testing.T) {
 	spec, e := theSpec(t)
-	set := pool.Ensure(t, spec)
+	set := pool.Ensure(untilInterrupted(t), spec)
 	for _, c := range set.Checks() {
 		assert.True(t, c.OK(), "%s: %s", c.Host, c)
 	}
