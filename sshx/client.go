@@ -52,6 +52,7 @@ func newClient(cfg Config, conn *watched, sc *ssh.Client, hostKey ssh.PublicKey,
 	c.gate = make(chan struct{}, cfg.Sessions)
 	c.done = make(chan struct{})
 	c.life, c.stop = context.WithCancelCause(context.Background())
+	conn.poisonWith(func() { _, _, _ = sc.SendRequest("keepalive@openssh.com", false, nil) })
 	c.wg.Go(func() {
 		err := sc.Wait()
 		if err == nil {

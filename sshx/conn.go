@@ -11,9 +11,10 @@ import (
 // watched is a network connection that remembers when it last brought anything, and on which
 // nothing can be written once reading has failed.
 //
-// The latter is for ssh.Client.OpenChannel: a channel that is registered after the connection's
-// reader has gone through its list of channels, but whose request could still be written, would
-// wait for its answer for ever.
+// The latter is for ssh.Client.OpenChannel. A channel that it registers after the end of the
+// connection's reader waits for its answer for ever, unless its request cannot be written; and
+// of the first write that fails, x/crypto tells nobody, only those who come after it. So when reading
+// fails, nothing can be written any more, and poison does write something, before the reader ends.
 type watched struct {
 	net.Conn
 	begun time.Time
@@ -21,7 +22,11 @@ type watched struct {
 
 	mu     sync.RWMutex // held for reading while writing
 	failed error        // how reading failed; guarded by mu
+	poison func()       // sends a message, in vain; guarded by mu
 }
+
+// poisonTimeout is for a poison that waits for a key exchange that will not come to its end.
+const poisonTimeout = time.Second
 
 func watch(conn net.Conn) *watched { return &watched{Conn: conn, begun: time.Now()} }
 
@@ -34,9 +39,33 @@ func (w *watched) Read(b []byte) (int, error) {
 		w.Conn.Close() // ends a Write that hangs
 		w.mu.Lock()
 		w.failed = err
+		poison := w.poison
+		w.poison = nil
 		w.mu.Unlock()
+		if poison != nil {
+			within(poisonTimeout, poison)
+		}
 	}
 	return n, err
+}
+
+// within runs f and waits for it, but not for longer than d.
+func within(d time.Duration, f func()) {
+	done := make(chan struct{})
+	go func() { defer close(done); f() }()
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
+	}
+}
+
+// poisonWith sets poison, once there is something to send messages on.
+func (w *watched) poisonWith(f func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.poison = f
 }
 
 func (w *watched) Write(b []byte) (int, error) {

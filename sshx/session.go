@@ -115,7 +115,7 @@ func (c *Client) openRetrying(ctx context.Context) (*session, error) {
 
 // openChannel is ssh.Client.OpenChannel, but sure to end with the connection; see watched. What
 // makes it so is on a goroutine of its own, which nothing here waits for: it ends with the
-// connection too, unless that dies in the middle of a key exchange.
+// connection too, unless that dies in the middle of a key exchange, or of a broken protocol.
 func (c *Client) openChannel(kind string, extra []byte) (ssh.Channel, <-chan *ssh.Request, error) {
 	type opened struct {
 		ch   ssh.Channel
