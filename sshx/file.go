@@ -124,11 +124,11 @@ func (p *put) measure() error {
 	}
 	at, err := s.Seek(0, io.SeekCurrent)
 	if err != nil {
-		return nil // a pipe, say
+		return nil //nolint:nilerr // a pipe, say: then it is not measured
 	}
 	end, err := s.Seek(0, io.SeekEnd)
 	if err != nil {
-		return nil
+		return nil //nolint:nilerr // likewise
 	}
 	if _, err := s.Seek(at, io.SeekStart); err != nil {
 		return err

@@ -202,14 +202,14 @@ func (j *Job) ended(ctx context.Context, c *Client, p report) (Result, error) {
 	host := j.cfg.Name
 	switch p.state {
 	case "reboot":
-		return res, &InterruptedError{Host: host, Cmd: j.label, ID: j.id, Output: j.out.end(4096)}
+		return res, &InterruptedError{Host: host, Cmd: j.label, ID: j.id, Output: j.out.end()}
 	case "done":
 	default:
-		return res, &JobLostError{Host: host, Cmd: j.label, ID: j.id, Gone: p.state == "gone", Output: j.out.end(4096)}
+		return res, &JobLostError{Host: host, Cmd: j.label, ID: j.id, Gone: p.state == "gone", Output: j.out.end()}
 	}
 	_, _ = c.Run(ctx, Cmd{Args: []string{"rm", "-rf", wire.JobDir(j.id)}, User: j.user})
 	if p.code != 0 {
-		return res, &ExitError{Host: host, Cmd: j.label, Code: p.code, Took: res.Took, Output: j.out.end(4096)}
+		return res, &ExitError{Host: host, Cmd: j.label, Code: p.code, Took: res.Took, Output: j.out.end()}
 	}
 	return res, nil
 }
@@ -293,7 +293,7 @@ func (c *Client) runDetached(ctx context.Context, cmd Cmd) (Result, error) {
 		kill, cancel := context.WithTimeout(context.WithoutCancel(ctx), killGrace)
 		defer cancel()
 		_, kerr := c.exec(kill, wire.Kill, j.user, j.id)
-		return res, &CanceledError{Host: c.cfg.Name, Cmd: j.label, Killed: kerr == nil, Took: res.Took, Output: j.out.end(4096), Cause: context.Cause(ctx)}
+		return res, &CanceledError{Host: c.cfg.Name, Cmd: j.label, Killed: kerr == nil, Took: res.Took, Output: j.out.end(), Cause: context.Cause(ctx)}
 	case err != nil && lostConn(c, err):
 		res.Disconnected = true
 		return res, nil

@@ -160,10 +160,14 @@ func (s *sink) result() (b []byte, cut bool) {
 	return s.kept.bytes(), s.kept.dropped > 0
 }
 
-func (s *sink) end(n int) []byte {
+// shownEnd is how many bytes of a command's output its error carries.
+const shownEnd = 4096
+
+// end returns the last of the output, as much as errors show.
+func (s *sink) end() []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.kept.end(n)
+	return s.kept.end(shownEnd)
 }
 
 // A lockedWriter is a caller's writer, for use by two streams and until it fails. A writer that

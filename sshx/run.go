@@ -354,11 +354,11 @@ func (r *run) result(cut bool) Result {
 // ends is the part of the output that errors show.
 func (r *run) ends() []byte {
 	if r.err != nil {
-		if b := r.err.end(4096); len(bytes.TrimSpace(b)) > 0 {
+		if b := r.err.end(); len(bytes.TrimSpace(b)) > 0 {
 			return b
 		}
 	}
-	return append(r.out.end(4096), r.c.cfg.redact(string(r.noise.late()))...)
+	return append(r.out.end(), r.c.cfg.redact(string(r.noise.late()))...)
 }
 
 // early is what came in place of the command.

@@ -93,11 +93,12 @@ func (c *Client) openRetrying(ctx context.Context) (*session, error) {
 			<-c.life.Done() // nothing else fails here; the cause says more than err
 			return nil, c.ended("open session")
 		}
-		if len(c.gate) > 1 {
+		switch {
+		case len(c.gate) > 1:
 			alone = time.Time{}
-		} else if alone.IsZero() {
+		case alone.IsZero():
 			alone = time.Now()
-		} else if time.Since(alone) > refusedFor {
+		case time.Since(alone) > refusedFor:
 			return nil, &SessionError{Host: c.cfg.Name, Took: time.Since(begun), Cause: err}
 		}
 		t := time.NewTimer(wait)

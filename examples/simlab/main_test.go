@@ -192,7 +192,7 @@ func startProcess(t *testing.T, file string, args ...string) *process {
 		case <-time.After(30 * time.Second):
 			assert.Fail(t, "simlab does not end", "%s", p.out)
 			_ = p.cmd.Process.Kill()
-			<-ended
+			<-ended //nolint:errcheck // that it ended counts
 		}
 	})
 	t.Cleanup(p.stop)
