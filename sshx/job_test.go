@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -136,6 +138,9 @@ func TestExpectedDisconnectIsASuccess(t *testing.T) {
 	t.Parallel()
 	onMachines(t, func(t *testing.T, m machine) {
 		dir := m.dir(t)
+		if m.real() {
+			t.Cleanup(func() { removeJobs(t, dir) })
+		}
 		c := dial(t, m)
 		var once sync.Once
 		res, err := c.Run(t.Context(), sshx.Cmd{
@@ -153,6 +158,18 @@ func TestExpectedDisconnectIsASuccess(t *testing.T) {
 		assert.False(t, res.Disconnected)
 		assert.Equal(t, "no cut\n", string(res.Stdout))
 	})
+}
+
+// removeJobs removes the jobs of this machine whose script mentions dir.
+func removeJobs(t *testing.T, dir string) {
+	t.Helper()
+	scripts, err := filepath.Glob("/var/tmp/sshx.*/script")
+	require.NoError(t, err)
+	for _, name := range scripts {
+		if b, err := os.ReadFile(name); err == nil && bytes.Contains(b, []byte(dir+"/")) {
+			require.NoError(t, os.RemoveAll(filepath.Dir(name)))
+		}
+	}
 }
 
 func TestRebootWaitsForANewBoot(t *testing.T) {

@@ -142,14 +142,12 @@ func TestExitStatusCountsBeforeTheEndOfOutput(t *testing.T) {
 	t.Parallel()
 	onMachines(t, func(t *testing.T, m machine) {
 		c := dial(t, m)
-		begun := time.Now()
-		res, err := c.Run(t.Context(), sshx.Cmd{Script: "echo out; sleep 300 & exit 7", WaitDelay: 50 * time.Millisecond})
+		res, err := c.Run(t.Context(), sshx.Cmd{Script: "echo out; sleep 10 & exit 7", WaitDelay: 50 * time.Millisecond})
 		ee, ok := errors.AsType[*sshx.ExitError](err)
 		require.True(t, ok, "%v", err)
 		assert.Equal(t, 7, ee.Code)
 		assert.Equal(t, "out\n", string(res.Stdout))
-		assert.True(t, res.Cut)
-		assert.Less(t, time.Since(begun), quick)
+		assert.True(t, res.Cut, "the output came to its end: nothing was given up waiting for")
 	})
 }
 
