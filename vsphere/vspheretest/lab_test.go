@@ -26,8 +26,15 @@ import (
 // ssh logs in to the guest at addr. The connection ends with the test.
 func (s *site) ssh(addr string) *ssh.Client {
 	s.Helper()
-	var c *ssh.Client
+	_, c := s.logIn(func() string { return addr })
+	return c
+}
+
+// logIn logs in to a guest whose address may be another with every try.
+func (s *site) logIn(where func() string) (addr string, c *ssh.Client) {
+	s.Helper()
 	require.Eventually(s, func() bool {
+		addr = where()
 		conn, err := s.srv.DialContext(s.ctx, "tcp", addr+":22")
 		if err != nil {
 			return false
@@ -52,7 +59,7 @@ func (s *site) ssh(addr string) *ssh.Client {
 		return true
 	}, 20*time.Second, 5*time.Millisecond)
 	s.Cleanup(func() { c.Close() })
-	return c
+	return addr, c
 }
 
 func (s *site) run(c *ssh.Client, script string) string {
@@ -75,8 +82,8 @@ func try(c *ssh.Client, script string) (string, error) {
 func (s *site) boot(vm *object.VirtualMachine) (addr string, c *ssh.Client) {
 	s.Helper()
 	s.must(vm.PowerOn(s.ctx))
-	addr = s.address(vm)
-	return addr, s.ssh(addr)
+	// The guest's tools may run again before they report the new address.
+	return s.logIn(func() string { return s.address(vm) })
 }
 
 func TestDisksFollowTheirVMs(t *testing.T) {
