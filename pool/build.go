@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/user"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -493,5 +492,3 @@ func whoami() string {
 	}
 	return fmt.Sprintf("%s@%s pid %d", name, host, os.Getpid())
 }
-
-func stack() []byte { return debug.Stack() }
