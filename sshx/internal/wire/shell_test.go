@@ -65,8 +65,8 @@ func underShells(t *testing.T, f func(t *testing.T, sh func(leader bool, text st
 				require.NoError(t, err, "%s", out)
 				path = dir + ":" + path
 			}
-			tmp := t.TempDir()
 			f(t, func(leader bool, text string, args ...string) *exec.Cmd {
+				tmp := t.TempDir() // of one command: files there are named by its token, which tests share
 				// Names of texts are replaced by this shell where they start a shell themselves.
 				text = strings.ReplaceAll(text, "/bin/sh -c", strings.Join(s.argv, " ")+" -c")
 				cmd := exec.CommandContext(t.Context(), s.argv[0], append(append(s.argv[1:len(s.argv):len(s.argv)], "-c", text, "sshx"), args...)...)
