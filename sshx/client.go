@@ -108,7 +108,7 @@ func (c *Client) Config() Config { return c.cfg }
 func (c *Client) HostKey() ssh.PublicKey { return c.hostKey }
 
 // Banner returns what the machine said before the login, in one line, or "".
-func (c *Client) Banner() string { return c.cfg.redact(c.banner) }
+func (c *Client) Banner() string { return c.banner }
 
 // ServerVersion returns how the machine's SSH server calls itself: "SSH-2.0-OpenSSH_9.2p1 ...".
 func (c *Client) ServerVersion() string { return clean(string(c.ssh.ServerVersion())) }

@@ -45,10 +45,13 @@ type Job struct {
 // Follow remove when they have seen the job's end.
 func (c *Client) Detach(ctx context.Context, cmd Cmd) (*Job, error) {
 	fail := func(err error) error {
-		return fmt.Errorf("sshx: %s: detach %s: %w", c.cfg.Name, c.cfg.redact(cmd.label()), c.bare(err))
+		return fmt.Errorf("sshx: %s: detach %s: %w", c.cfg.Name, c.cfg.label(cmd), c.bare(err))
 	}
 	if err := cmd.validate(); err != nil {
 		return nil, fail(err)
+	}
+	if cmd.PTY != nil {
+		return nil, fail(errors.New("Cmd.PTY is not for detached commands"))
 	}
 	if cmd.Stdin != nil {
 		return nil, fail(errors.New("Cmd.Stdin is not for detached commands"))
@@ -56,7 +59,7 @@ func (c *Client) Detach(ctx context.Context, cmd Cmd) (*Job, error) {
 	id := newToken()
 	start := cmd
 	start.Stdout, start.Stderr, start.Separate = nil, nil, false
-	r := &run{c: c, cmd: start, label: c.cfg.redact(cmd.label()), pid: make(chan string, 1)}
+	r := &run{c: c, cmd: start, label: c.cfg.label(cmd), pid: make(chan string, 1), up: make(chan struct{})}
 	r.call = c.call(wire.Detach, cmd)
 	r.call.Args = []string{id, wire.Job}
 	r.input = wire.Header(int64(len(cmd.Script)), cmd.preamble(r.call.User != "")) + cmd.Script
@@ -80,7 +83,7 @@ func (c *Client) Job(id, user string) *Job {
 }
 
 func (c *Client) job(id string, cmd Cmd) *Job {
-	j := &Job{id: id, user: cmd.User, label: c.cfg.redact(cmd.label()), cmd: cmd, begun: time.Now(), turn: make(chan struct{}, 1)}
+	j := &Job{id: id, user: cmd.User, label: c.cfg.label(cmd), cmd: cmd, begun: time.Now(), turn: make(chan struct{}, 1)}
 	j.c, j.cfg = c, c.pinned()
 	var live *lockedWriter
 	if cmd.Stdout != nil {
@@ -315,6 +318,9 @@ func (c *Client) exec(ctx context.Context, text, user string, args ...string) ([
 			return nil, c.ended("run")
 		}
 		return nil, err
+	}
+	if err := c.authorize(ctx, s, call.Prompt, false); err != nil {
+		return nil, c.sudoRefused(err, call.User, "helper")
 	}
 	var out, errs bytes.Buffer
 	done := make(chan struct{})

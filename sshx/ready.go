@@ -155,6 +155,9 @@ func (w *waiter) judge(err error) error {
 	if de, ok := errors.AsType[*DialError](err); ok && de.Reached {
 		w.reached(de.Banner)
 	}
+	if errors.Is(err, errAgent) {
+		return &pointless{err}
+	}
 	if hk, ok := errors.AsType[*HostKeyError](err); ok {
 		w.reached("")
 		if !w.ready.FirstBoot || !hk.Changed() {

@@ -87,13 +87,14 @@ type run struct {
 	out, err *sink
 	noise    noise // what comes as stderr of a merged command
 	pid      chan string
+	up       chan struct{} // closed when the command has started
 	started  atomic.Bool
 	over     atomic.Bool // nobody wants more output
 }
 
 // newRun checks cmd and decides how it is sent.
 func (c *Client) newRun(cmd Cmd) (*run, error) {
-	r := &run{c: c, cmd: cmd, label: c.cfg.redact(cmd.label()), pid: make(chan string, 1)}
+	r := &run{c: c, cmd: cmd, label: c.cfg.label(cmd), pid: make(chan string, 1), up: make(chan struct{})}
 	if err := cmd.validate(); err != nil {
 		return nil, fmt.Errorf("sshx: %s: run %s: %w", c.cfg.Name, r.label, err)
 	}
@@ -104,9 +105,13 @@ func (c *Client) newRun(cmd Cmd) (*run, error) {
 	if cmd.Stdin != nil {
 		flags += "i"
 	}
-	r.call = c.call(wire.Run, cmd)
+	text := wire.Run
+	if cmd.PTY != nil {
+		text, flags = wire.Terminal, ""
+	}
+	r.call = c.call(text, cmd)
 	switch {
-	case r.call.User == "" && cmd.Script == "" && len(cmd.Env) == 0 && cmd.Dir == "" && plainWords(cmd.Args):
+	case r.call.User == "" && cmd.PTY == nil && cmd.Script == "" && len(cmd.Env) == 0 && cmd.Dir == "" && plainWords(cmd.Args):
 		r.call.Args = append([]string{token, flags + "a"}, cmd.Args...)
 	default:
 		r.call.Args = []string{token, flags}
@@ -130,10 +135,8 @@ func (r *run) sinks(marker string) {
 	}
 	seen := func(pid string) {
 		r.started.Store(true)
-		select {
-		case r.pid <- pid:
-		default:
-		}
+		r.pid <- pid
+		close(r.up)
 	}
 	secrets := r.c.cfg.secrets()
 	r.out = newSink(marker, secrets, out, seen)
@@ -150,10 +153,15 @@ func sameWriter(a, b io.Writer) (same bool) {
 
 // on runs the command in the session.
 func (r *run) on(ctx context.Context, s *session) (Result, error) {
-	if err := s.start(ctx, "exec", r.call.Command()); err != nil {
+	if err := r.startCommand(ctx, s); err != nil {
+		_, denied := errors.AsType[*refused](err)
 		switch {
+		case denied:
+			return Result{ExitCode: -1}, r.c.sudoRefused(err, r.call.User, r.label)
 		case ctx.Err() != nil:
 			return r.canceled(context.Cause(ctx), false)
+		case errors.Is(err, errNoPTY):
+			return Result{}, &StartError{Host: r.c.cfg.Name, Cmd: r.label, Text: err.Error()}
 		case errors.Is(err, errRefused):
 			return Result{}, &StartError{Host: r.c.cfg.Name, Cmd: r.label, Text: "the machine refuses to run commands for this user"}
 		}
@@ -242,13 +250,24 @@ func (r *run) copyInput(s *session) <-chan error {
 		if r.cmd.Stdin == nil {
 			return
 		}
-		in := &failing{r: r.cmd.Stdin}
-		_, _ = io.Copy(struct{ io.Writer }{s}, bufio.NewReaderSize(in, 128<<10))
-		if in.err != nil {
-			result <- in.err
-			return
+		to := &typed{w: s}
+		if r.cmd.PTY != nil {
+			select {
+			case <-r.up: // the terminal is no longer raw
+			case <-s.closed:
+				return
+			}
 		}
-		s.closeWrite()
+		in := &failing{r: r.cmd.Stdin}
+		_, _ = io.Copy(struct{ io.Writer }{to}, bufio.NewReaderSize(in, 128<<10))
+		switch {
+		case in.err != nil:
+			result <- in.err
+		case r.cmd.PTY != nil:
+			to.end()
+		default:
+			s.closeWrite()
+		}
 	}
 	switch {
 	case r.cmd.Stdin != nil:
@@ -277,7 +296,7 @@ func (f *failing) Read(p []byte) (int, error) {
 func (r *run) kill(s *session) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), killGrace)
 	defer cancel()
-	if r.cmd.Stdin == nil {
+	if r.cmd.Stdin == nil && r.cmd.PTY == nil {
 		s.closeWrite()
 	} else {
 		select {
@@ -323,7 +342,14 @@ func (c *Client) stopGroup(ctx context.Context, like wire.Call, pid string, exit
 	}
 	defer s.close()
 	like.Text, like.Args = wire.Stop, []string{pid}
+	if like.Prompt != "" {
+		like.Prompt = c.prompt()
+	}
+	like.Lead = like.Lead || like.User != ""
 	if err := s.start(ctx, "exec", like.Command()); err != nil {
+		return err
+	}
+	if err := c.authorize(ctx, s, like.Prompt, false); err != nil {
 		return err
 	}
 	select {
@@ -367,7 +393,7 @@ func (r *run) early() string {
 	if r.err != nil {
 		text = r.err.noise()
 	}
-	return r.c.cfg.redact(clean(string(append(text, append([]byte("\n"), r.out.noise()...)...))))
+	return r.c.cfg.said(string(append(text, append([]byte("\n"), r.out.noise()...)...)))
 }
 
 // finished says how a command with an exit status ended.

@@ -276,13 +276,18 @@ func (s *session) hasExited() bool {
 
 // start asks for a command or, with the type "subsystem", for one.
 func (s *session) start(ctx context.Context, kind, what string) error {
+	return s.ask(ctx, kind, ssh.Marshal(struct{ S string }{what}))
+}
+
+// ask sends a request and waits for the answer.
+func (s *session) ask(ctx context.Context, kind string, payload []byte) error {
 	type answer struct {
 		ok  bool
 		err error
 	}
 	got := make(chan answer, 1)
 	started := s.c.spawn(func() {
-		ok, err := s.ch.SendRequest(kind, true, ssh.Marshal(struct{ S string }{what}))
+		ok, err := s.ch.SendRequest(kind, true, payload)
 		got <- answer{ok, err}
 	})
 	if !started {

@@ -84,6 +84,7 @@ type task struct {
 	cancel   context.CancelCauseFunc
 	out, err *output
 	quiet    func()
+	terminal bool // it has one
 
 	mu    sync.Mutex
 	holds int          // processes that may still write to out and err

@@ -24,8 +24,13 @@ func (h *Host) wrapper(ctx context.Context, p *Proc, text string) (code int, ok 
 	switch text {
 	case wire.Lead:
 		return cmdShell(ctx, p.with(append([]string{"/bin/sh", "-c"}, p.Args...)...)), true
+	case wire.Ready:
+		fmt.Fprintln(p.Stderr, wire.ReadyLine)
+		return cmdShell(ctx, p.with(append([]string{"/bin/sh", "-c"}, p.Args...)...)), true
 	case wire.Run:
 		return h.wireRun(ctx, p), true
+	case wire.Terminal:
+		return h.wireTerminal(ctx, p), true
 	case wire.Stop:
 		if len(p.Args) > 1 {
 			pid, _ := strconv.Atoi(p.Args[1])
