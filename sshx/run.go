@@ -57,8 +57,9 @@ func (c *Client) run(ctx context.Context, cmd Cmd, raw bool) (Result, error) {
 	return r.on(ctx, s)
 }
 
-// bare takes "sshx: host: " off an error that becomes part of another of the same host.
-func (c *Client) bare(err error) error { return unhosted(c.cfg.Name, err) }
+// bare takes "sshx: host: " off an error that becomes part of another of the same host, and
+// secrets out of what the machine said in it.
+func (c *Client) bare(err error) error { return c.cfg.redactErr(unhosted(c.cfg.Name, err)) }
 
 func unhosted(host string, err error) error {
 	if prefix := "sshx: " + host + ": "; strings.HasPrefix(err.Error(), prefix) {
@@ -179,9 +180,9 @@ func (r *run) on(ctx context.Context, s *session) (Result, error) {
 				return r.lost()
 			}
 		case err := <-inErr:
-			return r.canceled(fmt.Errorf("read stdin: %w", err), r.kill(s))
+			return r.cancel(s, outDone, fmt.Errorf("read stdin: %w", err))
 		case <-ctx.Done():
-			return r.canceled(context.Cause(ctx), r.kill(s))
+			return r.cancel(s, outDone, context.Cause(ctx))
 		}
 	}
 	cut := !r.drain(ctx, outDone)
@@ -290,6 +291,20 @@ func (f *failing) Read(p []byte) (int, error) {
 		f.err = err
 	}
 	return n, err
+}
+
+// lastWords is how long the output of a command that was killed is waited for.
+const lastWords = 500 * time.Millisecond
+
+// cancel ends the command, and gathers what it had to say about that.
+func (r *run) cancel(s *session, outDone <-chan struct{}, cause error) (Result, error) {
+	gone := r.kill(s)
+	if gone {
+		ctx, cancel := context.WithTimeout(context.Background(), lastWords)
+		defer cancel()
+		r.drain(ctx, outDone)
+	}
+	return r.canceled(cause, gone)
 }
 
 // kill ends the command, and reports whether it is known to be gone.
