@@ -40,7 +40,7 @@ func newOps(t testing.TB, sudoers string) *sshd {
 		t.Skip("no sudo on this machine")
 	}
 	s := newSSHD(t)
-	dir, err := os.MkdirTemp("", "sshx-ops") // t.TempDir is for its owner alone
+	dir, err := os.MkdirTemp("", "sshx-ops") //nolint:usetesting // t.TempDir is for its owner alone
 	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	require.NoError(t, os.Chmod(dir, 0o755))
@@ -63,9 +63,7 @@ func newOps(t testing.TB, sudoers string) *sshd {
 	// A wrong password costs 2 s otherwise.
 	put("/etc/pam.d/sudo", "auth required pam_unix.so nodelay\naccount required pam_unix.so\nsession required pam_permit.so\n", 0o644)
 	for _, state := range []string{"/run/sudo", "/var/lib/sudo"} {
-		d, err := os.MkdirTemp(dir, "state")
-		require.NoError(t, err)
-		files[state] = d
+		files[state] = t.TempDir()
 	}
 	s.mount(t, files)
 	require.NoError(t, os.WriteFile(dir+"/authorized", ssh.MarshalAuthorizedKey(s.key.PublicKey()), 0o644))

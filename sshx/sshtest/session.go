@@ -149,8 +149,16 @@ func (s *session) start(r *ssh.Request, wg *sync.WaitGroup) bool {
 		<-t.ctx.Done()
 	})
 	var outputs sync.WaitGroup
+	said := make(chan struct{}) // all of stderr
+	late := b.h.Faults().StdoutLast && errs != out
 	send := func(w io.Writer, o *output) {
 		outputs.Go(func() {
+			switch {
+			case late && o == out:
+				<-said
+			case o == errs:
+				defer close(said)
+			}
 			if s.pty != nil && s.pty.crs {
 				w = crlf{w}
 			}
