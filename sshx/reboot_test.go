@@ -119,7 +119,7 @@ func TestRebootWaitsForANewBoot(t *testing.T) {
 			}()
 			defer func() { <-done }()
 		}
-		next, err := c.Reboot(t.Context(), sshx.Ready{Report: said.report})
+		next, err := c.Reboot(t.Context(), sshx.Hurried(sshx.Ready{Report: said.report}))
 		require.NoError(t, err)
 		t.Cleanup(func() { next.Close() })
 		<-c.Done()

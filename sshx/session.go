@@ -30,6 +30,7 @@ type exitStatus struct {
 }
 
 // refusedFor is how long refusals are retried while no other session of ours could be in the way.
+// A Client has its own, for tests.
 const refusedFor = 5 * time.Second
 
 // open opens a session. It waits for its turn among the connection's sessions, and tries again when the
@@ -98,7 +99,7 @@ func (c *Client) openRetrying(ctx context.Context) (*session, error) {
 			alone = time.Time{}
 		case alone.IsZero():
 			alone = time.Now()
-		case time.Since(alone) > refusedFor:
+		case time.Since(alone) > c.refusedFor:
 			return nil, &SessionError{Host: c.cfg.Name, Took: time.Since(begun), Cause: err}
 		}
 		t := time.NewTimer(wait)

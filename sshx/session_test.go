@@ -123,6 +123,7 @@ func TestSessionsRefusedForGood(t *testing.T) {
 	t.Parallel()
 	m := newSim(t)
 	c := dial(t, m)
+	c.GiveUpAfter(200 * time.Millisecond)
 	m.SetFaults(sshtest.Faults{RefuseSessions: true})
 	_, err := c.Run(t.Context(), sshx.Cmd{Args: []string{"true"}})
 	se, ok := errors.AsType[*sshx.SessionError](err)
