@@ -2,18 +2,23 @@ module github.com/poolready/poolready
 
 go 1.26.0
 
-require golang.org/x/crypto v0.58.0
+require (
+	github.com/pkg/sftp v1.13.12
+	github.com/stretchr/testify v1.12.1
+	github.com/vmware/govmomi v0.56.0
+	go.uber.org/goleak v1.3.0
+	golang.org/x/crypto v0.58.0
+	golang.org/x/sync v0.24.0
+	mvdan.cc/sh/v3 v3.14.1
+)
 
 require (
+	github.com/google/uuid v1.6.0 // indirect
 	github.com/kr/fs v0.1.0 // indirect
 	github.com/miekg/dns v1.1.73 // indirect
-	github.com/pkg/sftp v1.13.12 // indirect
-	github.com/stretchr/testify v1.12.1 // indirect
-	github.com/vmware/govmomi v0.56.0 // indirect
-	go.uber.org/goleak v1.3.0 // indirect
 	go.yaml.in/yaml/v3 v3.0.6 // indirect
 	golang.org/x/net v0.60.0 // indirect
-	golang.org/x/sync v0.24.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect
-	mvdan.cc/sh/v3 v3.14.1 // indirect
+	golang.org/x/term v0.47.0 // indirect
+	gopkg.in/yaml.v3 v3.0.1 // indirect
 )

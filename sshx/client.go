@@ -2,112 +2,171 @@ package sshx
 
 import (
 	"context"
-	"io"
-	"io/fs"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 )
 
-// A Client is one SSH connection to one machine. It may be used from any goroutine.
-type Client struct{}
+// A Client is one SSH connection to one machine, made by Dial, WaitReady or a Link. It may be
+// used from any goroutine. It never connects anew: when the connection has ended, every method
+// returns an error, and what was running ends with a *DisconnectedError.
+type Client struct {
+	cfg     Config // filled
+	conn    *watched
+	ssh     *ssh.Client
+	hostKey ssh.PublicKey
+	banner  string
+	hops    []*Client     // that the connection goes through, first hop first
+	gate    chan struct{} // one entry for each session that is open, or being opened or closed
 
-// Dial connects and logs in once. It ends when ctx does.
-func Dial(ctx context.Context, cfg Config) (*Client, error) { panic("stub") }
+	stop context.CancelCauseFunc // ends what keeps the connection
+	life context.Context         // ends with the connection; its cause says why
+	done chan struct{}
 
-// Ready says what WaitReady waits for, beyond a command that runs.
-type Ready struct {
-	// Address, if set, is asked before each attempt and replaces Config.Address.
-	Address func(ctx context.Context) (string, error)
-	// AuthGrace is how long refused logins are put down to a machine that is still starting; 0 means 90 s.
-	AuthGrace time.Duration
-	// BootIDNot is a boot id that must have gone, or "".
-	BootIDNot string
-	// SystemState waits until systemd, where there is one, says running or degraded.
-	SystemState bool
-	// CloudInit waits until cloud-init, where there is one, is done.
-	CloudInit bool
-	// Report is told of each change of state, and only of changes.
-	Report func(state string)
+	wg      sync.WaitGroup // all goroutines; each ends with the connection at the latest
+	mu      sync.Mutex     // guards closing
+	closing bool           // no more goroutines are started from outside of wg
 }
 
-// WaitReady tries to connect until the machine answers a command and satisfies ready, ctx
-// ends, or trying on is pointless (a wrong host key, say).
-func WaitReady(ctx context.Context, cfg Config, ready Ready) (*Client, error) { panic("stub") }
-
-// A Cmd is one command: either Args or Script.
-type Cmd struct {
-	// Args is a program and its arguments, which reach it as they are.
-	Args []string
-	// Script is the text of a program for /bin/sh, or for the interpreter that its first line
-	// names ("#!/bin/bash"). It runs with stdin at /dev/null.
-	Script string
-	// Name stands for Script in errors and logs; "" means "script".
-	Name string
-	// Env is exported to the command.
-	Env map[string]string
-	// Dir is the working directory; "" is the home directory.
-	Dir string
-	// User to run as, through sudo; "" is the user logged in as.
-	User string
-	// Stdin feeds Args; nil is /dev/null. Scripts have none.
-	Stdin io.Reader
-	// Stdout and Stderr receive output as it comes. With Separate false (the default) all
-	// output is merged, in order, into Stdout.
-	Stdout, Stderr io.Writer
-	Separate       bool
-	// WaitDelay is how long output is waited for after the exit status; 0 means 2 s.
-	WaitDelay time.Duration
-	// ExpectDisconnect makes a lost connection a success: for scripts that cut their own network.
-	ExpectDisconnect bool
+// spawn runs f on a goroutine that Close waits for; f must end when the connection does. It
+// returns false, and does not run f, once Close was called.
+func (c *Client) spawn(f func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing {
+		return false
+	}
+	c.wg.Go(f)
+	return true
 }
 
-// A Result is what a command left: its output (head and tail if it was long) and exit code.
-type Result struct {
-	Stdout   []byte // all of the output unless Cmd.Separate
-	Stderr   []byte
-	Cut      bool // output was dropped in the middle, or may lack its end
-	ExitCode int
-	Took     time.Duration
+// newClient takes over a connection that is logged in.
+func newClient(cfg Config, conn *watched, sc *ssh.Client, hostKey ssh.PublicKey, banner string) *Client {
+	c := &Client{cfg: cfg, conn: conn, ssh: sc, hostKey: hostKey, banner: banner}
+	c.gate = make(chan struct{}, cfg.Sessions)
+	c.done = make(chan struct{})
+	c.life, c.stop = context.WithCancelCause(context.Background())
+	c.wg.Go(func() {
+		err := sc.Wait()
+		if err == nil {
+			err = ErrClosed
+		}
+		c.stop(err) // Close and the pulse came first, if it was them
+		conn.Close()
+		close(c.done)
+	})
+	c.wg.Go(func() {
+		p := pulse{every: cfg.KeepAlive, dead: cfg.DeadAfter, last: conn.lastRead}
+		// The answer to keepalive@openssh.com is a refusal, and as good as any.
+		p.ask = func() { _, _, _ = sc.SendRequest("keepalive@openssh.com", true, nil) }
+		p.run(c.life, func() {
+			c.stop(fmt.Errorf("%w: silent for %s", ErrDead, round(time.Since(conn.lastRead()))))
+			conn.Close() // a graceful goodbye would wait for the peer
+		})
+	})
+	return c
 }
 
-// Run runs cmd and waits for it. An exit code other than 0 is an *ExitError; a lost
-// connection, after which nobody knows whether the command ran, a *DisconnectedError. When
-// ctx ends, the command's process group is killed. Run is never repeated by itself.
-func (c *Client) Run(ctx context.Context, cmd Cmd) (Result, error) { panic("stub") }
-
-// PutOptions are the zero value for a file of mode 0644 owned by the user logged in as.
-type PutOptions struct {
-	Mode  fs.FileMode // 0 means 0644
-	Owner string      // "user" or "user:group", set as root; "" leaves it
-	Sudo  bool        // write as root
+// Close ends the connection and everything that runs on it, commands included, and then the
+// connections to the jump hosts. Closing twice does nothing. It does not wait for the peer.
+func (c *Client) Close() error {
+	c.mu.Lock()
+	c.closing = true
+	c.mu.Unlock()
+	c.stop(ErrClosed)
+	c.conn.Close()
+	c.ssh.Close()
+	c.wg.Wait()
+	closeHops(c.hops)
+	return nil
 }
 
-// Put writes r to the file dst, whole or not at all.
-func (c *Client) Put(ctx context.Context, dst string, r io.Reader, o PutOptions) error {
-	panic("stub")
+// Done is closed when the connection has ended, by Close or because the peer is gone.
+func (c *Client) Done() <-chan struct{} { return c.done }
+
+// Err returns nil while the connection lives, and then why it ended: ErrClosed, ErrDead,
+// io.EOF when the peer hung up, or the network's error.
+func (c *Client) Err() error {
+	if c.life.Err() == nil {
+		return nil
+	}
+	return context.Cause(c.life)
 }
 
-// Get copies the file src to w.
-func (c *Client) Get(ctx context.Context, src string, w io.Writer) error { panic("stub") }
+// Config returns what the Client was made from, with its defaults filled in.
+func (c *Client) Config() Config { return c.cfg }
 
-// PutTree writes the tree src to the directory dst, which need not exist.
-func (c *Client) PutTree(ctx context.Context, dst string, src fs.FS, o PutOptions) error {
-	panic("stub")
-}
+// HostKey returns the key by which the machine proved itself: a *ssh.Certificate if that was a
+// host certificate.
+func (c *Client) HostKey() ssh.PublicKey { return c.hostKey }
 
-// BootID returns the kernel's boot id: it changes with every boot.
-func (c *Client) BootID(ctx context.Context) (string, error) { panic("stub") }
+// Banner returns what the machine said before the login, in one line, or "".
+func (c *Client) Banner() string { return c.cfg.redact(c.banner) }
 
-// HostKey returns the key by which the machine proved itself.
-func (c *Client) HostKey() ssh.PublicKey { panic("stub") }
+// ServerVersion returns how the machine's SSH server calls itself: "SSH-2.0-OpenSSH_9.2p1 ...".
+func (c *Client) ServerVersion() string { return clean(string(c.ssh.ServerVersion())) }
 
 // HostKeys reads, over this connection, all public host keys of the machine, in
 // authorized_keys form without comments, sorted: what to pin for its clones.
-func (c *Client) HostKeys(ctx context.Context) ([]string, error) { panic("stub") }
+func (c *Client) HostKeys(ctx context.Context) ([]string, error) {
+	res, err := c.Run(ctx, Cmd{Name: "read host keys", Script: "cat /etc/ssh/ssh_host_*_key.pub\n"})
+	if err != nil {
+		return nil, err
+	}
+	var keys []string
+	for line := range strings.Lines(string(res.Stdout)) {
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		k, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
+		if err != nil {
+			return nil, fmt.Errorf("sshx: %s: read host keys: %q: %w", c.cfg.Name, line, err)
+		}
+		keys = append(keys, AuthorizedKey(k))
+	}
+	slices.Sort(keys)
+	keys = slices.Compact(keys)
+	if len(keys) == 0 {
+		return nil, fmt.Errorf("sshx: %s: read host keys: none in /etc/ssh", c.cfg.Name)
+	}
+	return keys, nil
+}
 
-// Close ends the connection and everything that runs on it. Closing twice does nothing.
-func (c *Client) Close() error { panic("stub") }
+// BootID returns the kernel's boot id, a UUID that changes with every boot. A snapshot taken with
+// memory brings the old one back when the machine is reverted to it.
+func (c *Client) BootID(ctx context.Context) (string, error) {
+	res, err := c.Run(ctx, Cmd{Args: []string{"cat", "/proc/sys/kernel/random/boot_id"}})
+	if err != nil {
+		return "", err
+	}
+	id := strings.TrimSpace(string(res.Stdout))
+	if !isUUID(id) {
+		return "", fmt.Errorf("sshx: %s: boot id %q is not a UUID", c.cfg.Name, clean(id))
+	}
+	return id, nil
+}
 
-// Done is closed when the connection has ended, by Close or because the peer is gone.
-func (c *Client) Done() <-chan struct{} { panic("stub") }
+// isUUID keeps error messages and half lines from being taken for a boot id.
+func isUUID(s string) bool {
+	if len(s) != 36 {
+		return false
+	}
+	for i, r := range s {
+		if dash := i == 8 || i == 13 || i == 18 || i == 23; dash != (r == '-') || !dash && !strings.ContainsRune("0123456789abcdef", r) {
+			return false
+		}
+	}
+	return true
+}
+
+// ended returns the error of an operation on a connection that is gone.
+func (c *Client) ended(what string) error {
+	return fmt.Errorf("sshx: %s: %s: %w", c.cfg.Name, what, errors.Join(errGone, context.Cause(c.life)))
+}
+
+var errGone = errors.New("the connection has ended")

@@ -2,7 +2,11 @@ package sshx
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -18,45 +22,131 @@ type Config struct {
 	Address string
 	// User to log in as; "" means root.
 	User string
-	// Keys are offered in order. No agent and no file of the caller's home is used by itself.
+	// Keys are offered in order, at most the first five, since OpenSSH hangs up at the sixth.
+	// ReadKey and ParseKey make them. No agent and no file of the caller's home is used by itself.
 	Keys []ssh.Signer
 	// HostKeys says which host keys prove the machine's identity. Its zero value trusts none.
 	HostKeys HostKeys
-	// Jump lists the machines to go through, first hop first, each with its own keys.
+	// Jump lists the machines to go through, first hop first, each with its own user, keys and
+	// HostKeys. A hop's own Jump and Dialer must be empty.
 	Jump []Config
 	// Dialer makes the TCP connection (of the first hop, if any); nil means a net.Dialer.
 	Dialer Dialer
-	// Timeout bounds one attempt to connect and log in; 0 means 10 s.
+	// Timeout bounds one attempt to connect and log in, and applies to each hop by itself; 0
+	// means 10 s.
 	Timeout time.Duration
 	// KeepAlive is how often an idle connection is asked whether it lives; 0 means 5 s.
 	KeepAlive time.Duration
-	// DeadAfter is how long a peer may be silent before the connection is given up, and all
-	// that waits on it ends; 0 means 25 s.
+	// DeadAfter is how long a peer may be silent, while asked, before the connection is given
+	// up, and all that waits on it ends; 0 means 25 s.
 	DeadAfter time.Duration
-	// Sessions is how many sessions run at once on one connection; further ones wait. 0 means 6.
+	// Sessions is how many sessions run at once on one connection; further ones wait. 0 means
+	// 6, which leaves room below OpenSSH's MaxSessions of 10 for sessions that are ending.
 	Sessions int
 	// Secrets are replaced by *** in every output, error and log line.
 	Secrets []string
-	// Logf receives what a user should know without asking, such as a host key trusted on first use.
+	// Logf receives what a user should know without asking, such as a host key trusted on first
+	// use; nil discards it. It is called from any goroutine.
 	Logf func(format string, args ...any)
 }
 
-// A Dialer makes network connections. *net.Dialer is one.
+// A Dialer makes network connections. *net.Dialer is one, and so is *Client.
 type Dialer interface {
 	DialContext(ctx context.Context, network, address string) (net.Conn, error)
 }
 
-// HostKeys says which host keys are trusted. Sources add up; the zero value trusts none.
+// HostKeys says which host keys are trusted. Sources add up; the zero value trusts none. Only
+// algorithms for which a source has a key are asked of the machine, so a machine with keys of
+// several kinds shows the one that is known.
 type HostKeys struct {
 	// Pinned are the machine's public keys, in authorized_keys form ("ssh-ed25519 AAAA...").
 	Pinned []string
-	// Authorities are public keys of CAs, whose host certificates for Name are trusted.
+	// Authorities are public keys of CAs, in the same form, whose host certificates for Name are
+	// trusted.
 	Authorities []string
-	// KnownHosts is the path of an OpenSSH known_hosts file.
+	// KnownHosts is the path of an OpenSSH known_hosts file, in which Name is looked up (with
+	// the port, if Name is empty and the port is not 22). It is only read.
 	KnownHosts string
 	// TrustFirst accepts the key of the first connection if nothing else is known of the
 	// machine, and says so through Logf. Client.HostKey tells what to pin from then on.
 	TrustFirst bool
 	// InsecureIgnore accepts every key: anybody on the path can read and change everything.
 	InsecureIgnore bool
+}
+
+// String describes the Config without its secrets.
+func (c Config) String() string {
+	c = c.filled()
+	var via strings.Builder
+	for _, j := range c.Jump {
+		via.WriteString(" via " + j.Address)
+	}
+	return fmt.Sprintf("%s (%s@%s%s)", c.Name, c.User, c.Address, via.String())
+}
+
+// filled returns c with its defaults.
+func (c Config) filled() Config {
+	if c.Address != "" {
+		if _, _, err := net.SplitHostPort(c.Address); err != nil {
+			c.Address = net.JoinHostPort(strings.Trim(c.Address, "[]"), "22")
+		}
+	}
+	if c.User == "" {
+		c.User = "root"
+	}
+	setDefault(&c.Timeout, 10*time.Second)
+	setDefault(&c.KeepAlive, 5*time.Second)
+	setDefault(&c.DeadAfter, 25*time.Second)
+	setDefault(&c.Sessions, 6)
+	if c.Name == "" {
+		c.Name = strings.TrimSuffix(c.Address, ":22")
+	}
+	if c.Logf == nil {
+		c.Logf = func(string, ...any) {}
+	}
+	return c
+}
+
+func setDefault[T comparable](p *T, v T) {
+	var zero T
+	if *p == zero {
+		*p = v
+	}
+}
+
+// validate returns all faults of a filled Config.
+func (c Config) validate() error {
+	var errs []error
+	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.Address == "" {
+		fault("Config.Address is empty")
+	}
+	if strings.ContainsAny(c.Name+c.User+c.Address, "\x00\r\n") {
+		fault("Config: a line break or NUL in Name, User or Address")
+	}
+	if len(c.Keys) == 0 {
+		fault("Config.Keys is empty; see ReadKey")
+	}
+	if slices.Contains(c.Keys, nil) {
+		fault("Config.Keys has a nil key")
+	}
+	if c.Timeout < 0 || c.KeepAlive < 0 || c.DeadAfter < 0 {
+		fault("Config: a negative duration")
+	}
+	if c.Sessions < 0 {
+		fault("Config.Sessions is %d", c.Sessions)
+	}
+	if _, err := newTrust(c); err != nil {
+		errs = append(errs, err)
+	}
+	for i, j := range c.Jump {
+		if len(j.Jump) > 0 || j.Dialer != nil {
+			fault("Config.Jump[%d] has a Jump or Dialer of its own; list all hops in one Jump", i)
+			continue
+		}
+		if err := j.filled().validate(); err != nil {
+			fault("Config.Jump[%d]: %w", i, err)
+		}
+	}
+	return errors.Join(errs...)
 }

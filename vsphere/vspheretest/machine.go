@@ -1,16 +1,44 @@
 package vspheretest
 
-// A Machine is a powered-on VM, as its Guest sees it.
+import "strings"
+
+// A Machine is a powered-on VM, as its Guest sees it. Its methods return at once and may be
+// called from any goroutine; after the power has gone they do nothing.
 type Machine struct {
 	Disk     Disk // what the guest reads and writes while it runs
 	Hardware Hardware
+
+	run     *running
+	reverts int // how often the VM had been reverted when the power came on
 }
 
-// PowerOff tells the hypervisor that the guest has powered the machine off.
-func (m *Machine) PowerOff() {}
+// PowerOff tells the hypervisor that the guest has powered the machine off. The hypervisor calls
+// the Guest's Kill on another goroutine.
+func (m *Machine) PowerOff() {
+	if m.run != nil {
+		m.run.s.goWork(func() { m.run.s.guestOff(m.run) })
+	}
+}
 
 // Rebooted tells that the guest restarts by itself (tools go away and come back).
-func (m *Machine) Rebooted() {}
+func (m *Machine) Rebooted() {
+	if m.run != nil {
+		poke(m.run.rebooted)
+	}
+}
 
-// Changed tells that Guest.Info may say something new.
-func (m *Machine) Changed() {}
+// Changed tells that Guest.Info may say something new. vCenter shows it at the tools' next poll.
+func (m *Machine) Changed() {
+	if m.run != nil {
+		poke(m.run.changed)
+	}
+}
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func sameMAC(a, b string) bool { return strings.EqualFold(a, b) }

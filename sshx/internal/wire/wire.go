@@ -221,7 +221,7 @@ if [ -d "$_sshx_d" ]; then
 			_sshx_s=run;
 			if [ "$_sshx_q" -gt 0 ]; then
 				_sshx_x=; read -r _sshx_x </proc/$_sshx_p/stat; set -- ${_sshx_x##*) };
-				[ "${20}" = "$_sshx_q" ] || _sshx_s=dead;
+				case "$1 ${20}" in "Z $_sshx_q"|"X $_sshx_q") _sshx_s=dead;; *" $_sshx_q") ;; *) _sshx_s=dead;; esac;
 			fi;
 		fi;
 	fi;

@@ -1,0 +1,39 @@
+GO       ?= go
+LINT     ?= golangci-lint
+FUZZTIME ?= 30s
+
+.DEFAULT_GOAL := help
+.PHONY: help test race lint pools plan bench fuzz tidy shellcheck ci
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+test: ## Run all tests, on the embedded vCenter unless GOVC_URL is set
+	$(GO) test ./...
+
+race: ## Run all tests under the race detector
+	$(GO) test -race ./...
+
+lint: ## Run golangci-lint (v2) as .golangci.yml says
+	$(LINT) run ./...
+
+pools: ## The main job: build or reuse the con/dis pools and prove them
+	$(GO) test ./e2e -run Pools -v -count=1
+
+plan: ## Print what `make pools` would do, and why; change nothing
+	$(GO) test ./e2e -run Plan -v -count=1
+
+bench: ## Run the benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+fuzz: ## Run every fuzz test for FUZZTIME (30s)
+	$(GO) test -list '^Fuzz' ./... | awk '/^Fuzz/ {f[n++] = $$1} /^ok/ {while (n) print $$2, f[--n]}' | while read -r p f; do $(GO) test "$$p" -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) || exit 1; done
+
+tidy: ## Tidy go.mod and format the code
+	$(GO) mod tidy && $(LINT) fmt ./...
+
+shellcheck: ## Check the scripts that the hosts run, and CI's own
+	find e2e examples -name '*.sh' -exec shellcheck {} + && shellcheck .ci/run
+
+ci: ## All that CI checks
+	.ci/run

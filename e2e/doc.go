@@ -1,0 +1,22 @@
+// Package e2e is the con/dis system: pools of a connected and a disconnected host each, as
+// end-to-end tests of products for air-gapped sites need them. It is poolready's own main job,
+//
+//	go test ./e2e -run Pools -v
+//
+// and meant to be copied: a Topology says what the hosts are called and how they are connected,
+// Spec turns it into a pool.Spec, and scripts/ holds every step and every check as a shell script that
+// an administrator can read, run by hand, and change.
+//
+// # The hosts
+//
+// Pool N has conN, which is connected to the internet, and disN, which is not. Both are linked
+// clones of one golden VM. Each has three NICs: one in the lab's network, where tests log in; one
+// in a private trunk, which carries a VLAN between con and dis; one that leads out, which is down
+// on dis. con serves names, time and, until dis is cut off, the way out to its dis.
+//
+// # Where it runs
+//
+// With GOVC_URL in the environment, on that vCenter. Without, on an embedded one
+// (vsphere/vspheretest), whose guests run the same scripts against simulated administration
+// commands on a modelled network (e2e/internal/lab). What the simulation cannot show is said there.
+package e2e

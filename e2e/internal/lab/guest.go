@@ -1,0 +1,245 @@
+package lab
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/poolready/poolready/e2e/internal/netsim"
+	"github.com/poolready/poolready/sshx/sshtest"
+	"github.com/poolready/poolready/vsphere/vspheretest"
+)
+
+// A Guest is one running machine. It implements vspheretest.Guest.
+type Guest struct {
+	lab     *Lab
+	machine *vspheretest.Machine
+	disk    *sshtest.Disk
+	host    *sshtest.Host
+	node    *netsim.Node
+	kernel  string // that was booted
+
+	life   context.Context // ends with Kill
+	cancel context.CancelFunc
+	work   sync.WaitGroup // what systemd has started
+
+	power sync.Mutex // held while the guest reboots or is killed
+
+	mu     sync.Mutex // guards what follows: all that a reboot forgets
+	hw     vspheretest.Hardware
+	links  []*link
+	active map[string]bool   // units
+	failed map[string]bool   // units
+	conns  map[string]active // NetworkManager's active connections, by interface
+	wired  []profile         // NetworkManager's automatic profiles, which are on no disk
+	sysctl map[string]string
+	zone   zone // what firewalld applies
+	names  *dnsmasq
+	time   chrony
+}
+
+// A link is a network interface.
+type link struct {
+	name, mac string
+	port      int // index in hw.NICs
+	parent    string
+	vlan      int
+	up        bool // set up by the guest
+	mtu       int
+	addrs     []netip.Prefix
+	dynamic   bool // addrs are leased
+	routes    []netsim.Route
+}
+
+// Host is the machine inside, for tests that look at it or break it.
+func (g *Guest) Host() *sshtest.Host { return g.host }
+
+// Serve makes a program listen on a TCP port until the next reboot, for tests.
+func (g *Guest) Serve(port uint16, h func(conn net.Conn)) {
+	g.node.HandleTCP(port, func(conn net.Conn, _ netip.AddrPort) { h(conn) })
+}
+
+// boot starts the system on m's disk.
+func (l *Lab) boot(m *vspheretest.Machine) *Guest {
+	disk := m.Disk.(Disk).Disk
+	g := &Guest{
+		lab: l, machine: m, disk: disk, host: sshtest.NewHost(disk), hw: m.Hardware,
+		node: l.net.Attach(m.Hardware.Name),
+	}
+	g.life, g.cancel = context.WithCancel(context.Background())
+	g.host.Commands = g.commands()
+	g.host.Installed = g.installed
+	g.host.OnPowerOff = m.PowerOff
+	g.host.OnReboot = g.reboot
+	g.host.Dial = g.dialName
+	l.add(g)
+	g.start()
+	return g
+}
+
+// start is what happens between power on, or a reboot, and the login prompt.
+func (g *Guest) start() {
+	g.host.Boot()
+	g.mu.Lock()
+	g.links, g.conns, g.wired, g.names = nil, map[string]active{}, nil, nil
+	g.active, g.failed = map[string]bool{}, map[string]bool{}
+	g.sysctl, g.zone, g.time = map[string]string{}, zone{}, chrony{}
+	g.mu.Unlock()
+
+	if id, _ := g.disk.ReadFile("/etc/machine-id"); strings.TrimSpace(string(id)) == "" {
+		b := make([]byte, 16)
+		_, _ = rand.Read(b)
+		_ = g.disk.WriteFile("/etc/machine-id", []byte(hex.EncodeToString(b)+"\n"), 0o444)
+	}
+	g.kernel = g.packages()["kernel"]
+	g.sysctlBoot()
+	g.plugIn()
+	g.host.StopSSHD() // systemd starts it, if it is enabled
+	for _, unit := range bootOrder {
+		if g.unitExists(unit) && g.enabled(unit) {
+			_ = g.startUnit(unit)
+		}
+	}
+}
+
+// plugIn makes a link for every NIC, in PCI order, as VMware's first slots are called.
+func (g *Guest) plugIn() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	slots := []string{"ens192", "ens224", "ens256", "ens161", "ens193", "ens225", "ens257", "ens162", "ens194", "ens226"}
+	for i, nic := range g.hw.NICs {
+		g.links = append(g.links, &link{name: slots[i], mac: strings.ToLower(nic.MAC), port: i, mtu: 1500})
+	}
+	g.apply()
+}
+
+// apply tells the network what has become of the guest. The caller holds mu.
+func (g *Guest) apply() {
+	cfg := netsim.Config{Forward4: g.sysctl["net.ipv4.ip_forward"] == "1", Forward6: g.sysctl["net.ipv6.conf.all.forwarding"] == "1"}
+	for _, l := range g.links {
+		nic := g.hw.NICs[l.port]
+		cfg.Interfaces = append(cfg.Interfaces, netsim.Interface{
+			Name: l.name, Segment: nic.Network, VLAN: l.vlan, Trunk: nic.Network == g.lab.opts.PrivateNetwork,
+			Up: g.running(l), Addrs: slices.Clone(l.addrs),
+		})
+		cfg.Routes = append(cfg.Routes, l.routes...)
+	}
+	if g.active["firewalld"] {
+		cfg.Filter = g.zone.filter()
+		cfg.Masquerade = g.zone.masquerades()
+		// firewalld passes on between the interfaces of a zone only if it masquerades.
+		cfg.Forward4 = cfg.Forward4 && cfg.Masquerade
+		cfg.Forward6 = false
+	}
+	g.node.Configure(cfg)
+}
+
+// running tells whether a link is up, with its parent, and has a carrier. The caller holds mu.
+func (g *Guest) running(l *link) bool {
+	if l.parent != "" {
+		if p := g.link(l.parent); p == nil || !p.up {
+			return false
+		}
+	}
+	return l.up && g.hw.NICs[l.port].Connected
+}
+
+// link returns an interface, or nil. The caller holds mu.
+func (g *Guest) link(name string) *link {
+	for _, l := range g.links {
+		if l.name == name {
+			return l
+		}
+	}
+	return nil
+}
+
+// Info implements vspheretest.Guest.
+func (g *Guest) Info() vspheretest.GuestInfo {
+	info := vspheretest.GuestInfo{HostName: g.host.Hostname()}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, l := range g.links {
+		if !l.up {
+			continue // tools list what is up
+		}
+		nic := vspheretest.GuestNIC{MAC: l.mac, Connected: g.hw.NICs[l.port].Connected}
+		if g.running(l) {
+			nic.Addrs = slices.Clone(l.addrs)
+		}
+		info.NICs = append(info.NICs, nic)
+	}
+	return info
+}
+
+// ServeConn implements vspheretest.Guest: conn comes from the runner, on the lab network, and
+// is served only if the runner's packets reach this guest.
+func (g *Guest) ServeConn(conn net.Conn, to netip.AddrPort) {
+	if to.Port() == 0 {
+		to = netip.AddrPortFrom(to.Addr(), 22)
+	}
+	if n, err := g.lab.runner.Reaches(to); err != nil || n != g.node || !g.node.Serve(conn, to) {
+		conn.Close()
+	}
+}
+
+// Shutdown implements vspheretest.Guest.
+func (g *Guest) Shutdown() { g.machine.PowerOff() }
+
+// HardwareChanged implements vspheretest.Guest.
+func (g *Guest) HardwareChanged(hw vspheretest.Hardware) {
+	g.mu.Lock()
+	var back []string // interfaces whose carrier has come
+	for i := range min(len(hw.NICs), len(g.hw.NICs)) {
+		if hw.NICs[i].Connected && !g.hw.NICs[i].Connected {
+			for _, l := range g.links {
+				if l.port == i {
+					back = append(back, l.name)
+				}
+			}
+		}
+	}
+	if len(hw.NICs) < len(g.hw.NICs) {
+		g.links = slices.DeleteFunc(g.links, func(l *link) bool { return l.port >= len(hw.NICs) })
+	}
+	g.hw = hw
+	g.apply()
+	running := g.active["NetworkManager"]
+	g.mu.Unlock()
+	for _, name := range back {
+		if running {
+			g.autoconnect(name)
+		}
+	}
+	g.machine.Changed()
+}
+
+// Kill implements vspheretest.Guest.
+func (g *Guest) Kill() {
+	g.cancel()
+	g.power.Lock()
+	defer g.power.Unlock()
+	g.host.Halt()
+	g.node.Detach()
+	g.work.Wait()
+	g.lab.remove(g)
+}
+
+// reboot is what a command that asked for one gets.
+func (g *Guest) reboot() {
+	g.power.Lock()
+	defer g.power.Unlock()
+	if g.life.Err() != nil {
+		return
+	}
+	g.machine.Rebooted()
+	g.host.Halt()
+	g.node.Reset()
+	g.start()
+	g.machine.Changed()
+}

@@ -1,0 +1,211 @@
+package lab
+
+import (
+	"net/netip"
+	"strings"
+	"sync"
+
+	"github.com/poolready/poolready/e2e/internal/netsim"
+	"github.com/poolready/poolready/sshx/sshtest"
+	"github.com/poolready/poolready/vsphere/vspheretest"
+)
+
+// Options describe the lab. The zero value is the lab of the con/dis system, without
+// reservations.
+type Options struct {
+	// LabNetwork, PrivateNetwork and ExternalNetwork are port groups; "" means "Lab Network",
+	// "Private Network" (a trunk, without DHCP) and "External Network".
+	LabNetwork, PrivateNetwork, ExternalNetwork string
+	// Reserved maps MACs to the addresses that the lab's DHCP server keeps for them.
+	Reserved map[string]netip.Addr
+	// AuthorizedKey is the public key that templates let in as root, in authorized_keys form.
+	AuthorizedKey string
+	// NameServer is the lab's name and time server; the zero value means 10.0.1.8.
+	NameServer netip.Addr
+	// Prepare, if set, changes the disk of every template that is installed.
+	Prepare func(vm vspheretest.Hardware, disk *sshtest.Disk)
+}
+
+// A Lab is one lab. It implements vspheretest.OS.
+type Lab struct {
+	opts   Options
+	net    *netsim.Network
+	dhcp   *netsim.DHCP // of the lab network
+	runner *netsim.Node
+	web    *web
+
+	mu     sync.Mutex // guards guests
+	guests map[string]*Guest
+}
+
+// New returns a lab with nothing but its infrastructure. It needs no closing once all its
+// guests are off.
+func New(opts Options) *Lab {
+	if opts.LabNetwork == "" {
+		opts.LabNetwork = "Lab Network"
+	}
+	if opts.PrivateNetwork == "" {
+		opts.PrivateNetwork = "Private Network"
+	}
+	if opts.ExternalNetwork == "" {
+		opts.ExternalNetwork = "External Network"
+	}
+	if !opts.NameServer.IsValid() {
+		opts.NameServer = netip.MustParseAddr("10.0.1.8")
+	}
+	l := &Lab{opts: opts, net: netsim.New(), guests: make(map[string]*Guest)}
+	l.build()
+	return l
+}
+
+// Disk is the disk of a guest.
+type Disk struct{ *sshtest.Disk }
+
+// Clone implements vspheretest.Disk.
+func (d Disk) Clone() vspheretest.Disk { return Disk{d.Disk.Clone()} }
+
+// Install implements vspheretest.OS: the disk of a template, as its makers left it.
+func (l *Lab) Install(vm vspheretest.Hardware) vspheretest.Disk {
+	d := sshtest.NewDisk()
+	installTemplate(d, l.opts.AuthorizedKey)
+	if l.opts.Prepare != nil {
+		l.opts.Prepare(vm, d)
+	}
+	return Disk{d}
+}
+
+// Boot implements vspheretest.OS.
+func (l *Lab) Boot(m *vspheretest.Machine) vspheretest.Guest { return l.boot(m) }
+
+// Guest returns the running guest of the VM of that name, for tests that break or look at it,
+// or nil.
+func (l *Lab) Guest(name string) *Guest {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.guests[name]
+}
+
+func (l *Lab) add(g *Guest) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.guests[g.hw.Name] = g
+}
+
+func (l *Lab) remove(g *Guest) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.guests[g.hw.Name] == g {
+		delete(l.guests, g.hw.Name)
+	}
+}
+
+// Infrastructure of the lab. Names on the internet are of documentation domains where
+// nothing else is said.
+var (
+	labGateway  = netip.MustParseAddr("10.0.1.1")
+	runnerAddr  = netip.MustParseAddr("10.0.1.5")
+	extGateway  = netip.MustParseAddr("192.168.50.1")
+	extGateway6 = netip.MustParseAddr("2001:db8:50::1")
+)
+
+// names are what public name servers know.
+var names = map[string][]netip.Addr{
+	"example.org.":        addrs("203.0.113.80"),
+	"www.example.org.":    addrs("203.0.113.80"),
+	"mirror.example.net.": addrs("203.0.113.10"),
+	"dns.google.":         addrs("8.8.8.8", "2001:4860:4860::8888"),
+	"one.one.one.one.":    addrs("1.1.1.1", "2606:4700:4700::1111"),
+}
+
+func addrs(list ...string) []netip.Addr {
+	var a []netip.Addr
+	for _, s := range list {
+		a = append(a, netip.MustParseAddr(s))
+	}
+	return a
+}
+
+const internet = "internet" // the segment that stands for all of it
+
+// build attaches the machines that every lab has.
+func (l *Lab) build() {
+	l.web = newWeb()
+	pfx := netip.MustParsePrefix
+	lan, ext := l.opts.LabNetwork, l.opts.ExternalNetwork
+	everywhere := []netsim.Route{{Dst: pfx("0.0.0.0/0"), Dev: "inet"}, {Dst: pfx("::/0"), Dev: "inet"}}
+
+	gateway := l.net.Attach("lab gateway")
+	gateway.Configure(netsim.Config{
+		Interfaces: []netsim.Interface{
+			{Name: "lan", Segment: lan, Up: true, Addrs: []netip.Prefix{netip.PrefixFrom(labGateway, 20)}},
+			{Name: "inet", Segment: internet, Up: true, Addrs: []netip.Prefix{pfx("198.51.100.1/32")}},
+		},
+		Routes: everywhere, Forward4: true, Masquerade: true,
+	})
+
+	router := l.net.Attach("internet router")
+	router.Configure(netsim.Config{
+		Interfaces: []netsim.Interface{
+			{Name: "lan", Segment: ext, Up: true, Addrs: []netip.Prefix{netip.PrefixFrom(extGateway, 24), netip.PrefixFrom(extGateway6, 64)}},
+			{Name: "inet", Segment: internet, Up: true, Addrs: []netip.Prefix{pfx("198.51.100.2/32"), pfx("2001:db8:ffff::2/128")}},
+		},
+		Routes: everywhere, Forward4: true, Forward6: true, Masquerade: true,
+	})
+	router.HandleUDP(53, dnsUDP(publicNames))
+	router.HandleTCP(53, dnsTCP(publicNames))
+
+	server := l.net.Attach("lab server")
+	server.Configure(netsim.Config{
+		Interfaces: []netsim.Interface{{Name: "lan", Segment: lan, Up: true, Addrs: []netip.Prefix{netip.PrefixFrom(l.opts.NameServer, 20)}}},
+		Routes:     []netsim.Route{{Dst: pfx("0.0.0.0/0"), Via: labGateway, Dev: "lan"}},
+	})
+	server.HandleUDP(53, dnsUDP(publicNames))
+	server.HandleTCP(53, dnsTCP(publicNames))
+	server.HandleUDP(123, ntpAnswer)
+
+	l.runner = l.net.Attach("runner")
+	l.runner.Configure(netsim.Config{
+		Interfaces: []netsim.Interface{{Name: "lan", Segment: lan, Up: true, Addrs: []netip.Prefix{netip.PrefixFrom(runnerAddr, 20)}}},
+		Routes:     []netsim.Route{{Dst: pfx("0.0.0.0/0"), Via: labGateway, Dev: "lan"}},
+	})
+
+	reserved := make(map[string]netip.Addr)
+	for mac, a := range l.opts.Reserved {
+		reserved[strings.ToLower(mac)] = a
+	}
+	l.dhcp = &netsim.DHCP{
+		Server: server, Reserved: reserved, Pool: pfx("10.0.8.0/22"), Bits: 20,
+		Gateway: labGateway, DNS: []netip.Addr{l.opts.NameServer}, MTU: 9000,
+	}
+	l.net.ServeDHCP(lan, l.dhcp)
+	l.net.ServeDHCP(ext, &netsim.DHCP{
+		Server: router, Pool: pfx("192.168.50.128/25"), Bits: 24, Gateway: extGateway, DNS: []netip.Addr{extGateway},
+		Router6: extGateway6, Prefix6: pfx("2001:db8:50::/64"),
+	})
+
+	l.internetHost("public dns", "1.1.1.1", "2606:4700:4700::1111")
+	l.internetHost("other public dns", "8.8.8.8", "2001:4860:4860::8888")
+	l.internetHost("mirror", "203.0.113.10")
+	l.internetHost("www", "203.0.113.80")
+}
+
+// internetHost attaches a machine that serves web pages and names on its addresses.
+func (l *Lab) internetHost(name string, at ...string) {
+	var prefixes []netip.Prefix
+	for _, a := range addrs(at...) {
+		prefixes = append(prefixes, netip.PrefixFrom(a, a.BitLen()))
+	}
+	n := l.net.Attach(name)
+	n.Configure(netsim.Config{
+		Interfaces: []netsim.Interface{{Name: "inet", Segment: internet, Up: true, Addrs: prefixes}},
+		Routes: []netsim.Route{
+			{Dst: netip.MustParsePrefix("0.0.0.0/0"), Dev: "inet"},
+			{Dst: netip.MustParsePrefix("2001:db8:50::/64"), Via: netip.MustParseAddr("2001:db8:ffff::2"), Dev: "inet"},
+			{Dst: netip.MustParsePrefix("::/0"), Dev: "inet"},
+		},
+	})
+	n.HandleUDP(53, dnsUDP(publicNames))
+	n.HandleTCP(53, dnsTCP(publicNames))
+	n.HandleTCP(80, l.web.http)
+	n.HandleTCP(443, l.web.https)
+}

@@ -1,0 +1,279 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/poolready/poolready/sshx/sshtest"
+)
+
+// A pkg is a package as the mirror has it.
+type pkg struct {
+	version  string            // that of templates
+	update   string            // the newest one, or "" if that is version
+	commands []string          // it brings
+	units    []string          // it brings
+	files    map[string]string // its configuration files
+}
+
+const rpmDB = "/var/lib/rpm/packages" // "NAME VERSION" lines
+
+// mirror holds all packages that can be had.
+var mirror = map[string]pkg{
+	"kernel":         {version: "5.14.0-427.13.1", update: "5.14.0-427.40.1"},
+	"openssl-libs":   {version: "3.0.7-27", update: "3.0.7-28"},
+	"openssh-server": {version: "8.7p1-38", units: []string{"sshd"}},
+	"openssh":        {version: "8.7p1-38"},
+	"sudo":           {version: "1.9.5p2-10"},
+	"hostname":       {version: "3.23-6", commands: []string{"hostname"}},
+	"chrony": {version: "4.5-1", commands: []string{"chronyc"}, units: []string{"chronyd"}, files: map[string]string{
+		"/etc/chrony.conf": "# Use public servers from the pool.ntp.org project.\npool 2.rhel.pool.ntp.org iburst\ndriftfile /var/lib/chrony/drift\nmakestep 1.0 3\nrtcsync\n",
+	}},
+	"NetworkManager": {version: "1.46.0-1", commands: []string{"nmcli", "NetworkManager"}, units: []string{"NetworkManager"}, files: map[string]string{
+		"/etc/NetworkManager/NetworkManager.conf": "# Configuration file for NetworkManager.\n[main]\n#plugins=keyfile,ifcfg-rh\n\n[logging]\n",
+	}},
+	"firewalld": {version: "1.3.4-1", commands: []string{"firewall-cmd"}, units: []string{"firewalld"}, files: map[string]string{
+		zoneFileDefault: "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<zone>\n  <short>Public</short>\n  <service name=\"ssh\"/>\n  <service name=\"dhcpv6-client\"/>\n  <service name=\"cockpit\"/>\n</zone>\n",
+	}},
+	"dnsmasq": {version: "2.85-16", commands: []string{"dnsmasq"}, units: []string{"dnsmasq"}, files: map[string]string{
+		"/etc/dnsmasq.conf": "# Configuration file for dnsmasq.\nuser=dnsmasq\ngroup=dnsmasq\ninterface=lo\nbind-interfaces\nconf-dir=/etc/dnsmasq.d,.rpmnew,.rpmsave,.rpmorig\n",
+	}},
+	"bind-utils":           {version: "9.16.23-18", commands: []string{"dig"}},
+	"curl":                 {version: "7.76.1-29", commands: []string{"curl"}},
+	"tmux":                 {version: "3.2a-5", commands: []string{"tmux"}},
+	"git":                  {version: "2.43.5-1", commands: []string{"git"}},
+	"make":                 {version: "4.3-8", commands: []string{"make"}},
+	"jq":                   {version: "1.6-17", commands: []string{"jq"}},
+	"podman":               {version: "4.9.4-16", commands: []string{"podman"}},
+	"rsync":                {version: "3.2.3-19", commands: []string{"rsync"}},
+	"python3-jinja2":       {version: "2.11.3-6"},
+	"python3-pyyaml":       {version: "5.4.1-6"},
+	"cloud-utils-growpart": {version: "0.33-1", commands: []string{"growpart"}},
+	"xfsprogs":             {version: "6.3.0-1", commands: []string{"xfs_growfs"}},
+}
+
+// inTemplate are the packages that the template's makers installed.
+var inTemplate = []string{
+	"kernel", "openssl-libs", "openssh", "openssh-server", "sudo", "hostname", "chrony", "NetworkManager", "firewalld",
+	"curl", "make", "jq", "python3-pyyaml", "cloud-utils-growpart", "xfsprogs",
+}
+
+// packages are the versions of all that is installed.
+func (g *Guest) packages() map[string]string { return readPackages(g.disk) }
+
+func readPackages(d *sshtest.Disk) map[string]string {
+	have := map[string]string{}
+	data, _ := d.ReadFile(rpmDB)
+	for line := range strings.Lines(string(data)) {
+		if name, version, ok := strings.Cut(strings.TrimSpace(line), " "); ok {
+			have[name] = version
+		}
+	}
+	return have
+}
+
+func writePackages(d *sshtest.Disk, have map[string]string) error {
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(have)) {
+		fmt.Fprintf(&b, "%s %s\n", name, have[name])
+	}
+	return d.WriteFile(rpmDB, []byte(b.String()), 0o644)
+}
+
+// unpack puts a package's files on the disk.
+func unpack(d *sshtest.Disk, p pkg) {
+	for file, text := range p.files {
+		if _, err := d.Stat(file); err != nil {
+			_ = d.WriteFile(file, []byte(text), 0o644)
+		}
+	}
+	for _, u := range p.units {
+		_ = d.WriteFile(unitDir+u+".service", []byte("[Unit]\nDescription="+u+"\n[Install]\nWantedBy=multi-user.target\n"), 0o644)
+		if u == "dnsmasq" {
+			_ = d.MkdirAll("/etc/dnsmasq.d", 0o755)
+		}
+		if u == "NetworkManager" {
+			_ = d.MkdirAll("/etc/NetworkManager/conf.d", 0o755)
+			_ = d.MkdirAll("/etc/NetworkManager/dispatcher.d", 0o755)
+			_ = d.MkdirAll(profileDir, 0o755)
+		}
+	}
+}
+
+// installed tells whether a command is on the machine: if a package brings it, that must be installed.
+func (g *Guest) installed(command string) bool {
+	for name, p := range mirror {
+		if slices.Contains(p.commands, command) {
+			_, ok := g.packages()[name]
+			return ok
+		}
+	}
+	return true
+}
+
+// reachMirror is what dnf does first: it gets the repository's metadata over HTTPS.
+func (g *Guest) reachMirror(ctx context.Context) error {
+	const host = "mirror.example.net"
+	list, err := g.lookup(ctx, host, false)
+	if err != nil {
+		return fmt.Errorf("Curl error (6): Couldn't resolve host name for https://%s/repodata/repomd.xml [Could not resolve host: %s]", host, host)
+	}
+	conn, err := g.node.Dial(netip.AddrPortFrom(list[0], 443))
+	if err != nil {
+		return fmt.Errorf("Curl error (7): Couldn't connect to server for https://%s/repodata/repomd.xml [%v]", host, err)
+	}
+	return conn.Close()
+}
+
+// dnf knows: [-y] [-q] install|remove PACKAGE..., [-y] [-q] update|upgrade, [-q] check-update, [-q] clean all.
+func (g *Guest) dnf(ctx context.Context, p *sshtest.Proc) int {
+	var words []string
+	yes := false
+	for _, a := range p.Args[1:] {
+		switch {
+		case a == "-y":
+			yes = true
+		case a == "-q":
+		case strings.HasPrefix(a, "-"):
+			return p.NotSimulated(a)
+		default:
+			words = append(words, a)
+		}
+	}
+	if len(words) == 0 {
+		return p.NotSimulated("no command")
+	}
+	verb, args := words[0], words[1:]
+	switch {
+	case verb == "clean" && slices.Equal(args, []string{"all"}):
+		_ = g.disk.RemoveAll("/var/cache/dnf")
+		return 0
+	case verb == "check-update" && len(args) == 0:
+	case (verb == "update" || verb == "upgrade") && len(args) == 0 && yes:
+	case (verb == "install" || verb == "remove") && len(args) > 0 && yes:
+	default:
+		return p.NotSimulated(strings.Join(p.Args[1:], " "))
+	}
+	if p.User != "root" && verb != "check-update" {
+		return p.Fail(1, "Error: This command has to be run with superuser privileges (under the root user on most systems).")
+	}
+	if verb != "remove" {
+		if err := g.reachMirror(ctx); err != nil {
+			return p.Fail(1, "Error: Failed to download metadata for repo 'base': Cannot download repomd.xml: %v", err)
+		}
+		_ = g.disk.WriteFile("/var/cache/dnf/base/repomd.xml", []byte("<repomd/>\n"), 0o644)
+	}
+	have := g.packages()
+	switch verb {
+	case "check-update":
+		old := outdated(have)
+		for _, name := range old {
+			fmt.Fprintf(p.Stdout, "%s.x86_64  %s  base\n", name, mirror[name].update)
+		}
+		if len(old) > 0 {
+			return 100
+		}
+		return 0
+	case "update", "upgrade":
+		for _, name := range outdated(have) {
+			have[name] = mirror[name].update
+		}
+	case "install":
+		for _, name := range args {
+			m, ok := mirror[name]
+			if !ok {
+				return p.Fail(1, "Error: Unable to find a match: %s", name)
+			}
+			if _, ok := have[name]; !ok {
+				have[name] = m.newest()
+				unpack(g.disk, m)
+			}
+		}
+	case "remove":
+		for _, name := range args {
+			if _, ok := have[name]; !ok {
+				continue
+			}
+			delete(have, name)
+			for _, u := range mirror[name].units {
+				g.stopUnit(u)
+				_ = g.disk.Remove(wantsDir + u + ".service")
+				_ = g.disk.Remove(unitDir + u + ".service")
+			}
+		}
+	}
+	if err := writePackages(g.disk, have); err != nil {
+		return p.Fail(1, "Error: %v", err)
+	}
+	return 0
+}
+
+func (p pkg) newest() string {
+	if p.update != "" {
+		return p.update
+	}
+	return p.version
+}
+
+func outdated(have map[string]string) []string {
+	var old []string
+	for _, name := range slices.Sorted(maps.Keys(have)) {
+		if m, ok := mirror[name]; ok && m.newest() != have[name] {
+			old = append(old, name)
+		}
+	}
+	return old
+}
+
+// rpm knows: -q [--quiet] PACKAGE..., -qa.
+func (g *Guest) rpm(_ context.Context, p *sshtest.Proc) int {
+	args := p.Args[1:]
+	have := g.packages()
+	if slices.Equal(args, []string{"-qa"}) {
+		for _, name := range slices.Sorted(maps.Keys(have)) {
+			fmt.Fprintf(p.Stdout, "%s-%s.el9.x86_64\n", name, have[name])
+		}
+		return 0
+	}
+	if len(args) < 2 || args[0] != "-q" {
+		return p.NotSimulated(strings.Join(args, " "))
+	}
+	quiet, missing := false, 0
+	for _, name := range args[1:] {
+		if name == "--quiet" {
+			quiet = true
+			continue
+		}
+		if strings.HasPrefix(name, "-") {
+			return p.NotSimulated(name)
+		}
+		version, ok := have[name]
+		switch {
+		case !ok:
+			missing++
+			if !quiet {
+				fmt.Fprintf(p.Stdout, "package %s is not installed\n", name)
+			}
+		case !quiet:
+			fmt.Fprintf(p.Stdout, "%s-%s.el9.x86_64\n", name, version)
+		}
+	}
+	return missing
+}
+
+// needsRestarting knows: -r.
+func (g *Guest) needsRestarting(_ context.Context, p *sshtest.Proc) int {
+	if !slices.Equal(p.Args[1:], []string{"-r"}) {
+		return p.NotSimulated(strings.Join(p.Args[1:], " "))
+	}
+	if now := g.packages()["kernel"]; now != g.kernel {
+		fmt.Fprintf(p.Stdout, "Core libraries or services have been updated since boot-up:\n  * kernel\n\nReboot is required to fully utilize these updates.\n")
+		return 1
+	}
+	fmt.Fprintln(p.Stdout, "Reboot should not be necessary.")
+	return 0
+}

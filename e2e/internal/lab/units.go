@@ -1,0 +1,244 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/poolready/poolready/sshx/sshtest"
+)
+
+// Units are services whose unit files are on the disk. Enabling makes the link that systemd
+// makes, and what is enabled starts at boot.
+const (
+	unitDir  = "/usr/lib/systemd/system/"
+	wantsDir = "/etc/systemd/system/multi-user.target.wants/"
+)
+
+// bootOrder is that of the units that the simulation can start.
+var bootOrder = []string{"NetworkManager", "firewalld", "sshd", "chronyd", "dnsmasq"}
+
+func (g *Guest) unitExists(unit string) bool {
+	_, err := g.disk.Stat(unitDir + unit + ".service")
+	return err == nil
+}
+
+func (g *Guest) enabled(unit string) bool {
+	_, err := g.disk.Lstat(wantsDir + unit + ".service")
+	return err == nil
+}
+
+func (g *Guest) isActive(unit string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.active[unit]
+}
+
+// startUnit starts a service that is not active. Its error is what the journal would say.
+func (g *Guest) startUnit(unit string) error {
+	if g.isActive(unit) {
+		return nil
+	}
+	var err error
+	switch unit {
+	case "sshd":
+		if err = g.host.StartSSHD(); err == nil {
+			g.node.HandleTCP(22, func(conn net.Conn, _ netip.AddrPort) { g.host.ServeConn(conn) })
+		}
+	case "NetworkManager":
+		defer g.networkUp()
+	case "firewalld":
+		err = g.firewallLoad()
+	case "chronyd":
+		err = g.chronyStart()
+	case "dnsmasq":
+		err = g.dnsmasqStart()
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.active[unit], g.failed[unit] = err == nil, err != nil
+	g.apply()
+	return err
+}
+
+func (g *Guest) stopUnit(unit string) {
+	if !g.isActive(unit) {
+		return
+	}
+	switch unit {
+	case "sshd":
+		g.host.StopSSHD() // sessions go on
+		g.node.HandleTCP(22, nil)
+	case "chronyd":
+		g.node.HandleUDP(123, nil)
+	case "dnsmasq":
+		g.node.HandleUDP(53, nil)
+		g.node.HandleTCP(53, nil)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.active[unit] = false
+	g.apply()
+}
+
+// systemctl knows: enable|disable [--now] UNIT..., start|stop|restart|try-restart|reload UNIT...,
+// is-active|is-enabled|is-failed [--quiet] UNIT, is-system-running, daemon-reload, reboot, poweroff.
+func (g *Guest) systemctl(ctx context.Context, p *sshtest.Proc) int {
+	var words []string
+	now, quiet := false, false
+	for _, a := range p.Args[1:] {
+		switch {
+		case a == "--now":
+			now = true
+		case a == "--quiet" || a == "-q":
+			quiet = true
+		case a == "--no-pager":
+		case strings.HasPrefix(a, "-"):
+			return p.NotSimulated(a)
+		default:
+			words = append(words, a)
+		}
+	}
+	if len(words) == 0 {
+		return p.NotSimulated("no verb")
+	}
+	verb, units := words[0], words[1:]
+	for i, u := range units {
+		units[i] = strings.TrimSuffix(u, ".service")
+	}
+	if !quiet && now && verb != "enable" && verb != "disable" {
+		return p.NotSimulated("--now with " + verb)
+	}
+	switch verb {
+	case "daemon-reload":
+		return 0
+	case "is-system-running":
+		return g.systemState(p)
+	case "reboot", "poweroff":
+		return p.Run(ctx, verb)
+	case "is-active", "is-enabled", "is-failed":
+		return g.unitState(p, verb, units, quiet)
+	case "enable", "disable", "start", "stop", "restart", "try-restart", "reload":
+	default:
+		return p.NotSimulated(verb)
+	}
+	if p.User != "root" {
+		return p.Fail(1, "access denied")
+	}
+	if len(units) == 0 {
+		return p.Fail(1, "too few arguments")
+	}
+	for _, u := range units {
+		if code := g.unitVerb(p, verb, u, now); code != 0 {
+			return code
+		}
+	}
+	return 0
+}
+
+func (g *Guest) unitVerb(p *sshtest.Proc, verb, unit string, now bool) int {
+	if !g.unitExists(unit) {
+		if verb == "try-restart" {
+			return 0
+		}
+		return p.Fail(5, "Unit %s.service not found.", unit)
+	}
+	if !slices.Contains(bootOrder, unit) {
+		return p.NotSimulated("unit " + unit)
+	}
+	var err error
+	switch verb {
+	case "enable":
+		if !g.enabled(unit) {
+			_ = g.disk.MkdirAll(wantsDir, 0o755)
+			_ = g.disk.Symlink(unitDir+unit+".service", wantsDir+unit+".service")
+			fmt.Fprintf(p.Stderr, "Created symlink %s%s.service → %s%s.service.\n", wantsDir, unit, unitDir, unit)
+		}
+		if now {
+			err = g.startUnit(unit)
+		}
+	case "disable":
+		if g.enabled(unit) {
+			_ = g.disk.Remove(wantsDir + unit + ".service")
+			fmt.Fprintf(p.Stderr, "Removed %q.\n", wantsDir+unit+".service")
+		}
+		if now {
+			g.stopUnit(unit)
+		}
+	case "start":
+		err = g.startUnit(unit)
+	case "stop":
+		g.stopUnit(unit)
+	case "try-restart", "restart":
+		if verb == "try-restart" && !g.isActive(unit) {
+			return 0
+		}
+		g.stopUnit(unit)
+		err = g.startUnit(unit)
+	case "reload":
+		if !g.isActive(unit) {
+			return p.Fail(1, "%s.service is not active, cannot reload.", unit)
+		}
+		switch unit {
+		case "NetworkManager":
+			g.networkReload()
+		case "firewalld":
+			err = g.firewallLoad()
+		default:
+			return p.NotSimulated("reload " + unit)
+		}
+	}
+	if err != nil {
+		return p.Fail(1, "Job for %s.service failed: %v", unit, err)
+	}
+	return 0
+}
+
+func (g *Guest) unitState(p *sshtest.Proc, verb string, units []string, quiet bool) int {
+	if len(units) != 1 {
+		return p.NotSimulated(fmt.Sprintf("%s with %d units", verb, len(units)))
+	}
+	u := units[0]
+	g.mu.Lock()
+	isActive, failed := g.active[u], g.failed[u]
+	g.mu.Unlock()
+	state, code := "inactive", 3
+	switch {
+	case verb == "is-enabled" && !g.unitExists(u):
+		return p.Fail(1, "Failed to get unit file state for %s.service: No such file or directory", u)
+	case verb == "is-enabled" && g.enabled(u):
+		state, code = "enabled", 0
+	case verb == "is-enabled":
+		state, code = "disabled", 1
+	case isActive:
+		state, code = "active", 0
+	case failed:
+		state = "failed"
+	}
+	if verb == "is-failed" {
+		code = 1
+		if failed {
+			code = 0
+		}
+	}
+	if !quiet {
+		fmt.Fprintln(p.Stdout, state)
+	}
+	return code
+}
+
+func (g *Guest) systemState(p *sshtest.Proc) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, failed := range g.failed {
+		if failed {
+			fmt.Fprintln(p.Stdout, "degraded")
+			return 1
+		}
+	}
+	fmt.Fprintln(p.Stdout, "running")
+	return 0
+}

@@ -1,0 +1,200 @@
+package e2e
+
+import (
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// A fault is something wrong with a host that was ready, and the checks that must notice, as "ROLE
+// CHECK": those and no others.
+type fault struct {
+	name, on string
+	script   string
+	do       func(r *rig, h Host)
+	want     []string
+}
+
+const setVLAN = "nmcli connection modify ens224.10 "
+
+var faults = []fault{
+	{name: "nothing", on: Con, script: "true"},
+	{name: "another timezone", on: Con, script: "timedatectl set-timezone UTC", want: []string{"con timezone"}},
+	{name: "firewalld does not start at boot", on: Dis, script: "systemctl disable firewalld", want: []string{"dis firewalld"}},
+	{
+		name: "firewalld is stopped", on: Con, script: "systemctl stop firewalld",
+		want: []string{"con firewall-ports", "con firewall-services", "con firewalld", "con masquerade"},
+	},
+	{name: "masquerading for this boot only", on: Con, script: "firewall-cmd --permanent --remove-masquerade", want: []string{"con masquerade"}},
+	{name: "masquerading not yet", on: Dis, script: "firewall-cmd --remove-masquerade", want: []string{"dis masquerade"}},
+	{name: "no forwarding", on: Con, script: "sysctl -w net.ipv4.ip_forward=0", want: []string{"con ip-forward"}},
+	{name: "forwarding for this boot only", on: Dis, script: "rm /etc/sysctl.d/90-poolready.conf; : >/etc/sysctl.d/empty.conf", want: []string{"dis ip-forward"}},
+	{name: "a stale port", on: Con, script: "firewall-cmd --permanent --add-port=5000/tcp", want: []string{"con firewall-ports"}},
+	{name: "a stale port of this boot", on: Dis, script: "firewall-cmd --add-port=8443/tcp", want: []string{"dis firewall-ports"}},
+	{name: "time is not served", on: Con, script: "firewall-cmd --remove-service=ntp", want: []string{"con firewall-services"}},
+	{
+		name: "names are not served", on: Con, script: "firewall-cmd --remove-service=dns",
+		want: []string{"con firewall-services", "dis con-names"},
+	},
+	{name: "chronyd does not start at boot", on: Con, script: "systemctl disable chronyd", want: []string{"con chronyd"}},
+	{name: "chronyd is stopped", on: Dis, script: "systemctl stop chronyd", want: []string{"dis chronyd", "dis ntp"}},
+	{name: "another time server", on: Dis, script: "sed -i 's/^server .*/server 10.0.1.9 iburst/' /etc/chrony.conf && systemctl restart chronyd", want: []string{"dis ntp"}},
+	{name: "time is for this host only", on: Con, script: "sed -i '/^allow/d' /etc/chrony.conf && systemctl restart chronyd", want: []string{"con chrony-allow"}},
+	{name: "sshd does not notice dead clients", on: Con, script: "sed -i 's/^ClientAliveInterval.*/ClientAliveInterval 0/' /etc/ssh/sshd_config", want: []string{"con sshd"}},
+	{name: "the user has no key", on: Con, script: "rm /home/steve/.ssh/id_ed25519", want: []string{"con keys", "con self-ssh"}},
+	{
+		name: "the user has a key of its own", on: Con,
+		script: "rm /home/steve/.ssh/id_ed25519* && ssh-keygen -q -t ed25519 -N '' -f /home/steve/.ssh/id_ed25519 && chown steve:steve /home/steve/.ssh/id_ed25519",
+		want:   []string{"con keys", "con self-ssh"},
+	},
+	{
+		name: "root lets nobody in", on: Con, script: ": >/root/.ssh/authorized_keys",
+		want: []string{"con keys", "con self-ssh", "dis con-ssh"},
+	},
+	{
+		name: "sshd denies the user", on: Dis, script: "echo 'DenyUsers steve' >>/etc/ssh/sshd_config && systemctl restart sshd",
+		want: []string{"dis self-ssh"},
+	},
+	{
+		name: "host keys are not known", on: Dis, script: ": >/etc/ssh/ssh_known_hosts",
+		want: []string{"dis con-ssh", "dis self-ssh", "dis test-user"},
+	},
+	{name: "the test user may not sudo", on: Con, script: "rm /etc/sudoers.d/90-poolready-testy", want: []string{"con test-user"}},
+	{name: "the test user is gone", on: Dis, script: "userdel -r testy", want: []string{"dis test-user"}},
+	{name: "no marker", on: Con, script: ": >/etc/environment", want: []string{"con marker"}},
+	{name: "credentials that all can read", on: Con, script: "chmod 644 /home/steve/.vmware.conf", want: []string{"con credentials"}},
+	{name: "no credentials", on: Dis, script: "rm /root/.vmware.conf", want: []string{"dis credentials"}},
+	{name: "no pull secret", on: Con, script: "rm /root/.pull-secret.json", want: []string{"con pull-secret"}},
+	{name: "a pull secret", on: Dis, script: "echo secret >/root/.pull-secret.json", want: []string{"dis pull-secret"}},
+	{name: "a package is missing", on: Con, script: "dnf -y remove tmux", want: []string{"con packages"}},
+	{name: "a package is back", on: Dis, script: "echo 'git 2.43.5-1' >>/var/lib/rpm/packages", want: []string{"dis packages-removed"}},
+	{name: "the disk is full", on: Dis, do: func(r *rig, h Host) {
+		d := r.guests[h.Name].Host().Disk()
+		require.NoError(r.t, d.WriteFile("/var/log/big", make([]byte, 4<<20), 0o600))
+		_, used := d.Usage()
+		d.SetSize(used * 10 / 9)
+	}, want: []string{"dis disk"}},
+	{name: "a container of root", on: Con, script: "mkdir -p /var/lib/containers && echo 'c0ffee running web' >/var/lib/containers/containers", want: []string{"con containers"}},
+	{
+		name: "a container of the user", on: Dis,
+		script: "mkdir -p /home/steve/.local/share/containers && echo 'c0ffee running web' >/home/steve/.local/share/containers/containers",
+		want:   []string{"dis containers"},
+	},
+	{name: "another name", on: Con, script: "hostnamectl set-hostname localhost", want: []string{"con hostname", "dis con-ssh"}},
+	{name: "another VLAN address", on: Dis, script: setVLAN + "ipv4.addresses 10.10.20.99/24 && nmcli connection up ens224.10", want: []string{"dis vlan-address"}},
+	{
+		name: "con has another VLAN address", on: Con, script: setVLAN + "ipv4.addresses 10.10.20.99/24 && nmcli connection up ens224.10",
+		want: []string{"con dns-records", "con vlan-address", "dis con-names", "dis con-ping", "dis con-ssh"},
+	},
+	{
+		name: "another VLAN", on: Dis, script: setVLAN + "vlan.id 11 && nmcli connection up ens224.10",
+		want: []string{"dis con-names", "dis con-ping", "dis con-ssh"},
+	},
+	{name: "jumbo frames", on: Con, script: "nmcli connection modify ens192 802-3-ethernet.mtu auto && nmcli connection up ens192", want: []string{"con mtu"}},
+	{
+		name: "NetworkManager writes resolv.conf", on: Dis, script: "rm /etc/NetworkManager/conf.d/90-poolready-dns.conf && systemctl reload NetworkManager",
+		want: []string{"dis con-names", "dis nm-dns", "dis resolver"},
+	},
+	{name: "con asks the lab", on: Con, script: "echo 'nameserver 10.0.1.8' >/etc/resolv.conf", want: []string{"con resolver"}},
+	{name: "dis asks the lab", on: Dis, script: "echo 'nameserver 10.0.1.8' >/etc/resolv.conf", want: []string{"dis con-names", "dis resolver"}},
+	{name: "products are told to ask the lab", on: Con, script: "nmcli connection modify ens192 ipv4.dns 10.0.1.8", want: []string{"con lab-dns"}},
+	{
+		name: "con goes out by the lab", on: Con, script: "nmcli connection modify ens192 ipv4.never-default no && nmcli connection up ens192",
+		want: []string{"con default-route"},
+	},
+	{name: "the internet's name servers count", on: Con, script: "nmcli connection modify ens256 ipv4.ignore-auto-dns no", want: []string{"con ext-dns"}},
+	{name: "con has no internet", on: Con, script: "nmcli connection down ens256", want: []string{"con default-route", "con internet"}},
+	{name: "con has IPv6", on: Con, script: "nmcli connection modify ens256 ipv6.method auto && nmcli connection up ens256", want: []string{"con internet"}},
+	{name: "dnsmasq does not start at boot", on: Con, script: "systemctl disable dnsmasq", want: []string{"con dnsmasq"}},
+	{
+		name: "dnsmasq is stopped", on: Con, script: "systemctl stop dnsmasq",
+		want: []string{"con dns-records", "con dns-upstream", "con dnsmasq", "con internet", "dis con-names"},
+	},
+	{name: "a record is wrong", on: Con, script: "sed -i '/sno1/s/10.0.2.12/10.0.2.13/' /etc/dnsmasq.d/poolready.conf && systemctl restart dnsmasq", want: []string{"con dns-records"}},
+	{
+		name: "dnsmasq serves the loopback only", on: Con, script: "echo interface=lo >>/etc/dnsmasq.conf && systemctl restart dnsmasq",
+		want: []string{"con dns-records", "con internet", "dis con-names"},
+	},
+	{
+		name: "no name server upstream", on: Con, script: "sed -i '/^server=/d' /etc/dnsmasq.d/poolready.conf && systemctl restart dnsmasq",
+		want: []string{"con dns-upstream", "con internet"},
+	},
+	{name: "no product", on: Con, script: "rm -r /opt/product", want: []string{"con product"}},
+	{name: "a product", on: Dis, script: "mkdir -p /opt/product && echo 1 >/opt/product/VERSION", want: []string{"dis product"}},
+	{name: "no proxy scripts", on: Con, script: "rm /home/steve/.proxy-set.sh", want: []string{"con proxy"}},
+	{name: "a proxy in every shell", on: Dis, script: "echo '. ~/.proxy-set.sh' >>/root/.bashrc", want: []string{"dis proxy"}},
+	{name: "a way out through con", on: Dis, script: setVLAN + "ipv4.never-default no ipv4.gateway 10.10.20.1 && nmcli connection up ens224.10", want: []string{"dis default-route", "dis internet"}},
+	{name: "a way out through the lab", on: Dis, script: "nmcli connection modify ens192 ipv4.never-default no && nmcli connection up ens192", want: []string{"dis default-route", "dis internet"}},
+	{name: "the internet NIC is up", on: Dis, script: "ip link set dev ens256 up", want: []string{"dis default-route", "dis ext-link", "dis internet"}},
+	{
+		name: "the internet NIC is NetworkManager's", on: Dis,
+		script: "rm /etc/NetworkManager/conf.d/90-poolready-unmanaged.conf && systemctl restart NetworkManager",
+		want:   []string{"dis ext-link"},
+	},
+	{name: "the registry's port is taken", on: Dis, do: func(r *rig, h Host) {
+		r.guests[h.Name].Serve(8443, func(net.Conn) {})
+	}, want: []string{"dis port-free"}},
+	{name: "golden has a machine id", on: Golden, script: "echo 0123456789abcdef0123456789abcdef >/etc/machine-id", want: []string{"golden machine-id"}},
+}
+
+func TestEveryFaultIsNoticedByItsChecks(t *testing.T) {
+	disks := ready(t)
+	var mu sync.Mutex
+	noticed := map[string]bool{}
+	t.Run("faults", func(t *testing.T) {
+		for _, f := range faults {
+			t.Run(f.name, func(t *testing.T) {
+				t.Parallel()
+				r := newRig(t, testTopology())
+				hosts := []Host{r.topology.Host(Con, 1), r.topology.Host(Dis, 1)}
+				if f.on == Golden {
+					hosts = []Host{r.topology.Host(Golden, 0)}
+				}
+				var got []string
+				for _, h := range hosts {
+					r.boot(h, disks[h.Name].Clone())
+				}
+				if f.on == Golden { // its first boot would give it an id
+					_, code := r.guests[hosts[0].Name].Host().Run(t.Context(), ": >/etc/machine-id")
+					require.Zero(t, code)
+				}
+				for _, h := range hosts {
+					if h.Role != f.on {
+						continue
+					}
+					if f.do != nil {
+						f.do(r, h)
+						continue
+					}
+					out, code := r.guests[h.Name].Host().Run(t.Context(), f.script)
+					require.Zero(t, code, out)
+				}
+				var why []string
+				for _, h := range hosts {
+					for name, reason := range r.verify(h) {
+						got = append(got, h.Role+" "+name)
+						why = append(why, h.Role+" "+name+": "+reason)
+					}
+				}
+				slices.Sort(got)
+				assert.Equal(t, f.want, got, strings.Join(why, "\n"))
+				mu.Lock()
+				defer mu.Unlock()
+				for _, c := range got {
+					_, name, _ := strings.Cut(c, " ")
+					noticed[name] = true
+				}
+			})
+		}
+	})
+	for role, list := range checks {
+		for _, c := range list {
+			assert.True(t, noticed[c.name], "no fault makes check %q of %s fail", c.name, role)
+		}
+	}
+}

@@ -1,0 +1,163 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"embed"
+	"fmt"
+	"path"
+
+	"github.com/poolready/poolready/pool"
+)
+
+//go:embed scripts
+var scripts embed.FS
+
+// script returns the text of a step or check.
+func script(kind, name string) string {
+	text, err := scripts.ReadFile(path.Join("scripts", kind, name+".sh"))
+	if err != nil {
+		panic(err) // the lists below name what is embedded; TestScripts says so
+	}
+	return string(text)
+}
+
+// A check is a script and what it prints on a host that is right; ${NAME} is of the host's
+// environment.
+type check struct{ name, want string }
+
+// Steps by role, in order. "secrets" comes with the files that it installs.
+var steps = map[string][]string{
+	Golden: {"ssh", "grow", "network", "firewall", "packages", "time", "update", "keys", "user", "secrets", "marker", "clean", "identity"},
+	Con:    {"ssh", "hostname", "network", "firewall", "dnsmasq", "resolver", "update", "time", "user", "secrets", "marker", "product", "clean"},
+	Dis:    {"ssh", "update", "hostname", "network", "firewall", "resolver", "wait-con", "time", "user", "secrets", "marker", "strip", "clean", "cut"},
+}
+
+// Checks that more than one role has.
+var (
+	everywhere = []check{
+		{"timezone", "${TIMEZONE}"},
+		{"firewalld", "active enabled"},
+		{"masquerade", "now yes, then yes"},
+		{"ip-forward", "now 1, then 1"},
+		{"firewall-ports", "none"},
+		{"firewall-services", "none missing"},
+		{"chronyd", "active enabled"},
+		{"ntp", "${NTP_SERVER} via ${LAB_IF}"},
+		{"sshd", "clientalivecountmax 5 clientaliveinterval 60 permitrootlogin without-password"},
+		{"keys", "same pair, authorized"},
+		{"self-ssh", "root\n${ADMIN_USER}"},
+		{"test-user", "sudo: root\nssh: ${TEST_USER}"},
+		{"marker", "${MARKER}"},
+		{"credentials", "root 600\n${ADMIN_USER} 600"},
+		{"packages", "none missing"},
+		{"disk", "under 80 %"},
+		{"containers", "none"},
+	}
+	conAndDis = []check{
+		{"hostname", "${HOST_NAME}"},
+		{"vlan-address", "${VLAN_ADDR}"},
+		{"mtu", "${LAB_IF}=${MTU} ${TRUNK_IF}=${MTU} ${VLAN_IF}=${MTU} ${EXT_IF}=${MTU}"},
+		{"nm-dns", "none"},
+		{"resolver", "${RESOLVER}"},
+	}
+	connected = []check{
+		{"default-route", "${EXT_IF}"},
+		{"ext-dns", "yes"},
+		{"pull-secret", "root 600\n${ADMIN_USER} 600"},
+		{"proxy", "root: there, off\n${ADMIN_USER}: there, off"},
+		// The positive control of dis's air gap: the same probes get through here.
+		{"internet", "open: icmp tcp80 tcp443 dns-udp dns-tcp http-by-name\nclosed: icmp6 tcp443-6 proxy-env"},
+	}
+)
+
+// checks by role.
+var checks = map[string][]check{
+	Golden: concat(everywhere, connected, []check{
+		{"mtu", "${LAB_IF}=${MTU} ${TRUNK_IF}=${MTU} ${EXT_IF}=${MTU}"},
+		{"machine-id", "empty"},
+		{"product", "absent"},
+	}),
+	Con: concat(everywhere, conAndDis, connected, []check{
+		{"dnsmasq", "active enabled"},
+		{"dns-records", "all answer"},
+		{"dns-upstream", "answers"},
+		{"lab-dns", "${CON_LAB_ADDR}, automatic ones ignored: yes"},
+		{"chrony-allow", "Access allowed"},
+		{"product", "installed"},
+	}),
+	Dis: concat(everywhere, conAndDis, []check{
+		{"internet", "open: none\nclosed: icmp tcp80 tcp443 dns-udp dns-tcp http-by-name icmp6 tcp443-6 proxy-env"},
+		{"default-route", "none"},
+		{"ext-link", "DOWN, addresses: none"},
+		{"con-ping", "answers"},
+		{"con-ssh", "${CON_NAME}\n${CON_NAME}"},
+		{"con-names", "${CON_LAB_ADDR}\n${DIS_LAB_ADDR}\n${CON_LAB_ADDR}"},
+		{"pull-secret", "root: absent\n${ADMIN_USER}: absent"},
+		{"proxy", "root: absent, off\n${ADMIN_USER}: absent, off"},
+		{"packages-removed", "none present"},
+		{"product", "absent"},
+		{"port-free", "free"},
+	}),
+}
+
+func concat(lists ...[]check) []check {
+	var all []check
+	for _, l := range lists {
+		all = append(all, l...)
+	}
+	return all
+}
+
+func (t Topology) steps(role string) []pool.Step {
+	var list []pool.Step
+	for _, name := range steps[role] {
+		s := pool.Script(name, script("steps", name))
+		switch name {
+		case "secrets":
+			s = t.secrets(s, role)
+		case "update":
+			s = update(s)
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+func (t Topology) checks(role string) []pool.Check {
+	var list []pool.Check
+	for _, c := range checks[role] {
+		list = append(list, pool.ScriptCheck(c.name, c.want, script("checks", c.name)))
+	}
+	return list
+}
+
+// secrets puts the secret files on the host, and then runs the script that installs them.
+// They travel over SSH only; the step's version holds a hash of them.
+func (t Topology) secrets(install pool.Step, role string) pool.Step {
+	files := map[string][]byte{"CREDENTIALS": t.Credentials, "PULL_SECRET": t.PullSecret}
+	if role == Dis {
+		delete(files, "PULL_SECRET")
+	}
+	sum := sha256.New()
+	fmt.Fprintf(sum, "%s %x %x", install.Version, sha256.Sum256(files["CREDENTIALS"]), sha256.Sum256(files["PULL_SECRET"]))
+	script := install.Do
+	install.Version = fmt.Sprintf("%x", sum.Sum(nil))[:16]
+	install.Do = func(ctx context.Context, h *pool.Host) error {
+		dir := h.VM.Env["SECRETS_DIR"]
+		if _, err := h.Run(ctx, "install", "-d", "-m", "700", dir); err != nil {
+			return err
+		}
+		for name, data := range files {
+			if len(data) == 0 {
+				data = []byte("placeholder\n")
+			}
+			if err := h.Put(ctx, path.Join(dir, h.VM.Env[name]), bytes.NewReader(data), 0o600); err != nil {
+				return err
+			}
+		}
+		return script(ctx, h)
+	}
+	return install
+}

@@ -1,0 +1,6 @@
+#!/bin/sh
+# root and the default user reach con over the VLAN, and it is the host that it should be.
+set -eu
+for user in root "$ADMIN_USER"; do
+	sudo -n -u "$user" ssh -o BatchMode=yes -o ConnectTimeout=5 "$user@$CON_VLAN_ADDR" hostnamectl --static || true
+done

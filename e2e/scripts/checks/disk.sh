@@ -1,0 +1,5 @@
+#!/bin/sh
+# How full the root file system is.
+set -eu
+used=$(df -P / | sed -n -E '$s/.* ([0-9]+)% .*/\1/p')
+if [ "$used" -lt 80 ]; then echo "under 80 %"; else echo "$used %"; fi

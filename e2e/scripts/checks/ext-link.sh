@@ -1,0 +1,6 @@
+#!/bin/sh
+# The state of the internet NIC: down, and without an address.
+set -eu
+state=$(ip -o link show dev "$EXT_IF" | sed -E 's/.* state ([A-Z]+).*/\1/')
+addr=$(ip -o addr show dev "$EXT_IF" | sed -n -E 's/.* inet6? ([^ ]+).*/\1/p' | tr '\n' ' ')
+echo "$state, addresses: ${addr:-none}"

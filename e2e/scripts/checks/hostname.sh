@@ -1,0 +1,4 @@
+#!/bin/sh
+# The static host name.
+set -eu
+hostnamectl --static

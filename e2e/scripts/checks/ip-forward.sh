@@ -1,0 +1,4 @@
+#!/bin/sh
+# The kernel forwards IPv4, and will after the next start.
+set -eu
+echo "now $(sysctl -n net.ipv4.ip_forward), then $(cat /etc/sysctl.d/*.conf | sed -n -E 's/^net\.ipv4\.ip_forward *= *//p' | tail -n 1)"

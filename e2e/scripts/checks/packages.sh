@@ -1,0 +1,10 @@
+#!/bin/sh
+# Packages that ought to be installed and are not.
+set -eu
+missing=
+for package in $PACKAGES; do
+	case " $PACKAGES_REMOVED " in *" $package "*) continue ;; esac
+	rpm -q --quiet "$package" || missing="$missing $package"
+done
+missing=${missing# }
+echo "${missing:-none} missing"

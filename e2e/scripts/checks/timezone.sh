@@ -1,0 +1,4 @@
+#!/bin/sh
+# The timezone.
+set -eu
+timedatectl show -p Timezone --value

@@ -1,0 +1,6 @@
+#!/bin/sh
+# The product under test. This stands in for it: put the installation of yours here.
+set -eu
+
+install -d -m 755 "$PRODUCT_DIR"
+[ -e "$PRODUCT_DIR/VERSION" ] || printf 'placeholder\n' >"$PRODUCT_DIR/VERSION"

@@ -1,0 +1,157 @@
+package e2e
+
+import (
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/poolready/poolready/vsphere/vspheretest"
+)
+
+var serial atomic.Int64
+
+func expand(s string, env map[string]string) string {
+	for k, v := range env {
+		s = strings.ReplaceAll(s, "${"+k+"}", v)
+	}
+	return s
+}
+
+// built are disks of hosts that are ready, made by the first test that needs them: clones of
+// them are what tests break.
+var built struct {
+	sync.Mutex
+	tried bool
+	disks map[string]vspheretest.Disk
+}
+
+func ready(t testing.TB) map[string]vspheretest.Disk {
+	built.Lock()
+	defer built.Unlock()
+	if !built.tried {
+		built.tried = true
+		built.disks = build(t)
+	}
+	require.NotNil(t, built.disks, "the hosts could not be built: see the first test that failed")
+	return built.disks
+}
+
+func build(t testing.TB) map[string]vspheretest.Disk {
+	r := newRig(t, testTopology())
+	golden := r.topology.Host(Golden, 0)
+	disks := map[string]vspheretest.Disk{}
+	r.boot(golden, nil)
+	r.configure(golden)
+	require.Empty(t, r.verify(golden))
+	disks[golden.Name] = r.off(golden)
+	for _, role := range []string{Con, Dis} {
+		for n := 1; n <= r.topology.Pools; n++ {
+			h := r.topology.Host(role, n)
+			r.boot(h, disks[golden.Name].Clone())
+			r.configure(h)
+			require.Empty(t, r.verify(h), h.Name)
+		}
+	}
+	for _, h := range r.topology.Hosts()[1:] {
+		disks[h.Name] = r.off(h)
+	}
+	return disks
+}
+
+// pair boots con1 and dis1 as they were when ready, in a lab of their own.
+func pair(t testing.TB) (r *rig, con, dis Host) {
+	disks := ready(t)
+	r = newRig(t, testTopology())
+	con, dis = r.topology.Host(Con, 1), r.topology.Host(Dis, 1)
+	r.boot(con, disks[con.Name].Clone())
+	r.boot(dis, disks[dis.Name].Clone())
+	return r, con, dis
+}
+
+func TestEveryScriptIsUsed(t *testing.T) {
+	t.Parallel()
+	for kind, used := range map[string]func(role, name string) bool{
+		"steps": func(role, name string) bool { return slices.Contains(steps[role], name) },
+		"checks": func(role, name string) bool {
+			return slices.ContainsFunc(checks[role], func(c check) bool { return c.name == name })
+		},
+	} {
+		files, err := fs.ReadDir(scripts, path.Join("scripts", kind))
+		require.NoError(t, err)
+		for _, f := range files {
+			name := strings.TrimSuffix(f.Name(), ".sh")
+			assert.True(t, slices.ContainsFunc([]string{Golden, Con, Dis}, func(role string) bool { return used(role, name) }), "%s %s", kind, name)
+			text := script(kind, name)
+			assert.True(t, strings.HasPrefix(text, "#!/bin/sh\n# "), "%s: first lines are #! and what it is for", name)
+			assert.Contains(t, text, "\nset -eu\n", name)
+			assert.NotContains(t, text, "<<", "%s: no here documents", name)
+		}
+	}
+}
+
+func TestReadyHostsPassEveryCheckAfterABoot(t *testing.T) {
+	t.Parallel()
+	r, con, dis := pair(t)
+	assert.Empty(t, r.verify(con))
+	assert.Empty(t, r.verify(dis))
+}
+
+func TestStepsRunTwiceChangeNothing(t *testing.T) {
+	t.Parallel()
+	disks := ready(t)
+	r := newRig(t, testTopology())
+	for _, h := range []Host{r.topology.Host(Con, 1), r.topology.Host(Dis, 1)} {
+		r.boot(h, disks[h.Name].Clone())
+		before := tree(t, r.guests[h.Name].Host().Disk())
+		r.configure(h, "update") // dis has no internet any more
+		after := tree(t, r.guests[h.Name].Host().Disk())
+		for p := range before {
+			assert.Equal(t, before[p], after[p], "%s: %s", h.Name, p)
+		}
+		for p := range after {
+			assert.Contains(t, before, p, h.Name)
+		}
+	}
+}
+
+func TestDisFailsIfItsConIsDead(t *testing.T) {
+	t.Parallel()
+	disks := ready(t)
+	topology := testTopology()
+	for name, fault := range map[string]string{
+		"con is off":             "",
+		"dnsmasq is stopped":     "systemctl stop dnsmasq",
+		"the firewall is closed": "firewall-cmd --remove-service=dns",
+		"the VLAN is down":       "nmcli connection down ens224.10",
+		"con does not forward":   "sysctl -w net.ipv4.ip_forward=0",
+		"con has no way out":     "nmcli connection down ens256",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, topology)
+			con, dis := topology.Host(Con, 1), topology.Host(Dis, 1)
+			if fault != "" {
+				r.boot(con, disks[con.Name].Clone())
+				out, code := r.guests[con.Name].Host().Run(t.Context(), fault)
+				require.Zero(t, code, out)
+			}
+			r.boot(dis, disks[topology.GoldenName].Clone())
+			for _, s := range steps[Dis] {
+				if s == "wait-con" {
+					break
+				}
+				r.step(dis, s)
+			}
+			_, stderr, code := r.script(dis, script("steps", "wait-con"))
+			assert.Equal(t, 1, code)
+			assert.Contains(t, stderr, "con has not answered within 1 s")
+		})
+	}
+}

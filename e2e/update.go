@@ -1,0 +1,65 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/poolready/poolready/pool"
+	"github.com/poolready/poolready/sshx"
+)
+
+// updates bounds how many hosts update at once, in this process: mirrors limit the rate.
+var updates = make(chan struct{}, 2)
+
+// update wraps the script that updates a host: one of few at a time, and with a reboot if the
+// script says that one is needed.
+func update(step pool.Step) pool.Step {
+	text := script("steps", "update")
+	step.Version += "+reboot"
+	step.Timeout = 30 * time.Minute
+	step.Do = func(ctx context.Context, h *pool.Host) error {
+		select {
+		case updates <- struct{}{}:
+			defer func() { <-updates }()
+		case <-ctx.Done():
+			return fmt.Errorf("wait for other hosts to update: %w", context.Cause(ctx))
+		}
+		out, err := h.Script(ctx, text)
+		if err != nil || !strings.HasSuffix(out, "reboot needed") {
+			return err
+		}
+		return reboot(ctx, h)
+	}
+	return step
+}
+
+// reboot restarts the host and returns when it answers with another boot id.
+func reboot(ctx context.Context, h *pool.Host) error {
+	bootID := func() (string, error) { return h.Run(ctx, "cat", "/proc/sys/kernel/random/boot_id") }
+	before, err := bootID()
+	if err != nil {
+		return fmt.Errorf("reboot: %w", err)
+	}
+	if _, err := h.Run(ctx, "systemctl", "reboot"); err != nil {
+		if _, ok := errors.AsType[*sshx.DisconnectedError](err); !ok {
+			return fmt.Errorf("reboot: %w", err)
+		}
+	}
+	for {
+		now, err := bootID()
+		if err == nil && now != "" && now != before {
+			return nil
+		}
+		if err == nil {
+			err = errors.New("has not gone down yet")
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("reboot: %w: last answer: %w", context.Cause(ctx), err)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}

@@ -1,0 +1,200 @@
+package sshx
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/poolready/poolready/sshx/internal/wire"
+)
+
+// A Cmd is one command: either Args or Script.
+type Cmd struct {
+	// Args is a program and its arguments, which reach it as they are. No shell takes part, so
+	// shell builtins are not programs.
+	Args []string
+	// Script is the text of a program for /bin/sh, or for the interpreter that its first line
+	// names ("#!/bin/bash -eu": words separated by blanks). It is sent as a file and runs with
+	// stdin at /dev/null.
+	Script string
+	// Name stands for the command in errors and in the machine's process list; "" means "script",
+	// or the Args.
+	Name string
+	// Env is exported to the command. It is sent over stdin and is in no argument list.
+	Env map[string]string
+	// Dir is the working directory; "" is the home directory, from which relative ones are
+	// taken too (with User: from that of the user logged in as).
+	Dir string
+	// User to run as, through "sudo -n"; "" is the user logged in as.
+	User string
+	// Stdin feeds Args; nil is /dev/null. Scripts have none. When the connection is lost, the
+	// command sees an early end of its stdin: with Stdin, nothing kills it.
+	Stdin io.Reader
+	// Stdout and Stderr receive all output as it comes, secrets taken out. With Separate false
+	// (the default) all output is merged, in order, into Stdout. A writer that blocks stops only
+	// this command; one that fails is not written to again. Nothing is written once Run has
+	// returned, but for a Write that it had to give up waiting for.
+	Stdout, Stderr io.Writer
+	Separate       bool
+	// WaitDelay is how long output is waited for after the exit status, since a background
+	// child may hold on to it; 0 means 2 s.
+	WaitDelay time.Duration
+	// ExpectDisconnect makes a lost connection a success: for scripts that cut their own
+	// network. The command is detached (see Detach) and goes on to its end without us.
+	ExpectDisconnect bool
+}
+
+// A Result is what a command left: its output (head and tail if it was long) and exit code.
+type Result struct {
+	Stdout []byte // all of the output unless Cmd.Separate; at most 1 MiB of head and 1 MiB of tail
+	Stderr []byte // likewise
+	// Cut tells that output was dropped in the middle, where a line says so, or that it may
+	// lack its end.
+	Cut          bool
+	ExitCode     int // 128+N after signal N; -1 if it is not known
+	Took         time.Duration
+	Disconnected bool // with Cmd.ExpectDisconnect: the connection was lost before the command ended
+}
+
+// label is how errors call the command.
+func (cmd Cmd) label() string {
+	switch {
+	case cmd.Name != "":
+		return fmt.Sprintf("%q", cmd.Name)
+	case cmd.Script != "":
+		return `"script"`
+	}
+	s := strings.Join(cmd.Args, " ")
+	if len(s) > 120 {
+		s = strings.ToValidUTF8(s[:100], "") + "..."
+	}
+	return fmt.Sprintf("%q", s)
+}
+
+// validate returns all faults of the Cmd.
+func (cmd Cmd) validate() error {
+	var errs []error
+	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	switch {
+	case len(cmd.Args) == 0 && cmd.Script == "":
+		fault("Cmd has neither Args nor Script")
+	case len(cmd.Args) > 0 && cmd.Script != "":
+		fault("Cmd has both Args and Script")
+	case cmd.Script != "" && cmd.Stdin != nil:
+		fault("Cmd.Stdin is for Args; a Script has none")
+	case cmd.Script == "" && cmd.Args[0] == "":
+		fault("Cmd.Args[0] is empty")
+	}
+	for i, a := range cmd.Args {
+		if strings.ContainsRune(a, 0) {
+			fault("Cmd.Args[%d] has a NUL", i)
+		}
+	}
+	if line, _, _ := strings.Cut(cmd.Script, "\n"); strings.HasPrefix(line, "#!") && strings.HasSuffix(line, "\r") {
+		fault("Cmd.Script has DOS line ends")
+	}
+	for n, v := range cmd.Env {
+		switch {
+		case !isName(n):
+			fault("Cmd.Env: %q is not a name", n)
+		case strings.HasPrefix(n, "_sshx"):
+			fault("Cmd.Env: names beginning with _sshx are taken")
+		case strings.ContainsRune(v, 0):
+			fault("Cmd.Env[%q] has a NUL", n)
+		}
+	}
+	if strings.ContainsRune(cmd.Dir, 0) {
+		fault("Cmd.Dir has a NUL")
+	}
+	if strings.ContainsAny(cmd.User, "\x00\r\n") {
+		fault("Cmd.User %q has a control character", cmd.User)
+	}
+	return errors.Join(errs...)
+}
+
+// isName reports whether s can be the name of a shell variable.
+func isName(s string) bool {
+	for i, r := range s {
+		if r != '_' && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (i == 0 || r < '0' || r > '9') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// interpreter returns the words of the script's first line, or /bin/sh.
+func interpreter(script string) []string {
+	line, _, _ := strings.Cut(script, "\n")
+	if rest, ok := strings.CutPrefix(line, "#!"); ok {
+		if words := strings.Fields(rest); len(words) > 0 {
+			return words
+		}
+	}
+	return []string{"/bin/sh"}
+}
+
+// preamble is what sets the command up; other tells that it runs as another user.
+func (cmd Cmd) preamble(other bool) string {
+	dir, words := cmd.Dir, cmd.Args
+	if dir == "" && other {
+		dir = "~"
+	} else if dir == "~" {
+		dir = "./~"
+	}
+	if cmd.Script != "" {
+		words = interpreter(cmd.Script)
+	}
+	return wire.Preamble(cmd.Env, dir, words)
+}
+
+// call addresses a text to the user that cmd runs as.
+func (c *Client) call(text string, cmd Cmd) wire.Call {
+	call := wire.Call{Text: text, Name: "sshx"}
+	if name := processName(cmd.Name); name != "" {
+		call.Name = "sshx:" + name
+	}
+	if cmd.User != "" && cmd.User != c.cfg.User {
+		call.User, call.Lead = cmd.User, true
+	}
+	// Only OpenSSH is known to make each command the leader of a process group.
+	if !strings.Contains(c.ServerVersion(), "OpenSSH") {
+		call.Lead = true
+	}
+	return call
+}
+
+// processName is name, as far as it can stand unquoted in every shell.
+func processName(name string) string {
+	name = strings.Map(func(r rune) rune {
+		switch {
+		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9', r == '-', r == '_', r == '.':
+			return r
+		}
+		return '-'
+	}, name)
+	return name[:min(len(name), 40)]
+}
+
+// plainWords reports whether every login shell takes the words as they are once they are in
+// single quotes. That is not so in fish for "\\", and in csh for "!" and a newline.
+func plainWords(words []string) bool {
+	n := 0
+	for _, w := range words {
+		n += len(w) + 3
+		if strings.ContainsAny(w, "\\!\n") {
+			return false
+		}
+	}
+	return n < 32<<10
+}
+
+// Quote returns s as one word of POSIX shell: for scripts that are put together. It panics if s
+// has a NUL, which no word can have.
+func Quote(s string) string {
+	if strings.ContainsRune(s, 0) {
+		panic(fmt.Sprintf("sshx: quote %q: no word of a shell has a NUL", s))
+	}
+	return wire.Quote(s)
+}

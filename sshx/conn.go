@@ -1,0 +1,77 @@
+package sshx
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// watched is a network connection that remembers when it last brought anything.
+type watched struct {
+	net.Conn
+	begun time.Time
+	last  atomic.Int64 // of the last read, since begun
+}
+
+func watch(conn net.Conn) *watched { return &watched{Conn: conn, begun: time.Now()} }
+
+func (w *watched) Read(b []byte) (int, error) {
+	n, err := w.Conn.Read(b)
+	if n > 0 {
+		w.last.Store(int64(time.Since(w.begun)))
+	}
+	return n, err
+}
+
+func (w *watched) lastRead() time.Time { return w.begun.Add(time.Duration(w.last.Load())) }
+
+// A pulse finds out whether a peer lives. It asks when nothing came for every, and calls the peer
+// dead when nothing came for dead after it was asked; any sign of life counts, so that a busy
+// connection is neither asked nor given up.
+type pulse struct {
+	every, dead time.Duration
+	last        func() time.Time // of the last sign of life
+	ask         func()           // returns when the peer has answered, or is given up
+}
+
+// run returns true when the peer is dead, after it called kill, which must make ask return; and false when
+// ctx ends. A tick that comes late means that this process was stopped, and its peer could not be
+// heard: then the wait starts anew.
+func (p pulse) run(ctx context.Context, kill func()) bool {
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	tick := min(p.every, p.dead/4)
+	timer := time.NewTimer(tick)
+	defer timer.Stop()
+	answered := make(chan struct{}, 1)
+	var asked time.Time // zero: not asked
+	before := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-answered:
+			asked = time.Time{}
+			continue
+		case <-timer.C:
+		}
+		now := time.Now()
+		stopped := now.Sub(before) > tick+p.dead/2
+		before = now
+		timer.Reset(tick)
+		switch heard := p.last(); {
+		case asked.IsZero():
+			if now.Sub(heard) >= p.every {
+				asked = now
+				asking.Go(func() { p.ask(); answered <- struct{}{} })
+			}
+		case heard.After(asked) || stopped:
+			asked = now
+		case now.Sub(asked) >= p.dead:
+			kill()
+			return true
+		}
+	}
+}

@@ -1,0 +1,364 @@
+package sshx
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// PutOptions are the zero value for a file of mode 0644 owned by the user logged in as.
+type PutOptions struct {
+	Mode  fs.FileMode // permissions; 0 means 0644, or in a tree those that each file has
+	Owner string      // "user" or "user:group", set as root; "" leaves it
+	Sudo  bool        // write as root
+	// SumUpTo is the size in bytes up to which a file is read back and compared by SHA-256 before
+	// it takes its place; its size is always compared. 0 means 64 MiB; a negative one is never.
+	SumUpTo int64
+	// IfChanged sends nothing whose content is already there, in the same place; mode and owner
+	// are set all the same. A file needs an io.ReadSeeker for that.
+	IfChanged bool
+	// Progress, if set, is told how many bytes were sent so far, now and then and at the end. It
+	// is called from one goroutine.
+	Progress func(sent int64)
+}
+
+const defaultSumUpTo = 64 << 20
+
+// putScript writes stdin to a temporary file beside dst, proves it, and moves it there. Without a
+// size, which only its end tells, it leaves the last step to commitScript.
+const putScript = `set -eu
+dst=$1 tmp=$2 mode=$3 owner=$4 size=$5 sum=$6
+if [ -d "$dst" ]; then echo "$dst: is a directory" >&2; exit 1; fi
+trap 'rm -f "$tmp"' EXIT
+umask 077
+cat >"$tmp"
+n=$(($(wc -c <"$tmp")))
+if [ "$size" != - ] && [ "$n" -ne "$size" ]; then echo "$n of $size bytes arrived" >&2; exit 1; fi
+got=-
+if [ "$sum" = '?' ] || [ "$sum" != - ]; then
+	got=$(sha256sum <"$tmp")
+	got=${got%% *}
+	if [ "$sum" != '?' ] && [ "$got" != "$sum" ]; then echo "sha256 is $got, want $sum" >&2; exit 1; fi
+fi
+chmod "$mode" "$tmp"
+if [ -n "$owner" ]; then chown "$owner" "$tmp"; fi
+if [ "$size" = - ]; then trap - EXIT; echo "$n $got"; exit 0; fi
+` + commitScript
+
+// commitScript moves tmp to dst. Where SELinux is on, the file gets the label of its place.
+const commitScript = `mv -f "$tmp" "$dst"
+if command -v restorecon >/dev/null 2>&1; then restorecon "$dst" || true; fi
+`
+
+// sameScript prints the sum of dst, if it is a file, and gives it mode and owner.
+const sameScript = `set -eu
+dst=$1 mode=$2 owner=$3 size=$4 sum=$5
+if [ -L "$dst" ] || [ ! -f "$dst" ]; then exit 0; fi
+if [ "$(($(wc -c <"$dst")))" -ne "$size" ]; then exit 0; fi
+got=$(sha256sum <"$dst")
+if [ "${got%% *}" != "$sum" ]; then exit 0; fi
+chmod "$mode" "$dst"
+if [ -n "$owner" ]; then chown "$owner" "$dst"; fi
+echo same
+`
+
+// Put writes r to the file dst, whole or not at all: to a temporary file in the same directory,
+// which must exist, and from there by a rename. A symbolic link at dst is replaced. Size, and up
+// to PutOptions.SumUpTo the SHA-256 of what the machine has are compared first. If r fails, dst is as it was.
+//
+// Put needs a shell on the machine, not the sftp subsystem. For an account that has only that, use SFTP.
+func (c *Client) Put(ctx context.Context, dst string, r io.Reader, o PutOptions) error {
+	p := &put{c: c, dst: dst, o: o, src: r, size: -1}
+	if err := p.do(ctx); err != nil {
+		return fmt.Errorf("sshx: %s: put %s: %w", c.cfg.Name, dst, c.bare(err))
+	}
+	return nil
+}
+
+// A put is one file on its way.
+type put struct {
+	c    *Client
+	dst  string
+	o    PutOptions
+	src  io.Reader
+	size int64  // -1 if only the end tells
+	sum  string // of what will be sent, if it could be known before
+}
+
+func (p *put) do(ctx context.Context) error {
+	if err := checkPath(p.dst); err != nil {
+		return err
+	}
+	if strings.HasSuffix(p.dst, "/") {
+		return errors.New("the name of a file does not end in /")
+	}
+	setDefault(&p.o.Mode, 0o644)
+	setDefault(&p.o.SumUpTo, defaultSumUpTo)
+	if err := p.measure(); err != nil {
+		return err
+	}
+	if p.o.IfChanged && p.sum != "" {
+		out, err := p.run(ctx, "compare", sameScript, nil, p.dst, p.mode(), p.o.Owner, strconv.FormatInt(p.size, 10), p.sum)
+		if err != nil {
+			return err
+		}
+		if out == "same" {
+			return nil
+		}
+	}
+	return p.send(ctx)
+}
+
+// measure finds out size and sum beforehand, where that costs no memory.
+func (p *put) measure() error {
+	s, ok := p.src.(io.ReadSeeker)
+	if !ok {
+		return nil
+	}
+	at, err := s.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return nil // a pipe, say
+	}
+	end, err := s.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil
+	}
+	if _, err := s.Seek(at, io.SeekStart); err != nil {
+		return err
+	}
+	p.size = end - at
+	if p.size > p.o.SumUpTo && !p.o.IfChanged {
+		return nil
+	}
+	h := sha256.New()
+	n, err := io.Copy(h, s)
+	if err != nil {
+		return err
+	}
+	p.size, p.sum = n, hex.EncodeToString(h.Sum(nil))
+	_, err = s.Seek(at, io.SeekStart)
+	return err
+}
+
+func (p *put) mode() string { return fmt.Sprintf("%04o", unixMode(p.o.Mode)) }
+
+// send sends the content, and compares what has arrived.
+func (p *put) send(ctx context.Context) error {
+	tmp := p.dst + ".sshx-" + newToken()
+	size, sum := "-", "?"
+	if p.size >= 0 {
+		size = strconv.FormatInt(p.size, 10)
+	}
+	switch {
+	case p.size > p.o.SumUpTo || p.o.SumUpTo < 0:
+		sum = "-"
+	case p.sum != "":
+		sum = p.sum
+	}
+	h := sha256.New()
+	in := &counted{r: p.src, tell: p.o.Progress}
+	src := io.Reader(in)
+	if p.size < 0 {
+		src = io.TeeReader(in, h)
+	}
+	out, err := p.run(ctx, "write", putScript, src, p.dst, tmp, p.mode(), p.o.Owner, size, sum)
+	if err == nil && p.size < 0 {
+		err = p.commit(ctx, out, tmp, in.n, hex.EncodeToString(h.Sum(nil)))
+	}
+	if err == nil && p.o.Progress != nil {
+		p.o.Progress(in.n)
+	}
+	return err
+}
+
+// commit compares what the machine has, of which it said out, and moves it into place.
+func (p *put) commit(ctx context.Context, out, tmp string, n int64, sum string) error {
+	var err error
+	var gotN int64
+	var gotSum string
+	if _, serr := fmt.Sscanf(out, "%d %s", &gotN, &gotSum); serr != nil {
+		err = fmt.Errorf("the machine answered %q", clean(out))
+	} else if gotN != n {
+		err = fmt.Errorf("%d of %d bytes arrived", gotN, n)
+	} else if gotSum != sum && gotSum != "-" {
+		err = fmt.Errorf("sha256 is %s, want %s", gotSum, sum)
+	}
+	if err == nil {
+		if _, err = p.run(ctx, "rename", "set -eu\ndst=$1 tmp=$2\n"+commitScript, nil, p.dst, tmp); err == nil {
+			return nil
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killGrace)
+	defer cancel()
+	_, _ = p.run(ctx, "remove", `rm -f "$1"`, nil, tmp)
+	return err
+}
+
+// run runs a shell text with arguments and returns the first line of its output.
+func (p *put) run(ctx context.Context, name, text string, stdin io.Reader, args ...string) (string, error) {
+	cmd := Cmd{
+		Name:  name + " " + p.dst,
+		Args:  append([]string{"/bin/sh", "-c", text, "sshx-put"}, args...),
+		Stdin: stdin, Separate: true, User: p.o.user(),
+	}
+	res, err := p.c.Run(ctx, cmd)
+	line, _, _ := strings.Cut(string(res.Stdout), "\n")
+	return line, err
+}
+
+// user is who writes.
+func (o PutOptions) user() string {
+	if o.Sudo || o.Owner != "" {
+		return "root"
+	}
+	return ""
+}
+
+// checkPath refuses names that no file can have.
+func checkPath(path string) error {
+	if path == "" || strings.ContainsRune(path, 0) {
+		return fmt.Errorf("%q is not the name of a file", path)
+	}
+	if strings.HasPrefix(path, "-") {
+		return fmt.Errorf("%q would be taken for an option; write ./%s", path, path)
+	}
+	return nil
+}
+
+// unixMode is the number that chmod knows a mode by.
+func unixMode(m fs.FileMode) uint32 {
+	n := uint32(m.Perm())
+	for bit, v := range map[fs.FileMode]uint32{fs.ModeSetuid: 0o4000, fs.ModeSetgid: 0o2000, fs.ModeSticky: 0o1000} {
+		if m&bit != 0 {
+			n |= v
+		}
+	}
+	return n
+}
+
+// counted counts what is read, and tells every 100 ms.
+type counted struct {
+	r    io.Reader
+	n    int64
+	tell func(int64)
+	told time.Time
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	if c.tell != nil && time.Since(c.told) > 100*time.Millisecond {
+		c.told = time.Now()
+		c.tell(c.n)
+	}
+	return n, err
+}
+
+// GetOptions are the zero value for reading as the user logged in as.
+type GetOptions struct {
+	Sudo bool // read as root
+	// Progress, if set, is told how many bytes have come so far, now and then and at the end.
+	Progress func(got int64)
+}
+
+// getScript prints the size of a file, and then what it has. A file of /proc has size 0, and more in it.
+const getScript = `set -eu
+if [ -d "$1" ]; then echo "$1: is a directory" >&2; exit 1; fi
+n=$(wc -c <"$1")
+echo $((n))
+exec cat "$1"
+`
+
+// Get copies the file src to w. Less than the file's size is an error; a file that grows
+// meanwhile is not.
+func (c *Client) Get(ctx context.Context, src string, w io.Writer) error {
+	return c.GetFile(ctx, src, w, GetOptions{})
+}
+
+// GetFile is Get with options.
+func (c *Client) GetFile(ctx context.Context, src string, w io.Writer, o GetOptions) error {
+	if err := checkPath(src); err != nil {
+		return fmt.Errorf("sshx: %s: get %s: %w", c.cfg.Name, src, err)
+	}
+	in := &sized{w: w, want: -1, tell: o.Progress}
+	_, err := c.runRaw(ctx, Cmd{
+		Name: "read " + src, Args: []string{"/bin/sh", "-c", getScript, "sshx-get", src},
+		Stdout: in, Separate: true, User: o.user(),
+	})
+	if err == nil {
+		err = in.end()
+	}
+	if err != nil {
+		return fmt.Errorf("sshx: %s: get %s: %w", c.cfg.Name, src, c.bare(err))
+	}
+	return nil
+}
+
+func (o GetOptions) user() string {
+	if o.Sudo {
+		return "root"
+	}
+	return ""
+}
+
+// sized passes on what follows a line with its length.
+type sized struct {
+	w     io.Writer
+	line  []byte
+	want  int64 // -1 until the line was read
+	got   int64
+	wrote error
+	tell  func(int64)
+	told  time.Time
+}
+
+func (s *sized) Write(p []byte) (int, error) {
+	n := len(p)
+	if s.want < 0 {
+		s.line = append(s.line, p...)
+		line, rest, ok := strings.Cut(string(s.line), "\n")
+		if !ok {
+			return n, nil
+		}
+		want, err := strconv.ParseInt(line, 10, 64)
+		if err != nil {
+			s.wrote = fmt.Errorf("the machine answered %q", clean(line))
+			return 0, s.wrote
+		}
+		s.want = want
+		p = []byte(rest)
+	}
+	s.got += int64(len(p))
+	if s.tell != nil && time.Since(s.told) > 100*time.Millisecond {
+		s.told = time.Now()
+		s.tell(s.got)
+	}
+	if _, err := s.w.Write(p); err != nil {
+		s.wrote = err
+		return 0, err
+	}
+	return n, nil
+}
+
+// end says whether all has come.
+func (s *sized) end() error {
+	switch {
+	case s.wrote != nil:
+		return s.wrote
+	case s.want < 0:
+		return errors.New("the machine sent nothing")
+	case s.got < s.want:
+		return fmt.Errorf("%d of %d bytes came", s.got, s.want)
+	}
+	if s.tell != nil {
+		s.tell(s.got)
+	}
+	return nil
+}

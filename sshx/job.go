@@ -1,0 +1,341 @@
+package sshx
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/poolready/poolready/sshx/internal/wire"
+)
+
+// A Job is a command that was detached from the connection that started it: it survives the loss
+// of connections, a restart of sshd, and the end of this process. It is not stopped by anything
+// but Kill and the machine's own end.
+//
+// Its methods connect anew when the connection is lost, as WaitReady does, so they may take as
+// long as their context lets them. They may be called from any goroutine; Follow and Wait take
+// turns.
+type Job struct {
+	id, user string
+	label    string
+	cmd      Cmd
+	begun    time.Time
+
+	turn chan struct{} // held by Follow
+	at   int64         // how much of the log was read; belongs to who has the turn
+	out  *sink
+
+	mu   sync.Mutex // guards what follows
+	c    *Client
+	mine bool // c was dialled by the Job
+	cfg  Config
+}
+
+// Detach starts cmd on the machine, in a session of its own, and returns when it has started. Its
+// output is merged into a log on the machine. Cmd.Stdin must be nil; Separate, WaitDelay and ExpectDisconnect do not
+// apply. Where systemd's KillUserProcesses=yes ends what a user left behind, detach as root.
+//
+// The log and what else belongs to the job are in a directory below /var/tmp, which Wait and
+// Follow remove when they have seen the job's end.
+func (c *Client) Detach(ctx context.Context, cmd Cmd) (*Job, error) {
+	fail := func(err error) error {
+		return fmt.Errorf("sshx: %s: detach %s: %w", c.cfg.Name, c.cfg.redact(cmd.label()), c.bare(err))
+	}
+	if err := cmd.validate(); err != nil {
+		return nil, fail(err)
+	}
+	if cmd.Stdin != nil {
+		return nil, fail(errors.New("Cmd.Stdin is not for detached commands"))
+	}
+	id := newToken()
+	start := cmd
+	start.Stdout, start.Stderr, start.Separate = nil, nil, false
+	r := &run{c: c, cmd: start, label: c.cfg.redact(cmd.label()), pid: make(chan string, 1)}
+	r.call = c.call(wire.Detach, cmd)
+	r.call.Args = []string{id, wire.Job}
+	r.input = wire.Header(int64(len(cmd.Script)), cmd.preamble(r.call.User != "")) + cmd.Script
+	r.sinks(wire.Marker + id + " ")
+	s, err := c.open(ctx)
+	if err != nil {
+		return nil, fail(err)
+	}
+	defer s.close()
+	r.begun = time.Now()
+	if _, err := r.on(ctx, s); err != nil {
+		return nil, fail(err)
+	}
+	return c.job(id, cmd), nil
+}
+
+// Job returns the job with an ID that another process, or an earlier connection, has from
+// Detach. User is the Cmd.User it was started with.
+func (c *Client) Job(id, user string) *Job {
+	return c.job(id, Cmd{Name: "job " + id, User: user})
+}
+
+func (c *Client) job(id string, cmd Cmd) *Job {
+	j := &Job{id: id, user: cmd.User, label: c.cfg.redact(cmd.label()), cmd: cmd, begun: time.Now(), turn: make(chan struct{}, 1)}
+	j.c, j.cfg = c, c.pinned()
+	var live *lockedWriter
+	if cmd.Stdout != nil {
+		live = &lockedWriter{w: cmd.Stdout}
+	}
+	j.out = newSink("", c.cfg.secrets(), live, nil)
+	return j
+}
+
+// ID names the job on its machine; see Client.Job.
+func (j *Job) ID() string { return j.id }
+
+// Wait waits until the job has ended, as Follow does.
+func (j *Job) Wait(ctx context.Context) (Result, error) { return j.Follow(ctx, nil) }
+
+// Follow copies the job's log to w, which may be nil, and to Cmd.Stdout as it grows, until the job has ended: every byte once,
+// also over several connections, beginning where an earlier Follow of the same Job stopped. The
+// Result has what all of them read. An exit code other than 0 is an *ExitError; a machine that
+// restarted before the job's end, an *InterruptedError; a job of which nothing is known, a
+// *JobLostError. When ctx ends, Follow returns and the job goes on.
+func (j *Job) Follow(ctx context.Context, w io.Writer) (Result, error) {
+	select {
+	case j.turn <- struct{}{}:
+	case <-ctx.Done():
+		return Result{ExitCode: -1}, j.fail(context.Cause(ctx))
+	}
+	defer func() { <-j.turn }()
+	defer j.hangUp()
+	return j.follow(ctx, w, true)
+}
+
+// follow polls until the end. Without reconnect it returns the error of a lost connection.
+func (j *Job) follow(ctx context.Context, w io.Writer, reconnect bool) (Result, error) {
+	red := newRedactor(io.Discard, j.cfg.secrets())
+	if w != nil {
+		red.w = w
+	}
+	sinks := io.MultiWriter(j.out, red)
+	wait := pollMin
+	for {
+		c, err := j.client(ctx, reconnect)
+		if err != nil {
+			return j.result(-1, true), j.fail(err)
+		}
+		p, err := j.poll(ctx, c)
+		switch {
+		case err != nil && ctx.Err() == nil && lostConn(c, err) && reconnect:
+			continue
+		case err != nil:
+			return j.result(-1, true), j.fail(err)
+		}
+		_, _ = sinks.Write(p.log)
+		j.at += int64(len(p.log))
+		if j.at < p.size {
+			wait = pollMin
+			continue
+		}
+		if p.state != "run" && p.state != "new" {
+			_ = red.flush()
+			_ = j.out.red.flush()
+			return j.ended(ctx, c, p)
+		}
+		if len(p.log) > 0 {
+			wait = pollMin
+		}
+		if err := sleep(ctx, wait); err != nil {
+			return j.result(-1, true), j.fail(fmt.Errorf("%w; the job goes on", err))
+		}
+		wait = min(wait*3/2, pollMax)
+	}
+}
+
+// A job's end is noticed, and its log shown, at the latest after pollMax.
+const (
+	pollMin   = 100 * time.Millisecond
+	pollMax   = 2 * time.Second
+	pollBytes = 256 << 10
+)
+
+// A report is the answer to one Poll.
+type report struct {
+	state string
+	code  int
+	size  int64
+	log   []byte
+}
+
+var reportLine = regexp.MustCompile(`(?m)^(new|run|done|reboot|dead|gone) (-|\d+) (\d+)\n`)
+
+func (j *Job) poll(ctx context.Context, c *Client) (report, error) {
+	out, err := c.exec(ctx, wire.Poll, j.user, j.id, strconv.FormatInt(j.at, 10), strconv.Itoa(pollBytes))
+	if err != nil {
+		return report{}, err
+	}
+	m := reportLine.FindSubmatchIndex(out) // what precedes it is noise of the login shell
+	if m == nil {
+		return report{}, fmt.Errorf("the machine answered %q", clean(string(out)))
+	}
+	p := report{state: string(out[m[2]:m[3]]), code: -1, log: out[m[1]:]}
+	if p.size, err = strconv.ParseInt(string(out[m[6]:m[7]]), 10, 64); err != nil {
+		return report{}, err
+	}
+	if rc := string(out[m[4]:m[5]]); rc != "-" {
+		if p.code, err = strconv.Atoi(rc); err != nil {
+			return report{}, err
+		}
+	}
+	return p, nil
+}
+
+// ended makes what the job's end means of the last report.
+func (j *Job) ended(ctx context.Context, c *Client, p report) (Result, error) {
+	res := j.result(p.code, false)
+	host := j.cfg.Name
+	switch p.state {
+	case "reboot":
+		return res, &InterruptedError{Host: host, Cmd: j.label, ID: j.id, Output: j.out.end(4096)}
+	case "done":
+	default:
+		return res, &JobLostError{Host: host, Cmd: j.label, ID: j.id, Gone: p.state == "gone", Output: j.out.end(4096)}
+	}
+	_, _ = c.Run(ctx, Cmd{Args: []string{"rm", "-rf", wire.JobDir(j.id)}, User: j.user})
+	if p.code != 0 {
+		return res, &ExitError{Host: host, Cmd: j.label, Code: p.code, Took: res.Took, Output: j.out.end(4096)}
+	}
+	return res, nil
+}
+
+func (j *Job) result(code int, cut bool) Result {
+	out, lost := j.out.result()
+	return Result{Stdout: out, Cut: cut || lost, ExitCode: code, Took: time.Since(j.begun)}
+}
+
+// Kill ends the job's process group, with SIGTERM and, 2 s later, SIGKILL. A job that has ended
+// is no error.
+func (j *Job) Kill(ctx context.Context) error {
+	for {
+		c, err := j.client(ctx, true)
+		if err == nil {
+			_, err = c.exec(ctx, wire.Kill, j.user, j.id)
+		}
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() == nil && c != nil && lostConn(c, err):
+		default:
+			return fmt.Errorf("sshx: %s: kill job %s: %w", j.cfg.Name, j.id, unhosted(j.cfg.Name, err))
+		}
+	}
+}
+
+func (j *Job) fail(err error) error {
+	return fmt.Errorf("sshx: %s: follow %s: %w", j.cfg.Name, j.label, unhosted(j.cfg.Name, err))
+}
+
+// client returns a connection that lives.
+func (j *Job) client(ctx context.Context, reconnect bool) (*Client, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.c != nil && j.c.Err() == nil {
+		return j.c, nil
+	}
+	if !reconnect {
+		return nil, j.c.ended("follow")
+	}
+	if j.mine {
+		j.c.Close()
+	}
+	c, err := WaitReady(ctx, j.cfg, Ready{})
+	if err != nil {
+		return nil, err
+	}
+	j.c, j.mine = c, true
+	return c, nil
+}
+
+// hangUp closes a connection that the Job made for itself.
+func (j *Job) hangUp() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.mine {
+		j.c.Close()
+	}
+}
+
+// lostConn reports whether err came of the end of c.
+func lostConn(c *Client, err error) bool {
+	_, lost := errors.AsType[*DisconnectedError](err)
+	return lost || c.Err() != nil
+}
+
+// runDetached is Run for a command that may cut the connection: it must not be killed for that,
+// nor write into it.
+func (c *Client) runDetached(ctx context.Context, cmd Cmd) (Result, error) {
+	j, err := c.Detach(ctx, cmd)
+	if err != nil {
+		if de, ok := errors.AsType[*DisconnectedError](err); ok && de.Ran {
+			return Result{ExitCode: -1, Cut: true, Disconnected: true}, nil
+		}
+		return Result{}, err
+	}
+	res, err := j.follow(ctx, nil, false)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		kill, cancel := context.WithTimeout(context.WithoutCancel(ctx), killGrace)
+		defer cancel()
+		_, kerr := c.exec(kill, wire.Kill, j.user, j.id)
+		return res, &CanceledError{Host: c.cfg.Name, Cmd: j.label, Killed: kerr == nil, Took: res.Took, Output: j.out.end(4096), Cause: context.Cause(ctx)}
+	case err != nil && lostConn(c, err):
+		res.Disconnected = true
+		return res, nil
+	}
+	return res, err
+}
+
+// exec runs one of the wire texts that announce nothing, and returns its stdout.
+func (c *Client) exec(ctx context.Context, text, user string, args ...string) ([]byte, error) {
+	call := c.call(text, Cmd{User: user})
+	call.Args = args
+	s, err := c.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	if err := s.start(ctx, "exec", call.Command()); err != nil {
+		if c.Err() != nil {
+			return nil, c.ended("run")
+		}
+		return nil, err
+	}
+	var out, errs bytes.Buffer
+	done := make(chan struct{})
+	started := c.spawn(func() {
+		var both sync.WaitGroup
+		both.Go(func() { _, _ = io.Copy(&out, s.ch) })
+		both.Go(func() { _, _ = io.Copy(&errs, s.ch.Stderr()) })
+		both.Wait()
+		close(done)
+	})
+	if !started {
+		return nil, c.ended("run")
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	<-s.closed
+	switch {
+	case !s.hasExited():
+		return nil, &DisconnectedError{Host: c.cfg.Name, Cmd: "helper", Ran: true, Cause: c.ended("run")}
+	case s.status.code != 0 && call.User != "" && out.Len() == 0:
+		return nil, &SudoError{Host: c.cfg.Name, User: call.User, Cmd: "helper", Text: clean(errs.String())}
+	case s.status.code != 0:
+		return nil, fmt.Errorf("exit status %d: %s", s.status.code, clean(errs.String()))
+	}
+	return out.Bytes(), nil
+}

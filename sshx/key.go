@@ -1,0 +1,64 @@
+package sshx
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// ReadKey reads a private key from a file, such as ssh-keygen writes. The passphrase is for an
+// encrypted key; "" is for one that is not.
+func ReadKey(path, passphrase string) (ssh.Signer, error) {
+	pem, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("sshx: read key: %w", err)
+	}
+	key, err := ParseKey(pem, passphrase)
+	if err != nil {
+		return nil, fmt.Errorf("sshx: %s: %w", path, unprefixed(err))
+	}
+	return key, nil
+}
+
+// ParseKey reads a private key from the text of a key file.
+func ParseKey(pem []byte, passphrase string) (ssh.Signer, error) {
+	key, err := ssh.ParsePrivateKey(pem)
+	if _, ok := errors.AsType[*ssh.PassphraseMissingError](err); ok {
+		if passphrase == "" {
+			return nil, errors.New("sshx: parse key: it is encrypted and needs a passphrase")
+		}
+		key, err = ssh.ParsePrivateKeyWithPassphrase(pem, []byte(passphrase))
+	}
+	if err != nil {
+		if _, _, _, _, perr := ssh.ParseAuthorizedKey(pem); perr == nil {
+			return nil, errors.New("sshx: parse key: it is a public key; the private one is in the file without .pub")
+		}
+		return nil, fmt.Errorf("sshx: parse key: %w", err)
+	}
+	return key, nil
+}
+
+// AuthorizedKey returns the public half of a key as a line of authorized_keys, without comment
+// and newline: the form of HostKeys.Pinned.
+func AuthorizedKey(key ssh.PublicKey) string {
+	return strings.TrimSuffix(string(ssh.MarshalAuthorizedKey(key)), "\n")
+}
+
+// parsePublic reads keys in authorized_keys form; what names the field in errors.
+func parsePublic(what string, lines []string) ([]ssh.PublicKey, error) {
+	var keys []ssh.PublicKey
+	for i, l := range lines {
+		k, _, options, rest, err := ssh.ParseAuthorizedKey([]byte(l))
+		if err != nil {
+			return nil, fmt.Errorf("%s[%d] %q: %w", what, i, l, err)
+		}
+		if len(options) > 0 || len(strings.TrimSpace(string(rest))) > 0 {
+			return nil, fmt.Errorf("%s[%d] %q: more than one public key", what, i, l)
+		}
+		keys = append(keys, k)
+	}
+	return keys, nil
+}

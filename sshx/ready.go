@@ -1,0 +1,188 @@
+package sshx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Ready says what WaitReady waits for, beyond a command that runs.
+type Ready struct {
+	// Address, if set, is asked before each attempt and replaces Config.Address. Its error is
+	// taken for a machine that has no address yet.
+	Address func(ctx context.Context) (string, error)
+	// AuthGrace is how long refused logins, and a login shell that runs nothing, are put down to
+	// a machine that is still starting, counted from when its sshd first answered; 0 means 90 s.
+	AuthGrace time.Duration
+	// BootIDNot is a boot id that must have gone, or "".
+	BootIDNot string
+	// FirstBoot expects a machine that makes its host keys now: a wrong one, which otherwise
+	// ends the wait at once, is taken for one that will be replaced. It is never accepted.
+	FirstBoot bool
+	// SystemState waits until systemd, where there is one, says running or degraded.
+	SystemState bool
+	// CloudInit waits until cloud-init, where there is one, is done. Its failure ends the wait.
+	CloudInit bool
+	// Settle is how long the connection must last and the boot id stay the same once all else holds: for
+	// machines that restart their network or themselves after the first boot. 0 is not at all.
+	Settle time.Duration
+	// Report is told of each change of state, and only of changes.
+	Report func(state string)
+}
+
+// WaitReady tries to connect until the machine answers a command and satisfies ready, ctx
+// ends, or trying on is pointless: a wrong host key, a login refused for longer than
+// Ready.AuthGrace, a Config with faults. The first attempt is made at once; later ones follow
+// after 1 to 5 s, and after 5 s or more when sshd answered but did not let us in, since OpenSSH
+// bars addresses that knock too often. Its error is a *NotReadyError.
+func WaitReady(ctx context.Context, cfg Config, ready Ready) (*Client, error) {
+	setDefault(&ready.AuthGrace, 90*time.Second)
+	w := &waiter{cfg: cfg, ready: ready, begun: time.Now()}
+	if ready.Address != nil && cfg.Address == "" && cfg.Name == "" {
+		return nil, errors.New("sshx: wait until ready: Config.Name must be set where Config.Address is not")
+	}
+	for {
+		w.tries++
+		c, err := w.attempt(ctx)
+		if err == nil {
+			w.to("ready")
+			return c, nil
+		}
+		if p, ok := errors.AsType[*pointless](err); ok {
+			return nil, w.failed(p.err, p.err)
+		}
+		if ctx.Err() != nil {
+			return nil, w.failed(err, context.Cause(ctx))
+		}
+		w.to(stateOf(err))
+		if err := sleep(ctx, w.back.next(err)); err != nil {
+			return nil, w.failed(w.last, err)
+		}
+	}
+}
+
+// A waiter is one call of WaitReady.
+type waiter struct {
+	cfg    Config
+	ready  Ready
+	begun  time.Time
+	tries  int
+	states []State
+	last   error
+	banner string
+	seen   time.Time // when sshd first answered
+	back   backoff
+}
+
+// pointless is an error after which there is no use in trying.
+type pointless struct{ err error }
+
+func (p *pointless) Error() string { return p.err.Error() }
+
+// to notes, and reports, a state that differs from the last one.
+func (w *waiter) to(text string) {
+	if n := len(w.states); n > 0 && w.states[n-1].Text == text {
+		return
+	}
+	w.states = append(w.states, State{After: time.Since(w.begun), Text: text})
+	w.states = w.states[max(0, len(w.states)-20):]
+	if w.ready.Report != nil {
+		w.ready.Report(text)
+	}
+}
+
+func (w *waiter) failed(last, cause error) error {
+	if last == nil {
+		last = cause
+	}
+	if n := w.last; n != nil && errors.Is(last, cause) && !errors.Is(last, n) {
+		last = n // the attempt that ctx cut short says less than the one before it
+	}
+	return &NotReadyError{
+		Host: w.cfg.filled().Name, Took: time.Since(w.begun), Tries: w.tries, States: w.states, Banner: w.banner,
+		Last: last, Cause: cause,
+	}
+}
+
+// attempt connects, and stays until the machine is ready or the connection is of no more use.
+func (w *waiter) attempt(ctx context.Context) (*Client, error) {
+	cfg := w.cfg
+	if w.ready.Address != nil {
+		addr, err := w.ready.Address(ctx)
+		if err == nil && addr == "" {
+			err = errors.New("it has none")
+		}
+		if err != nil {
+			w.last = &notYet{state: "no address", err: fmt.Errorf("address: %w", err)}
+			return nil, w.last
+		}
+		cfg.Address = addr
+	}
+	if err := cfg.filled().validate(); err != nil {
+		return nil, &pointless{err}
+	}
+	c, err := Dial(ctx, cfg)
+	if err == nil {
+		w.reached(c.Banner())
+		if k := &w.cfg.HostKeys; k.TrustFirst && !w.ready.FirstBoot {
+			k.TrustFirst, k.Pinned = false, append(k.Pinned, AuthorizedKey(c.HostKey()))
+		}
+		if err = w.gates(ctx, c); err == nil {
+			return c, nil
+		}
+		c.Close()
+	}
+	err = w.judge(err)
+	if ctx.Err() == nil {
+		w.last = err
+	}
+	return nil, err
+}
+
+func (w *waiter) reached(banner string) {
+	if w.seen.IsZero() {
+		w.seen = time.Now()
+	}
+	if banner != "" {
+		w.banner = banner
+	}
+}
+
+// judge says which errors are final.
+func (w *waiter) judge(err error) error {
+	if de, ok := errors.AsType[*DialError](err); ok && de.Reached {
+		w.reached(de.Banner)
+	}
+	if hk, ok := errors.AsType[*HostKeyError](err); ok {
+		w.reached("")
+		if !w.ready.FirstBoot || !hk.Changed() {
+			return &pointless{err}
+		}
+	}
+	ae, refused := errors.AsType[*AuthError](err)
+	_, noShell := errors.AsType[*StartError](err)
+	if refused {
+		w.reached(ae.Banner)
+		if strings.Contains(ae.Cause.Error(), "Too many authentication failures") {
+			return &pointless{err}
+		}
+	}
+	if (refused || noShell) && time.Since(w.seen) > w.ready.AuthGrace {
+		return &pointless{err}
+	}
+	return err
+}
+
+// sleep waits for d, or returns the cause of ctx's end.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

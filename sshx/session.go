@@ -1,0 +1,259 @@
+package sshx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// A session is one "session" channel and what came of it. ssh.Session would hide when the exit
+// status came, and whether the channel or the connection ended.
+type session struct {
+	c      *Client
+	ch     ssh.Channel
+	exited chan struct{} // closed when the machine has sent the exit status
+	status exitStatus    // valid once exited is closed
+	closed chan struct{} // closed when the channel is, from both sides, or the connection
+}
+
+type exitStatus struct {
+	code   int
+	signal string
+}
+
+// refusedFor is how long refusals are retried while no other session of ours could be in the way.
+const refusedFor = 5 * time.Second
+
+// open opens a session. It waits for its turn among the connection's sessions, and tries again when the
+// machine refuses: it frees the place of a session only some time after it has ended, and may
+// allow fewer than we think.
+func (c *Client) open(ctx context.Context) (*session, error) {
+	select {
+	case c.gate <- struct{}{}:
+	case <-c.done:
+		return nil, c.ended("open session")
+	case <-ctx.Done():
+		return nil, fmt.Errorf("sshx: %s: open session: %w while %d others are open", c.cfg.Name, context.Cause(ctx), len(c.gate))
+	}
+	type opened struct {
+		s   *session
+		err error
+	}
+	result := make(chan opened)
+	started := c.spawn(func() {
+		s, err := c.openRetrying(ctx)
+		select {
+		case result <- opened{s, err}:
+			if err != nil {
+				<-c.gate
+			}
+		case <-ctx.Done(): // nobody waits any more
+			if err == nil {
+				s.close()
+			} else {
+				<-c.gate
+			}
+		}
+	})
+	if !started {
+		<-c.gate
+		return nil, c.ended("open session")
+	}
+	select {
+	case o := <-result:
+		return o.s, o.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("sshx: %s: open session: %w", c.cfg.Name, context.Cause(ctx))
+	}
+}
+
+func (c *Client) openRetrying(ctx context.Context) (*session, error) {
+	begun := time.Now()
+	var alone time.Time // since when only we hold a place
+	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
+		ch, reqs, err := c.ssh.OpenChannel("session", nil)
+		if err == nil {
+			return c.newSession(ch, reqs, func() { <-c.gate }), nil
+		}
+		if _, ok := errors.AsType[*ssh.OpenChannelError](err); !ok {
+			<-c.life.Done() // nothing else fails here; the cause says more than err
+			return nil, c.ended("open session")
+		}
+		if len(c.gate) > 1 {
+			alone = time.Time{}
+		} else if alone.IsZero() {
+			alone = time.Now()
+		} else if time.Since(alone) > refusedFor {
+			return nil, &SessionError{Host: c.cfg.Name, Took: time.Since(begun), Cause: err}
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil, fmt.Errorf("sshx: %s: open session: %w: %w", c.cfg.Name, context.Cause(ctx), err)
+		case <-c.done:
+			t.Stop()
+			return nil, c.ended("open session")
+		}
+	}
+}
+
+// openExtra opens a session that needs no place in the gate. It tries once.
+func (c *Client) openExtra(ctx context.Context) (*session, error) {
+	type opened struct {
+		s   *session
+		err error
+	}
+	result := make(chan opened)
+	started := c.spawn(func() {
+		ch, reqs, err := c.ssh.OpenChannel("session", nil)
+		var s *session
+		if err == nil {
+			s = c.newSession(ch, reqs, func() {})
+		}
+		select {
+		case result <- opened{s, err}:
+		case <-ctx.Done():
+			if err == nil {
+				s.close()
+			}
+		}
+	})
+	if !started {
+		return nil, c.ended("open session")
+	}
+	select {
+	case o := <-result:
+		return o.s, o.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (c *Client) newSession(ch ssh.Channel, reqs <-chan *ssh.Request, free func()) *session {
+	s := &session{c: c, ch: ch, exited: make(chan struct{}), closed: make(chan struct{})}
+	c.wg.Go(func() {
+		for r := range reqs {
+			s.request(r)
+		}
+		ch.Close()
+		close(s.closed)
+		free()
+	})
+	return s
+}
+
+// request takes what the machine says about the session.
+func (s *session) request(r *ssh.Request) {
+	switch r.Type {
+	case "exit-status":
+		var m struct{ Code uint32 }
+		if ssh.Unmarshal(r.Payload, &m) != nil {
+			break
+		}
+		s.ended(exitStatus{code: int(m.Code)})
+	case "exit-signal":
+		var m struct {
+			Signal  string
+			Core    bool
+			Message string
+			Lang    string
+		}
+		if ssh.Unmarshal(r.Payload, &m) != nil {
+			break
+		}
+		s.ended(exitStatus{code: 128 + signalNumber(m.Signal), signal: clean(m.Signal)})
+	}
+	if r.WantReply {
+		_ = r.Reply(false, nil)
+	}
+}
+
+// ended takes the exit status. Should there be two, the first counts. It is called by one goroutine.
+func (s *session) ended(st exitStatus) {
+	if !s.hasExited() {
+		s.status = st
+		close(s.exited)
+	}
+}
+
+// hasExited reports whether the exit status is known. It always comes before the channel is closed.
+func (s *session) hasExited() bool {
+	select {
+	case <-s.exited:
+		return true
+	default:
+		return false
+	}
+}
+
+// start asks for a command or, with the type "subsystem", for one.
+func (s *session) start(ctx context.Context, kind, what string) error {
+	type answer struct {
+		ok  bool
+		err error
+	}
+	got := make(chan answer, 1)
+	started := s.c.spawn(func() {
+		ok, err := s.ch.SendRequest(kind, true, ssh.Marshal(struct{ S string }{what}))
+		got <- answer{ok, err}
+	})
+	if !started {
+		return errGone
+	}
+	select {
+	case a := <-got:
+		if a.err != nil {
+			return a.err
+		}
+		if !a.ok {
+			return errRefused
+		}
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+var errRefused = errors.New("request refused")
+
+// close ends our side. The place in the gate is free when the machine has closed its side too.
+// It does not block.
+func (s *session) close() {
+	s.c.spawn(func() { s.ch.Close() })
+}
+
+// closeWrite ends stdin. It does not block.
+func (s *session) closeWrite() {
+	s.c.spawn(func() { _ = s.ch.CloseWrite() })
+}
+
+// copyTo reads a stream of the session into sink until the stream ends, or over is set.
+func copyTo(sink io.Writer, r io.Reader, over *atomic.Bool) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := r.Read(buf)
+		if n > 0 && !over.Load() {
+			_, _ = sink.Write(buf[:n])
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// signalNumber is Linux's number of a signal by the name that SSH has for it.
+func signalNumber(name string) int {
+	for i, n := range []string{"HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM"} {
+		if n == name {
+			return i + 1
+		}
+	}
+	return 0
+}

@@ -1,0 +1,427 @@
+package sshtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// fileCommands make, move and remove files:
+//
+//	cat [-n -u] [FILE...]
+//	cp [-a -d -f -p -r -R -v -n -T] [--preserve[=...]] [-t DIR] FROM... TO
+//	mv [-f -n -v -T] [-t DIR] FROM... TO
+//	rm [-f -r -R -d -v] FILE...
+//	mkdir [-p -v] [-m MODE] DIR...
+//	rmdir DIR...
+//	ln [-s -f -n -T -v] TARGET... LINK
+//	touch [-c -a -m] [-r FILE] [-d DATE|@SECONDS] FILE...
+//	install [-d -D -p -v] [-m MODE] [-o USER] [-g GROUP] FROM... TO
+//	mktemp [-d -q -u] [-t] [-p DIR] [TEMPLATE]
+//	truncate [-s SIZE] FILE...
+//	dd [if=FILE] [of=FILE] [bs=N] [count=N] [status=none] [conv=fsync]
+//	shred, sync: sync does nothing; shred is not there
+var fileCommands = map[string]Command{
+	"cat": cmdCat, "cp": cmdCp, "mv": cmdMv, "rm": cmdRm, "mkdir": cmdMkdir, "rmdir": cmdRmdir, "ln": cmdLn, "touch": cmdTouch,
+	"install": cmdInstall, "mktemp": cmdMktemp, "truncate": cmdTruncate, "dd": cmdDd, "sync": cmdSync,
+}
+
+// copyTo copies until the end of r, or that of ctx.
+func copyTo(ctx context.Context, w io.Writer, r io.Reader) error {
+	buf := make([]byte, 32<<10)
+	for ctx.Err() == nil {
+		n, err := r.Read(buf)
+		if n > 0 {
+			if _, werr := w.Write(buf[:n]); werr != nil {
+				return werr
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// input opens an operand, of which "-" is stdin.
+func (p *Proc) input(name string) (io.ReadCloser, error) {
+	if name == "-" {
+		return io.NopCloser(p.Stdin), nil
+	}
+	f, err := p.view().open(p.Path(name), os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	if i, err := p.view().stat(p.Path(name)); err == nil && i.IsDir() {
+		_ = f.Close()
+		return nil, fail("read", name, syscall.EISDIR)
+	}
+	return f, nil
+}
+
+func cmdCat(ctx context.Context, p *Proc) int {
+	o, ok := p.options("-n -u")
+	if !ok {
+		return exitNotSimulated
+	}
+	if len(o.args) == 0 {
+		o.args = []string{"-"}
+	}
+	code := 0
+	line := 1
+	for _, name := range o.args {
+		r, err := p.input(name)
+		if err == nil {
+			if o.has("-n") {
+				line, err = numberLines(p, r, line)
+			} else {
+				err = copyTo(ctx, p.Stdout, r)
+			}
+			_ = r.Close()
+		}
+		if err != nil {
+			code = p.Fail(1, "%s: %s", name, reason(err))
+		}
+	}
+	return code
+}
+
+func numberLines(p *Proc, r io.Reader, line int) (int, error) {
+	data, err := io.ReadAll(r)
+	for l := range strings.Lines(string(data)) {
+		fmt.Fprintf(p.Stdout, "%6d\t%s", line, l)
+		line++
+	}
+	return line, err
+}
+
+// targets finds where each of several sources goes: to a directory, or to a name. -t and -T are known.
+func (p *Proc) targets(o *options) (pairs [][2]string, code int) {
+	from, to := o.args, ""
+	if dir, ok := o.set["-t"]; ok {
+		to = dir
+	} else if len(from) > 0 {
+		from, to = from[:len(from)-1], from[len(from)-1]
+	}
+	if len(from) == 0 {
+		if to == "" {
+			return nil, p.Fail(1, "missing file operand")
+		}
+		return nil, p.Fail(1, "missing destination file operand after '%s'", to)
+	}
+	i, err := p.view().stat(p.Path(to))
+	if err == nil && i.IsDir() && !o.has("-T") {
+		for _, f := range from {
+			pairs = append(pairs, [2]string{f, path.Join(to, path.Base(f))})
+		}
+		return pairs, 0
+	}
+	if len(from) > 1 || o.has("-t") {
+		return nil, p.Fail(1, "target '%s' is not a directory", to)
+	}
+	return [][2]string{{from[0], to}}, 0
+}
+
+func cmdCp(_ context.Context, p *Proc) int {
+	o, ok := p.options("-a -d -f -p -r -R -v -n -T -t: --preserve --preserve= --no-preserve= --force --recursive")
+	if !ok {
+		return exitNotSimulated
+	}
+	pairs, code := p.targets(o)
+	for _, x := range pairs {
+		if o.has("-n") {
+			if _, err := p.view().lstat(p.Path(x[1])); err == nil {
+				continue
+			}
+		}
+		c := copier{v: p.view(), tree: o.has("-a", "-r", "-R", "--recursive"), keep: o.has("-a", "-p", "--preserve"), links: o.has("-a", "-d", "-r", "-R")}
+		if err := c.copy(p.Path(x[0]), p.Path(x[1]), true); err != nil {
+			code = p.Fail(1, "cannot copy '%s' to '%s': %s", x[0], x[1], reason(err))
+		} else if o.has("-v") {
+			fmt.Fprintf(p.Stdout, "'%s' -> '%s'\n", x[0], x[1])
+		}
+	}
+	return code
+}
+
+// A copier copies files and trees.
+type copier struct {
+	v     view
+	tree  bool
+	keep  bool // mode, owner and time
+	links bool // symbolic links stay links
+}
+
+func (c copier) copy(from, to string, top bool) error {
+	i, err := c.v.stat(from)
+	if c.links && (!top || c.keep) {
+		i, err = c.v.lstat(from)
+	}
+	if err != nil {
+		return err
+	}
+	if j, err := c.v.stat(to); err == nil && j.ino == i.ino && i.mode&fs.ModeSymlink == 0 {
+		return errors.New("are the same file")
+	}
+	switch {
+	case i.mode&fs.ModeSymlink != 0:
+		target, err := c.v.readlink(from)
+		if err != nil {
+			return err
+		}
+		_ = c.v.remove(to)
+		return c.v.symlink(target, to)
+	case i.IsDir():
+		if !c.tree {
+			return errors.New("-r not specified; omitting directory")
+		}
+		if strings.HasPrefix(to+"/", strings.TrimSuffix(from, "/")+"/") {
+			return errors.New("cannot copy a directory into itself")
+		}
+		if err := c.v.mkdir(to, i.mode|0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		list, err := c.v.readDir(from)
+		if err != nil {
+			return err
+		}
+		for _, e := range list {
+			if err := c.copy(path.Join(from, e.Name()), path.Join(to, e.Name()), false); err != nil {
+				return err
+			}
+		}
+	default:
+		data, err := c.v.readFile(from)
+		if err != nil {
+			return err
+		}
+		if err := c.v.writeFile(to, data, i.mode); err != nil {
+			return err
+		}
+	}
+	if !c.keep {
+		return nil
+	}
+	if c.v.uid == 0 {
+		_ = c.v.chown(to, i.uid, i.gid, false)
+	}
+	return errors.Join(c.v.chmod(to, i.mode), c.v.chtimes(to, i.mtime))
+}
+
+func cmdMv(_ context.Context, p *Proc) int {
+	o, ok := p.options("-f -n -v -T -t: --force")
+	if !ok {
+		return exitNotSimulated
+	}
+	pairs, code := p.targets(o)
+	for _, x := range pairs {
+		if _, err := p.view().lstat(p.Path(x[1])); err == nil && o.has("-n") {
+			continue
+		}
+		if err := p.view().rename(p.Path(x[0]), p.Path(x[1])); err != nil {
+			code = p.Fail(1, "cannot move '%s' to '%s': %s", x[0], x[1], reason(err))
+		} else if o.has("-v") {
+			fmt.Fprintf(p.Stdout, "renamed '%s' -> '%s'\n", x[0], x[1])
+		}
+	}
+	return code
+}
+
+func cmdRm(_ context.Context, p *Proc) int {
+	o, ok := p.options("-f -r -R -d -v --force --recursive")
+	if !ok {
+		return exitNotSimulated
+	}
+	force, tree := o.has("-f", "--force"), o.has("-r", "-R", "--recursive")
+	if len(o.args) == 0 && !force {
+		return p.missing()
+	}
+	code := 0
+	for _, name := range o.args {
+		full := p.Path(name)
+		i, err := p.view().lstat(strings.TrimRight(full, "/"))
+		switch {
+		case isNotExist(err) && force || name == "" && force:
+			continue
+		case err != nil:
+		case path.Clean(full) == "/":
+			err = errors.New("it is dangerous to operate recursively on '/'")
+		case i.IsDir() && !tree && !o.has("-d"):
+			err = syscall.EISDIR
+		case tree:
+			err = p.view().removeAll(full)
+		default:
+			err = p.view().remove(full)
+		}
+		if err != nil {
+			code = p.Fail(1, "cannot remove '%s': %s", name, reason(err))
+		} else if o.has("-v") {
+			fmt.Fprintf(p.Stdout, "removed '%s'\n", name)
+		}
+	}
+	return code
+}
+
+func cmdMkdir(_ context.Context, p *Proc) int {
+	o, ok := p.options("-p -v -m: --parents --mode=")
+	if !ok {
+		return exitNotSimulated
+	}
+	if len(o.args) == 0 {
+		return p.missing()
+	}
+	code := 0
+	for _, name := range o.args {
+		var err error
+		_, missing := p.view().lstat(p.Path(name))
+		if o.has("-p", "--parents") {
+			err = p.view().mkdirAll(p.Path(name), 0o777)
+		} else {
+			err = p.view().mkdir(p.Path(name), 0o777)
+		}
+		if m, ok := o.set["-m"]; ok && err == nil && missing != nil {
+			var mode fs.FileMode
+			if mode, err = parseMode(m, fs.ModeDir|0o777&^fileModeOf(p.umask), p.umask); err == nil {
+				err = p.view().chmod(p.Path(name), mode)
+			}
+		}
+		if err != nil {
+			code = p.Fail(1, "cannot create directory '%s': %s", name, reason(err))
+		}
+	}
+	return code
+}
+
+func cmdRmdir(_ context.Context, p *Proc) int {
+	o, ok := p.options("--ignore-fail-on-non-empty")
+	if !ok {
+		return exitNotSimulated
+	}
+	code := 0
+	for _, name := range o.args {
+		i, err := p.view().lstat(p.Path(name))
+		if err == nil && !i.IsDir() {
+			err = syscall.ENOTDIR
+		}
+		if err == nil {
+			err = p.view().remove(p.Path(name))
+		}
+		if errors.Is(err, syscall.ENOTEMPTY) && o.has("--ignore-fail-on-non-empty") {
+			continue
+		}
+		if err != nil {
+			code = p.Fail(1, "failed to remove '%s': %s", name, reason(err))
+		}
+	}
+	return code
+}
+
+func cmdLn(_ context.Context, p *Proc) int {
+	o, ok := p.options("-s -f -n -T -v --symbolic --force --no-dereference -t:")
+	if !ok {
+		return exitNotSimulated
+	}
+	if len(o.args) == 1 {
+		o.args = append(o.args, path.Base(o.args[0]))
+	}
+	if i, err := p.view().lstat(p.Path(lastOf(o.args))); err == nil && i.mode&fs.ModeSymlink != 0 && o.has("-n", "--no-dereference") {
+		o.set["-T"] = ""
+	}
+	pairs, code := p.targets(o)
+	for _, x := range pairs {
+		to := p.Path(x[1])
+		if o.has("-f", "--force") {
+			if i, err := p.view().lstat(to); err == nil && !i.IsDir() {
+				_ = p.view().remove(to)
+			}
+		}
+		var err error
+		if o.has("-s", "--symbolic") {
+			err = p.view().symlink(x[0], to)
+		} else {
+			err = p.view().link(p.Path(x[0]), to)
+		}
+		if err != nil {
+			code = p.Fail(1, "failed to create link '%s': %s", x[1], reason(err))
+		}
+	}
+	return code
+}
+
+func lastOf(s []string) string {
+	if len(s) == 0 {
+		return ""
+	}
+	return s[len(s)-1]
+}
+
+func cmdTouch(_ context.Context, p *Proc) int {
+	o, ok := p.options("-c -a -m -r: -d: --no-create --date= --reference=")
+	if !ok {
+		return exitNotSimulated
+	}
+	at := p.Host.now()
+	if ref, ok := o.set["-r"]; ok {
+		i, err := p.view().stat(p.Path(ref))
+		if err != nil {
+			return p.Fail(1, "failed to get attributes of '%s': %s", ref, reason(err))
+		}
+		at = i.mtime
+	}
+	if d, ok := o.set["-d"]; ok {
+		var err error
+		if at, err = parseDate(d, p.Host.now()); err != nil {
+			return p.NotSimulated("-d " + d)
+		}
+	}
+	code := 0
+	for _, name := range o.args {
+		_, err := p.view().stat(p.Path(name))
+		if isNotExist(err) {
+			if o.has("-c", "--no-create") {
+				continue
+			}
+			var f *file
+			if f, err = p.view().open(p.Path(name), os.O_WRONLY|os.O_CREATE, 0o666); err == nil {
+				_ = f.Close()
+			}
+		}
+		if err == nil {
+			err = p.view().chtimes(p.Path(name), at)
+		}
+		if err != nil {
+			code = p.Fail(1, "cannot touch '%s': %s", name, reason(err))
+		}
+	}
+	return code
+}
+
+// parseDate understands @SECONDS, RFC 3339 and its parts, "now".
+func parseDate(s string, now time.Time) (time.Time, error) {
+	if s == "now" || s == "" {
+		return now, nil
+	}
+	if n, ok := strings.CutPrefix(s, "@"); ok {
+		sec, err := strconv.ParseFloat(n, 64)
+		return time.Unix(0, int64(sec*1e9)), err
+	}
+	var err error
+	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02 15:04", "2006-01-02", "2006-01-02 15:04:05 MST"} {
+		var t time.Time
+		if t, err = time.ParseInLocation(layout, s, time.UTC); err == nil {
+			return t, nil
+		}
+	}
+	return now, err
+}

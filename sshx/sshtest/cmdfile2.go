@@ -1,0 +1,268 @@
+package sshtest
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+)
+
+func cmdInstall(_ context.Context, p *Proc) int {
+	o, ok := p.options("-d -D -p -v -m: -o: -g: --mode= --owner= --group= --directory -t: -T")
+	if !ok {
+		return exitNotSimulated
+	}
+	for long, short := range map[string]string{"--mode": "-m", "--owner": "-o", "--group": "-g"} {
+		if v, ok := o.set[long]; ok {
+			o.set[short] = v
+		}
+	}
+	mode, err := parseMode(orDefault(o.set["-m"], "0755"), 0, 0)
+	if err != nil {
+		return p.Fail(1, "invalid mode '%s'", o.set["-m"])
+	}
+	finish := func(name string) error {
+		uid, gid, err := p.ids(o.set["-o"], o.set["-g"])
+		if err != nil {
+			return err
+		}
+		if uid >= 0 || gid >= 0 {
+			if err := p.view().chown(p.Path(name), uid, gid, true); err != nil {
+				return err
+			}
+		}
+		return p.view().chmod(p.Path(name), mode)
+	}
+	if o.has("-d", "--directory") {
+		for _, name := range o.args {
+			if err := errors.Join(p.view().mkdirAll(p.Path(name), 0o755), finish(name)); err != nil {
+				return p.Fail(1, "cannot create directory '%s': %s", name, reason(err))
+			}
+		}
+		return 0
+	}
+	if o.has("-D") && len(o.args) > 0 {
+		if err := p.view().mkdirAll(path.Dir(p.Path(lastOf(o.args))), 0o755); err != nil {
+			return p.Fail(1, "cannot create directory for '%s': %s", lastOf(o.args), reason(err))
+		}
+	}
+	pairs, code := p.targets(o)
+	for _, x := range pairs {
+		var data []byte
+		r, err := p.input(strings.Replace(x[0], "/dev/stdin", "-", 1))
+		if err == nil {
+			data, err = io.ReadAll(r)
+			_ = r.Close()
+		}
+		if err == nil {
+			_ = p.view().remove(p.Path(x[1]))
+			err = p.view().writeFile(p.Path(x[1]), data, 0o600)
+		}
+		if err == nil {
+			err = finish(x[1])
+		}
+		if err != nil {
+			code = p.Fail(1, "cannot install '%s' as '%s': %s", x[0], x[1], reason(err))
+		}
+	}
+	return code
+}
+
+func orDefault(s, def string) string {
+	if s == "" {
+		return def
+	}
+	return s
+}
+
+// ids turns names or numbers into numbers; "" is -1.
+func (p *Proc) ids(user, group string) (uid, gid int, err error) {
+	acc := p.Host.disk.accounts()
+	uid, gid = -1, -1
+	var ok bool
+	if user != "" {
+		if uid, ok = acc.userNamedOrNumbered(user); !ok {
+			return 0, 0, fmt.Errorf("invalid user: '%s'", user)
+		}
+	}
+	if group != "" {
+		if gid, ok = acc.groupNamedOrNumbered(group); !ok {
+			return 0, 0, fmt.Errorf("invalid group: '%s'", group)
+		}
+	}
+	return uid, gid, nil
+}
+
+func cmdMktemp(_ context.Context, p *Proc) int {
+	o, ok := p.options("-d -q -u -t -p: --directory --tmpdir --tmpdir= --suffix=")
+	if !ok {
+		return exitNotSimulated
+	}
+	dir := orDefault(p.Env["TMPDIR"], "/tmp")
+	for _, n := range []string{"-p", "--tmpdir"} {
+		if d := o.set[n]; d != "" {
+			dir = d
+		}
+	}
+	template := path.Join(dir, "tmp.XXXXXXXXXX")
+	if len(o.args) > 0 {
+		template = o.args[0]
+		if o.has("-p", "-t", "--tmpdir") {
+			template = path.Join(dir, template)
+		}
+	}
+	stem := strings.TrimRight(template, "X")
+	n := len(template) - len(stem)
+	if n < 3 {
+		return p.Fail(1, "too few X's in template '%s'", template)
+	}
+	for range 100 {
+		name := stem + rand.Text()[:n%26] + strings.Repeat("X", n-n%26) + o.set["--suffix"]
+		var err error
+		if o.has("-d", "--directory") {
+			err = p.view().mkdir(p.Path(name), 0o700)
+		} else {
+			var f *file
+			if f, err = p.view().open(p.Path(name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600); err == nil {
+				_ = f.Close()
+			}
+		}
+		if errors.Is(err, os.ErrExist) {
+			continue
+		}
+		if err != nil {
+			if o.has("-q") {
+				return 1
+			}
+			return p.Fail(1, "failed to create file via template '%s': %s", template, reason(err))
+		}
+		if o.has("-u") {
+			_ = p.view().remove(p.Path(name))
+		}
+		fmt.Fprintln(p.Stdout, name)
+		return 0
+	}
+	return p.Fail(1, "failed to create file via template '%s': File exists", template)
+}
+
+// size parses 10, 4k, 1M, 1MiB, 2G.
+func parseSize(s string) (int64, error) {
+	unit := int64(1)
+	t := strings.TrimSuffix(strings.TrimSuffix(s, "iB"), "B")
+	if t != "" {
+		if i := strings.IndexByte("kmgt", strings.ToLower(t[len(t)-1:])[0]); i >= 0 {
+			unit = 1 << (10 * (i + 1))
+			t = t[:len(t)-1]
+		}
+	}
+	n, err := strconv.ParseInt(t, 10, 64)
+	return n * unit, err
+}
+
+func cmdTruncate(_ context.Context, p *Proc) int {
+	o, ok := p.options("-s: -c --size= --no-create")
+	if !ok {
+		return exitNotSimulated
+	}
+	arg := orDefault(o.set["-s"], o.set["--size"])
+	size, err := parseSize(arg)
+	if err != nil {
+		return p.NotSimulated("-s " + arg)
+	}
+	for _, name := range o.args {
+		flag := os.O_WRONLY | os.O_CREATE
+		if o.has("-c", "--no-create") {
+			flag = os.O_WRONLY
+		}
+		f, err := p.view().open(p.Path(name), flag, 0o666)
+		if isNotExist(err) && o.has("-c", "--no-create") {
+			continue
+		}
+		if err == nil {
+			err = f.truncate(size)
+			_ = f.Close()
+		}
+		if err != nil {
+			return p.Fail(1, "cannot open '%s' for writing: %s", name, reason(err))
+		}
+	}
+	return 0
+}
+
+func cmdDd(ctx context.Context, p *Proc) int {
+	in, out, bs, count, quiet := "-", "-", int64(512), int64(-1), false
+	for _, a := range p.Args[1:] {
+		k, v, _ := strings.Cut(a, "=")
+		var err error
+		switch k {
+		case "if":
+			in = v
+		case "of":
+			out = v
+		case "bs":
+			bs, err = parseSize(v)
+		case "count":
+			count, err = parseSize(v)
+		case "status":
+			quiet = v == "none"
+		case "conv":
+			if v != "fsync" && v != "fdatasync" {
+				return p.NotSimulated(a)
+			}
+		default:
+			return p.NotSimulated(a)
+		}
+		if err != nil {
+			return p.Fail(1, "invalid number: '%s'", v)
+		}
+	}
+	r, err := p.input(in)
+	if err != nil {
+		return p.Fail(1, "failed to open '%s': %s", in, reason(err))
+	}
+	defer r.Close()
+	w := p.Stdout
+	if out != "-" {
+		f, err := p.view().open(p.Path(out), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
+		if err != nil {
+			return p.Fail(1, "failed to open '%s': %s", out, reason(err))
+		}
+		defer f.Close()
+		w = f
+	}
+	n := &countWriter{w: w}
+	var src io.Reader = r
+	if count >= 0 {
+		src = io.LimitReader(r, bs*count)
+	}
+	if err := copyTo(ctx, n, src); err != nil {
+		return p.Fail(1, "error writing '%s': %s", out, reason(err))
+	}
+	if !quiet {
+		fmt.Fprintf(p.Stderr, "%d bytes copied\n", n.n)
+	}
+	return 0
+}
+
+type countWriter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *countWriter) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	c.n += int64(n)
+	return n, err
+}
+
+func cmdSync(_ context.Context, p *Proc) int {
+	if _, ok := p.options("-f -d"); !ok {
+		return exitNotSimulated
+	}
+	return 0
+}

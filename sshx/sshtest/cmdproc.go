@@ -1,0 +1,488 @@
+package sshtest
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// procCommands run and end programs:
+//
+//	sh, bash, dash [-e -u -x -f -a -l] [-o OPTION] [-c TEXT [NAME ARG...] | -s [ARG...] | FILE [ARG...]]
+//	env [-i] [-u NAME] [NAME=VALUE...] [COMMAND...]
+//	sudo: see sudo.go
+//	nohup, setsid [-f -w], nice [-n N], ionice, time, exec: they run the command; only setsid does more
+//	timeout [-s SIGNAL] [-k TIME] [--foreground] TIME COMMAND...
+//	sleep SECONDS...[smhd]
+//	xargs [-0 -r -t] [-n N] [-I TEXT] [-P N] [COMMAND...]    -P is taken, one runs at a time
+//	kill [-s SIGNAL | -SIGNAL | -l] PID... | -- -PGID
+//	pgrep, pkill [-x -f -l -u USER] PATTERN
+var procCommands = map[string]Command{
+	"env": cmdEnv, "sudo": cmdSudo, "nohup": cmdPrefix, "nice": cmdPrefix, "stdbuf": cmdPrefix, "setsid": cmdSetsid, "timeout": cmdTimeout,
+	"sleep": cmdSleep, "xargs": cmdXargs, "kill": cmdKill, "pgrep": cmdPgrep, "pkill": cmdPgrep,
+}
+
+// cmdShell is sh. The texts of sshx's wrappers are run natively.
+func cmdShell(ctx context.Context, p *Proc) int {
+	var opts []string
+	args := p.Args[1:]
+	command, stdin := false, false
+flags:
+	for len(args) > 0 {
+		a := args[0]
+		switch {
+		case a == "--" || a == "-":
+			args = args[1:]
+			break flags
+		case a == "--login" || a == "--norc" || a == "--noprofile" || a == "--posix":
+		case a == "-o" || a == "+o":
+			if len(args) < 2 {
+				return p.Fail(2, "%s: option requires an argument", a)
+			}
+			opts = append(opts, a, args[1])
+			args = args[1:]
+		case len(a) > 1 && a[0] == '-':
+			for _, c := range a[1:] {
+				switch c {
+				case 'c':
+					command = true
+				case 's':
+					stdin = true
+				case 'l':
+				case 'e', 'u', 'x', 'f', 'a', 'n':
+					opts = append(opts, "-"+string(c))
+				default:
+					return p.NotSimulated(a)
+				}
+			}
+		default:
+			break flags
+		}
+		args = args[1:]
+	}
+	switch {
+	case command:
+		if len(args) == 0 {
+			return p.Fail(2, "-c: option requires an argument")
+		}
+		text, name := args[0], p.Args[0]
+		args = args[1:]
+		q := *p
+		q.Args = append([]string{name}, args...)
+		if len(args) > 0 {
+			q.Args = args
+			name, args = args[0], args[1:]
+		}
+		if code, ok := p.Host.wrapper(ctx, &q, text); ok {
+			return code
+		}
+		return p.Host.shell(ctx, p, source{text: text, name: name, params: args, opts: opts})
+	case len(args) > 0 && !stdin:
+		file := args[0]
+		data, err := p.view().readFile(p.Path(file))
+		if err != nil && !strings.Contains(file, "/") {
+			if found, err2 := p.which(file); err2 == nil {
+				data, err = p.view().readFile(found)
+			}
+		}
+		if err != nil {
+			return p.Fail(127, "%s: %s", file, reason(err))
+		}
+		return p.Host.shell(ctx, p, source{text: string(data), name: file, params: args[1:], opts: opts})
+	}
+	in, err := p.task.reader(p.Stdin)
+	if err != nil {
+		return p.Fail(2, "%v", err)
+	}
+	q := *p
+	q.Stdin = in
+	return p.Host.shell(ctx, &q, source{lines: in, name: p.Args[0], params: args, opts: opts})
+}
+
+// cmdBuiltin runs what the shell has built in, for sudo, xargs, find and env.
+func cmdBuiltin(ctx context.Context, p *Proc) int {
+	return p.Host.shell(ctx, p, source{text: p.name() + ` "$@"`, name: p.Args[0], params: p.Args[1:]})
+}
+
+func cmdEnv(ctx context.Context, p *Proc) int {
+	o, ok := p.options("+ -i -u: - --ignore-environment --unset=")
+	if !ok {
+		return exitNotSimulated
+	}
+	q := *p
+	q.Env = maps.Clone(p.Env)
+	if o.has("-i", "--ignore-environment") {
+		q.Env = map[string]string{}
+	}
+	for _, x := range o.list {
+		if x[0] == "-u" || x[0] == "--unset" {
+			delete(q.Env, x[1])
+		}
+	}
+	for len(o.args) > 0 {
+		k, v, ok := strings.Cut(o.args[0], "=")
+		if !ok {
+			break
+		}
+		q.Env[k] = v
+		o.args = o.args[1:]
+	}
+	if len(o.args) > 0 {
+		if _, ok := q.Env["PATH"]; !ok { // execvp's own
+			q.Env["PATH"] = "/bin:/usr/bin"
+			code := q.Run(ctx, o.args...)
+			return code
+		}
+		return q.Run(ctx, o.args...)
+	}
+	for _, k := range slices.Sorted(maps.Keys(q.Env)) {
+		fmt.Fprintf(p.Stdout, "%s=%s\n", k, q.Env[k])
+	}
+	return 0
+}
+
+// cmdPrefix runs the command behind it. What it would change has no meaning here.
+func cmdPrefix(ctx context.Context, p *Proc) int {
+	spec := map[string]string{"nice": "+ -n:", "stdbuf": "+ -o: -e: -i:", "nohup": "+"}[p.name()]
+	o, ok := p.options(spec)
+	if !ok {
+		return exitNotSimulated
+	}
+	if len(o.args) == 0 {
+		return p.missing()
+	}
+	return p.Run(ctx, o.args...)
+}
+
+// cmdSetsid runs a command in a process group of its own, which no kill of ours reaches.
+func cmdSetsid(_ context.Context, p *Proc) int {
+	o, ok := p.options("+ -f -w --fork --wait")
+	if !ok {
+		return exitNotSimulated
+	}
+	if len(o.args) == 0 {
+		return p.Fail(1, "no command specified")
+	}
+	b, parent := p.task.boot, p.task
+	j := parent.fork(parent.isOutput(p.Stdout) || parent.isOutput(p.Stderr), o.args, p.User)
+	t := b.newTask(parent.out, parent.err, func() { parent.ended(j) })
+	q := *p
+	q.task = t
+	if !o.has("-f", "--fork") {
+		defer t.release()
+		return q.Run(t.ctx, o.args...)
+	}
+	q.Stdin = strings.NewReader("")
+	if !b.hand(func() { q.Run(t.ctx, o.args...); t.release() }) {
+		t.release()
+	}
+	return 0
+}
+
+func parseSeconds(s string) (time.Duration, error) {
+	unit := time.Second
+	if s != "" {
+		switch s[len(s)-1] {
+		case 's':
+			s = s[:len(s)-1]
+		case 'm':
+			unit, s = time.Minute, s[:len(s)-1]
+		case 'h':
+			unit, s = time.Hour, s[:len(s)-1]
+		case 'd':
+			unit, s = 24*time.Hour, s[:len(s)-1]
+		}
+	}
+	if s == "infinity" || s == "inf" {
+		return 1 << 62, nil
+	}
+	n, err := strconv.ParseFloat(s, 64)
+	if err == nil && n < 0 {
+		err = strconv.ErrRange
+	}
+	return time.Duration(n * float64(unit)), err
+}
+
+func cmdSleep(ctx context.Context, p *Proc) int {
+	var sum time.Duration
+	if len(p.Args) < 2 {
+		return p.missing()
+	}
+	for _, a := range p.Args[1:] {
+		d, err := parseSeconds(a)
+		if err != nil {
+			return p.Fail(1, "invalid time interval '%s'", a)
+		}
+		sum += d
+	}
+	sleep(ctx, sum)
+	return 0
+}
+
+func signalNamed(s string) *signal {
+	s = strings.TrimPrefix(strings.ToUpper(s), "SIG")
+	n, _ := strconv.Atoi(s)
+	for _, x := range signals {
+		if x.name == s || x.no == n {
+			return x
+		}
+	}
+	return nil
+}
+
+func cmdTimeout(ctx context.Context, p *Proc) int {
+	o, ok := p.options("+ -s: -k: --signal= --kill-after= --foreground --preserve-status")
+	if !ok {
+		return exitNotSimulated
+	}
+	if len(o.args) < 2 {
+		return p.Fail(125, "missing operand")
+	}
+	d, err := parseSeconds(o.args[0])
+	sig := signalNamed(orDefault(orDefault(o.set["-s"], o.set["--signal"]), "TERM"))
+	if err != nil || sig == nil {
+		return p.Fail(125, "invalid time interval '%s'", o.args[0])
+	}
+	if d == 0 {
+		d = 1 << 62
+	}
+	c, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer time.AfterFunc(d, func() { cancel(sig) }).Stop()
+	code := p.Run(c, o.args[1:]...)
+	if ctx.Err() == nil && c.Err() != nil && !o.has("--preserve-status") {
+		if sig == sigKILL {
+			return 137
+		}
+		return 124
+	}
+	return code
+}
+
+func cmdXargs(ctx context.Context, p *Proc) int {
+	o, ok := p.options("+ -0 -r -t -n: -I: -P: --null --no-run-if-empty")
+	if !ok {
+		return exitNotSimulated
+	}
+	data, err := readAll(ctx, p.Stdin)
+	if err != nil {
+		return 1
+	}
+	var items []string
+	switch text := string(data); {
+	case o.has("-0", "--null"):
+		items = strings.Split(strings.TrimSuffix(text, "\x00"), "\x00")
+		if text == "" {
+			items = nil
+		}
+	case o.has("-I"):
+		for l := range strings.Lines(text) {
+			if l = strings.TrimSpace(l); l != "" {
+				items = append(items, l)
+			}
+		}
+	default:
+		if items, err = xargsWords(text); err != nil {
+			return p.Fail(1, "%v", err)
+		}
+	}
+	cmd := o.args
+	if len(cmd) == 0 {
+		cmd = []string{"echo"}
+	}
+	n := max(1, len(items))
+	if s, ok := o.set["-n"]; ok {
+		if n, err = strconv.Atoi(s); err != nil || n < 1 {
+			return p.Fail(1, "invalid number \"%s\" for -n option", s)
+		}
+	}
+	if len(items) == 0 && (o.has("-r", "--no-run-if-empty") || o.has("-I")) {
+		return 0
+	}
+	batches := [][]string{{}}
+	if len(items) > 0 {
+		batches = slices.Collect(slices.Chunk(items, n))
+	}
+	q := *p
+	q.Stdin = strings.NewReader("")
+	code := 0
+	run := func(args []string) bool {
+		switch c := q.Run(ctx, args...); {
+		case c == 126 || c == 127:
+			code = c
+			return false
+		case c == 255:
+			code = 124
+			return false
+		case c != 0:
+			code = 123
+		}
+		return ctx.Err() == nil
+	}
+	if mark, ok := o.set["-I"]; ok {
+		for _, it := range items {
+			args := slices.Clone(cmd)
+			for i := range args {
+				args[i] = strings.ReplaceAll(args[i], mark, it)
+			}
+			if !run(args) {
+				break
+			}
+		}
+		return code
+	}
+	for _, b := range batches {
+		if !run(slices.Concat(cmd, b)) {
+			break
+		}
+	}
+	return code
+}
+
+// xargsWords splits as xargs does: at blanks, with quotes and backslashes.
+func xargsWords(s string) (out []string, err error) {
+	var w strings.Builder
+	in := false
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; c {
+		case ' ', '\t', '\n':
+			if in {
+				out = append(out, w.String())
+				w.Reset()
+			}
+			in = false
+		case '\'', '"':
+			n := strings.IndexByte(s[i+1:], c)
+			if n < 0 || strings.Contains(s[i+1:i+1+n], "\n") {
+				return nil, fmt.Errorf("unmatched %c quote", c)
+			}
+			w.WriteString(s[i+1 : i+1+n])
+			i += n + 1
+			in = true
+		case '\\':
+			if i++; i < len(s) {
+				w.WriteByte(s[i])
+			}
+			in = true
+		default:
+			w.WriteByte(c)
+			in = true
+		}
+	}
+	if in {
+		out = append(out, w.String())
+	}
+	return out, nil
+}
+
+func cmdKill(_ context.Context, p *Proc) int {
+	sig := sigTERM
+	probe := false
+	args := p.Args[1:]
+	set := func(s string) bool {
+		probe = s == "0"
+		if sig = signalNamed(s); sig == nil && !probe {
+			p.Fail(1, "%s: invalid signal specification", s)
+			return false
+		}
+		return true
+	}
+	switch {
+	case len(args) > 0 && args[0] == "-l":
+		for _, s := range signals {
+			fmt.Fprintln(p.Stdout, s.name)
+		}
+		return 0
+	case len(args) > 1 && args[0] == "-s":
+		if !set(args[1]) {
+			return 1
+		}
+		args = args[2:]
+	case len(args) > 1 && strings.HasPrefix(args[0], "-") && args[0] != "--":
+		if !set(args[0][1:]) {
+			return 1
+		}
+		args = args[1:]
+	}
+	if len(args) > 0 && args[0] == "--" {
+		args = args[1:]
+	}
+	if len(args) == 0 {
+		return p.Fail(2, "usage: kill [-s sigspec | -signum | -sigspec] pid")
+	}
+	code := 0
+	for _, a := range args {
+		pid, err := strconv.Atoi(a)
+		if err != nil {
+			code = p.Fail(1, "%s: arguments must be process or job IDs", a)
+			continue
+		}
+		if err := p.signal(pid, sig, probe); err != nil {
+			code = p.Fail(1, "(%d) - %s", pid, reason(err))
+		}
+	}
+	return code
+}
+
+// signal sends sig to a process, or a group if pid is negative.
+func (p *Proc) signal(pid int, sig *signal, probe bool) error {
+	b := p.task.boot
+	for _, x := range b.processes() {
+		if x.pid != pid && x.pid != -pid {
+			continue
+		}
+		switch {
+		case p.User != "root" && p.User != x.user:
+			return syscall.EPERM
+		case probe:
+			return nil
+		case pid < 0:
+			return b.killGroup(-pid, sig, p.User)
+		}
+		x.kill(sig)
+		return nil
+	}
+	return syscall.ESRCH
+}
+
+func cmdPgrep(_ context.Context, p *Proc) int {
+	o, ok := p.options("-x -f -l -a -u: -n")
+	if !ok {
+		return exitNotSimulated
+	}
+	if len(o.args) != 1 {
+		return p.Fail(2, "no matching criteria specified")
+	}
+	re, err := compileRegexp(o.args[0], true, false, o.has("-x"))
+	if err != nil {
+		return p.regexpError(err)
+	}
+	code := 1
+	for _, x := range p.task.boot.processes() {
+		name := lastOf(strings.Split(x.args[0], "/"))
+		subject := name
+		if o.has("-f") {
+			subject = strings.Join(x.args, " ")
+		}
+		if x.pid == p.pid || o.has("-u") && x.user != o.set["-u"] || !re.MatchString(subject) {
+			continue
+		}
+		code = 0
+		switch {
+		case p.name() == "pkill":
+			_ = p.signal(x.pid, sigTERM, false)
+		case o.has("-l"):
+			fmt.Fprintln(p.Stdout, x.pid, name)
+		case o.has("-a"):
+			fmt.Fprintln(p.Stdout, x.pid, strings.Join(x.args, " "))
+		default:
+			fmt.Fprintln(p.Stdout, x.pid)
+		}
+	}
+	return code
+}

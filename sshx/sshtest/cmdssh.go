@@ -1,0 +1,164 @@
+package sshtest
+
+import (
+	"context"
+	"crypto/rsa"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// sshCommands are those of OpenSSH:
+//
+//	ssh-keygen [-q] [-t ed25519|ecdsa] [-b BITS] [-N ""] [-C TEXT] -f FILE     makes a key pair
+//	ssh-keygen -y [-P ""] -f FILE, ssh-keygen -l [-f FILE], ssh-keygen -A
+//	sshd -t, sshd -T (what the simulation acts on, as now on disk)
+//	sftp-server: see sftp.go
+//	ssh, scp and sftp are not there
+var sshCommands = map[string]Command{"ssh-keygen": cmdKeygen, "sshd": cmdSSHD}
+
+func cmdKeygen(ctx context.Context, p *Proc) int {
+	o, ok := p.options("-q -t: -b: -N: -C: -f: -y -l -A -P: -v")
+	if !ok {
+		return exitNotSimulated
+	}
+	if o.set["-N"] != "" || o.set["-P"] != "" {
+		return p.NotSimulated("passphrases")
+	}
+	file := o.set["-f"]
+	switch {
+	case o.has("-A"):
+		if !p.rootOnly() {
+			return 1
+		}
+		if err := p.Host.disk.makeHostKeys(); err != nil {
+			return p.Fail(1, "%v", err)
+		}
+		return 0
+	case o.has("-y"):
+		data, err := p.ReadFile(file)
+		if err != nil {
+			return p.Fail(255, "%s: %s", file, reason(err))
+		}
+		key, err := ssh.ParsePrivateKey(data)
+		if err != nil {
+			return p.Fail(255, "Load key \"%s\": error in libcrypto", file)
+		}
+		fmt.Fprint(p.Stdout, string(ssh.MarshalAuthorizedKey(key.PublicKey())))
+		return 0
+	case o.has("-l"):
+		return p.fingerprints(ctx, file)
+	}
+	kind := orDefault(o.set["-t"], "ed25519")
+	if kind != "ed25519" && kind != "ecdsa" {
+		return p.NotSimulated("-t " + kind)
+	}
+	if file == "" || !o.has("-N") {
+		return p.NotSimulated("without -f and -N: it would ask")
+	}
+	if _, err := p.view().stat(p.Path(file)); err == nil {
+		fmt.Fprintf(p.Stdout, "%s already exists.\nOverwrite (y/n)? ", file)
+		if line, _ := readLine(p.Stdin); line != "y" {
+			return 1
+		}
+	}
+	comment, ok := o.set["-C"]
+	if !ok {
+		comment = p.User + "@" + p.Host.Hostname()
+	}
+	private, public, err := newKeyPair(kind, comment)
+	if err == nil {
+		_ = p.view().remove(p.Path(file))
+		if err = p.WriteFile(file, private, 0o600); err == nil {
+			err = p.WriteFile(file+".pub", public, 0o644)
+		}
+	}
+	if err != nil {
+		return p.Fail(1, "Saving key \"%s\" failed: %s", file, reason(err))
+	}
+	if !o.has("-q") {
+		fmt.Fprintf(p.Stdout, "Generating public/private %s key pair.\nYour identification has been saved in %s\nYour public key has been saved in %s.pub\n", kind, file, file)
+	}
+	return 0
+}
+
+func (p *Proc) fingerprints(ctx context.Context, file string) int {
+	var data []byte
+	var err error
+	if file == "" || file == "-" {
+		data, err = readAll(ctx, p.Stdin)
+	} else if data, err = p.ReadFile(file + ".pub"); err != nil {
+		data, err = p.ReadFile(file)
+	}
+	if err != nil {
+		return p.Fail(255, "%s: %s", file, reason(err))
+	}
+	some := false
+	for _, l := range lines(string(data)) {
+		key, comment, _, _, err := ssh.ParseAuthorizedKey([]byte(l))
+		if err != nil {
+			continue
+		}
+		some = true
+		fmt.Fprintf(p.Stdout, "%d %s %s (%s)\n", keyBits(key), ssh.FingerprintSHA256(key), orDefault(comment, "no comment"), strings.ToUpper(strings.TrimPrefix(strings.Split(key.Type(), "-nist")[0], "ssh-")))
+	}
+	if !some {
+		return p.Fail(255, "%s is not a public key file.", file)
+	}
+	return 0
+}
+
+func keyBits(k ssh.PublicKey) int {
+	if c, ok := k.(ssh.CryptoPublicKey); ok {
+		if r, ok := c.CryptoPublicKey().(*rsa.PublicKey); ok {
+			return r.N.BitLen()
+		}
+	}
+	return 256
+}
+
+func cmdSSHD(_ context.Context, p *Proc) int {
+	o, ok := p.options("-t -T")
+	if !ok {
+		return exitNotSimulated
+	}
+	if !o.has("-t", "-T") {
+		return p.NotSimulated("running as a daemon")
+	}
+	d, err := readDaemon(p.Host.disk)
+	if err != nil {
+		_, _ = io.WriteString(p.Stderr, err.Error()+"\n")
+		return 255
+	}
+	if !o.has("-T") {
+		return 0
+	}
+	var keys []string
+	for k := range sshdDefaults {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	for _, k := range keys {
+		value := d.get(k, nil)
+		if k == "permitrootlogin" && value == "prohibit-password" {
+			value = "without-password"
+		}
+		if value == "" {
+			continue
+		}
+		if slices.Contains(several, k) && k != "subsystem" {
+			for v := range strings.FieldsSeq(value) {
+				fmt.Fprintln(p.Stdout, k, v)
+			}
+			continue
+		}
+		if t, err := sshdTime(value); err == nil && (k == "clientaliveinterval" || k == "logingracetime") {
+			value = fmt.Sprint(int(t.Seconds()))
+		}
+		fmt.Fprintln(p.Stdout, k, value)
+	}
+	return 0
+}

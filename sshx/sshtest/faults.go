@@ -1,0 +1,78 @@
+package sshtest
+
+import "time"
+
+// Faults are ways in which a machine's sshd misbehaves, each of which real ones have. The zero value
+// is a machine in good order. They may be set at any time; each says from when on it acts.
+//
+// What real machines do on account of their files needs no fault: nologin while booting
+// (/run/nologin), few sessions (MaxSessions), no SFTP (no Subsystem line), exit status long before
+// the end of output (a background process), signals that root's processes never get, another host
+// key (Disk.RemoveHostKeys and Boot).
+type Faults struct {
+	// Silent accepts new connections and never says a word.
+	Silent bool
+	// SlowKeyExchange waits that long on new connections before it says anything.
+	SlowKeyExchange time.Duration
+	// Booting, if set, is sent as a banner to whoever logs in with a right key, root too; then
+	// the connection ends.
+	Booting string
+	// RefuseAuth refuses all keys.
+	RefuseAuth bool
+	// RefuseSessions refuses new sessions with "open failed", as beyond MaxSessions.
+	RefuseSessions bool
+	// DropAtExit drops the connection when a command ends, instead of telling its exit status.
+	DropAtExit bool
+	// DropAfterExit drops the connection right after a command's exit status.
+	DropAfterExit bool
+	// LateEOF closes a channel that long after the exit status and the end of output.
+	LateEOF time.Duration
+	// IgnoreSignals passes over signal requests, for users other than root too.
+	IgnoreSignals bool
+	// NoKeepAlive leaves global requests, such as keepalive@openssh.com, without an answer.
+	NoKeepAlive bool
+	// NoSFTP refuses subsystems.
+	NoSFTP bool
+	// StallWindow never reads what is sent to commands started from now on, so that the
+	// client's window runs out.
+	StallWindow bool
+	// Frozen makes all of sshd stand still, as kill -STOP and a dead network do: connections,
+	// old and new, are neither read nor written until it is false again.
+	Frozen bool
+	// DropAfter drops new connections unheard after that many ended without a login since
+	// Faults were last set: PerSourcePenalties. 0 is never.
+	DropAfter int
+}
+
+// SetFaults replaces the machine's faults. They outlast Halt and Boot.
+func (h *Host) SetFaults(f Faults) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.faults = f
+	h.failed = 0
+	h.cond.Broadcast()
+}
+
+// Faults returns the machine's faults.
+func (h *Host) Faults() Faults {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.faults
+}
+
+// RemoveHostKeys removes sshd's host keys; the next Boot makes new ones, and a machine that
+// is cloned from this disk has an identity of its own.
+func (d *Disk) RemoveHostKeys() error {
+	list, err := d.ReadDir("/etc/ssh")
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		if name := e.Name(); len(name) > 9 && name[:9] == "ssh_host_" {
+			if err := d.Remove("/etc/ssh/" + name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,237 @@
+package sshtest
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// A grepper is one call of grep.
+type grepper struct {
+	p       *Proc
+	o       *options
+	res     []*regexp.Regexp
+	names   bool // print names of files
+	matched bool
+	most    int
+}
+
+func cmdGrep(ctx context.Context, p *Proc) int {
+	o, ok := p.options(`-E -F -G -q -i -v -x -w -c -o -s -n -l -L -h -H -r -R -a -m: -e: -f: --quiet --silent --ignore-case --invert-match
+		--line-regexp --word-regexp --count --only-matching --no-messages --extended-regexp --fixed-strings --include=`)
+	if !ok {
+		return exitNotSimulated
+	}
+	if o.has("--include") {
+		return p.NotSimulated("--include")
+	}
+	g := &grepper{p: p, o: o, most: 1 << 30}
+	var patterns []string
+	for _, x := range o.list {
+		switch x[0] {
+		case "-e":
+			patterns = append(patterns, strings.Split(x[1], "\n")...)
+		case "-f":
+			data, err := p.ReadFile(x[1])
+			if err != nil {
+				return p.Fail(2, "%s: %s", x[1], reason(err))
+			}
+			patterns = append(patterns, lines(string(data))...)
+		case "-m":
+			n, err := strconv.Atoi(x[1])
+			if err != nil {
+				return p.Fail(2, "invalid max count")
+			}
+			g.most = n
+		}
+	}
+	if !o.has("-e", "-f") {
+		if len(o.args) == 0 {
+			return p.Fail(2, "usage: grep [OPTION]... PATTERNS [FILE]...")
+		}
+		patterns, o.args = strings.Split(o.args[0], "\n"), o.args[1:]
+	}
+	if err := g.compile(patterns); err != nil {
+		return p.regexpError(err)
+	}
+	tree := o.has("-r", "-R")
+	if len(o.args) == 0 {
+		o.args = []string{"-"}
+		if tree {
+			o.args = []string{"."}
+		}
+	}
+	g.names = (len(o.args) > 1 || tree || o.has("-H")) && !o.has("-h")
+	failed := false
+	for _, name := range o.args {
+		if !g.file(ctx, name, tree) {
+			failed = true
+		}
+		if g.matched && g.quiet() {
+			return 0
+		}
+	}
+	switch {
+	case failed:
+		return 2
+	case g.matched:
+		return 0
+	}
+	return 1
+}
+
+func (g *grepper) quiet() bool { return g.o.has("-q", "--quiet", "--silent") }
+
+func (g *grepper) compile(patterns []string) error {
+	fixed := g.o.has("-F", "--fixed-strings") || g.p.name() == "fgrep"
+	extended := g.o.has("-E", "--extended-regexp") || g.p.name() == "egrep"
+	for _, s := range patterns {
+		if fixed {
+			s, extended = regexp.QuoteMeta(s), true
+		}
+		if g.o.has("-w", "--word-regexp") {
+			if !extended {
+				s = `\b\(` + s + `\)\b`
+			} else {
+				s = `\b(` + s + `)\b`
+			}
+		}
+		re, err := compileRegexp(s, extended, g.o.has("-i", "--ignore-case"), g.o.has("-x", "--line-regexp"))
+		if err != nil {
+			return err
+		}
+		g.res = append(g.res, re)
+	}
+	return nil
+}
+
+func (g *grepper) file(ctx context.Context, name string, tree bool) bool {
+	complain := func(err error) bool {
+		if !g.o.has("-s", "--no-messages") {
+			g.p.Fail(2, "%s: %s", name, reason(err))
+		}
+		return false
+	}
+	if tree && name != "-" {
+		i, err := g.p.view().stat(g.p.Path(name))
+		if err != nil {
+			return complain(err)
+		}
+		if i.IsDir() {
+			list, err := g.p.view().readDir(g.p.Path(name))
+			if err != nil {
+				return complain(err)
+			}
+			ok := true
+			for _, e := range list {
+				if e.Type()&fs.ModeSymlink == 0 || g.o.has("-R") {
+					ok = g.file(ctx, path.Join(name, e.Name()), true) && ok
+				}
+			}
+			return ok
+		}
+	}
+	r, err := g.p.input(name)
+	if err != nil {
+		return complain(err)
+	}
+	defer r.Close()
+	if err := g.search(ctx, name, r); err != nil {
+		return complain(err)
+	}
+	return true
+}
+
+func (g *grepper) search(ctx context.Context, name string, r io.Reader) error {
+	shown := name
+	if name == "-" {
+		shown = "(standard input)"
+	}
+	prefix := ""
+	if g.names {
+		prefix = shown + ":"
+	}
+	count, no := 0, 0
+	in := bufio.NewReader(r)
+	for count < g.most && ctx.Err() == nil {
+		line, err := in.ReadString('\n')
+		if line == "" && err != nil {
+			if err != io.EOF {
+				return err
+			}
+			break
+		}
+		no++
+		line = strings.TrimSuffix(line, "\n")
+		if g.match(line) == g.o.has("-v", "--invert-match") {
+			continue
+		}
+		count++
+		g.matched = g.matched || !g.o.has("-L")
+		switch {
+		case g.quiet() || g.o.has("-l"):
+			if g.o.has("-l") && !g.quiet() {
+				fmt.Fprintln(g.p.Stdout, shown)
+			}
+			return nil
+		case g.o.has("-c", "--count", "-L"):
+			continue
+		}
+		at := prefix
+		if g.o.has("-n") {
+			at += strconv.Itoa(no) + ":"
+		}
+		if err := g.print(at, line); err != nil {
+			return nil // nobody reads
+		}
+	}
+	switch {
+	case g.o.has("-L") && count == 0:
+		g.matched = true
+		fmt.Fprintln(g.p.Stdout, shown)
+	case g.o.has("-c", "--count") && !g.quiet():
+		fmt.Fprintf(g.p.Stdout, "%s%d\n", prefix, count)
+	}
+	return nil
+}
+
+func (g *grepper) print(at, line string) error {
+	if !g.o.has("-o", "--only-matching") {
+		_, err := fmt.Fprintln(g.p.Stdout, at+line)
+		return err
+	}
+	if g.o.has("-v", "--invert-match") {
+		return nil
+	}
+	for line != "" {
+		lo, hi := -1, -1
+		for _, re := range g.res {
+			if m := re.FindStringIndex(line); m != nil && m[1] > m[0] && (lo < 0 || m[0] < lo || m[0] == lo && m[1] > hi) {
+				lo, hi = m[0], m[1]
+			}
+		}
+		if lo < 0 {
+			break
+		}
+		if _, err := fmt.Fprintln(g.p.Stdout, at+line[lo:hi]); err != nil {
+			return err
+		}
+		line = line[hi:]
+	}
+	return nil
+}
+
+func (g *grepper) match(line string) bool {
+	for _, re := range g.res {
+		if re.MatchString(line) {
+			return true
+		}
+	}
+	return false
+}

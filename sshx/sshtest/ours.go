@@ -1,0 +1,123 @@
+package sshtest
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+
+	"mvdan.cc/sh/v3/interp"
+	"mvdan.cc/sh/v3/syntax"
+)
+
+func (t *task) isOutput(w io.Writer) bool {
+	o, ok := w.(*output)
+	return ok && (o == t.out || o == t.err)
+}
+
+// ours runs the helpers that rewrite and call put into scripts.
+func (s *shell) ours(hc interp.HandlerContext, args []string) error {
+	status := func(ok bool) error {
+		if ok {
+			return nil
+		}
+		return interp.ExitStatus(1)
+	}
+	switch strings.TrimPrefix(args[0], ourVars) {
+	case "end":
+		if j := s.job(hc); j != nil {
+			s.p.task.ended(j)
+		}
+		if n, _ := strconv.Atoi(args[1]); n != 0 {
+			return interp.ExitStatus(uint8(n))
+		}
+		return nil
+	case "forked":
+		pid, _ := strconv.Atoi(args[1])
+		s.p.task.nameJob(pid, args[2])
+		return nil
+	case "refuse":
+		fmt.Fprintf(hc.Stderr, "sshtest: shell: not simulated: %s\n", args[1])
+		return interp.ExitStatus(exitNotSimulated)
+	case "nosource":
+		fmt.Fprintf(hc.Stderr, "bash: %s: %s\n", args[1], args[2])
+		return interp.ExitStatus(1)
+	case "command-v", "command-V":
+		return status(s.describe(hc, args[1:], strings.HasSuffix(args[0], "V"), ""))
+	case "hash":
+		if slices.Equal(args[1:], []string{"-r"}) {
+			return nil
+		}
+		for _, a := range args[1:] {
+			if _, err := s.which(hc, a); err != nil && !interp.IsBuiltin(a) && a != "--function" {
+				fmt.Fprintf(hc.Stderr, "bash: hash: %s: not found\n", a)
+				return interp.ExitStatus(1)
+			}
+		}
+		return nil
+	case "type":
+		opt := ""
+		rest := args[1:]
+		for len(rest) > 0 && strings.HasPrefix(rest[0], "-") && rest[0] != "--function" {
+			if opt != "" || !slices.Contains([]string{"-t", "-p", "-P"}, rest[0]) {
+				fmt.Fprintf(hc.Stderr, "sshtest: type: not simulated: %s\n", rest[0])
+				return interp.ExitStatus(exitNotSimulated)
+			}
+			opt, rest = rest[0], rest[1:]
+		}
+		return status(s.describe(hc, rest, true, opt))
+	}
+	return fmt.Errorf("sshtest: unknown helper %q", args[0])
+}
+
+func (s *shell) which(hc interp.HandlerContext, name string) (string, error) {
+	p := *s.p
+	p.Dir, p.Env = hc.Dir, map[string]string{"PATH": hc.Env.Get("PATH").String()}
+	return p.which(name)
+}
+
+// describe says what a command name is, in the words of command -v, or of type if long.
+func (s *shell) describe(hc interp.HandlerContext, args []string, long bool, opt string) bool {
+	function := len(args) > 0 && args[0] == "--function"
+	if function {
+		args = args[1:]
+	}
+	if len(args) == 0 {
+		return false
+	}
+	name := args[0]
+	say := func(kind, short, text string) bool {
+		switch {
+		case opt == "-t":
+			fmt.Fprintln(hc.Stdout, kind)
+		case opt == "-p" || opt == "-P":
+			if kind == "file" {
+				fmt.Fprintln(hc.Stdout, short)
+			}
+		case long:
+			fmt.Fprintln(hc.Stdout, text)
+		default:
+			fmt.Fprintln(hc.Stdout, short)
+		}
+		return true
+	}
+	if opt != "-P" {
+		switch {
+		case function:
+			return say("function", name, name+" is a function")
+		case syntax.IsKeyword(name):
+			return say("keyword", name, name+" is a shell keyword")
+		case interp.IsBuiltin(name):
+			return say("builtin", name, name+" is a shell builtin")
+		}
+	}
+	file, err := s.which(hc, name)
+	if err != nil {
+		if long && opt == "" {
+			fmt.Fprintf(hc.Stderr, "bash: type: %s: not found\n", name)
+		}
+		return false
+	}
+	return say("file", file, name+" is "+file)
+}

@@ -1,0 +1,138 @@
+package sshtest
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// errBackReference is refused: Go's expressions cannot look back.
+var errBackReference = errors.New("back-references in a pattern")
+
+func (p *Proc) regexpError(err error) int {
+	if errors.Is(err, errBackReference) {
+		return p.NotSimulated(err.Error())
+	}
+	return p.Fail(2, "%v", err)
+}
+
+// compileRegexp makes a POSIX expression, basic or extended, with GNU's additions, one of Go's that
+// finds the same: the leftmost and longest.
+func compileRegexp(s string, extended, fold, whole bool) (*regexp.Regexp, error) {
+	out, err := translate(s, extended)
+	if err != nil {
+		return nil, err
+	}
+	flags := "(?s)"
+	if fold {
+		flags = "(?si)"
+	}
+	if whole {
+		out = "^(?:" + out + ")$"
+	}
+	re, err := regexp.Compile(flags + out)
+	if err != nil {
+		return nil, fmt.Errorf("invalid regular expression %q", s)
+	}
+	re.Longest()
+	return re, nil
+}
+
+// translate turns POSIX syntax into Go's.
+func translate(s string, extended bool) (string, error) {
+	var b strings.Builder
+	start := true // of an expression, where "*" and, in basic ones, "^" have their special roles
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		wasStart := start
+		start = false
+		switch {
+		case c == '\\':
+			if i++; i == len(s) {
+				return "", errors.New("trailing backslash")
+			}
+			e := s[i]
+			switch {
+			case e >= '1' && e <= '9':
+				return "", errBackReference
+			case strings.IndexByte("wWsSbB", e) >= 0:
+				b.WriteString(`\` + string(e))
+			case e == '<' || e == '>':
+				b.WriteString(`\b`)
+			case e == '`':
+				b.WriteString(`\A`)
+			case e == '\'':
+				b.WriteString(`\z`)
+			case e == 'n':
+				b.WriteString(`\n`)
+			case e == 't':
+				b.WriteString(`\t`)
+			case !extended && strings.IndexByte("(){}|+?", e) >= 0:
+				b.WriteByte(e)
+				start = e == '(' || e == '|'
+			default:
+				b.WriteString(regexp.QuoteMeta(string(e)))
+			}
+		case c == '[':
+			set, n, err := bracket(s[i:])
+			if err != nil {
+				return "", err
+			}
+			b.WriteString(set)
+			i += n - 1
+		case !extended && strings.IndexByte("(){}|+?", c) >= 0:
+			b.WriteString(`\` + string(c))
+		case c == '*' && wasStart:
+			b.WriteString(`\*`)
+		case !extended && c == '^' && !wasStart:
+			b.WriteString(`\^`)
+		case !extended && c == '$' && i+1 < len(s) && !strings.HasPrefix(s[i+1:], `\)`) && !strings.HasPrefix(s[i+1:], `\|`):
+			b.WriteString(`\$`)
+		case extended && c == '{' && (wasStart || !isInterval(s[i:])):
+			b.WriteString(`\{`)
+		case extended && c == '}':
+			b.WriteByte(c)
+		default:
+			b.WriteByte(c)
+			start = c == '^' || extended && (c == '(' || c == '|')
+		}
+	}
+	return b.String(), nil
+}
+
+var interval = regexp.MustCompile(`^\{[0-9]+(,[0-9]*)?\}`)
+
+func isInterval(s string) bool { return interval.MatchString(s) }
+
+// bracket translates "[...]", in which a backslash is itself.
+func bracket(s string) (out string, n int, err error) {
+	var b strings.Builder
+	b.WriteByte('[')
+	i := 1
+	if i < len(s) && s[i] == '^' {
+		b.WriteByte('^')
+		i++
+	}
+	for first := true; i < len(s); first = false {
+		switch {
+		case s[i] == ']' && !first:
+			b.WriteByte(']')
+			return b.String(), i + 1, nil
+		case strings.HasPrefix(s[i:], "[:"):
+			end := strings.Index(s[i:], ":]")
+			if end < 0 {
+				return "", 0, errors.New("unmatched [, [^, [:, [., or [=")
+			}
+			b.WriteString(s[i : i+end+2])
+			i += end + 2
+			continue
+		case s[i] == '[' || s[i] == ']' || s[i] == '\\' || s[i] == '^':
+			b.WriteString(`\` + string(s[i]))
+		default:
+			b.WriteByte(s[i])
+		}
+		i++
+	}
+	return "", 0, errors.New("unmatched [, [^, [:, [., or [=")
+}

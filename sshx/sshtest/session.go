@@ -1,0 +1,236 @@
+package sshtest
+
+import (
+	"cmp"
+	"context"
+	"io"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// A session is a session channel.
+type session struct {
+	c    *guestConn
+	ch   ssh.Channel
+	env  map[string]string
+	pty  bool
+	task *task // once a command runs
+}
+
+// serve handles the channel's requests until the client has closed it and the command's output has ended.
+func (s *session) serve(reqs <-chan *ssh.Request) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer s.ch.Close()
+	s.env = map[string]string{}
+	for r := range reqs {
+		ok := false
+		switch r.Type {
+		case "env":
+			ok = s.setenv(r.Payload)
+		case "pty-req":
+			ok = s.c.d.is("permittty", s.c.who) && s.task == nil
+			s.pty = s.pty || ok
+		case "window-change":
+			ok = true
+		case "signal":
+			s.signal(r.Payload)
+		case "shell", "exec", "subsystem":
+			if ok = s.task == nil && s.start(r, &wg); ok {
+				continue // start has replied
+			}
+		}
+		if r.WantReply {
+			_ = r.Reply(ok, nil)
+		}
+	}
+	if s.task == nil {
+		return
+	}
+	// The client has closed the channel. Without a terminal nobody tells the command, which may
+	// notice when it reads or writes; with one it gets a hangup.
+	s.task.out.breakOff()
+	s.task.err.breakOff()
+	if s.pty {
+		s.task.kill(sigHUP)
+	}
+}
+
+func (s *session) setenv(payload []byte) bool {
+	var m struct{ Name, Value string }
+	if ssh.Unmarshal(payload, &m) != nil {
+		return false
+	}
+	for pattern := range strings.FieldsSeq(s.c.d.get("acceptenv", s.c.who)) {
+		if ok, _ := path.Match(pattern, m.Name); ok {
+			s.env[m.Name] = m.Value
+			return true
+		}
+	}
+	return false
+}
+
+// signal reaches the process group, unless sshd ignores the request: for root before OpenSSH 9.8,
+// and for subsystems and forced commands.
+func (s *session) signal(payload []byte) {
+	var m struct{ Name string }
+	if ssh.Unmarshal(payload, &m) != nil || s.task == nil || s.c.b.h.Faults().IgnoreSignals || s.c.forced != "" {
+		return
+	}
+	if s.c.who.uid == 0 && !s.c.b.h.RootSignals {
+		return
+	}
+	for _, sig := range signals {
+		if sig.name == m.Name {
+			s.task.kill(sig)
+		}
+	}
+}
+
+// start runs what a request asks for, and reports whether it could. It replies if so.
+func (s *session) start(r *ssh.Request, wg *sync.WaitGroup) bool {
+	var m struct{ Text string }
+	if r.Type != "shell" && ssh.Unmarshal(r.Payload, &m) != nil {
+		return false
+	}
+	subsystem := r.Type == "subsystem"
+	if subsystem {
+		name := m.Text
+		if m.Text = s.c.d.subsystem(name, s.c.who); m.Text == "" || s.c.b.h.Faults().NoSFTP {
+			return false
+		}
+	}
+	out, errs := newOutput(), newOutput()
+	if s.pty {
+		errs = out
+	}
+	b := s.c.b
+	if !b.enter() {
+		return false
+	}
+	t := b.newTask(out, errs, nil)
+	p := t.login(s.c.who.account)
+	maps.Copy(p.Env, s.env)
+	p.Env["SSH_CONNECTION"] = connectionVar(s.c)
+	if s.c.forced != "" {
+		p.Env["SSH_ORIGINAL_COMMAND"], m.Text = m.Text, s.c.forced
+	}
+	stdin, stdinW, err := os.Pipe()
+	if err != nil {
+		b.leave()
+		return false
+	}
+	t.keep(stdin)
+	p.Stdin = stdin
+	s.task = t
+	if r.WantReply {
+		_ = r.Reply(true, nil)
+	}
+	wg.Go(func() {
+		defer stdinW.Close()
+		if !b.h.Faults().StallWindow {
+			_, _ = io.Copy(stdinW, s.ch)
+			return
+		}
+		<-t.ctx.Done()
+	})
+	var outputs sync.WaitGroup
+	send := func(w io.Writer, o *output) {
+		outputs.Go(func() {
+			if s.pty {
+				w = crlf{w}
+			}
+			if _, err := io.Copy(w, o); err != nil {
+				o.breakOff()
+			}
+		})
+	}
+	send(s.ch, out)
+	if errs != out {
+		send(s.ch.Stderr(), errs)
+	}
+	for _, o := range []*output{out, errs} {
+		o.mu.Lock()
+		o.onEPIPE = func() { t.kill(sigPIPE) }
+		o.mu.Unlock()
+	}
+	// The command belongs to the machine, not to the channel: it runs on when that is closed.
+	exited := make(chan int, 1)
+	go func() {
+		defer b.leave()
+		code := b.h.run(t.ctx, p, m.Text, subsystem)
+		exited <- code
+		t.release()
+	}()
+	wg.Go(func() { s.finish(t, exited, &outputs) })
+	return true
+}
+
+// run is what sshd does in the child: the user's shell with -c, or reading commands from stdin.
+func (h *Host) run(ctx context.Context, p *Proc, command string, subsystem bool) int {
+	if text, err := h.disk.ReadFile("/etc/nologin"); err == nil && p.User != "root" {
+		_, _ = p.Stderr.Write(text)
+		return 254
+	}
+	if subsystem && command == "internal-sftp" {
+		p.Args = []string{"sftp-server"}
+		return serveSFTP(ctx, p)
+	}
+	p.Args = []string{cmp.Or(p.Env["SHELL"], "/bin/sh")}
+	if command != "" {
+		p.Args = append(p.Args, "-c", command)
+	}
+	return h.execute(ctx, p)
+}
+
+// finish tells the client how the command ended, at once, and closes the channel when its output
+// has ended too: a background process may hold that for long.
+func (s *session) finish(t *task, exited <-chan int, outputs *sync.WaitGroup) {
+	code := <-exited
+	f := s.c.b.h.Faults()
+	if f.DropAtExit {
+		_ = s.c.Conn.Close()
+		return
+	}
+	sig, _ := context.Cause(t.ctx).(*signal)
+	if sig != nil {
+		_, _ = s.ch.SendRequest("exit-signal", false, ssh.Marshal(struct {
+			Name    string
+			Core    bool
+			Message string
+			Lang    string
+		}{sig.name, false, "", ""}))
+	} else {
+		_, _ = s.ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{uint32(code)}))
+	}
+	if f.DropAfterExit {
+		_ = s.c.Conn.Close()
+		return
+	}
+	outputs.Wait()
+	sleep(s.c.b.ctx, f.LateEOF)
+	_ = s.ch.CloseWrite()
+	_ = s.ch.Close()
+}
+
+func connectionVar(c *guestConn) string {
+	from, to := strings.Split(c.RemoteAddr().String(), ":"), strings.Split(c.LocalAddr().String(), ":")
+	parts := slices.Concat(from, to)
+	return strings.Join(parts, " ")
+}
+
+// crlf writes as a terminal does.
+type crlf struct{ w io.Writer }
+
+func (c crlf) Write(b []byte) (int, error) {
+	if _, err := c.w.Write([]byte(strings.ReplaceAll(string(b), "\n", "\r\n"))); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}

@@ -1,0 +1,222 @@
+package sshtest
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+
+	"github.com/pkg/sftp"
+)
+
+// sftpServers is where distributions have the program, all of which run it here.
+var sftpServers = []string{
+	"/usr/libexec/openssh/sftp-server", "/usr/lib/openssh/sftp-server", "/usr/lib/ssh/sftp-server", "/usr/libexec/sftp-server",
+}
+
+// serveSFTP is the command sftp-server: SFTP on the machine's disk, with the rights of the user
+// who runs it, on stdin and stdout. Options are not simulated.
+func serveSFTP(ctx context.Context, p *Proc) int {
+	for _, a := range p.Args[1:] {
+		return p.NotSimulated(a)
+	}
+	h := &sftpHandler{v: p.view(), start: p.Dir}
+	h.v.umask = 0o022
+	stream := &duplex{r: p.Stdin, w: p.Stdout}
+	srv := sftp.NewRequestServer(stream, sftp.Handlers{FileGet: h, FilePut: h, FileCmd: h, FileList: h}, sftp.WithStartDirectory(p.Dir))
+	if err := srv.Serve(); err != nil && !errors.Is(err, io.EOF) && ctx.Err() == nil {
+		return 1
+	}
+	return 0
+}
+
+type duplex struct {
+	r io.Reader
+	w io.Writer
+}
+
+func (d *duplex) Read(b []byte) (int, error)  { return d.r.Read(b) }
+func (d *duplex) Write(b []byte) (int, error) { return d.w.Write(b) }
+func (d *duplex) Close() error {
+	if f, ok := d.r.(*os.File); ok {
+		return f.Close()
+	}
+	return nil
+}
+
+type sftpHandler struct {
+	v     view
+	start string
+}
+
+func (h *sftpHandler) Fileread(r *sftp.Request) (io.ReaderAt, error) {
+	f, err := h.v.open(r.Filepath, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	if i, err := h.v.stat(r.Filepath); err == nil && i.IsDir() {
+		_ = f.Close()
+		return nil, sftp.ErrSSHFxFailure
+	}
+	return f, nil
+}
+
+func (h *sftpHandler) Filewrite(r *sftp.Request) (io.WriterAt, error) { return h.openFile(r) }
+
+func (h *sftpHandler) OpenFile(r *sftp.Request) (sftp.WriterAtReaderAt, error) { return h.openFile(r) }
+
+func (h *sftpHandler) openFile(r *sftp.Request) (*file, error) {
+	f := r.Pflags()
+	flag := os.O_WRONLY
+	if f.Read {
+		flag = os.O_RDWR
+	}
+	for _, b := range []struct {
+		set  bool
+		flag int
+	}{{f.Creat, os.O_CREATE}, {f.Trunc, os.O_TRUNC}, {f.Excl, os.O_EXCL}} {
+		if b.set {
+			flag |= b.flag
+		}
+	}
+	mode := fs.FileMode(0o666)
+	if r.AttrFlags().Permissions {
+		mode = r.Attributes().FileMode().Perm()
+	}
+	return h.v.open(r.Filepath, flag, mode)
+}
+
+func (h *sftpHandler) Filecmd(r *sftp.Request) error {
+	switch r.Method {
+	case "Setstat":
+		return h.setstat(r)
+	case "Rename": // refuses what exists, unlike PosixRename
+		if _, err := h.v.lstat(r.Target); err == nil {
+			return sftp.ErrSSHFxFailure
+		}
+		return unwrap(h.v.rename(r.Filepath, r.Target))
+	case "Rmdir":
+		if i, err := h.v.lstat(r.Filepath); err == nil && !i.IsDir() {
+			return sftp.ErrSSHFxFailure
+		}
+		return unwrap(h.v.remove(r.Filepath))
+	case "Remove":
+		if i, err := h.v.lstat(r.Filepath); err == nil && i.IsDir() {
+			return sftp.ErrSSHFxFailure
+		}
+		return unwrap(h.v.remove(r.Filepath))
+	case "Mkdir":
+		return unwrap(h.v.mkdir(r.Filepath, 0o777))
+	case "Link":
+		return unwrap(h.v.link(r.Filepath, r.Target))
+	case "Symlink":
+		return unwrap(h.v.symlink(r.Filepath, r.Target))
+	}
+	return sftp.ErrSSHFxOpUnsupported
+}
+
+func (h *sftpHandler) PosixRename(r *sftp.Request) error {
+	return unwrap(h.v.rename(r.Filepath, r.Target))
+}
+
+// unwrap leaves what the protocol has codes for: pkg/sftp looks no deeper than one error.
+func unwrap(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		return sftp.ErrSSHFxNoSuchFile
+	case errors.Is(err, fs.ErrPermission):
+		return sftp.ErrSSHFxPermissionDenied
+	}
+	return sftp.ErrSSHFxFailure
+}
+
+func (h *sftpHandler) setstat(r *sftp.Request) error {
+	flags, a := r.AttrFlags(), r.Attributes()
+	if flags.Size {
+		f, err := h.v.open(r.Filepath, os.O_WRONLY, 0)
+		if err != nil {
+			return unwrap(err)
+		}
+		err = f.truncate(int64(a.Size))
+		_ = f.Close()
+		if err != nil {
+			return unwrap(err)
+		}
+	}
+	if flags.Permissions {
+		if err := h.v.chmod(r.Filepath, a.FileMode()); err != nil {
+			return unwrap(err)
+		}
+	}
+	if flags.UidGid {
+		if err := h.v.chown(r.Filepath, int(a.UID), int(a.GID), true); err != nil {
+			return unwrap(err)
+		}
+	}
+	if flags.Acmodtime {
+		if err := h.v.chtimes(r.Filepath, a.ModTime()); err != nil {
+			return unwrap(err)
+		}
+	}
+	return nil
+}
+
+// lister is a list of files.
+type lister []os.FileInfo
+
+func (l lister) ListAt(out []os.FileInfo, off int64) (int, error) {
+	if off >= int64(len(l)) {
+		return 0, io.EOF
+	}
+	n := copy(out, l[off:])
+	if n < len(out) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (h *sftpHandler) Filelist(r *sftp.Request) (sftp.ListerAt, error) {
+	if r.Method == "List" {
+		entries, err := h.v.readDir(r.Filepath)
+		if err != nil {
+			return nil, unwrap(err)
+		}
+		var l lister
+		for _, e := range entries {
+			l = append(l, e.(*fileInfo))
+		}
+		return l, nil
+	}
+	i, err := h.v.stat(r.Filepath)
+	if err != nil {
+		return nil, unwrap(err)
+	}
+	return lister{i}, nil
+}
+
+func (h *sftpHandler) Lstat(r *sftp.Request) (sftp.ListerAt, error) {
+	i, err := h.v.lstat(r.Filepath)
+	if err != nil {
+		return nil, unwrap(err)
+	}
+	return lister{i}, nil
+}
+
+func (h *sftpHandler) Readlink(name string) (string, error) {
+	s, err := h.v.readlink(name)
+	return s, unwrap(err)
+}
+
+func (h *sftpHandler) RealPath(name string) (string, error) {
+	if !path.IsAbs(name) {
+		name = path.Join(h.start, name)
+	}
+	if real, err := h.v.realpath(name, false); err == nil {
+		return real, nil
+	}
+	return path.Clean(name), nil
+}

@@ -1,0 +1,320 @@
+package sshtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"mvdan.cc/sh/v3/expand"
+	"mvdan.cc/sh/v3/interp"
+	"mvdan.cc/sh/v3/syntax"
+)
+
+// source is what a shell runs.
+type source struct {
+	text   string
+	lines  *os.File // instead of text: commands are read from here, as they come
+	name   string   // $0
+	params []string // $1...
+	opts   []string // -e, -u, ...
+}
+
+// Variables of ours in every shell. The interpreter knows no process ids of its own, and takes those of
+// the host for $$ and $PPID, so rewrite puts these in their place.
+const (
+	varPID   = "__sshtest_pid"
+	varPPID  = "__sshtest_ppid"
+	varBack  = "__sshtest_bg"    // $!
+	varJob   = "__sshtest_job"   // the job that the shell is
+	varUmask = "__sshtest_umask" // octal
+	ourVars  = "__sshtest_"
+)
+
+// shellEnv is the environment of one interpreter.
+type shellEnv struct {
+	expand.Environ
+	own     map[string]string // not exported, such as UID
+	hideTMP bool              // see Get
+}
+
+// Get answers as the host never gets asked. While the interpreter is set up, TMPDIR is a place
+// that no machine has: it is where it would otherwise open files of the host.
+func (e *shellEnv) Get(name string) expand.Variable {
+	if e.hideTMP && name == "TMPDIR" {
+		return expand.Variable{Set: true, Kind: expand.String, Str: "/nonexistent-sshtest"}
+	}
+	if s, ok := e.own[name]; ok {
+		return expand.Variable{Set: true, Kind: expand.String, Str: s, ReadOnly: strings.HasSuffix(name, "ID")}
+	}
+	return e.Environ.Get(name)
+}
+
+// A shell is one run of the interpreter, wholly inside the machine.
+type shell struct {
+	h *Host
+	p *Proc
+}
+
+// shell runs src as p, and returns its exit code.
+func (h *Host) shell(ctx context.Context, p *Proc, src source) int {
+	parser := syntax.NewParser(syntax.Variant(syntax.LangBash))
+	var file *syntax.File
+	if src.lines == nil {
+		var err error
+		if file, err = parser.Parse(strings.NewReader(src.text), src.name); err == nil {
+			err = rewrite(file)
+		}
+		if err != nil {
+			return shellError(p.Stderr, err)
+		}
+	}
+	r, err := h.interpreter(p, src)
+	if err != nil {
+		return p.Fail(2, "%v", err)
+	}
+	if src.lines == nil {
+		return exitStatus(ctx, p.Stderr, r.Run(ctx, file))
+	}
+	return runLines(ctx, p, r, parser, src)
+}
+
+// runLines runs commands as they are read, and leaves what follows a command to it: a command that
+// reads its input eats the rest of the script, as it does with a real sh -s.
+func runLines(ctx context.Context, p *Proc, r *interp.Runner, parser *syntax.Parser, src source) int {
+	code := 0
+	for stmts, err := range parser.InteractiveSeq(&lineReader{r: src.lines}) {
+		if err != nil {
+			return shellError(p.Stderr, err)
+		}
+		if parser.Incomplete() {
+			continue
+		}
+		for _, st := range stmts {
+			f := &syntax.File{Name: src.name, Stmts: []*syntax.Stmt{st}}
+			if err := rewrite(f); err != nil {
+				return shellError(p.Stderr, err)
+			}
+			code = exitStatus(ctx, p.Stderr, r.Run(ctx, st))
+			if r.Exited() || ctx.Err() != nil {
+				return code
+			}
+		}
+	}
+	_ = exitStatus(ctx, p.Stderr, r.Run(ctx, &syntax.File{Name: src.name})) // for a trap on EXIT
+	return code
+}
+
+// lineReader gives no more than one line at a time, and takes no more from r.
+type lineReader struct{ r io.Reader }
+
+func (l *lineReader) Read(b []byte) (int, error) {
+	n := 0
+	for n < len(b) {
+		k, err := l.r.Read(b[n : n+1])
+		n += k
+		if err != nil && n > 0 {
+			return n, nil
+		}
+		if err != nil || k > 0 && b[n-1] == '\n' {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// shellError prints why a script did not even start.
+func shellError(w io.Writer, err error) int {
+	if ns, ok := errors.AsType[*notSimulated](err); ok {
+		fmt.Fprintf(w, "sshtest: shell: not simulated: %v\n", ns)
+		return exitNotSimulated
+	}
+	fmt.Fprintf(w, "bash: %v\n", err)
+	return 2
+}
+
+func exitStatus(ctx context.Context, w io.Writer, err error) int {
+	status, isStatus := errors.AsType[interp.ExitStatus](err)
+	switch {
+	case ctx.Err() != nil:
+		return exitKilled(ctx)
+	case err == nil:
+		return 0
+	case isStatus:
+		return int(status)
+	}
+	return shellError(w, err)
+}
+
+func (h *Host) interpreter(p *Proc, src source) (*interp.Runner, error) {
+	s := &shell{h: h, p: p}
+	v := p.view()
+	stdin, err := p.task.reader(p.Stdin)
+	if err != nil {
+		return nil, err
+	}
+	pairs := make([]string, 0, len(p.Env))
+	for _, k := range slices.Sorted(maps.Keys(p.Env)) {
+		pairs = append(pairs, k+"="+p.Env[k])
+	}
+	env := &shellEnv{hideTMP: true, Environ: expand.ListEnviron(pairs...), own: map[string]string{
+		"UID": strconv.Itoa(v.uid), "EUID": strconv.Itoa(v.uid), "GID": strconv.Itoa(v.gids[0]),
+		"HOSTNAME": h.Hostname(), "BASH_VERSION": "5.1.8(1)-release",
+		varPID: strconv.Itoa(p.pid), varPPID: strconv.Itoa(p.ppid), varUmask: strconv.FormatUint(uint64(p.umask), 8),
+	}}
+	if _, ok := p.Env["HOME"]; !ok {
+		env.own["HOME"] = "/"
+	}
+	r, err := interp.New(
+		interp.Env(env),
+		interp.Dir("/"),
+		interp.StdIO(stdin, p.Stdout, p.Stderr),
+		interp.Params(slices.Concat(src.opts, []string{"--"}, src.params)...),
+		interp.CallHandler(s.call),
+		interp.ExecHandlers(func(interp.ExecHandlerFunc) interp.ExecHandlerFunc { return s.exec }),
+		interp.OpenHandler(s.open),
+		interp.StatHandler(s.stat),
+		interp.AccessHandler(s.access),
+		interp.ReadDirHandler2(s.readDir),
+	)
+	if err != nil {
+		return nil, err
+	}
+	r.Dir = p.Dir // interp.Dir would look for it on the host
+	r.Reset()
+	env.hideTMP = false
+	return r, nil
+}
+
+// abs returns a path of a handler in absolute form.
+func abs(hc interp.HandlerContext, name string) string {
+	if name == "" || path.IsAbs(name) {
+		return name
+	}
+	return path.Join(hc.Dir, name)
+}
+
+// view is the disk as the shell's user may use it, with the umask of this very subshell.
+func (s *shell) view(hc interp.HandlerContext) view {
+	return s.h.disk.as(s.p.User, umaskOf(hc))
+}
+
+func umaskOf(hc interp.HandlerContext) uint32 {
+	n, _ := strconv.ParseUint(hc.Env.Get(varUmask).String(), 8, 32)
+	return uint32(n)
+}
+
+func (s *shell) open(ctx context.Context, name string, flag int, _ fs.FileMode) (io.ReadWriteCloser, error) {
+	hc := interp.HandlerCtx(ctx)
+	if text, ok := strings.CutPrefix(name, sourcedPrefix); ok {
+		return readOnly{strings.NewReader(text)}, nil
+	}
+	f, err := s.view(hc).open(abs(hc, name), flag, 0o666)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: errors.New(reason(err))}
+	}
+	if flag&(os.O_WRONLY|os.O_RDWR) != 0 {
+		s.p.task.keep(f)
+		return f, nil
+	}
+	pr, err := s.p.task.reader(&closingReader{f})
+	if err != nil {
+		return nil, err
+	}
+	return pr, nil
+}
+
+type readOnly struct{ *strings.Reader }
+
+func (readOnly) Write([]byte) (int, error) { return 0, fs.ErrPermission }
+func (readOnly) Close() error              { return nil }
+
+// closingReader closes its file at the end.
+type closingReader struct{ f *file }
+
+func (c *closingReader) Read(b []byte) (int, error) {
+	n, err := c.f.Read(b)
+	if err != nil {
+		_ = c.f.Close()
+	}
+	return n, err
+}
+
+func (s *shell) stat(ctx context.Context, name string, follow bool) (fs.FileInfo, error) {
+	hc := interp.HandlerCtx(ctx)
+	v := s.view(hc)
+	i, err := v.describe("stat", abs(hc, name), follow)
+	if err != nil {
+		if s.h.program(path.Clean(abs(hc, name))) != nil {
+			return &fileInfo{name: path.Base(name), mode: 0o755, size: 64 << 10, d: s.h.disk}, nil
+		}
+		return nil, err
+	}
+	return i, nil
+}
+
+func (s *shell) access(ctx context.Context, name string, mode interp.AccessMode) error {
+	hc := interp.HandlerCtx(ctx)
+	err := s.view(hc).access(abs(hc, name), fs.FileMode(mode))
+	if isNotExist(err) && mode&interp.AccessWrite == 0 && s.h.program(path.Clean(abs(hc, name))) != nil {
+		return nil
+	}
+	return err
+}
+
+func (s *shell) readDir(ctx context.Context, name string) ([]fs.DirEntry, error) {
+	hc := interp.HandlerCtx(ctx)
+	return s.view(hc).readDir(abs(hc, name))
+}
+
+// exec runs a program. It never falls through to the host.
+func (s *shell) exec(ctx context.Context, args []string) error {
+	hc := interp.HandlerCtx(ctx)
+	if strings.HasPrefix(args[0], ourVars) {
+		return s.ours(hc, args)
+	}
+	if j := s.job(hc); j != nil {
+		c, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		defer context.AfterFunc(j.ctx, func() { cancel(context.Cause(j.ctx)) })()
+		ctx = c
+	}
+	p := *s.p
+	p.Args, p.Dir, p.Env, p.umask = args, hc.Dir, exported(hc.Env), umaskOf(hc)
+	p.Stdin, p.Stdout, p.Stderr = hc.Stdin, hc.Stdout, hc.Stderr
+	if code := s.h.execute(ctx, &p); code != 0 {
+		return interp.ExitStatus(uint8(code))
+	}
+	return nil
+}
+
+func exported(env expand.Environ) map[string]string {
+	out := map[string]string{}
+	for name, v := range env.Each {
+		switch {
+		case strings.HasPrefix(name, ourVars):
+		case !v.IsSet() || !v.Exported:
+			delete(out, name)
+		case v.Kind == expand.String:
+			out[name] = v.String()
+		}
+	}
+	return out
+}
+
+// job is the background job that this subshell is, or nil.
+func (s *shell) job(hc interp.HandlerContext) *job {
+	v := hc.Env.Get(varJob)
+	if !v.IsSet() {
+		return nil
+	}
+	pid, _ := strconv.Atoi(v.String())
+	return s.p.task.job(pid)
+}

@@ -1,0 +1,328 @@
+package sshtest
+
+import (
+	"archive/tar"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+)
+
+// cmdTar is
+//
+//	tar -c|-x|-t [-z] [-v] [-p] [-f FILE|-] [-C DIR] [--same-owner | --no-same-owner | -o] [--numeric-owner]
+//	    [--same-permissions | --no-same-permissions] [--exclude=PATTERN] [--strip-components=N] [--overwrite] [-T FILE is not simulated] [NAME...]
+//
+// The first argument may lack its dash. Formats are ustar, pax and GNU; files, directories, symbolic and hard links.
+func cmdTar(ctx context.Context, p *Proc) int {
+	args := slices.Clone(p.Args)
+	if len(args) > 1 && !strings.HasPrefix(args[1], "-") { // tar xzf FILE
+		expanded := []string{args[0]}
+		rest := args[2:]
+		for _, c := range args[1] {
+			expanded = append(expanded, "-"+string(c))
+			if (c == 'f' || c == 'C') && len(rest) > 0 {
+				expanded, rest = append(expanded, rest[0]), rest[1:]
+			}
+		}
+		args = append(expanded, rest...)
+	}
+	q := p.with(args...)
+	o, ok := q.options(`-c -x -t -z -v -p -o -k -f: -C: --create --extract --list --gzip --file= --directory= --same-owner --no-same-owner --numeric-owner
+		--same-permissions --preserve-permissions --no-same-permissions --exclude= --strip-components= --overwrite --warning= --format= --no-recursion`)
+	if !ok {
+		return exitNotSimulated
+	}
+	if o.has("-k", "--no-recursion") {
+		return p.NotSimulated("-k, --no-recursion")
+	}
+	t := &tarCall{ctx: ctx, p: p, o: o, dir: p.Dir}
+	for _, x := range o.list {
+		switch x[0] {
+		case "-C", "--directory":
+			if !path.IsAbs(x[1]) {
+				x[1] = path.Join(t.dir, x[1])
+			}
+			t.dir = x[1]
+			if i, err := p.view().stat(t.dir); err != nil || !i.IsDir() {
+				return p.Fail(2, "%s: Cannot open: No such file or directory\ntar: Error is not recoverable: exiting now", x[1])
+			}
+		case "--exclude":
+			t.exclude = append(t.exclude, x[1])
+		case "--strip-components":
+			_, _ = fmt.Sscanf(x[1], "%d", &t.strip)
+		}
+	}
+	file := orDefault(orDefault(o.set["-f"], o.set["--file"]), "-")
+	var err error
+	switch {
+	case o.has("-c", "--create"):
+		err = t.create(file)
+	case o.has("-x", "--extract", "-t", "--list"):
+		err = t.extract(file, o.has("-t", "--list"))
+	default:
+		return p.Fail(2, "You must specify one of the '-Acdtrux' options")
+	}
+	if err != nil {
+		return p.Fail(2, "%s", reasonOf(err))
+	}
+	if t.failed {
+		return p.Fail(2, "Exiting with failure status due to previous errors")
+	}
+	return 0
+}
+
+func reasonOf(err error) string {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		return pe.Path + ": Cannot " + pe.Op + ": " + reason(err)
+	}
+	return err.Error()
+}
+
+type tarCall struct {
+	ctx     context.Context
+	p       *Proc
+	o       *options
+	dir     string
+	exclude []string
+	strip   int
+	failed  bool
+}
+
+func (t *tarCall) excluded(name string) bool {
+	return slices.ContainsFunc(t.exclude, func(e string) bool {
+		return fnmatch(e, name) || fnmatch(e, path.Base(name)) || fnmatch(strings.TrimPrefix(e, "./"), strings.TrimPrefix(name, "./"))
+	})
+}
+
+func (t *tarCall) create(file string) error {
+	var w io.Writer = t.p.Stdout
+	if file != "-" {
+		f, err := t.p.view().open(t.p.Path(file), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		w = f
+	}
+	if t.o.has("-z", "--gzip") {
+		z := gzip.NewWriter(w)
+		defer z.Close()
+		w = z
+	}
+	if len(t.o.args) == 0 {
+		return errors.New("Cowardly refusing to create an empty archive")
+	}
+	tw := tar.NewWriter(w)
+	for _, name := range t.o.args {
+		if err := t.add(tw, name); err != nil {
+			return err
+		}
+	}
+	return tw.Close()
+}
+
+func (t *tarCall) add(tw *tar.Writer, name string) error {
+	if t.excluded(name) || t.ctx.Err() != nil {
+		return t.ctx.Err()
+	}
+	v := t.p.view()
+	full := name
+	if !path.IsAbs(name) {
+		full = path.Join(t.dir, name)
+	}
+	complain := func(err error) error {
+		t.failed = true
+		t.p.Fail(2, "%s: Cannot open: %s", name, reason(err))
+		return nil
+	}
+	i, err := v.lstat(full)
+	if err != nil {
+		return complain(err)
+	}
+	target := ""
+	if i.mode&fs.ModeSymlink != 0 {
+		target, _ = v.readlink(full)
+	}
+	h, err := tar.FileInfoHeader(i, target)
+	if err != nil {
+		return err
+	}
+	own := i.owner()
+	h.Name, h.Uid, h.Gid, h.Uname, h.Gname, h.Format = strings.TrimLeft(name, "/"), own.UID, own.GID, own.User, own.Group, tar.FormatPAX
+	h.ModTime = i.mtime
+	if i.IsDir() {
+		h.Name = strings.TrimSuffix(h.Name, "/") + "/"
+	}
+	var data []byte
+	if i.mode.IsRegular() {
+		if data, err = v.readFile(full); err != nil {
+			return complain(err)
+		}
+		h.Size = int64(len(data))
+	}
+	if t.o.has("-v") {
+		fmt.Fprintln(t.p.Stderr, name)
+	}
+	if err := tw.WriteHeader(h); err != nil {
+		return err
+	}
+	if _, err := tw.Write(data); err != nil {
+		return err
+	}
+	if !i.IsDir() {
+		return nil
+	}
+	list, err := v.readDir(full)
+	if err != nil {
+		return complain(err)
+	}
+	for _, e := range list {
+		if err := t.add(tw, strings.TrimSuffix(name, "/")+"/"+e.Name()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *tarCall) extract(file string, list bool) error {
+	r, err := t.p.input(file)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	var in io.Reader = r
+	if t.o.has("-z", "--gzip") {
+		if in, err = gzip.NewReader(r); err != nil {
+			return errors.New("not in gzip format")
+		}
+	}
+	tr := tar.NewReader(in)
+	type stamp struct {
+		name string
+		h    *tar.Header
+	}
+	var dirs []stamp // modes and times of directories come last
+	for {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return errors.New("This does not look like a tar archive")
+		}
+		if t.ctx.Err() != nil {
+			return t.ctx.Err()
+		}
+		name := t.member(h.Name)
+		if name == "" || t.excluded(h.Name) || len(t.o.args) > 0 && !t.wanted(h.Name) {
+			continue
+		}
+		if list || t.o.has("-v") {
+			fmt.Fprintln(t.p.Stdout, h.Name)
+		}
+		if list {
+			continue
+		}
+		if err := t.restore(tr, h, name); err != nil {
+			t.failed = true
+			t.p.Fail(2, "%s: Cannot open: %s", h.Name, reason(err))
+			continue
+		}
+		if h.Typeflag == tar.TypeDir {
+			dirs = append(dirs, stamp{name, h})
+		} else if h.Typeflag != tar.TypeSymlink && h.Typeflag != tar.TypeLink {
+			t.finish(name, h)
+		}
+	}
+	for _, d := range slices.Backward(dirs) {
+		t.finish(d.name, d.h)
+	}
+	_, _ = io.Copy(io.Discard, r) // what pads the last block
+	return nil
+}
+
+// member is where a member goes: GNU tar takes leading slashes off and refuses "..".
+func (t *tarCall) member(name string) string {
+	parts := split(name)
+	if slices.Contains(parts, "..") {
+		t.failed = true
+		t.p.Fail(2, "%s: Member name contains '..'", name)
+		return ""
+	}
+	if t.strip > 0 {
+		if len(parts) <= t.strip {
+			return ""
+		}
+		parts = parts[t.strip:]
+	}
+	return path.Join(t.dir, path.Join(parts...))
+}
+
+func (t *tarCall) wanted(name string) bool {
+	name = strings.TrimSuffix(name, "/")
+	return slices.ContainsFunc(t.o.args, func(a string) bool {
+		a = strings.TrimSuffix(a, "/")
+		return a == name || strings.HasPrefix(name, a+"/")
+	})
+}
+
+func (t *tarCall) restore(tr io.Reader, h *tar.Header, name string) error {
+	v := t.p.view()
+	if err := v.mkdirAll(path.Dir(name), 0o777); err != nil {
+		return err
+	}
+	switch h.Typeflag {
+	case tar.TypeDir:
+		if i, err := v.lstat(name); err == nil && i.IsDir() {
+			return nil
+		}
+		return v.mkdir(name, 0o777)
+	case tar.TypeSymlink:
+		_ = v.remove(name)
+		return v.symlink(h.Linkname, name)
+	case tar.TypeLink:
+		_ = v.remove(name)
+		return v.link(t.member(h.Linkname), name)
+	case tar.TypeReg:
+		_ = v.remove(name)
+		f, err := v.open(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fs.FileMode(h.Mode).Perm())
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return copyTo(t.ctx, f, tr)
+	}
+	return fmt.Errorf("sshtest: tar: not simulated: member of type %q", h.Typeflag)
+}
+
+// finish sets owner, mode and time. Root restores owners and exact modes unless told not to.
+func (t *tarCall) finish(name string, h *tar.Header) {
+	v := t.p.view()
+	root := v.uid == 0
+	if root && !t.o.has("--no-same-owner", "-o") || t.o.has("--same-owner") {
+		uid, gid := h.Uid, h.Gid
+		acc := t.p.Host.disk.accounts()
+		if !t.o.has("--numeric-owner") {
+			if u, ok := acc.user(h.Uname); ok {
+				uid = u.uid
+			}
+			if g, ok := acc.group(h.Gname); ok {
+				gid = g.gid
+			}
+		}
+		_ = v.chown(name, uid, gid, false)
+	}
+	mode := fileModeOf(uint32(h.Mode) & 0o7777)
+	if !(root || t.o.has("-p", "--same-permissions", "--preserve-permissions")) || t.o.has("--no-same-permissions") {
+		mode &^= fileModeOf(t.p.umask)
+	}
+	_ = v.chmod(name, mode)
+	_ = v.chtimes(name, h.ModTime)
+}

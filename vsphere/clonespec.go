@@ -1,0 +1,299 @@
+package vsphere
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/poolready/poolready/pool"
+)
+
+// source is what a clone is made of, as far as the clone's specification depends on it.
+type source struct {
+	vm       types.ManagedObjectReference
+	snapshot *types.ManagedObjectReference // nil for a full clone
+	devices  []types.BaseVirtualDevice
+}
+
+// sources keeps the devices of snapshots, which do not change.
+type sources struct {
+	reading gate
+	mu      sync.Mutex
+	bySnap  map[types.ManagedObjectReference]*source
+}
+
+func newSources() sources {
+	return sources{reading: make(gate, 1), bySnap: map[types.ManagedObjectReference]*source{}}
+}
+
+// source finds and reads what spec clones.
+func (p *Provider) source(ctx context.Context, spec pool.CloneSpec) (*source, error) {
+	if spec.Snapshot != "" {
+		if spec.Template {
+			return nil, refuse("a template's current state is cloned, not a snapshot; leave CloneSpec.Snapshot empty")
+		}
+		return p.snapshotSource(ctx, vmRef(spec.Source), snapshotRef(spec.Snapshot))
+	}
+	vm := vmRef(spec.Source)
+	if spec.Template {
+		ref, err := p.findVM(ctx, spec.Source)
+		if err != nil {
+			return nil, err
+		}
+		if ref == nil {
+			return nil, refuse("there is no template %q; check its inventory path", spec.Source)
+		}
+		vm = *ref
+	}
+	read, err := p.readVM(ctx, vm, "name", "config.hardware.device", "runtime.connectionState")
+	if err != nil {
+		return nil, err
+	}
+	if why := problem(read); why != "" {
+		return nil, refuse("%s cannot be cloned: it is %s", p.nameOf(vm), why)
+	}
+	p.learn(vm, read.Name)
+	return &source{vm: vm, devices: read.Config.Hardware.Device}, nil
+}
+
+// snapshotSource reads a snapshot once: the clones of a batch share it.
+func (p *Provider) snapshotSource(ctx context.Context, vm, snap types.ManagedObjectReference) (*source, error) {
+	if err := p.sources.reading.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer p.sources.reading.leave()
+	p.sources.mu.Lock()
+	src := p.sources.bySnap[snap]
+	p.sources.mu.Unlock()
+	if src != nil {
+		return src, nil
+	}
+	objects, err := p.s.retrieve(ctx, types.PropertyFilterSpec{
+		PropSet:   []types.PropertySpec{{Type: "VirtualMachineSnapshot", PathSet: []string{"vm", "config.hardware.device"}}},
+		ObjectSet: []types.ObjectSpec{{Obj: snap}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	src = &source{vm: vm, snapshot: &snap}
+	for _, o := range objects {
+		for _, prop := range o.PropSet {
+			switch v := prop.Val.(type) {
+			case types.ManagedObjectReference:
+				if v != vm {
+					return nil, refuse("snapshot %s belongs to %s", snap.Value, p.nameOf(v))
+				}
+			case types.ArrayOfVirtualDevice:
+				src.devices = v.VirtualDevice
+			}
+		}
+	}
+	if len(src.devices) == 0 {
+		return nil, refuse("the configuration of snapshot %s cannot be read", snap.Value)
+	}
+	p.sources.mu.Lock()
+	defer p.sources.mu.Unlock()
+	p.sources.bySnap[snap] = src
+	return src, nil
+}
+
+// disks returns the source's virtual disks.
+func (s *source) disks() (all []*types.VirtualDisk) {
+	for _, dev := range s.devices {
+		if d, ok := dev.(*types.VirtualDisk); ok {
+			all = append(all, d)
+		}
+	}
+	return all
+}
+
+// location is where a clone goes.
+type location struct {
+	datastore, pool place
+	nics            []types.BaseVirtualDeviceBackingInfo
+}
+
+// locate finds everything that vm names, and reports all that it cannot find.
+func (t *tree) locate(cfg Config, vm pool.VM) (location, error) {
+	var at location
+	var errs []error
+	collect := func(pl place, err error) place {
+		if err != nil {
+			errs = append(errs, err)
+		}
+		return pl
+	}
+	at.datastore = collect(t.find(datastoreKind, first(vm.Datastore, cfg.Datastore)))
+	if at.datastore.props["summary.accessible"] == false {
+		errs = append(errs, refuse("datastore %q is not accessible from any host", at.datastore.name))
+	}
+	at.pool = collect(t.find(poolKind, first(vm.ResourcePool, cfg.ResourcePool)))
+	for i, nic := range vm.NICs {
+		net, err := t.find(networkKind, first(nic.Network, cfg.Network))
+		if err == nil {
+			var backing types.BaseVirtualDeviceBackingInfo
+			if backing, err = t.nicBacking(net); err == nil {
+				at.nics = append(at.nics, backing)
+			}
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("NIC %d: %w", i, err))
+		}
+	}
+	return at, errors.Join(errs...)
+}
+
+func first(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// nicBacking is how a NIC names its network.
+func (t *tree) nicBacking(net place) (types.BaseVirtualDeviceBackingInfo, error) {
+	switch net.ref.Type {
+	case "DistributedVirtualPortgroup":
+		dvs, _ := net.props["config.distributedVirtualSwitch"].(types.ManagedObjectReference)
+		uuid, _ := t.all[dvs].props["uuid"].(string)
+		key, _ := net.props["key"].(string)
+		if uuid == "" || key == "" {
+			return nil, refuse("the distributed switch of network %q cannot be read; give the user at least the read-only role on it", net.name)
+		}
+		return &types.VirtualEthernetCardDistributedVirtualPortBackingInfo{
+			Port: types.DistributedVirtualSwitchPortConnection{PortgroupKey: key, SwitchUuid: uuid},
+		}, nil
+	case "OpaqueNetwork":
+		sum, ok := net.props["summary"].(types.OpaqueNetworkSummary)
+		if !ok {
+			return nil, refuse("network %q cannot be read; give the user at least the read-only role on it", net.name)
+		}
+		return &types.VirtualEthernetCardOpaqueNetworkBackingInfo{
+			OpaqueNetworkId: sum.OpaqueNetworkId, OpaqueNetworkType: sum.OpaqueNetworkType,
+		}, nil
+	}
+	return &types.VirtualEthernetCardNetworkBackingInfo{
+		VirtualDeviceDeviceBackingInfo: types.VirtualDeviceDeviceBackingInfo{DeviceName: net.name},
+		Network:                        &net.ref,
+	}, nil
+}
+
+// cloneSpec is the one call's worth of a clone.
+func cloneSpec(src *source, at location, spec pool.CloneSpec, nonce string) (types.VirtualMachineCloneSpec, error) {
+	config := &types.VirtualMachineConfigSpec{
+		Annotation: spec.Note,
+		NumCPUs:    int32(spec.VM.CPUs),
+		MemoryMB:   int64(spec.VM.MemoryMiB),
+		ExtraConfig: []types.BaseOptionValue{
+			&types.OptionValue{Key: ownerKey, Value: spec.Owner},
+			&types.OptionValue{Key: nonceKey, Value: nonce},
+		},
+		DeviceChange: nicChanges(src.devices, at.nics, spec.VM.NICs),
+	}
+	clone := types.VirtualMachineCloneSpec{
+		Location: types.VirtualMachineRelocateSpec{
+			Datastore: &at.datastore.ref,
+			Pool:      &at.pool.ref,
+			// A snapshot below the clone must not keep it from growing.
+			DiskMoveType: string(types.VirtualMachineRelocateDiskMoveOptionsMoveAllDiskBackingsAndConsolidate),
+		},
+		Config: config,
+	}
+	if src.snapshot != nil {
+		clone.Snapshot = src.snapshot
+		// At the top level only: a locator per disk without a move type of its own is a full copy.
+		clone.Location.DiskMoveType = string(types.VirtualMachineRelocateDiskMoveOptionsCreateNewChildDiskBacking)
+		if spec.VM.DiskGiB != 0 {
+			return clone, refuse("VM.DiskGiB is %d, but the disk of a linked clone cannot grow; set the size on the golden", spec.VM.DiskGiB)
+		}
+		for _, disk := range src.disks() {
+			if ds := datastoreOf(disk); ds != nil && *ds != at.datastore.ref {
+				return clone, refuse("a linked clone has to be on its source's datastore (%s), not on %q; make a golden per datastore", disk.Backing.(types.BaseVirtualDeviceFileBackingInfo).GetVirtualDeviceFileBackingInfo().FileName, at.datastore.name)
+			}
+		}
+		return clone, nil
+	}
+	grow, err := diskChange(src.disks(), spec.VM.DiskGiB)
+	if err != nil {
+		return clone, err
+	}
+	config.DeviceChange = append(config.DeviceChange, grow...)
+	return clone, nil
+}
+
+func datastoreOf(disk *types.VirtualDisk) *types.ManagedObjectReference {
+	if b, ok := disk.Backing.(types.BaseVirtualDeviceFileBackingInfo); ok {
+		return b.GetVirtualDeviceFileBackingInfo().Datastore
+	}
+	return nil
+}
+
+// diskChange grows the first disk.
+func diskChange(disks []*types.VirtualDisk, gib int) ([]types.BaseVirtualDeviceConfigSpec, error) {
+	const kibPerGiB = 1 << 20
+	if gib == 0 {
+		return nil, nil
+	}
+	if len(disks) == 0 {
+		return nil, refuse("VM.DiskGiB is %d, but the source has no disk", gib)
+	}
+	kib := int64(gib) * kibPerGiB
+	disk := *disks[0]
+	switch {
+	case disk.CapacityInKB == kib:
+		return nil, nil
+	case disk.CapacityInKB > kib:
+		return nil, refuse("VM.DiskGiB is %d, but the source's disk has %d GiB, and disks cannot shrink", gib, (disk.CapacityInKB+kibPerGiB-1)/kibPerGiB)
+	}
+	disk.CapacityInKB = kib
+	disk.CapacityInBytes = kib * 1024 // vCenter refuses sizes that do not agree
+	return []types.BaseVirtualDeviceConfigSpec{&types.VirtualDeviceConfigSpec{
+		Operation: types.VirtualDeviceConfigSpecOperationEdit,
+		Device:    &disk,
+	}}, nil
+}
+
+// nicChanges replaces the source's NICs by those wanted. Editing them would keep the source's MACs.
+// If none are wanted, those of the source whose MACs were set by hand are replaced by
+// the same with fresh ones; vCenter gives the others fresh ones by itself.
+func nicChanges(devices []types.BaseVirtualDevice, backings []types.BaseVirtualDeviceBackingInfo, nics []pool.NIC) []types.BaseVirtualDeviceConfigSpec {
+	var changes []types.BaseVirtualDeviceConfigSpec
+	key := int32(-100) // temporary keys of devices to be added
+	add := func(card types.BaseVirtualDevice) {
+		card.GetVirtualDevice().Key = key
+		key--
+		changes = append(changes, &types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationAdd, Device: card})
+	}
+	for _, dev := range devices {
+		card, ok := dev.(types.BaseVirtualEthernetCard)
+		manual := ok && strings.EqualFold(card.GetVirtualEthernetCard().AddressType, string(types.VirtualEthernetCardMacTypeManual))
+		if !ok || len(nics) == 0 && !manual {
+			continue
+		}
+		changes = append(changes, &types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationRemove, Device: dev})
+		if len(nics) == 0 {
+			add(vmxnet3(card.GetVirtualEthernetCard().Backing, ""))
+		}
+	}
+	for i, nic := range nics {
+		add(vmxnet3(backings[i], nic.MAC))
+	}
+	return changes
+}
+
+func vmxnet3(backing types.BaseVirtualDeviceBackingInfo, mac string) *types.VirtualVmxnet3 {
+	card := &types.VirtualVmxnet3{}
+	card.Backing = backing
+	card.Connectable = &types.VirtualDeviceConnectInfo{StartConnected: true, AllowGuestControl: true, Connected: true}
+	card.AddressType = string(types.VirtualEthernetCardMacTypeGenerated)
+	if mac != "" {
+		// Without the type, vCenter replaces the address and says nothing.
+		card.AddressType = string(types.VirtualEthernetCardMacTypeManual)
+		card.MacAddress = normalMAC(mac)
+	}
+	return card
+}

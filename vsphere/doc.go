@@ -1,0 +1,69 @@
+// Package vsphere is a [pool.Provider] on VMware vCenter.
+//
+//	cfg, err := vsphere.FromEnv() // as govc is configured
+//	...
+//	provider, err := vsphere.New(cfg) // touches no network
+//	...
+//	defer provider.Close(ctx)
+//
+// # Configuration
+//
+// [FromEnv] reads what govc reads: GOVC_URL, GOVC_USERNAME, GOVC_PASSWORD, GOVC_INSECURE,
+// GOVC_TLS_CA_CERTS, GOVC_TLS_KNOWN_HOSTS, GOVC_DATACENTER, GOVC_DATASTORE, GOVC_FOLDER,
+// GOVC_RESOURCE_POOL and GOVC_NETWORK. TLS is verified unless GOVC_INSECURE says otherwise. Places
+// are names or inventory paths; where there is only one, it need not be named; a name that
+// fits more than one is refused, and the error lists them. A standalone ESXi host is refused: it
+// can neither clone nor keep folders.
+//
+// A set's VMs live in the folder <GOVC_FOLDER>/<set>, and pool.VM.Folder below it. Both are made
+// when first needed. Nothing outside of them is ever changed.
+//
+// # Privileges
+//
+// The user needs these, each on the object named; a permission on a VM folder covers neither
+// datastores nor networks nor resource pools. [Provider.Preflight] reports what is missing.
+//
+//	vCenter root, not propagated  none beyond a role's own System.View, System.Read, System.Anonymous
+//	datacenter, cluster, hosts,   the read-only role
+//	distributed switches
+//	GOVC_FOLDER, propagated       Folder.Create
+//	                              VirtualMachine.Inventory.CreateFromExisting, Delete
+//	                              VirtualMachine.Provisioning.Clone
+//	                              VirtualMachine.Config.AdvancedConfig, Annotation, AddRemoveDevice, EditDevice,
+//	                              CPUCount, Memory, Settings, Rename, and DiskExtend if golden grows its disk
+//	                              VirtualMachine.Interact.PowerOn, PowerOff
+//	                              VirtualMachine.State.CreateSnapshot, RevertToSnapshot, RemoveSnapshot
+//	template                      VirtualMachine.Provisioning.DeployTemplate
+//	resource pool                 Resource.AssignVMToPool
+//	datastore                     Datastore.AllocateSpace
+//	networks                      Network.Assign
+//
+// # What is asserted
+//
+// A clone is one call: folder, datastore, resource pool, CPUs, memory, NICs with their MACs, note and
+// owner are in its specification. What came of it is read back: a linked clone whose disk has no
+// parent, or a NIC with another MAC than asked for, is an error, and the VM is removed. A linked
+// clone lives on its source's datastore and has its source's disk size. The owner is the
+// ExtraConfig key poolready.owner.
+//
+// # Lost answers
+//
+// Every error has a class, by its type, never by its text: rejected (tried again), busy (waited
+// for), outcome unknown (read back), permanent. After an answer was lost, or a task vanished
+// because vCenter restarted, the Provider waits for what still runs on the VM and looks before it
+// repeats: a clone carries a nonce in the ExtraConfig key poolready.clone, a snapshot is known by its name and record,
+// and power, names and removal are read. An expired session is logged in again, and so is one that
+// vCenter forgot; a refused password is not tried twice. A vCenter that was reached once is waited for up to five minutes.
+//
+// # What it costs
+//
+// One session, one property collector with one long poll at a time for everything that is waited
+// for, and none while nothing is. Reading a set is one call, however many VMs it has. At most
+// 32 calls are in flight, 8 clones, 20 power and 10 snapshot operations.
+//
+// # Limits
+//
+// Only the first disk grows. Snapshots are taken without memory and without quiescing. PowerOn does
+// not place VMs: in a cluster with manual DRS a VM starts on the host where it is registered. A VM's
+// files are told from those it hangs on by their directories.
+package vsphere

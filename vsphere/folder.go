@@ -1,0 +1,128 @@
+package vsphere
+
+import (
+	"context"
+	"path"
+	"strings"
+
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// setFolder returns the set's folder, or nil if there is none.
+func (p *Provider) setFolder(ctx context.Context, set string) (*types.ManagedObjectReference, error) {
+	if ref, ok := p.folder(set); ok {
+		return &ref, nil
+	}
+	base, err := p.baseFolder(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ref, err := p.child(ctx, base, set)
+	if err != nil || ref == nil {
+		return nil, err
+	}
+	if ref.Type != "Folder" {
+		return nil, refuse("the name %q of the set's folder is taken by %s; rename it or the set", set, p.nameOf(*ref))
+	}
+	p.keepFolder(set, *ref)
+	return ref, nil
+}
+
+// baseFolder is the folder in which sets have theirs.
+func (p *Provider) baseFolder(ctx context.Context) (types.ManagedObjectReference, error) {
+	var base types.ManagedObjectReference
+	err := p.lookUp(ctx, func(t *tree) error {
+		pl, err := t.find(folderKind, p.cfg.Folder)
+		base = pl.ref
+		return err
+	})
+	return base, err
+}
+
+// makeFolder returns the folder below the set's, both made if they do not exist.
+func (p *Provider) makeFolder(ctx context.Context, set, below string) (types.ManagedObjectReference, error) {
+	if ref, ok := p.folder(path.Join(set, below)); ok {
+		return ref, nil
+	}
+	// One at a time: the clones of a batch want the same folders.
+	if err := p.places.making.enter(ctx); err != nil {
+		return types.ManagedObjectReference{}, err
+	}
+	defer p.places.making.leave()
+	at, err := p.baseFolder(ctx)
+	if err != nil {
+		return at, err
+	}
+	known, fresh := "", false
+	for _, name := range append([]string{set}, strings.FieldsFunc(below, func(r rune) bool { return r == '/' })...) {
+		known = path.Join(known, name)
+		ref, ok := p.folder(known)
+		if !ok {
+			if ref, fresh, err = p.ensureChild(ctx, at, name, fresh); err != nil {
+				return at, err
+			}
+			p.keepFolder(known, ref)
+		}
+		at = ref
+	}
+	return at, nil
+}
+
+// ensureChild returns the child folder of that name. In a folder just made it does not look for it first.
+func (p *Provider) ensureChild(ctx context.Context, parent types.ManagedObjectReference, name string, parentIsNew bool) (ref types.ManagedObjectReference, made bool, err error) {
+	if !parentIsNew {
+		found, err := p.child(ctx, parent, name)
+		if err != nil {
+			return ref, false, err
+		}
+		if found != nil {
+			return *found, false, p.isFolder(*found, name)
+		}
+	}
+	err = p.s.read(ctx, func(c *conn) error { // a lost answer shows as DuplicateName, so repeating is safe
+		res, err := methods.CreateFolder(ctx, c, &types.CreateFolder{This: parent, Name: name})
+		if err == nil {
+			ref, made = res.Returnval, true
+		}
+		return err
+	})
+	if dup, ok := fault[*types.DuplicateName](err); ok {
+		return dup.Object, false, p.isFolder(dup.Object, name)
+	}
+	if err != nil {
+		return ref, false, refuse("make folder %q in %s: %w", name, p.nameOf(parent), explain(err, p.nameOf))
+	}
+	return ref, made, nil
+}
+
+func (p *Provider) isFolder(ref types.ManagedObjectReference, name string) error {
+	if ref.Type == "Folder" {
+		return nil
+	}
+	return refuse("the folder name %q is taken by %s; rename one of them", name, p.nameOf(ref))
+}
+
+func (p *Provider) folder(path string) (types.ManagedObjectReference, bool) {
+	p.places.mu.Lock()
+	defer p.places.mu.Unlock()
+	ref, ok := p.places.folders[path]
+	return ref, ok
+}
+
+func (p *Provider) keepFolder(path string, ref types.ManagedObjectReference) {
+	p.places.mu.Lock()
+	defer p.places.mu.Unlock()
+	p.places.folders[path] = ref
+}
+
+// forgetFolders lets go of what is known of the set's folders, since one of them is gone.
+func (p *Provider) forgetFolders(set string) {
+	p.places.mu.Lock()
+	defer p.places.mu.Unlock()
+	for known := range p.places.folders {
+		if known == set || strings.HasPrefix(known, set+"/") {
+			delete(p.places.folders, known)
+		}
+	}
+}

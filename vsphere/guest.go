@@ -1,0 +1,143 @@
+package vsphere
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// vmState is what the pump knows of a VM. Its zero value knows nothing.
+type vmState struct {
+	power    types.VirtualMachinePowerState // "" is not known
+	boot     time.Time                      // when last powered on; zero when off or not known
+	lastBoot time.Time                      // the latest boot ever seen
+	tools    string                         // guest.toolsRunningStatus
+	nics     []types.GuestNicInfo
+	firstMAC string // of the VM's hardware; "" is not known
+
+	toolsDown bool      // guest tools were seen not running since the power was last off
+	ours      bool      // this process powered the VM on: stale tools and addresses are told apart
+	before    time.Time // lastBoot when this process powered it on
+}
+
+// change takes over changed properties.
+func (s *vmState) change(changes []types.PropertyChange) {
+	old := *s
+	for _, c := range changes {
+		switch c.Name {
+		case "runtime.powerState":
+			s.power, _ = c.Val.(types.VirtualMachinePowerState)
+		case "runtime.bootTime":
+			s.boot, _ = c.Val.(time.Time)
+		case "guest.toolsRunningStatus":
+			s.tools, _ = c.Val.(string)
+		case "guest.net":
+			nics, _ := c.Val.(types.ArrayOfGuestNicInfo)
+			s.nics = nics.GuestNicInfo
+		}
+	}
+	s.settle(old)
+}
+
+// settle draws the conclusions from a new state.
+func (s *vmState) settle(old vmState) {
+	if s.power == types.VirtualMachinePowerStatePoweredOff || !s.boot.Equal(old.boot) {
+		s.toolsDown = false
+	}
+	if s.power != "" && !s.toolsRunning() {
+		s.toolsDown = true
+	}
+	if s.boot.After(s.lastBoot) {
+		s.lastBoot = s.boot
+	}
+}
+
+func (s *vmState) toolsRunning() bool {
+	return s.tools == string(types.VirtualMachineToolsRunningStatusGuestToolsRunning)
+}
+
+// poweringOn notes that this process powers the VM on.
+func (s *vmState) poweringOn() {
+	s.ours = true
+	s.before = s.lastBoot
+}
+
+// up tells whether guest tools run that have been started since the VM was powered on.
+func (s *vmState) up() bool {
+	if s.power != types.VirtualMachinePowerStatePoweredOn || !s.toolsRunning() {
+		return false
+	}
+	return !s.ours || s.toolsDown || s.boot.After(s.before)
+}
+
+// address returns the best address that the guest reports on the NIC of that MAC.
+func (s *vmState) address(mac string) (netip.Addr, bool) {
+	if !s.up() {
+		return netip.Addr{}, false
+	}
+	addrs := nicAddrs(s.nics)[mac]
+	for _, a := range addrs {
+		if a.Is4() {
+			return a, true
+		}
+	}
+	for _, a := range addrs {
+		return a, true
+	}
+	return netip.Addr{}, false
+}
+
+// describe says how far the guest has come, for whoever gave up waiting.
+func (s *vmState) describe() string {
+	switch {
+	case s.power == "":
+		return "vCenter has said nothing of the VM yet"
+	case s.power != types.VirtualMachinePowerStatePoweredOn:
+		return "the VM is " + string(s.power)
+	case !s.toolsRunning():
+		return "the VM is on, but its guest tools do not run (" + s.tools + ")"
+	case !s.up():
+		return "the VM is on, but its guest tools have not started since it was powered on"
+	}
+	var seen []string
+	for mac, addrs := range nicAddrs(s.nics) {
+		seen = append(seen, fmt.Sprintf("%s %v", mac, addrs))
+	}
+	if len(seen) == 0 {
+		return "guest tools run, but report no address yet"
+	}
+	return "guest tools run and report only " + strings.Join(seen, ", ")
+}
+
+// nicAddrs maps MACs, in lower case, to the usable addresses reported there, in the guest's order.
+func nicAddrs(nics []types.GuestNicInfo) map[string][]netip.Addr {
+	all := map[string][]netip.Addr{}
+	for _, n := range nics {
+		mac := normalMAC(n.MacAddress)
+		if mac == "" || n.IpConfig == nil {
+			continue
+		}
+		for _, ip := range n.IpConfig.IpAddress {
+			switch types.NetIpConfigInfoIpAddressStatus(ip.State) {
+			case "", types.NetIpConfigInfoIpAddressStatusPreferred, types.NetIpConfigInfoIpAddressStatusDeprecated,
+				types.NetIpConfigInfoIpAddressStatusUnknown:
+			default: // tentative, duplicate, invalid, inaccessible
+				continue
+			}
+			a, err := netip.ParseAddr(ip.IpAddress)
+			if err != nil || !a.IsGlobalUnicast() { // link-local and loopback are not
+				continue
+			}
+			all[mac] = append(all[mac], a.Unmap())
+		}
+	}
+	return all
+}
+
+// normalMAC is the MAC in lower case with colons.
+func normalMAC(mac string) string {
+	return strings.ToLower(strings.ReplaceAll(strings.TrimSpace(mac), "-", ":"))
+}

@@ -1,0 +1,68 @@
+package vsphere
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"github.com/poolready/poolready/vsphere/vspheretest"
+)
+
+// plainOS is a system that only has guest tools: these tests are about vCenter. It shuts down
+// when asked, unless it is stubborn. Every boot has an address of its own.
+type plainOS struct {
+	stubborn atomic.Bool
+	boots    atomic.Uint32
+}
+
+type plainDisk struct{}
+
+func (plainDisk) Clone() vspheretest.Disk                      { return plainDisk{} }
+func (*plainOS) Install(vspheretest.Hardware) vspheretest.Disk { return plainDisk{} }
+
+func (o *plainOS) Boot(m *vspheretest.Machine) vspheretest.Guest {
+	return &plainGuest{os: o, m: m, hw: m.Hardware, boot: byte(o.boots.Add(1))}
+}
+
+type plainGuest struct {
+	os   *plainOS
+	m    *vspheretest.Machine
+	boot byte
+
+	mu sync.Mutex
+	hw vspheretest.Hardware
+}
+
+// Info lists a container bridge first and link-local addresses before others, as tools do.
+func (g *plainGuest) Info() vspheretest.GuestInfo {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	info := vspheretest.GuestInfo{HostName: "guest", NICs: []vspheretest.GuestNIC{{
+		MAC: "02:42:ac:11:00:01", Connected: true, Addrs: []netip.Prefix{netip.MustParsePrefix("172.17.0.1/16")},
+	}}}
+	for i, n := range g.hw.NICs {
+		info.NICs = append(info.NICs, vspheretest.GuestNIC{MAC: n.MAC, Connected: n.Connected, Addrs: []netip.Prefix{
+			netip.MustParsePrefix("fe80::1/64"),
+			netip.MustParsePrefix("2001:db8::1/64"),
+			netip.MustParsePrefix(fmt.Sprintf("10.0.%d.%d/16", i, g.boot)),
+		}})
+	}
+	return info
+}
+
+func (g *plainGuest) ServeConn(conn net.Conn, _ netip.AddrPort) { conn.Close() }
+func (g *plainGuest) Kill()                                     {}
+
+func (g *plainGuest) Shutdown() {
+	if !g.os.stubborn.Load() {
+		g.m.PowerOff()
+	}
+}
+
+func (g *plainGuest) HardwareChanged(hw vspheretest.Hardware) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.hw = hw
+}

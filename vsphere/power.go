@@ -1,0 +1,260 @@
+package vsphere
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// powerProps say whether a VM runs and since when.
+var powerProps = []string{"runtime.powerState", "runtime.bootTime", "guest.toolsRunningStatus"}
+
+// PowerOn implements pool.Provider.
+func (p *Provider) PowerOn(ctx context.Context, id string) error {
+	vm := vmRef(id)
+	if err := p.powers.enter(ctx); err != nil {
+		return p.errorf(err, "power on %s", p.label(id))
+	}
+	defer p.powers.leave()
+
+	// What tools and addresses say must be told from what they said before this power on, so
+	// the state before it has to be known.
+	known := types.VirtualMachinePowerState("")
+	p.pump.state(vm, func(s *vmState) { known = s.power })
+	if known != types.VirtualMachinePowerStatePoweredOff {
+		if _, err := p.readPower(ctx, vm); err != nil {
+			return p.errorf(err, "power on %s", p.label(id))
+		}
+		p.pump.state(vm, func(s *vmState) { known = s.power })
+	}
+	if known == types.VirtualMachinePowerStatePoweredOn {
+		return nil
+	}
+	p.pump.state(vm, func(s *vmState) {
+		if known == types.VirtualMachinePowerStatePoweredOff {
+			s.poweringOn()
+		}
+	})
+	_, err := p.perform(ctx, operation{
+		name: "power on", object: p.label(id), entity: vm,
+		submit: func(ctx context.Context, c *conn) (types.ManagedObjectReference, error) {
+			res, err := methods.PowerOnVM_Task(ctx, c, &types.PowerOnVM_Task{This: vm})
+			if err != nil {
+				return types.ManagedObjectReference{}, err
+			}
+			return res.Returnval, nil
+		},
+		look: func(ctx context.Context) (bool, types.AnyType, error) {
+			power, err := p.readPower(ctx, vm)
+			return power == types.VirtualMachinePowerStatePoweredOn, nil, err
+		},
+		accept: func(_ context.Context, err error, lost bool) (bool, types.AnyType, error) {
+			f, ok := fault[*types.InvalidPowerState](err)
+			ok = ok && f.ExistingState == types.VirtualMachinePowerStatePoweredOn
+			if ok && !lost { // it ran already, so it did not boot now
+				p.pump.state(vm, func(s *vmState) { s.ours = false })
+			}
+			return ok, nil, nil
+		},
+		watch: []types.ManagedObjectReference{vm},
+	})
+	return err
+}
+
+// readPower reads whether the VM runs, for the caller and for the pump.
+func (p *Provider) readPower(ctx context.Context, vm types.ManagedObjectReference) (types.VirtualMachinePowerState, error) {
+	objects, err := p.s.retrieve(ctx, types.PropertyFilterSpec{
+		PropSet:   []types.PropertySpec{{Type: "VirtualMachine", PathSet: powerProps}},
+		ObjectSet: []types.ObjectSpec{{Obj: vm}},
+	})
+	if err != nil {
+		return "", err
+	}
+	var power types.VirtualMachinePowerState
+	p.pump.state(vm, func(s *vmState) {
+		for _, o := range objects {
+			s.set(o.PropSet)
+		}
+		power = s.power
+	})
+	return power, nil
+}
+
+// set takes over a reading: properties that are not in it are not set.
+func (s *vmState) set(props []types.DynamicProperty) {
+	changes := []types.PropertyChange{{Name: "runtime.bootTime"}, {Name: "guest.toolsRunningStatus"}}
+	for _, prop := range props {
+		changes = append(changes, types.PropertyChange{Name: prop.Name, Val: prop.Val})
+	}
+	s.change(changes)
+}
+
+// ShutDown implements pool.Provider.
+func (p *Provider) ShutDown(ctx context.Context, id string, grace time.Duration) (forced bool, err error) {
+	vm := vmRef(id)
+	if err := p.powers.enter(ctx); err != nil {
+		return false, p.errorf(err, "shut down %s", p.label(id))
+	}
+	defer p.powers.leave()
+	if grace > 0 {
+		off, err := p.shutDownGuest(ctx, vm, grace)
+		if err != nil {
+			return false, p.errorf(err, "shut down %s", p.label(id))
+		}
+		if off {
+			return false, nil
+		}
+	}
+	return p.powerOff(ctx, id)
+}
+
+// shutDownGuest asks the guest to shut down and waits up to grace. off is false if the power is
+// still on, since the guest did not do it in time or cannot be asked.
+func (p *Provider) shutDownGuest(ctx context.Context, vm types.ManagedObjectReference, grace time.Duration) (off bool, err error) {
+	inTime, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	b := backoff{patience: grace}
+	for {
+		// Asking twice does no harm, so a lost answer is asked for again.
+		err := p.s.read(inTime, func(c *conn) error {
+			_, err := methods.ShutdownGuest(inTime, c, &types.ShutdownGuest{This: vm})
+			return err
+		})
+		if err == nil {
+			break
+		}
+		if f, ok := fault[*types.InvalidPowerState](err); ok && f.ExistingState == types.VirtualMachinePowerStatePoweredOff {
+			return true, nil
+		}
+		if ctx.Err() != nil {
+			return false, context.Cause(ctx)
+		}
+		switch c := classify(err); {
+		case inTime.Err() != nil, c == unknown, has[*types.ToolsUnavailable](err), has[*types.InvalidPowerState](err), has[*types.NotSupported](err):
+			return false, nil
+		case c == busy || c == again:
+			if !b.wait(inTime) {
+				return false, nil
+			}
+		default:
+			return false, err
+		}
+	}
+	p.pump.state(vm, func(s *vmState) { s.power = types.VirtualMachinePowerStatePoweredOn })
+	err = p.pump.watch(inTime, vm, func(s *vmState) bool { return s.power == types.VirtualMachinePowerStatePoweredOff })
+	switch {
+	case err == nil:
+		return true, nil
+	case ctx.Err() != nil:
+		return false, context.Cause(ctx)
+	case inTime.Err() != nil:
+		return false, nil
+	case errors.Is(err, errVanished):
+		return false, refuse("it no longer exists")
+	}
+	return false, err
+}
+
+// powerOff cuts the power. forced is false if it was off already.
+func (p *Provider) powerOff(ctx context.Context, id string) (forced bool, err error) {
+	vm := vmRef(id)
+	forced = true
+	_, err = p.perform(ctx, operation{
+		name: "power off", object: p.label(id), entity: vm,
+		submit: func(ctx context.Context, c *conn) (types.ManagedObjectReference, error) {
+			res, err := methods.PowerOffVM_Task(ctx, c, &types.PowerOffVM_Task{This: vm})
+			if err != nil {
+				return types.ManagedObjectReference{}, err
+			}
+			return res.Returnval, nil
+		},
+		look: func(ctx context.Context) (bool, types.AnyType, error) {
+			power, err := p.readPower(ctx, vm)
+			return power == types.VirtualMachinePowerStatePoweredOff, nil, err
+		},
+		accept: func(_ context.Context, err error, lost bool) (bool, types.AnyType, error) {
+			f, ok := fault[*types.InvalidPowerState](err)
+			if !ok || f.ExistingState != types.VirtualMachinePowerStatePoweredOff {
+				return false, nil, nil
+			}
+			forced = lost
+			return true, nil, nil
+		},
+	})
+	if err != nil {
+		return false, err
+	}
+	p.pump.state(vm, func(s *vmState) { s.offNow() })
+	return forced, nil
+}
+
+// offNow notes that the VM is off, of which the pump may not have heard yet.
+func (s *vmState) offNow() {
+	old := *s
+	s.power, s.boot = types.VirtualMachinePowerStatePoweredOff, time.Time{}
+	s.settle(old)
+}
+
+// Address implements pool.Provider. The MAC "" stands for that of the VM's first NIC. An address
+// is at most a second old. When ctx ends first, the error says how far the guest had come.
+func (p *Provider) Address(ctx context.Context, id, mac string) (netip.Addr, error) {
+	vm := vmRef(id)
+	want := normalMAC(mac)
+	if want == "" {
+		var err error
+		if want, err = p.firstMAC(ctx, vm); err != nil {
+			return netip.Addr{}, p.errorf(err, "address of %s", p.label(id))
+		}
+	}
+	var addr netip.Addr
+	err := p.pump.watch(ctx, vm, func(s *vmState) (ok bool) {
+		addr, ok = s.address(want)
+		return ok
+	})
+	if errors.Is(err, errVanished) {
+		err = refuse("%s does not exist", p.label(id))
+	} else if err != nil {
+		var so string
+		p.pump.state(vm, func(s *vmState) { so = s.describe() })
+		err = fmt.Errorf("%w; last seen: %s", err, so)
+	}
+	return addr, p.errorf(err, "address of %s on the NIC %s", p.label(id), want)
+}
+
+// firstMAC returns the MAC of the VM's first NIC.
+func (p *Provider) firstMAC(ctx context.Context, vm types.ManagedObjectReference) (string, error) {
+	var mac string
+	p.pump.state(vm, func(s *vmState) { mac = s.firstMAC })
+	if mac != "" {
+		return mac, nil
+	}
+	read, err := p.readVM(ctx, vm, "config.hardware.device")
+	if err != nil {
+		return "", err
+	}
+	macs := macsOf(read)
+	if len(macs) == 0 {
+		return "", refuse("the VM has no NIC")
+	}
+	p.pump.state(vm, func(s *vmState) { s.firstMAC = macs[0] })
+	return macs[0], nil
+}
+
+// macsOf returns the MACs of the VM's NICs in device order.
+func macsOf(vm mo.VirtualMachine) (macs []string) {
+	if vm.Config == nil {
+		return nil
+	}
+	for _, dev := range vm.Config.Hardware.Device {
+		if nic, ok := dev.(types.BaseVirtualEthernetCard); ok {
+			macs = append(macs, normalMAC(nic.GetVirtualEthernetCard().MacAddress))
+		}
+	}
+	return macs
+}

@@ -1,0 +1,262 @@
+package vsphere
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/poolready/poolready/pool"
+)
+
+// Privileges that building and using pools takes, by the object they are needed on.
+var (
+	folderPrivileges = []string{
+		"VirtualMachine.Inventory.CreateFromExisting", "VirtualMachine.Inventory.Delete",
+		"VirtualMachine.Provisioning.Clone",
+		"VirtualMachine.Config.AdvancedConfig", "VirtualMachine.Config.Annotation", "VirtualMachine.Config.AddRemoveDevice",
+		"VirtualMachine.Config.EditDevice", "VirtualMachine.Config.CPUCount", "VirtualMachine.Config.Memory",
+		"VirtualMachine.Config.Settings", "VirtualMachine.Config.Rename",
+		"VirtualMachine.Interact.PowerOn", "VirtualMachine.Interact.PowerOff",
+		"VirtualMachine.State.CreateSnapshot", "VirtualMachine.State.RevertToSnapshot", "VirtualMachine.State.RemoveSnapshot",
+	}
+	templatePrivileges  = []string{"VirtualMachine.Provisioning.DeployTemplate"}
+	growPrivileges      = []string{"VirtualMachine.Config.DiskExtend"}
+	newFolderPrivileges = []string{"Folder.Create"}
+	poolPrivileges      = []string{"Resource.AssignVMToPool"}
+	datastorePrivileges = []string{"Datastore.AllocateSpace"}
+	networkPrivileges   = []string{"Network.Assign"}
+)
+
+// needs gathers what a preflight has to ask vCenter for.
+type needs struct {
+	privileges map[types.ManagedObjectReference][]string
+	order      []types.ManagedObjectReference
+}
+
+func (n *needs) on(ref types.ManagedObjectReference, privileges ...string) {
+	if ref.Value == "" {
+		return
+	}
+	if _, ok := n.privileges[ref]; !ok {
+		n.order = append(n.order, ref)
+	}
+	for _, p := range privileges {
+		if !slices.Contains(n.privileges[ref], p) {
+			n.privileges[ref] = append(n.privileges[ref], p)
+		}
+	}
+}
+
+// Preflight implements pool.Provider. Privileges are those of the session as vCenter reports them
+// on each object; a name counts as taken if something in the folder where the VM is to go has it
+// and CloneSpec.Owner is not its owner.
+func (p *Provider) Preflight(ctx context.Context, clones []pool.CloneSpec) error {
+	var errs []error
+	seen := map[string]bool{}
+	report := func(err error) {
+		if err != nil && !seen[err.Error()] {
+			seen[err.Error()] = true
+			errs = append(errs, err)
+		}
+	}
+	need := &needs{privileges: map[types.ManagedObjectReference][]string{}}
+	if err := p.preflightPlaces(ctx, clones, need, report); err != nil {
+		return p.errorf(err, "preflight")
+	}
+	if err := p.preflightSources(ctx, clones, need, report); err != nil {
+		return p.errorf(err, "preflight")
+	}
+	if err := p.preflightNames(ctx, clones, need, report); err != nil {
+		return p.errorf(err, "preflight")
+	}
+	if err := p.preflightPrivileges(ctx, need, report); err != nil {
+		return p.errorf(err, "preflight")
+	}
+	return p.errorf(errors.Join(errs...), "preflight")
+}
+
+// preflightPlaces finds everything that the clones name. An error returned, here and below, is
+// one that ends the preflight.
+func (p *Provider) preflightPlaces(ctx context.Context, clones []pool.CloneSpec, need *needs, report func(error)) error {
+	var last []error
+	err := p.lookUp(ctx, func(t *tree) error {
+		last = nil
+		for _, c := range clones {
+			at, err := t.locate(p.cfg, c.VM)
+			if err != nil {
+				last = append(last, fmt.Errorf("VM %q: %w", c.VM.Name, err))
+			}
+			need.on(at.datastore.ref, datastorePrivileges...)
+			need.on(at.pool.ref, poolPrivileges...)
+			for _, nic := range c.VM.NICs {
+				if net, err := t.find(networkKind, first(nic.Network, p.cfg.Network)); err == nil {
+					need.on(net.ref, networkPrivileges...)
+				}
+			}
+		}
+		return errors.Join(last...)
+	})
+	if err != nil && len(last) == 0 {
+		return err
+	}
+	for _, err := range last {
+		report(err)
+	}
+	return nil
+}
+
+// preflightSources reads the sources that exist.
+func (p *Provider) preflightSources(ctx context.Context, clones []pool.CloneSpec, need *needs, report func(error)) error {
+	done := map[string]bool{}
+	for _, c := range clones {
+		key := fmt.Sprint(c.Source, c.Template, c.Snapshot, c.VM.DiskGiB)
+		if c.Source == "" || done[key] {
+			continue
+		}
+		done[key] = true
+		src, err := p.source(ctx, c)
+		if err != nil {
+			if cl := classify(err); cl != permanent && cl != gone || ctx.Err() != nil {
+				return err
+			}
+			report(fmt.Errorf("VM %q: %w", c.VM.Name, explain(err, p.nameOf)))
+			continue
+		}
+		if c.Template {
+			need.on(src.vm, templatePrivileges...)
+		}
+		if src.snapshot == nil {
+			if _, err := diskChange(src.disks(), c.VM.DiskGiB); err != nil {
+				report(fmt.Errorf("VM %q: %w", c.VM.Name, err))
+			}
+		}
+	}
+	return nil
+}
+
+// preflightNames looks for VMs of others, and things that are no VMs, where the clones are to go.
+func (p *Provider) preflightNames(ctx context.Context, clones []pool.CloneSpec, need *needs, report func(error)) error {
+	sets := map[string]bool{}
+	for _, c := range clones {
+		if sets[c.Set] {
+			continue
+		}
+		sets[c.Set] = true
+		objects, folder, err := p.readSet(ctx, c.Set, []string{"name", "parent", "config.extraConfig"})
+		var no *refusal
+		switch {
+		case errors.As(err, &no):
+			report(err)
+			continue
+		case err != nil:
+			return err
+		case folder.Value == "":
+			base, err := p.baseFolder(ctx)
+			if errors.As(err, &no) {
+				report(err)
+				continue
+			} else if err != nil {
+				return err
+			}
+			need.on(base, folderPrivileges...)
+			need.on(base, newFolderPrivileges...)
+			continue
+		}
+		need.on(folder, folderPrivileges...)
+		p.takenNames(c.Set, clones, objects, folder, need, report)
+	}
+	return nil
+}
+
+func (p *Provider) takenNames(set string, clones []pool.CloneSpec, objects []types.ObjectContent, folder types.ManagedObjectReference, need *needs, report func(error)) {
+	folders := map[types.ManagedObjectReference]place{}
+	for _, o := range objects {
+		if o.Obj.Type == "Folder" && o.Obj != folder {
+			folders[o.Obj] = newPlace(o)
+		}
+	}
+	taken := map[string]types.ObjectContent{}
+	for _, o := range objects {
+		if o.Obj != folder {
+			pl := newPlace(o)
+			taken[pathIn(folders, pl.parent)+"/"+pl.name] = o
+		}
+	}
+	for _, c := range clones {
+		if c.Set != set {
+			continue
+		}
+		at := ""
+		if c.VM.Folder != "" {
+			at = "/" + c.VM.Folder
+			o, ok := taken[at]
+			if !ok {
+				need.on(folder, newFolderPrivileges...)
+			} else if o.Obj.Type != "Folder" {
+				report(fmt.Errorf("VM %q: the folder name %q is taken by %s; rename one of them", c.VM.Name, c.VM.Folder, p.nameOf(o.Obj)))
+			}
+		}
+		if c.VM.DiskGiB > 0 {
+			need.on(folder, growPrivileges...)
+		}
+		o, ok := taken[at+"/"+c.VM.Name]
+		if !ok {
+			continue
+		}
+		if o.Obj.Type == "VirtualMachine" {
+			if vm, err := asVM(o); err == nil && vm.Config != nil && extra(vm, ownerKey) == c.Owner {
+				continue
+			}
+		}
+		report(fmt.Errorf("the name %q is taken by %s, which was not made for this set; rename or remove it", c.VM.Name, p.nameOf(o.Obj)))
+	}
+}
+
+// preflightPrivileges asks which of the privileges needed the user lacks.
+func (p *Provider) preflightPrivileges(ctx context.Context, need *needs, report func(error)) error {
+	var all []string
+	for _, ref := range need.order {
+		for _, priv := range need.privileges[ref] {
+			if !slices.Contains(all, priv) {
+				all = append(all, priv)
+			}
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	var answer []types.EntityPrivilege
+	err := p.s.read(ctx, func(c *conn) error {
+		res, err := methods.HasPrivilegeOnEntities(ctx, c, &types.HasPrivilegeOnEntities{
+			This: *c.ServiceContent.AuthorizationManager, Entity: need.order, SessionId: c.key, PrivId: all,
+		})
+		if err == nil {
+			answer = res.Returnval
+		}
+		return err
+	})
+	if _, ok := fault[types.BaseNoPermission](err); ok {
+		// Whoever may not read an object cannot ask what they may do with it.
+		report(explain(err, p.nameOf))
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, a := range answer {
+		var lacking []string
+		for _, priv := range a.PrivAvailability {
+			if !priv.IsGranted && slices.Contains(need.privileges[a.Entity], priv.PrivId) {
+				lacking = append(lacking, priv.PrivId)
+			}
+		}
+		if len(lacking) > 0 {
+			report(refuse("the user lacks the privileges %s on %s; give them in a role there", list(lacking), p.nameOf(a.Entity)))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,258 @@
+package vsphere
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/poolready/poolready/pool"
+)
+
+// How many operations of a kind are in vCenter's hands at once; the others wait here, where
+// they can be cancelled. A full clone costs a host four of its sixteen units, a linked one one.
+const (
+	maxClones    = 8
+	maxPowers    = 20
+	maxSnapshots = 10
+)
+
+// Provider is a pool.Provider on one vCenter. Its methods may be called from any goroutine.
+type Provider struct {
+	cfg      Config
+	s        *session
+	pump     *pump
+	patience time.Duration // how long one operation is tried again
+
+	clones, powers, snapshots gate
+
+	places  places  // of the inventory: folders, datastores, resource pools, networks
+	sources sources // what snapshots hold
+	batches batches // readings of new VMs
+
+	mu    sync.Mutex
+	names map[types.ManagedObjectReference]string // of VMs, for errors
+}
+
+var _ pool.Provider = (*Provider)(nil)
+
+// New returns a Provider for the vCenter that cfg describes, after checking cfg as a whole. It does
+// not touch the network: the first call of a method connects and logs in. Close it when done.
+func New(cfg Config) (*Provider, error) {
+	end, err := cfg.parse(fieldNames)
+	if err != nil {
+		return nil, fmt.Errorf("vsphere: configuration: %w", err)
+	}
+	return newProvider(cfg, end, defaultPace), nil
+}
+
+func newProvider(cfg Config, end endpoint, pace pace) *Provider {
+	s := newSession(end, pace.patient)
+	return &Provider{
+		cfg: cfg, s: s, pump: newPump(s, pace), patience: pace.patient,
+		clones: make(gate, maxClones), powers: make(gate, maxPowers), snapshots: make(gate, maxSnapshots),
+		places: newPlaces(), sources: newSources(),
+		names: map[types.ManagedObjectReference]string{},
+	}
+}
+
+// Close ends every wait, logs out and closes all connections. Methods called later fail.
+// Closing twice does nothing.
+func (p *Provider) Close(ctx context.Context) error {
+	p.pump.close(ctx)
+	if err := p.s.close(ctx); err != nil {
+		return fmt.Errorf("vsphere: log out: %w", explain(err, refName))
+	}
+	return nil
+}
+
+// gate bounds how many operations of a kind run at once.
+type gate chan struct{}
+
+func (g gate) enter(ctx context.Context) error {
+	select {
+	case g <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (g gate) leave() { <-g }
+
+// operation is a change that vCenter makes in a task.
+type operation struct {
+	name, object string // "clone", `"golden" to "con1"`
+	// entity is the VM whose tasks are waited for before reading back.
+	entity types.ManagedObjectReference
+	// submit starts the task.
+	submit func(ctx context.Context, c *conn) (types.ManagedObjectReference, error)
+	// look tells, when an answer was lost, whether the change took effect, and its result.
+	look func(ctx context.Context) (done bool, result types.AnyType, err error)
+	// accept tells whether an error means that all is as asked for. lost tells that an earlier
+	// answer was. It may be nil.
+	accept func(ctx context.Context, err error, lost bool) (done bool, result types.AnyType, instead error)
+	// watch are VMs that will be waited for next: vCenter is told of them in the same call.
+	watch []types.ManagedObjectReference
+}
+
+// perform carries out op: it submits, waits, tries again what was rejected, waits for what is
+// busy, and looks before it repeats what may have happened.
+func (p *Provider) perform(ctx context.Context, op operation) (types.AnyType, error) {
+	b := backoff{patience: p.patience}
+	lost := false
+	for {
+		result, err := p.attempt(ctx, op)
+		if err == nil {
+			return result, nil
+		}
+		if ctx.Err() != nil {
+			return nil, p.fail(op, context.Cause(ctx))
+		}
+		c := classify(err)
+		if c != unknown && op.accept != nil {
+			if done, result, instead := op.accept(ctx, err, lost); done {
+				return result, nil
+			} else if instead != nil {
+				return nil, p.fail(op, instead)
+			}
+		}
+		switch c {
+		case unknown:
+			lost = true
+			if !b.wait(ctx) {
+				return nil, p.fail(op, err)
+			}
+			done, result, lookErr := p.readBack(ctx, op)
+			if lookErr != nil {
+				return nil, p.fail(op, fmt.Errorf("read back after %q: %w", err, lookErr))
+			}
+			if done {
+				return result, nil
+			}
+			continue
+		case busy:
+			p.waitFor(ctx, err)
+		case again:
+			if reached := p.s.reached(ctx); !reached {
+				return nil, p.fail(op, err)
+			}
+		default:
+			return nil, p.fail(op, err)
+		}
+		if !b.wait(ctx) {
+			return nil, p.fail(op, err)
+		}
+	}
+}
+
+func (p *Provider) attempt(ctx context.Context, op operation) (types.AnyType, error) {
+	var task types.ManagedObjectReference
+	err := p.s.do(ctx, func(c *conn) error {
+		var err error
+		task, err = op.submit(ctx, c)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return p.pump.task(ctx, task, op.watch...)
+}
+
+// readBack waits for what still goes on at op's entity and then looks.
+func (p *Provider) readBack(ctx context.Context, op operation) (bool, types.AnyType, error) {
+	if op.entity.Value != "" {
+		if err := p.settle(ctx, op.entity); err != nil && classify(err) != gone {
+			return false, nil, err
+		}
+	}
+	return op.look(ctx)
+}
+
+// settle waits until no task runs on the entity.
+func (p *Provider) settle(ctx context.Context, entity types.ManagedObjectReference) error {
+	objects, err := p.s.retrieve(ctx, types.PropertyFilterSpec{
+		PropSet: []types.PropertySpec{{Type: "Task", PathSet: []string{"info.state"}}},
+		ObjectSet: []types.ObjectSpec{{
+			Obj: entity, Skip: types.NewBool(true),
+			SelectSet: []types.BaseSelectionSpec{&types.TraversalSpec{Type: entity.Type, Path: "recentTask"}},
+		}},
+	})
+	if err != nil {
+		return err
+	}
+	for _, o := range objects {
+		for _, prop := range o.PropSet {
+			if s, ok := prop.Val.(types.TaskInfoState); ok && (s == types.TaskInfoStateQueued || s == types.TaskInfoStateRunning) {
+				// How it ends is for its owner; here it matters that it ended.
+				if _, err := p.pump.task(ctx, o.Obj); ctx.Err() != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// waitFor waits for the task that err says is in the way, if it names one.
+func (p *Provider) waitFor(ctx context.Context, err error) {
+	f, ok := fault[types.BaseTaskInProgress](err)
+	if !ok || f.GetTaskInProgress().Task.Value == "" {
+		return
+	}
+	_, _ = p.pump.task(ctx, f.GetTaskInProgress().Task)
+}
+
+// fail words the error of an operation.
+func (p *Provider) fail(op operation, err error) error {
+	return fmt.Errorf("vsphere: %s %s: %w", op.name, op.object, explain(err, p.nameOf))
+}
+
+// errorf words the error of something else than an operation.
+func (p *Provider) errorf(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("vsphere: "+format+": %w", append(args, explain(err, p.nameOf))...)
+}
+
+// vmRef is the reference behind a VM's ID.
+func vmRef(id string) types.ManagedObjectReference {
+	return types.ManagedObjectReference{Type: "VirtualMachine", Value: id}
+}
+
+func (p *Provider) learn(vm types.ManagedObjectReference, name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.names[vm] = name
+}
+
+// label is how errors call a VM.
+func (p *Provider) label(id string) string { return p.nameOf(vmRef(id)) }
+
+// nameOf is how errors call an object of vCenter's.
+func (p *Provider) nameOf(ref types.ManagedObjectReference) string {
+	p.mu.Lock()
+	name := p.names[ref]
+	p.mu.Unlock()
+	if name == "" {
+		name = p.places.known(ref)
+	}
+	switch {
+	case name != "" && ref.Type == "VirtualMachine":
+		return fmt.Sprintf("VM %q (%s)", name, ref.Value)
+	case name != "":
+		return fmt.Sprintf("%s %q", ref.Type, name)
+	}
+	return refName(ref)
+}
+
+// exists makes err one for which errors.Is(err, pool.ErrExists) holds.
+func exists(err error) error { return &existsError{err} }
+
+type existsError struct{ err error }
+
+func (e *existsError) Error() string   { return pool.ErrExists.Error() }
+func (e *existsError) Unwrap() []error { return []error{pool.ErrExists, e.err} }

@@ -1,0 +1,342 @@
+package vsphere
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/vmware/govmomi/vim25"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+const (
+	maxCalls    = 32              // SOAP calls in flight, the long poll not counted
+	maxLogins   = 3               // in a row for one call
+	callTimeout = 3 * time.Minute // for vCenter's answer to one call
+)
+
+var errClosed = errors.New("the provider is closed")
+
+// session is the one session of a Provider with its vCenter. It logs in when first used, and
+// again whenever vCenter no longer knows it.
+type session struct {
+	end      endpoint
+	patience time.Duration // how long an unreachable vCenter is waited for once it was reached
+
+	lock   chan struct{} // holds one token; guards what follows, while logging in too
+	client *vim25.Client // nil until first connected
+	conn   *conn         // nil: log in first
+	denied error         // the login was refused; it is not repeated, lest the account be locked
+	closed bool
+
+	ended chan struct{} // closed by close
+	once  sync.Once
+}
+
+// conn is one login's worth of a session. What lives in the session on the server, such as
+// collectors and views, belongs to a conn and dies with it.
+type conn struct {
+	*vim25.Client
+	key  string        // names the session to vCenter
+	lost chan struct{} // closed when vCenter was found to have ended it
+}
+
+func newSession(end endpoint, patience time.Duration) *session {
+	s := &session{end: end, patience: patience, lock: make(chan struct{}, 1), ended: make(chan struct{})}
+	s.lock <- struct{}{}
+	return s
+}
+
+// acquire takes the lock, unless ctx ends first.
+func (s *session) acquire(ctx context.Context) error {
+	select {
+	case <-s.lock:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (s *session) release() { s.lock <- struct{}{} }
+
+// current returns the live login, logging in if there is none.
+func (s *session) current(ctx context.Context) (*conn, error) {
+	if err := s.acquire(ctx); err != nil {
+		return nil, err
+	}
+	defer s.release()
+	switch {
+	case s.closed:
+		return nil, errClosed
+	case s.conn != nil:
+		return s.conn, nil
+	case s.denied != nil:
+		return nil, s.denied
+	}
+	if s.client == nil {
+		client, err := s.dial(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("connect to %s: %w", s.end.url.Host, explain(err, refName))
+		}
+		s.client = client
+	}
+	password, _ := s.end.user.Password()
+	res, err := methods.Login(ctx, s.client, &types.Login{
+		This:     *s.client.ServiceContent.SessionManager,
+		UserName: s.end.user.Username(),
+		Password: password,
+		Locale:   "en_US",
+	})
+	if err != nil {
+		err = fmt.Errorf("log in to %s: %w", s.end.url.Host, explain(err, refName))
+		if classify(err) == permanent && len(faults(err)) > 0 {
+			s.denied = err
+		}
+		return nil, err
+	}
+	s.conn = &conn{Client: s.client, key: res.Returnval.Key, lost: make(chan struct{})}
+	return s.conn, nil
+}
+
+// dial reaches the vCenter and makes sure that it is one.
+func (s *session) dial(ctx context.Context) (*vim25.Client, error) {
+	sc := soap.NewClient(s.end.url, s.end.insecure)
+	sc.UserAgent = "poolready"
+	t := sc.DefaultTransport()
+	t.DialTLSContext = nil // govmomi's ignores the context
+	t.TLSClientConfig = s.end.tls()
+	t.MaxIdleConns = 2 * maxCalls
+	t.MaxIdleConnsPerHost = 2 * maxCalls
+	sc.Client.Transport = statusTripper{t}
+
+	client, err := vim25.NewClient(ctx, sc)
+	if err != nil {
+		t.CloseIdleConnections()
+		return nil, err
+	}
+	if !client.IsVC() {
+		t.CloseIdleConnections()
+		return nil, refuse("this is %s, not a vCenter: a host by itself can neither clone VMs nor keep them in folders; set GOVC_URL to the vCenter that manages it",
+			client.ServiceContent.About.FullName)
+	}
+	client.RoundTripper = &limiter{rt: sc, slots: make(chan struct{}, maxCalls)}
+	return client, nil
+}
+
+// drop notes that vCenter no longer knows the login c.
+func (s *session) drop(c *conn) {
+	<-s.lock
+	defer s.release()
+	if s.conn == c {
+		s.conn = nil
+		close(c.lost)
+	}
+}
+
+// do calls f with a live login, and again after logging in anew if vCenter did not know it.
+func (s *session) do(ctx context.Context, f func(c *conn) error) error {
+	for try := 1; ; try++ {
+		c, err := s.current(ctx)
+		if err != nil {
+			return err
+		}
+		err = f(c)
+		if err == nil || classify(err) != loggedOut || try == maxLogins {
+			return err
+		}
+		s.drop(c)
+	}
+}
+
+// read is do for calls that change nothing: they are repeated while the connection breaks.
+func (s *session) read(ctx context.Context, f func(c *conn) error) error {
+	b := backoff{patience: s.patience}
+	for {
+		err := s.do(ctx, f)
+		if err == nil || ctx.Err() != nil || !s.reached(ctx) {
+			return err
+		}
+		switch classify(err) {
+		case again, unknown, busy:
+		default:
+			return err
+		}
+		if !b.wait(ctx) {
+			return err
+		}
+	}
+}
+
+// reached tells whether the vCenter ever answered. One that did is waited for when it is away; one
+// that did not is more likely misconfigured.
+func (s *session) reached(ctx context.Context) bool {
+	if s.acquire(ctx) != nil {
+		return false
+	}
+	defer s.release()
+	return s.client != nil
+}
+
+// retrieve reads properties, all pages of them. A missing property is left out of its object;
+// MissingSet says why.
+func (s *session) retrieve(ctx context.Context, specs ...types.PropertyFilterSpec) ([]types.ObjectContent, error) {
+	var objects []types.ObjectContent
+	err := s.read(ctx, func(c *conn) error {
+		var err error
+		objects, err = mo.RetrievePropertiesEx(ctx, c, types.RetrievePropertiesEx{
+			This: c.ServiceContent.PropertyCollector, SpecSet: specs,
+		})
+		if err != nil {
+			return err
+		}
+		for _, o := range objects {
+			for _, m := range o.MissingSet {
+				if _, ok := m.Fault.Fault.(*types.NotAuthenticated); ok {
+					return soap.WrapVimFault(m.Fault.Fault)
+				}
+			}
+		}
+		return nil
+	})
+	return objects, err
+}
+
+// close logs out and ends every connection. Later calls return errClosed.
+func (s *session) close(ctx context.Context) error {
+	if err := s.acquire(ctx); err != nil {
+		return err
+	}
+	defer s.release()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	s.once.Do(func() { close(s.ended) })
+	if s.client == nil {
+		return nil
+	}
+	var err error
+	if s.conn != nil {
+		_, err = methods.Logout(ctx, s.client, &types.Logout{This: *s.client.ServiceContent.SessionManager})
+		if classify(err) == loggedOut {
+			err = nil
+		}
+		close(s.conn.lost)
+		s.conn = nil
+	}
+	s.client.DefaultTransport().CloseIdleConnections()
+	return err
+}
+
+// tls trusts what the configuration trusts. Thumbprints count only for certificates that are
+// otherwise fine but for their authority or host name.
+func (e endpoint) tls() *tls.Config {
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: e.roots, InsecureSkipVerify: e.insecure}
+	if e.insecure || len(e.thumbprints) == 0 {
+		return cfg
+	}
+	cfg.InsecureSkipVerify = true // VerifyConnection does it
+	cfg.VerifyConnection = func(cs tls.ConnectionState) error {
+		opts := x509.VerifyOptions{Roots: e.roots, DNSName: cs.ServerName, Intermediates: x509.NewCertPool()}
+		for _, cert := range cs.PeerCertificates[1:] {
+			opts.Intermediates.AddCert(cert)
+		}
+		leaf := cs.PeerCertificates[0]
+		_, err := leaf.Verify(opts)
+		if err == nil {
+			return nil
+		}
+		var authority x509.UnknownAuthorityError
+		var host x509.HostnameError
+		if errors.As(err, &authority) || errors.As(err, &host) {
+			if e.thumbprints[soap.ThumbprintSHA256(leaf)] || e.thumbprints[soap.ThumbprintSHA1(leaf)] {
+				return nil
+			}
+			err = fmt.Errorf("its thumbprint is none of those configured: %w", err)
+		}
+		return &tls.CertificateVerificationError{UnverifiedCertificates: cs.PeerCertificates, Err: err}
+	}
+	return cfg
+}
+
+// statusTripper makes errors of answers that are no SOAP.
+type statusTripper struct{ rt http.RoundTripper }
+
+func (t statusTripper) RoundTrip(req *http.Request) (*http.Response, error) {
+	res, err := t.rt.RoundTrip(req)
+	if err != nil || res.StatusCode == http.StatusOK || res.StatusCode == http.StatusInternalServerError {
+		return res, err
+	}
+	res.Body.Close()
+	return nil, &statusError{res.StatusCode}
+}
+
+// limiter bounds the calls in flight and how long each may take.
+type limiter struct {
+	rt    soap.RoundTripper
+	slots chan struct{}
+}
+
+func (l *limiter) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
+	timeout := callTimeout
+	if wait, ok := req.(*methods.WaitForUpdatesExBody); ok {
+		if o := wait.Req.Options; o != nil && o.MaxWaitSeconds != nil {
+			timeout = time.Duration(*o.MaxWaitSeconds)*time.Second + callTimeout/6
+		}
+	} else {
+		select {
+		case l.slots <- struct{}{}:
+			defer func() { <-l.slots }()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	call, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	err := l.rt.RoundTrip(call, req, res)
+	if err != nil && call.Err() != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return fmt.Errorf("%w in %v: %w", errNoAnswer, timeout, err)
+	}
+	return err
+}
+
+// backoff spaces repetitions of one call, from 50 ms doubling to 5 s, until patience is used up.
+type backoff struct {
+	patience    time.Duration
+	pause, used time.Duration
+}
+
+// wait pauses before the next try; it returns false if there should be none.
+func (b *backoff) wait(ctx context.Context) bool {
+	b.pause = min(max(2*b.pause, 50*time.Millisecond), 5*time.Second)
+	if b.used += b.pause; b.used > b.patience {
+		return false
+	}
+	return sleep(ctx, b.pause)
+}
+
+// sleep waits for d; it returns false if ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// refName names an object by its reference, for lack of better.
+func refName(ref types.ManagedObjectReference) string { return ref.Type + " " + ref.Value }

@@ -1,0 +1,104 @@
+package vsphere
+
+import (
+	"context"
+
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/poolready/poolready/pool"
+)
+
+// Snapshot implements pool.Provider. Two snapshots of one VM with the same name and record are the
+// same one: the second call may return the first's ID if vCenter's answer was lost.
+func (p *Provider) Snapshot(ctx context.Context, id, name, record string) (string, error) {
+	vm := vmRef(id)
+	if err := p.snapshots.enter(ctx); err != nil {
+		return "", p.errorf(err, "snapshot %q of %s", name, p.label(id))
+	}
+	defer p.snapshots.leave()
+	look := func(ctx context.Context) (bool, types.AnyType, error) {
+		all, err := p.readSnapshots(ctx, vm)
+		for _, s := range all {
+			if s.Name == name && s.Record == record {
+				return true, snapshotRef(s.ID), nil
+			}
+		}
+		return false, nil, err
+	}
+	result, err := p.perform(ctx, operation{
+		name: "snapshot", object: quoted(name) + " of " + p.label(id), entity: vm,
+		submit: func(ctx context.Context, c *conn) (types.ManagedObjectReference, error) {
+			res, err := methods.CreateSnapshot_Task(ctx, c, &types.CreateSnapshot_Task{
+				This: vm, Name: name, Description: record, Memory: false, Quiesce: false,
+			})
+			if err != nil {
+				return types.ManagedObjectReference{}, err
+			}
+			return res.Returnval, nil
+		},
+		look: look,
+	})
+	if err != nil {
+		return "", err
+	}
+	if ref, ok := result.(types.ManagedObjectReference); ok {
+		return ref.Value, nil
+	}
+	// The task ended well without saying what it made.
+	done, result, err := look(ctx)
+	if err == nil && !done {
+		err = refuse("vCenter says that it is taken, but there is none of that name and description")
+	}
+	if err != nil {
+		return "", p.errorf(err, "snapshot %q of %s", name, p.label(id))
+	}
+	return result.(types.ManagedObjectReference).Value, nil
+}
+
+func snapshotRef(id string) types.ManagedObjectReference {
+	return types.ManagedObjectReference{Type: "VirtualMachineSnapshot", Value: id}
+}
+
+// readSnapshots reads the VM's snapshots, parents first.
+func (p *Provider) readSnapshots(ctx context.Context, vm types.ManagedObjectReference) ([]pool.Snapshot, error) {
+	objects, err := p.s.retrieve(ctx, types.PropertyFilterSpec{
+		PropSet:   []types.PropertySpec{{Type: "VirtualMachine", PathSet: []string{"snapshot"}}},
+		ObjectSet: []types.ObjectSpec{{Obj: vm}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range objects {
+		vm, err := asVM(o)
+		if err != nil {
+			return nil, err
+		}
+		if vm.Snapshot != nil {
+			return snapshots(nil, vm.Snapshot.RootSnapshotList), nil
+		}
+	}
+	return nil, nil
+}
+
+// Revert implements pool.Provider. Reverting twice is reverting, so a lost answer is simply repeated.
+func (p *Provider) Revert(ctx context.Context, id, snapshot string) error {
+	vm := vmRef(id)
+	if err := p.snapshots.enter(ctx); err != nil {
+		return p.errorf(err, "revert %s", p.label(id))
+	}
+	defer p.snapshots.leave()
+	defer p.pump.forget(vm) // power, tools and addresses are others now
+	_, err := p.perform(ctx, operation{
+		name: "revert", object: p.label(id) + " to " + snapshot, entity: vm,
+		submit: func(ctx context.Context, c *conn) (types.ManagedObjectReference, error) {
+			res, err := methods.RevertToSnapshot_Task(ctx, c, &types.RevertToSnapshot_Task{This: snapshotRef(snapshot)})
+			if err != nil {
+				return types.ManagedObjectReference{}, err
+			}
+			return res.Returnval, nil
+		},
+		look: func(context.Context) (bool, types.AnyType, error) { return false, nil, nil },
+	})
+	return err
+}

@@ -1,0 +1,46 @@
+package vspheretest
+
+import (
+	"sync"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// A hub tells those who wait for property updates that something in the inventory has changed.
+// It is registered with vcsim, which calls it on every put, update and remove.
+type hub struct {
+	mu      sync.Mutex
+	changed chan struct{} // closed, and replaced, at the next change
+}
+
+// next returns a channel that is closed by the next change.
+func (h *hub) next() <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.changed
+}
+
+func (h *hub) broadcast() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	close(h.changed)
+	h.changed = make(chan struct{})
+}
+
+// Reference, PutObject, UpdateObject and RemoveObject make it a simulator.RegisterObject.
+func (h *hub) Reference() types.ManagedObjectReference {
+	return types.ManagedObjectReference{Type: "Hub", Value: "hub"}
+}
+func (h *hub) PutObject(*simulator.Context, mo.Reference)                            { h.broadcast() }
+func (h *hub) UpdateObject(*simulator.Context, mo.Reference, []types.PropertyChange) { h.broadcast() }
+func (h *hub) RemoveObject(*simulator.Context, types.ManagedObjectReference)         { h.broadcast() }
+
+// change runs f, which may change obj's properties, under obj's lock, and tells the waiters.
+func change(ctx *simulator.Context, obj mo.Reference, f func()) {
+	ctx.WithLock(obj.Reference(), func() {
+		f()
+		ctx.Update(obj, nil)
+	})
+}

@@ -1,0 +1,345 @@
+package vspheretest
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/simulator/vpx"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// A Template is a VM, marked as a template, that exists when the Server starts.
+type Template struct {
+	// Path is where it is, below the VM folder: "rhel9" or "templates/rhel9". Folders are made.
+	Path string
+	// DiskGiB is the size of its only disk; 0 means 20.
+	DiskGiB int
+	// CPUs and MemoryMiB; 0 means 2 and 2048.
+	CPUs, MemoryMiB int
+	// Networks gives it one NIC each; none means one NIC on the Server's first network.
+	Networks []string
+	// Datastore holds its disk; "" means the Server's first.
+	Datastore string
+	// GuestID is vCenter's name for the system; "" means "rhel9_64Guest".
+	GuestID string
+}
+
+func (s *Server) defaults() {
+	set := func(field *string, value string) {
+		if *field == "" {
+			*field = value
+		}
+	}
+	set(&s.Datacenter, "Datacenter")
+	set(&s.Cluster, "Cluster")
+	set(&s.Username, "user")
+	set(&s.Password, "pass")
+	set(&s.Addr, "127.0.0.1:0")
+	if s.Hosts == 0 {
+		s.Hosts = 3
+	}
+	if len(s.Datastores) == 0 {
+		s.Datastores = []string{"Datastore1"}
+	}
+	if len(s.Networks) == 0 {
+		s.Networks = []string{"VM Network"}
+	}
+	if len(s.Templates) == 0 {
+		s.Templates = []Template{{Path: "template"}}
+	}
+	for i := range s.Templates {
+		t := &s.Templates[i]
+		set(&t.GuestID, "rhel9_64Guest")
+		set(&t.Datastore, s.Datastores[0])
+		if t.DiskGiB == 0 {
+			t.DiskGiB = 20
+		}
+		if t.CPUs == 0 {
+			t.CPUs = 2
+		}
+		if t.MemoryMiB == 0 {
+			t.MemoryMiB = 2048
+		}
+		if len(t.Networks) == 0 {
+			t.Networks = s.Networks[:1]
+		}
+	}
+	if s.OS == nil {
+		s.OS = newPlainOS(s)
+	}
+}
+
+// poolPath is the inventory path of the resource pool that VMs should go to.
+func (s *Server) poolPath() string {
+	p := path.Join("/", s.Datacenter, "host", s.Cluster, "Resources")
+	if len(s.ResourcePools) > 0 {
+		p = path.Join(p, s.ResourcePools[0])
+	}
+	return p
+}
+
+// An estate is where things are that the Server itself refers to.
+type estate struct {
+	dc         *simulator.Datacenter
+	cluster    *simulator.ClusterComputeResource
+	hosts      []*simulator.HostSystem
+	datastores map[string]*simulator.Datastore
+	networks   map[string]types.ManagedObjectReference
+}
+
+// buildMu lets one Server at a time be built: vcsim writes to variables of its package then.
+var buildMu sync.Mutex
+
+// build makes the inventory: vcsim's service without content, and in it what the fields say.
+func (s *Server) build() error {
+	buildMu.Lock()
+	defer buildMu.Unlock()
+	s.model = &simulator.Model{ServiceContent: vpx.ServiceContent, RootFolder: vpx.RootFolder}
+	if err := s.model.Create(); err != nil {
+		return fmt.Errorf("create service: %w", err)
+	}
+	reg := s.model.Map()
+	s.model.Service.Context.Session.UserName = "" // events of nobody in particular
+	s.dropIdleWatch()
+
+	pc := &collector{}
+	pc.Self = contentOf(reg).PropertyCollector
+	reg.Put(pc)
+	s.verbs = &verbs{Self: verbsRef, s: s}
+	reg.Put(s.verbs)
+
+	ctx := s.context(nil)
+	if err := s.buildCluster(ctx); err != nil {
+		return err
+	}
+	for _, name := range s.Datastores {
+		if err := s.buildDatastore(ctx, name); err != nil {
+			return err
+		}
+	}
+	if err := s.buildNetworks(ctx); err != nil {
+		return err
+	}
+	for _, p := range s.Folders {
+		if _, err := s.makeFolder(ctx, p); err != nil {
+			return err
+		}
+	}
+	for _, t := range s.Templates {
+		if err := s.buildTemplate(ctx, t); err != nil {
+			return fmt.Errorf("template %q: %w", t.Path, err)
+		}
+	}
+	reg.AddHandler(&s.hub)
+	reg.Handler = s.route
+	return nil
+}
+
+// dropIdleWatch removes the option that makes vcsim start, for each login, a goroutine that
+// outlives the service. The Server counts idle time itself.
+func (s *Server) dropIdleWatch() {
+	om := s.model.Map().OptionManager()
+	var keep []types.BaseOptionValue
+	for _, o := range om.Setting {
+		if o.GetOptionValue().Key != "config.vmacore.soap.sessionTimeout" {
+			keep = append(keep, deepCopy(o))
+		}
+	}
+	om.Setting = keep
+}
+
+func (s *Server) buildCluster(ctx *simulator.Context) error {
+	s.at.datastores = make(map[string]*simulator.Datastore)
+	s.at.networks = make(map[string]types.ManagedObjectReference)
+	content := contentOf(ctx.Map)
+	root := ctx.Map.Get(content.RootFolder).(*simulator.Folder)
+
+	dcRes := root.CreateDatacenter(ctx, &types.CreateDatacenter{This: root.Self, Name: s.Datacenter}).(*methods.CreateDatacenterBody)
+	if dcRes.Fault() != nil {
+		return faultError("datacenter "+s.Datacenter, dcRes.Fault())
+	}
+	s.at.dc = ctx.Map.Get(dcRes.Res.Returnval).(*simulator.Datacenter)
+	hostFolder := ctx.Map.Get(s.at.dc.HostFolder).(*simulator.Folder)
+	clRes := hostFolder.CreateClusterEx(ctx, &types.CreateClusterEx{This: hostFolder.Self, Name: s.Cluster}).(*methods.CreateClusterExBody)
+	if clRes.Fault() != nil {
+		return faultError("cluster "+s.Cluster, clRes.Fault())
+	}
+	s.at.cluster = ctx.Map.Get(clRes.Res.Returnval).(*simulator.ClusterComputeResource)
+	for i := range s.Hosts {
+		res := s.at.cluster.AddHostTask(ctx, &types.AddHost_Task{
+			This: s.at.cluster.Self, AsConnected: true,
+			Spec: types.HostConnectSpec{HostName: fmt.Sprintf("esx%d.%s", i+1, "example.com")},
+		}).(*methods.AddHost_TaskBody)
+		if res.Fault() != nil {
+			return faultError("add host", res.Fault())
+		}
+		task := ctx.Map.Get(res.Res.Returnval).(*simulator.Task)
+		task.Wait()
+		if task.Info.Error != nil {
+			return fmt.Errorf("add host: %T", task.Info.Error.Fault)
+		}
+		s.at.hosts = append(s.at.hosts, ctx.Map.Get(task.Info.Result.(types.ManagedObjectReference)).(*simulator.HostSystem))
+	}
+	top := ctx.Map.Get(*s.at.cluster.ResourcePool).(*simulator.ResourcePool)
+	for _, name := range s.ResourcePools {
+		res := top.CreateResourcePool(ctx, &types.CreateResourcePool{
+			This: top.Self, Name: name, Spec: types.DefaultResourceConfigSpec(),
+		}).(*methods.CreateResourcePoolBody)
+		if res.Fault() != nil {
+			return faultError("resource pool "+name, res.Fault())
+		}
+	}
+	return nil
+}
+
+func (s *Server) buildDatastore(ctx *simulator.Context, name string) error {
+	dir := filepath.Join(s.dir, "datastores", fmt.Sprint(len(s.at.datastores)))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for _, h := range s.at.hosts {
+		dss := ctx.Map.Get(*h.ConfigManager.DatastoreSystem).(*simulator.HostDatastoreSystem)
+		res := dss.CreateLocalDatastore(ctx, &types.CreateLocalDatastore{This: dss.Self, Name: name, Path: dir}).(*methods.CreateLocalDatastoreBody)
+		if res.Fault() != nil {
+			return faultError("datastore "+name, res.Fault())
+		}
+		// For a further host vcsim mounts the datastore, and returns a reference to nothing.
+		if ds, ok := ctx.Map.Get(res.Res.Returnval).(*simulator.Datastore); ok {
+			s.at.datastores[name] = ds
+		}
+	}
+	return nil
+}
+
+func (s *Server) buildNetworks(ctx *simulator.Context) error {
+	folder := ctx.Map.Get(s.at.dc.NetworkFolder).(*simulator.Folder)
+	for _, ref := range folder.ChildEntity {
+		if n, ok := ctx.Map.Get(ref).(*mo.Network); ok {
+			s.at.networks[n.Name] = ref
+		}
+	}
+	for _, name := range s.Networks {
+		if _, ok := s.at.networks[name]; ok {
+			continue
+		}
+		hns := ctx.Map.Get(*s.at.hosts[0].ConfigManager.NetworkSystem).(*simulator.HostNetworkSystem)
+		res := hns.AddPortGroup(ctx, &types.AddPortGroup{
+			This: hns.Self, Portgrp: types.HostPortGroupSpec{Name: name, VswitchName: "vSwitch0"},
+		}).(*methods.AddPortGroupBody)
+		if res.Fault() != nil {
+			return faultError("network "+name, res.Fault())
+		}
+		n := ctx.Map.FindByName(name, folder.ChildEntity)
+		s.at.networks[name] = n.Reference()
+		for _, h := range s.at.hosts {
+			h.Network = append(h.Network[:len(h.Network):len(h.Network)], n.Reference())
+		}
+		s.at.cluster.Network = append(s.at.cluster.Network, n.Reference())
+	}
+	return nil
+}
+
+// makeFolder returns the VM folder at p below the VM folder, and makes what is missing of it.
+func (s *Server) makeFolder(ctx *simulator.Context, p string) (*simulator.Folder, error) {
+	f := ctx.Map.Get(s.at.dc.VmFolder).(*simulator.Folder)
+	for _, name := range strings.Split(strings.Trim(p, "/"), "/") {
+		if name == "" || name == "." {
+			continue
+		}
+		if e, ok := ctx.Map.FindByName(name, f.ChildEntity).(*simulator.Folder); ok {
+			f = e
+			continue
+		}
+		res := f.CreateFolder(ctx, &types.CreateFolder{This: f.Self, Name: name}).(*methods.CreateFolderBody)
+		if res.Fault() != nil {
+			return nil, faultError("folder "+p, res.Fault())
+		}
+		f = ctx.Map.Get(res.Res.Returnval).(*simulator.Folder)
+	}
+	return f, nil
+}
+
+func (s *Server) buildTemplate(ctx *simulator.Context, t Template) error {
+	folder, err := s.makeFolder(ctx, path.Dir(t.Path))
+	if err != nil {
+		return err
+	}
+	ds, ok := s.at.datastores[t.Datastore]
+	if !ok {
+		return fmt.Errorf("no datastore %q", t.Datastore)
+	}
+	b := &builder{
+		s: s, ctx: ctx, name: path.Base(t.Path), folder: folder, pool: *s.at.cluster.ResourcePool, ds: ds,
+		host: s.at.hosts[0],
+	}
+	cfg := b.blank()
+	spec := &types.VirtualMachineConfigSpec{
+		NumCPUs: int32(t.CPUs), MemoryMB: int64(t.MemoryMiB), GuestId: t.GuestID,
+		DeviceChange: templateDevices(t),
+	}
+	if f := b.apply(&cfg, spec); f != nil {
+		return fmt.Errorf("%T", f)
+	}
+	v := b.put(cfg)
+	change(ctx, v.obj, func() {
+		v.obj.Config.Template = true
+		v.obj.Summary.Config.Template = true
+		v.obj.ResourcePool = nil
+	})
+	b.leavePool(v)
+	v.disk = s.OS.Install(hardware(v.obj.Config))
+	return nil
+}
+
+func templateDevices(t Template) []types.BaseVirtualDeviceConfigSpec {
+	scsi := &types.ParaVirtualSCSIController{VirtualSCSIController: types.VirtualSCSIController{
+		SharedBus:         types.VirtualSCSISharingNoSharing,
+		VirtualController: types.VirtualController{VirtualDevice: types.VirtualDevice{Key: 1000}},
+	}}
+	disk := &types.VirtualDisk{
+		VirtualDevice: types.VirtualDevice{
+			Key: 2000, ControllerKey: 1000, UnitNumber: types.NewInt32(0),
+			Backing: &types.VirtualDiskFlatVer2BackingInfo{
+				DiskMode: string(types.VirtualDiskModePersistent), ThinProvisioned: types.NewBool(true),
+			},
+		},
+		CapacityInKB: int64(t.DiskGiB) << 20, CapacityInBytes: int64(t.DiskGiB) << 30,
+	}
+	devs := []types.BaseVirtualDeviceConfigSpec{
+		&types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationAdd, Device: scsi},
+		&types.VirtualDeviceConfigSpec{
+			Operation:     types.VirtualDeviceConfigSpecOperationAdd,
+			FileOperation: types.VirtualDeviceConfigSpecFileOperationCreate, Device: disk,
+		},
+	}
+	for i, n := range t.Networks {
+		nic := &types.VirtualVmxnet3{}
+		nic.Key = int32(-1 - i)
+		nic.Backing = &types.VirtualEthernetCardNetworkBackingInfo{
+			VirtualDeviceDeviceBackingInfo: types.VirtualDeviceDeviceBackingInfo{DeviceName: n},
+		}
+		devs = append(devs, &types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationAdd, Device: nic})
+	}
+	return devs
+}
+
+// changeVersion returns a new value for a VM's config.changeVersion: a time, as on a real
+// vCenter, and never the same twice.
+func (s *Server) changeVersion() (string, time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	if !now.After(s.lastCV) {
+		now = s.lastCV.Add(time.Microsecond)
+	}
+	s.lastCV = now
+	return now.Format("2006-01-02T15:04:05.000000Z"), now
+}

@@ -1,0 +1,180 @@
+package vspheretest
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+
+	"github.com/poolready/poolready/sshx/sshtest"
+	"golang.org/x/crypto/ssh"
+)
+
+// plainOS is the default OS: a machine of package sshtest with root, whose NICs are all on one
+// flat network, 10.0.0.0/8, and get their addresses by DHCP.
+type plainOS struct {
+	key ssh.Signer
+
+	mu     sync.Mutex
+	leases map[string]netip.Addr // by MAC and number of reverts
+	last   uint32
+}
+
+func newPlainOS(s *Server) *plainOS {
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		panic("vspheretest: " + err.Error())
+	}
+	key, err := ssh.NewSignerFromKey(private)
+	if err != nil {
+		panic("vspheretest: " + err.Error())
+	}
+	s.ClientKey = key
+	return &plainOS{key: key, leases: make(map[string]netip.Addr)}
+}
+
+type plainDisk struct{ *sshtest.Disk }
+
+func (d plainDisk) Clone() Disk { return plainDisk{d.Disk.Clone()} }
+
+// Install returns a disk that lets root in with the Server's key.
+func (o *plainOS) Install(Hardware) Disk {
+	d := sshtest.NewDisk()
+	keys := ssh.MarshalAuthorizedKey(o.key.PublicKey())
+	if err := d.MkdirAll("/root/.ssh", 0o700); err != nil {
+		panic("vspheretest: " + err.Error())
+	}
+	if err := d.WriteFile("/root/.ssh/authorized_keys", keys, 0o600); err != nil {
+		panic("vspheretest: " + err.Error())
+	}
+	return plainDisk{d}
+}
+
+func (o *plainOS) Boot(m *Machine) Guest {
+	g := &plainGuest{os: o, m: m, host: sshtest.NewHost(m.Disk.(plainDisk).Disk), hw: m.Hardware}
+	g.host.OnPowerOff = m.PowerOff
+	g.host.OnReboot = g.reboot
+	g.host.Boot()
+	return g
+}
+
+// lease returns the address of a NIC: always the same one, until the VM is reverted, as the
+// server may well have given the address to somebody else by then.
+func (o *plainOS) lease(mac string, reverts int) netip.Addr {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	key := fmt.Sprint(strings.ToLower(mac), reverts)
+	a, ok := o.leases[key]
+	if !ok {
+		o.last++
+		n := o.last + 9
+		a = netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)})
+		o.leases[key] = a
+	}
+	return a
+}
+
+// plainGuest is a running machine of plainOS.
+type plainGuest struct {
+	os   *plainOS
+	m    *Machine
+	host *sshtest.Host
+
+	mu   sync.Mutex // guards what follows
+	hw   Hardware
+	away bool // rebooting: not on the network
+	dead bool
+}
+
+func (g *plainGuest) reboot() {
+	g.mu.Lock()
+	g.away = true
+	g.mu.Unlock()
+	g.host.Halt()
+	g.m.Rebooted()
+	s := g.m.run.s
+	s.goWork(func() {
+		if sleep(g.m.run.life, s.lat.Boot) != nil {
+			return
+		}
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if !g.dead {
+			g.host.Boot()
+			g.away = false
+			s.lab.broadcast()
+		}
+	})
+}
+
+// Info lists a container bridge first and link-local addresses before the others, as tools do.
+func (g *plainGuest) Info() GuestInfo {
+	g.mu.Lock()
+	hw, away := g.hw, g.away
+	g.mu.Unlock()
+	info := GuestInfo{HostName: g.hostname(), NICs: []GuestNIC{{
+		MAC: "02:42:ac:11:00:01", Connected: true, Addrs: []netip.Prefix{netip.MustParsePrefix("172.17.0.1/16")},
+	}}}
+	for _, n := range hw.NICs {
+		nic := GuestNIC{MAC: n.MAC, Connected: n.Connected}
+		if n.Connected && !away {
+			nic.Addrs = []netip.Prefix{
+				netip.PrefixFrom(linkLocal(n.MAC), 64),
+				netip.PrefixFrom(g.os.lease(n.MAC, g.m.reverts), 8),
+			}
+		}
+		info.NICs = append(info.NICs, nic)
+	}
+	return info
+}
+
+func (g *plainGuest) hostname() string {
+	b, err := g.host.Disk().ReadFile("/etc/hostname")
+	if name := strings.TrimSpace(string(b)); err == nil && name != "" {
+		return name
+	}
+	return "localhost"
+}
+
+// linkLocal is the address that IPv6 makes of a MAC by itself.
+func linkLocal(mac string) netip.Addr {
+	var a [16]byte
+	a[0], a[1], a[11], a[12] = 0xfe, 0x80, 0xff, 0xfe
+	if b, err := net.ParseMAC(mac); err == nil && len(b) == 6 {
+		copy(a[8:11], b[:3])
+		copy(a[13:], b[3:])
+		a[8] ^= 2
+	}
+	return netip.AddrFrom16(a)
+}
+
+// ServeConn is sshd on port 22 and a refusal elsewhere.
+func (g *plainGuest) ServeConn(conn net.Conn, to netip.AddrPort) {
+	if to.Port() != 22 {
+		_ = conn.Close()
+		return
+	}
+	g.host.ServeConn(conn)
+}
+
+func (g *plainGuest) Shutdown() {
+	g.host.Halt()
+	g.m.PowerOff()
+}
+
+func (g *plainGuest) HardwareChanged(hw Hardware) {
+	g.mu.Lock()
+	g.hw = hw
+	g.mu.Unlock()
+	g.m.Changed()
+}
+
+func (g *plainGuest) Kill() {
+	g.mu.Lock()
+	g.dead = true
+	g.mu.Unlock()
+	g.host.Halt()
+}

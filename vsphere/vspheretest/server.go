@@ -1,0 +1,295 @@
+package vspheretest
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/vmware/govmomi"
+	"github.com/vmware/govmomi/session"
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+	"golang.org/x/crypto/ssh"
+)
+
+// T is the part of *testing.T that a Server uses.
+type T interface {
+	Helper()
+	Cleanup(func())
+	Logf(format string, args ...any)
+	Fatalf(format string, args ...any)
+}
+
+// A Server is a vCenter with a cluster, on the loopback interface. Its exported fields up to
+// Logf are set between NewUnstartedServer and Start, the others are set by Start. Methods may be
+// called from any goroutine.
+type Server struct {
+	// Datacenter and Cluster are names; "" means "Datacenter" and "Cluster".
+	Datacenter, Cluster string
+	// Hosts is the number of ESXi hosts in the cluster; 0 means 3.
+	Hosts int
+	// Datastores are shared by all hosts; none means "Datastore1".
+	Datastores []string
+	// Networks are standard port groups on all hosts; none means "VM Network".
+	Networks []string
+	// ResourcePools are made below the cluster's root pool, "Resources". None is fine.
+	ResourcePools []string
+	// Folders are VM folders that exist from the start, as paths below the VM folder.
+	Folders []string
+	// Templates exist from the start; none means one with the Path "template" and defaults.
+	Templates []Template
+	// OS is what the VMs run; nil means a plain machine of package sshtest, with root, on a
+	// flat network where every NIC gets an address by DHCP.
+	OS OS
+	// Latency is how long operations take; the zero value means Brisk.
+	Latency Latency
+	// Username and Password log in; "" means "user" and "pass".
+	Username, Password string
+	// Addr is where to listen; "" means a free port of 127.0.0.1.
+	Addr string
+	// Logf receives what somebody debugging a test wants to know; nil means nobody does.
+	Logf func(format string, args ...any)
+
+	// URL is that of the SDK, with user and password.
+	URL *url.URL
+	// CA is the certificate, in PEM, that proves the server's identity; CAFile is a file that holds it.
+	CA     []byte
+	CAFile string
+	// Thumbprint is the SHA-1 thumbprint of the server's certificate, as govc's known_hosts has it.
+	Thumbprint string
+	// ClientKey logs in to the machines of the default OS, as root. It is nil with another OS.
+	ClientKey ssh.Signer
+
+	t     T
+	lat   Latency
+	model *simulator.Model
+	at    estate
+	hub   hub
+	verbs *verbs
+
+	listener net.Listener
+	http     *http.Server
+	dir      string
+	adminPwd string
+
+	life   context.Context // ends with Close
+	cancel context.CancelFunc
+	work   sync.WaitGroup // tasks, guests and the HTTP server
+	closed bool
+
+	mu                                        sync.Mutex // guards what follows
+	vms                                       map[types.ManagedObjectReference]*vm
+	freed                                     chan struct{} // closed, and replaced, when a VM stops being busy
+	calls                                     map[string]*call
+	ncall                                     int
+	requests                                  []Request
+	admins                                    []*govmomi.Client
+	lastCV                                    time.Time
+	cancels                                   map[types.ManagedObjectReference]context.CancelFunc // of the tasks that can be cancelled
+	dirs                                      []string                                            // the VMs' directories on the datastores
+	nvalue, nmac, nbusy, nhost, nsnap, ndelta int
+	lab                                       lab
+	names                                     map[string]bool // folder/name pairs that a running operation has taken
+}
+
+// NewServer starts a Server with defaults and closes it when the test ends.
+func NewServer(t T) *Server {
+	t.Helper()
+	s := NewUnstartedServer(t)
+	s.Start()
+	return s
+}
+
+// NewUnstartedServer returns a Server whose fields can be set before Start. It is closed when
+// the test ends. t may be nil, in a program: then Start panics if it cannot start, and the
+// caller calls Close.
+func NewUnstartedServer(t T) *Server {
+	s := &Server{
+		t:       t,
+		vms:     make(map[types.ManagedObjectReference]*vm),
+		calls:   make(map[string]*call),
+		names:   make(map[string]bool),
+		cancels: make(map[types.ManagedObjectReference]context.CancelFunc),
+		freed:   make(chan struct{}),
+	}
+	s.hub.changed = make(chan struct{})
+	s.lab.changed = make(chan struct{})
+	s.life, s.cancel = context.WithCancel(context.Background())
+	if t != nil {
+		t.Helper()
+		t.Cleanup(s.Close)
+	}
+	return s
+}
+
+// Start builds the inventory and serves it. It ends the test if that fails.
+func (s *Server) Start() {
+	if s.t != nil {
+		s.t.Helper()
+	}
+	if err := s.start(); err != nil {
+		s.Close()
+		if s.t == nil {
+			panic("vspheretest: " + err.Error())
+		}
+		s.t.Fatalf("vspheretest: start: %v", err)
+	}
+}
+
+func (s *Server) start() (err error) {
+	if s.http != nil {
+		return errors.New("server already started")
+	}
+	s.defaults()
+	s.lat = s.Latency.scaled()
+	s.adminPwd = randomHex(16)
+	if s.dir, err = os.MkdirTemp("", "vspheretest-"); err != nil {
+		return err
+	}
+	cert, err := certificate()
+	if err != nil {
+		return err
+	}
+	s.CA, s.Thumbprint, s.CAFile = cert.pem, cert.thumbprint, filepath.Join(s.dir, "ca.pem")
+	if err := os.WriteFile(s.CAFile, s.CA, 0o600); err != nil {
+		return err
+	}
+	if err := s.build(); err != nil {
+		return err
+	}
+
+	l, err := net.Listen("tcp", s.Addr)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", s.Addr, err)
+	}
+	s.URL = &url.URL{
+		Scheme: "https", Host: l.Addr().String(), Path: vim25.Path,
+		User: url.UserPassword(s.Username, s.Password),
+	}
+	s.model.Service.Listen = s.URL
+	s.model.Map().SessionManager().ValidLogin = s.validLogin
+	s.listener = tls.NewListener(l, &tls.Config{
+		Certificates: []tls.Certificate{cert.tls}, NextProtos: []string{"http/1.1"},
+	})
+	s.http = &http.Server{Handler: s.handler(), ErrorLog: s.errorLog(), ReadHeaderTimeout: time.Minute}
+	s.work.Go(func() { _ = s.http.Serve(s.listener) })
+	return nil
+}
+
+// Close ends all calls, tasks and guests and returns when nothing of the Server runs any more.
+// It may be called again.
+func (s *Server) Close() {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return
+	}
+	s.closed = true
+	admins := s.admins
+	s.mu.Unlock()
+
+	s.cancel()
+	for _, c := range admins {
+		c.CloseIdleConnections()
+	}
+	if s.http != nil {
+		// Handlers end by themselves, as they all watch s.life; their replies are not waited for.
+		_ = s.http.Close()
+	}
+	s.lab.reset()
+	for _, v := range s.allVMs() {
+		s.stopGuest(v)
+	}
+	s.work.Wait()
+	if s.model != nil {
+		s.model.Remove()
+	}
+	if s.dir != "" {
+		_ = os.RemoveAll(s.dir)
+	}
+}
+
+// goWork runs f on a goroutine that Close waits for. It does nothing once the Server is closed.
+func (s *Server) goWork(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.work.Go(f)
+}
+
+// Client returns a client that is logged in as an administrator: for what a test does by hand,
+// and to look. Its calls are not among Requests, take no RPC latency and meet no injected fault.
+// It is valid until Close.
+func (s *Server) Client(ctx context.Context) (*govmomi.Client, error) {
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(s.CA)
+	u := *s.URL
+	u.User = url.UserPassword(adminUser, s.adminPwd)
+	sc := soap.NewClient(&u, false)
+	sc.DefaultTransport().TLSClientConfig.RootCAs = pool
+	sc.UserAgent = adminUser
+	vc, err := vim25.NewClient(ctx, sc)
+	if err != nil {
+		return nil, fmt.Errorf("vspheretest: admin client: %w", err)
+	}
+	c := &govmomi.Client{Client: vc, SessionManager: session.NewManager(vc)}
+	if err := c.Login(ctx, u.User); err != nil {
+		return nil, fmt.Errorf("vspheretest: admin login: %w", err)
+	}
+	s.mu.Lock()
+	s.admins = append(s.admins, c)
+	s.mu.Unlock()
+	return c, nil
+}
+
+func (s *Server) validLogin(req *types.Login) bool {
+	return req.UserName == s.Username && req.Password == s.Password ||
+		req.UserName == adminUser && req.Password == s.adminPwd
+}
+
+// Env returns what points govc, and everything configured like govc, at the Server:
+// GOVC_URL, GOVC_USERNAME, ... in the form NAME=value.
+func (s *Server) Env() []string {
+	u := *s.URL
+	u.User = nil
+	env := []string{
+		"GOVC_URL=" + u.String(),
+		"GOVC_USERNAME=" + s.Username,
+		"GOVC_PASSWORD=" + s.Password,
+		"GOVC_TLS_CA_CERTS=" + s.CAFile,
+		"GOVC_DATACENTER=" + s.Datacenter,
+		"GOVC_DATASTORE=" + s.Datastores[0],
+		"GOVC_NETWORK=" + s.Networks[0],
+		"GOVC_RESOURCE_POOL=" + s.poolPath(),
+	}
+	return env
+}
+
+func (s *Server) logf(format string, args ...any) {
+	if s.Logf != nil {
+		s.Logf(format, args...)
+	}
+}
+
+// context returns a context to act on the inventory with, on behalf of the session of a call,
+// or of nobody if call is nil. vcsim's locks belong to contexts, so every activity needs its own.
+func (s *Server) context(call *simulator.Context) *simulator.Context {
+	if call == nil {
+		call = s.model.Service.Context
+	}
+	c := *call
+	return &c
+}

@@ -1,0 +1,194 @@
+package vspheretest
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// A job is an operation that runs as a task.
+type job struct {
+	method string // "CloneVM_Task"
+	id     string // "VirtualMachine.clone", as in TaskManager's descriptions
+	entity types.ManagedObjectReference
+	own    []*vm // VMs that the operation has to itself
+	read   []*vm // VMs that it reads, together with others
+
+	// cancelable operations end early when the client cancels the task.
+	cancelable bool
+	work       func(op *op) (result types.AnyType, fault types.BaseMethodFault)
+}
+
+// An op is a job that runs.
+type op struct {
+	s    *Server
+	ctx  *simulator.Context // to act on the inventory with
+	task *simulator.Task
+	life context.Context // ends with the Server, or when the task is cancelled
+}
+
+// take waits for d, the time that the operation takes. The fault tells that it was cancelled.
+func (o *op) take(d time.Duration) types.BaseMethodFault {
+	if sleep(o.life, d) != nil {
+		return &types.RequestCanceled{}
+	}
+	return nil
+}
+
+// submit starts the job and returns its task, or refuses it.
+func (s *Server) submit(call *simulator.Context, j job) (types.ManagedObjectReference, *soap.Fault) {
+	ctx := s.context(call)
+	task := simulator.CreateTask(j.entity, j.method, nil)
+	task.Self = types.ManagedObjectReference{Type: "Task", Value: s.newValue("task")}
+	info := &task.Info
+	info.Key, info.Task = task.Self.Value, task.Self
+	info.Name, info.DescriptionId = j.method, j.id
+	info.EntityName = s.nameOf(j.entity)
+	info.Cancelable = j.cancelable
+	info.Reason = &types.TaskReasonUser{UserName: call.Session.UserName}
+
+	busy, late := s.occupy(task.Self, j)
+	if busy != nil && !late {
+		return types.ManagedObjectReference{}, simulator.Fault("The operation is not allowed in the current state.", busy)
+	}
+	for _, v := range append(j.own, j.read...) {
+		info.Locked = append(info.Locked, v.ref)
+	}
+	life, cancel := context.WithCancel(s.life)
+	if j.cancelable {
+		s.setCancel(task.Self, cancel)
+	}
+	// TaskManager adds the task to its entity's recentTask, and expects the entity to be locked.
+	ctx.WithLock(j.entity, func() { ctx.Map.Put(task) })
+	s.post(ctx, &types.TaskEvent{Event: s.eventFor(ctx, j.entity), Info: deepCopy(*info)})
+
+	s.goWork(func() {
+		defer cancel()
+		defer s.setCancel(task.Self, nil)
+		o := &op{s: s, ctx: ctx, task: task, life: life}
+		o.update(func(i *types.TaskInfo) { i.State, i.StartTime = types.TaskInfoStateRunning, now() })
+		var result types.AnyType
+		fault := busy
+		if fault == nil {
+			result, fault = j.work(o)
+			s.vacate(task.Self, j)
+		}
+		o.finish(result, fault)
+	})
+	return task.Self, nil
+}
+
+func (o *op) finish(result types.AnyType, fault types.BaseMethodFault) {
+	o.update(func(i *types.TaskInfo) {
+		i.CompleteTime = now()
+		if fault != nil {
+			i.State = types.TaskInfoStateError
+			i.Error = &types.LocalizedMethodFault{Fault: fault, LocalizedMessage: faultMessage(fault)}
+			return
+		}
+		i.State, i.Progress, i.Result = types.TaskInfoStateSuccess, 100, result
+	})
+}
+
+func (o *op) update(f func(*types.TaskInfo)) {
+	change(o.ctx, o.task, func() { f(&o.task.Info) })
+}
+
+func now() *time.Time {
+	t := time.Now()
+	return &t
+}
+
+func faultMessage(f types.BaseMethodFault) string {
+	if m := f.GetMethodFault(); m != nil {
+		for _, l := range m.FaultMessage {
+			if l.Message != "" {
+				return l.Message
+			}
+		}
+	}
+	return fmt.Sprintf("%T", f)[len("*types."):]
+}
+
+// occupy marks the job's VMs as busy. If one already is, it returns the fault, and whether the
+// client is to find it in the task: vCenter is not known to do always the one or the other, so
+// the Server takes turns.
+func (s *Server) occupy(task types.ManagedObjectReference, j job) (busy types.BaseMethodFault, late bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var by *types.ManagedObjectReference
+	for _, v := range j.own {
+		by = v.owner
+		for ref := range v.sharers {
+			by = &ref
+		}
+		if by != nil {
+			break
+		}
+	}
+	for _, v := range j.read {
+		if by == nil {
+			by = v.owner
+		}
+	}
+	if by != nil {
+		s.nbusy++
+		return &types.TaskInProgress{Task: *by}, s.nbusy%2 == 0
+	}
+	for _, v := range j.own {
+		v.owner = &task
+	}
+	for _, v := range j.read {
+		v.sharers[task] = true
+	}
+	return nil, false
+}
+
+func (s *Server) vacate(task types.ManagedObjectReference, j job) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, v := range j.own {
+		v.owner = nil
+	}
+	for _, v := range j.read {
+		delete(v.sharers, task)
+	}
+	close(s.freed)
+	s.freed = make(chan struct{})
+}
+
+// hold waits until the VM is not busy and takes it for something that is no task, such as the
+// guest halting by itself. It returns false if the Server closes first.
+func (s *Server) hold(v *vm) (release func(), ok bool) {
+	none := types.ManagedObjectReference{Type: "Task", Value: "none"}
+	for {
+		s.mu.Lock()
+		free := v.owner == nil && len(v.sharers) == 0
+		freed := s.freed
+		if free {
+			v.owner = &none
+			s.mu.Unlock()
+			return func() { s.vacate(none, job{own: []*vm{v}}) }, true
+		}
+		s.mu.Unlock()
+		select {
+		case <-freed:
+		case <-s.life.Done():
+			return nil, false
+		}
+	}
+}
+
+func (s *Server) setCancel(task types.ManagedObjectReference, cancel context.CancelFunc) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if cancel == nil {
+		delete(s.cancels, task)
+		return
+	}
+	s.cancels[task] = cancel
+}

@@ -1,0 +1,143 @@
+package vspheretest
+
+import (
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// verbs has the methods of vCenter's objects that the Server does itself. vcsim is made to call
+// them by changing whom a request is for (see route); the request's body still names the object.
+type verbs struct {
+	Self types.ManagedObjectReference
+	s    *Server
+}
+
+var (
+	verbsRef        = types.ManagedObjectReference{Type: "Verbs", Value: "verbs"}
+	serviceInstance = types.ManagedObjectReference{Type: "ServiceInstance", Value: "ServiceInstance"}
+)
+
+// Reference, Lock and Unlock make verbs an object of vcsim's, without a lock of its own.
+func (v *verbs) Reference() types.ManagedObjectReference { return v.Self }
+func (*verbs) Lock()                                     {}
+func (*verbs) Unlock()                                   {}
+
+// ours lists, by the type of the object, the methods that verbs has.
+var ours = map[string]map[string]bool{
+	"VirtualMachine": set("CloneVM_Task", "ReconfigVM_Task", "PowerOnVM_Task", "PowerOffVM_Task", "ResetVM_Task",
+		"SuspendVM_Task", "ShutdownGuest", "RebootGuest", "StandbyGuest", "CreateSnapshot_Task", "CreateSnapshotEx_Task",
+		"RevertToCurrentSnapshot_Task", "RemoveAllSnapshots_Task", "Rename_Task", "Destroy_Task", "UnregisterVM",
+		"MarkAsTemplate", "MarkAsVirtualMachine", "RelocateVM_Task", "MigrateVM_Task", "InstantClone_Task", "CustomizeVM_Task",
+		"PromoteDisks_Task"),
+	"VirtualMachineSnapshot": set("RevertToSnapshot_Task", "RemoveSnapshot_Task", "RenameSnapshot"),
+	"Folder":                 set("CreateVM_Task", "RegisterVM_Task", "CreateFolder", "Rename_Task", "Destroy_Task", "MoveIntoFolder_Task"),
+	"Datacenter":             set("PowerOnMultiVM_Task"),
+	"ViewManager":            set("CreateContainerView"),
+	"Task":                   set("CancelTask", "SetTaskState"),
+}
+
+func set(names ...string) map[string]bool {
+	m := make(map[string]bool)
+	for _, n := range names {
+		m[n] = true
+	}
+	return m
+}
+
+// route is what vcsim asks before every call: it may change whom the call is for, or refuse it.
+func (s *Server) route(ctx *simulator.Context, m *simulator.Method) (mo.Reference, types.BaseMethodFault) {
+	if ctx.Session == nil {
+		return nil, nil // vcsim lets the login through, and little else
+	}
+	if ours[m.This.Type][m.Name] {
+		if ctx.Map.Get(m.This) == nil {
+			return nil, &types.ManagedObjectNotFound{Obj: m.This}
+		}
+		m.This = s.verbs.Self
+	}
+	return nil, nil
+}
+
+// alive tells whether the session of ctx is still logged in.
+func (s *Server) alive(ctx *simulator.Context) bool {
+	res := ctx.Map.SessionManager().SessionIsActive(ctx, &types.SessionIsActive{
+		SessionID: ctx.Session.Key, UserName: ctx.Session.UserName,
+	})
+	return res.(*methods.SessionIsActiveBody).Res.Returnval
+}
+
+// target returns the VM that a request is for.
+func (v *verbs) target(ref types.ManagedObjectReference) (*vm, *soap.Fault) {
+	if m := v.s.vm(ref); m != nil {
+		return m, nil
+	}
+	return nil, simulator.Fault("", &types.ManagedObjectNotFound{Obj: ref})
+}
+
+// snapshot returns the snapshot that ref names, and its VM.
+func (v *verbs) snapshot(ctx *simulator.Context, ref types.ManagedObjectReference) (*simulator.VirtualMachineSnapshot, *vm, *soap.Fault) {
+	snap, ok := ctx.Map.Get(ref).(*simulator.VirtualMachineSnapshot)
+	if !ok {
+		return nil, nil, simulator.Fault("", &types.ManagedObjectNotFound{Obj: ref})
+	}
+	m, f := v.target(snap.Vm)
+	return snap, m, f
+}
+
+// refuse is for methods that exist on a real vCenter and would need more than vcsim and the
+// Server do; a quiet success would be worse.
+func refuse(what string) *soap.Fault {
+	return simulator.Fault(what+" is not simulated", &types.NotSupported{})
+}
+
+func (v *verbs) RelocateVMTask(*simulator.Context, *types.RelocateVM_Task) soap.HasFault {
+	return &methods.RelocateVM_TaskBody{Fault_: refuse("RelocateVM_Task")}
+}
+
+func (v *verbs) MigrateVMTask(*simulator.Context, *types.MigrateVM_Task) soap.HasFault {
+	return &methods.MigrateVM_TaskBody{Fault_: refuse("MigrateVM_Task")}
+}
+
+func (v *verbs) InstantCloneTask(*simulator.Context, *types.InstantClone_Task) soap.HasFault {
+	return &methods.InstantClone_TaskBody{Fault_: refuse("InstantClone_Task")}
+}
+
+func (v *verbs) CustomizeVMTask(*simulator.Context, *types.CustomizeVM_Task) soap.HasFault {
+	return &methods.CustomizeVM_TaskBody{Fault_: refuse("CustomizeVM_Task")}
+}
+
+func (v *verbs) PromoteDisksTask(*simulator.Context, *types.PromoteDisks_Task) soap.HasFault {
+	return &methods.PromoteDisks_TaskBody{Fault_: refuse("PromoteDisks_Task")}
+}
+
+func (v *verbs) RegisterVMTask(*simulator.Context, *types.RegisterVM_Task) soap.HasFault {
+	return &methods.RegisterVM_TaskBody{Fault_: refuse("RegisterVM_Task")}
+}
+
+func (v *verbs) SetTaskState(*simulator.Context, *types.SetTaskState) soap.HasFault {
+	return &methods.SetTaskStateBody{Fault_: refuse("SetTaskState")}
+}
+
+// CancelTask ends a task early, if it can be ended; only clones can.
+func (v *verbs) CancelTask(ctx *simulator.Context, req *types.CancelTask) soap.HasFault {
+	v.s.mu.Lock()
+	cancel := v.s.cancels[req.This]
+	v.s.mu.Unlock()
+	if cancel == nil {
+		task, _ := ctx.Map.Get(req.This).(*simulator.Task)
+		var done bool
+		ctx.WithLock(req.This, func() { done = task.Info.CompleteTime != nil })
+		if done {
+			return &methods.CancelTaskBody{Fault_: simulator.Fault("", &types.InvalidState{})}
+		}
+		return &methods.CancelTaskBody{Fault_: simulator.Fault("", &types.NotSupported{})}
+	}
+	if task, ok := ctx.Map.Get(req.This).(*simulator.Task); ok {
+		change(ctx, task, func() { task.Info.Cancelled = true })
+	}
+	cancel()
+	return &methods.CancelTaskBody{Res: &types.CancelTaskResponse{}}
+}
