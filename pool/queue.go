@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -155,7 +154,7 @@ func (p *place) leave(ctx context.Context) error {
 		}
 		return map[string]string{ticketPrefix + p.t.token: ""}, nil
 	})
-	if err == nil || errors.Is(err, context.Canceled) {
+	if err == nil {
 		p.shard = ""
 	}
 	return err
