@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -20,8 +21,12 @@ func TestRunGivesArgumentsAsTheyAre(t *testing.T) {
 		c := dial(t, m)
 		for _, args := range [][]string{
 			{"plain", "a b", "", "it's", "$HOME", "*", "-n", "~", "#", ";", "&&"},
-			{"needs the header", `\\`, `\n`, "!x", "two\nlines\n", "\t", "ü", "\xff"},
+			{"needs the header", `\\`, `\n`, "!x", "two\nlines\n", "\t", "ü"},
+			{"no UTF-8", "\xff", `\\`},
 		} {
+			if !m.real() && !utf8.ValidString(args[1]) {
+				continue // the interpreter of sshtest says that it cannot
+			}
 			res, err := c.Run(t.Context(), sshx.Cmd{Args: append([]string{"printf", "%s|"}, args...)})
 			require.NoError(t, err)
 			assert.Equal(t, strings.Join(args, "|")+"|", string(res.Stdout))
@@ -164,6 +169,6 @@ func TestBootIDAndHostKeys(t *testing.T) {
 		}
 		require.NoError(t, err)
 		assert.NotEmpty(t, keys)
-		assert.Equal(t, "ssh-ed25519", c.HostKey().Type())
+		assert.Contains(t, m.config(t).HostKeys.Pinned, sshx.AuthorizedKey(c.HostKey()))
 	})
 }

@@ -197,6 +197,9 @@ func (p *Proc) which(name string) (string, error) {
 	return "", syscall.ENOENT
 }
 
+// maxArg is how long one argument can be: MAX_ARG_STRLEN.
+const maxArg = 128 << 10
+
 // execute runs p.Args, and returns what it ends with. Everything that runs on the machine goes
 // through here: it has a pid, can be killed, and is waited for by Halt.
 func (h *Host) execute(ctx context.Context, p *Proc) int {
@@ -235,6 +238,11 @@ func (h *Host) execute(ctx context.Context, p *Proc) int {
 
 func (h *Host) start(ctx context.Context, p *Proc) int {
 	file, err := p.which(p.Args[0])
+	for _, a := range p.Args {
+		if len(a) >= maxArg && err == nil {
+			err = syscall.E2BIG
+		}
+	}
 	switch {
 	case errors.Is(err, syscall.ENOENT) && !strings.Contains(p.Args[0], "/"):
 		fmt.Fprintf(p.Stderr, "bash: %s: command not found\n", p.Args[0])

@@ -5,9 +5,9 @@ import (
 	"context"
 	"io"
 	"maps"
+	"net"
 	"os"
 	"path"
-	"slices"
 	"strings"
 	"sync"
 
@@ -136,6 +136,7 @@ func (s *session) start(r *ssh.Request, wg *sync.WaitGroup) bool {
 		defer stdinW.Close()
 		if !b.h.Faults().StallWindow {
 			_, _ = io.Copy(stdinW, s.ch)
+			_, _ = io.Copy(io.Discard, s.ch) // the command reads no more, but the client need not know
 			return
 		}
 		<-t.ctx.Done()
@@ -182,8 +183,12 @@ func (h *Host) run(ctx context.Context, p *Proc, command string, subsystem bool)
 		p.Args = []string{"sftp-server"}
 		return serveSFTP(ctx, p)
 	}
-	p.Args = []string{cmp.Or(p.Env["SHELL"], "/bin/sh")}
+	shell := cmp.Or(p.Env["SHELL"], "/bin/sh")
+	p.Args = []string{shell}
 	if command != "" {
+		if rc, err := p.ReadFile(p.Env["HOME"] + "/.bashrc"); err == nil && len(rc) > 0 && path.Base(shell) == "bash" {
+			command = ". ~/.bashrc\n" + command // bash does so when sshd starts it, interactive or not
+		}
 		p.Args = append(p.Args, "-c", command)
 	}
 	return h.execute(ctx, p)
@@ -220,8 +225,14 @@ func (s *session) finish(t *task, exited <-chan int, outputs *sync.WaitGroup) {
 }
 
 func connectionVar(c *guestConn) string {
-	from, to := strings.Split(c.RemoteAddr().String(), ":"), strings.Split(c.LocalAddr().String(), ":")
-	parts := slices.Concat(from, to)
+	var parts []string
+	for _, a := range []net.Addr{c.RemoteAddr(), c.LocalAddr()} {
+		host, port, err := net.SplitHostPort(a.String())
+		if err != nil {
+			host, port = "UNKNOWN", "65535"
+		}
+		parts = append(parts, host, port)
+	}
 	return strings.Join(parts, " ")
 }
 

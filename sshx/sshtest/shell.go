@@ -224,28 +224,13 @@ func (s *shell) open(ctx context.Context, name string, flag int, _ fs.FileMode) 
 		s.p.task.keep(f)
 		return f, nil
 	}
-	pr, err := s.p.task.reader(&closingReader{f})
-	if err != nil {
-		return nil, err
-	}
-	return pr, nil
+	return s.p.task.reader(f)
 }
 
 type readOnly struct{ *strings.Reader }
 
 func (readOnly) Write([]byte) (int, error) { return 0, fs.ErrPermission }
 func (readOnly) Close() error              { return nil }
-
-// closingReader closes its file at the end.
-type closingReader struct{ f *file }
-
-func (c *closingReader) Read(b []byte) (int, error) {
-	n, err := c.f.Read(b)
-	if err != nil {
-		_ = c.f.Close()
-	}
-	return n, err
-}
 
 func (s *shell) stat(ctx context.Context, name string, follow bool) (fs.FileInfo, error) {
 	hc := interp.HandlerCtx(ctx)

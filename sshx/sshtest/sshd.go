@@ -97,9 +97,9 @@ func (b *boot) thaw() {
 	}
 }
 
-// ServeConn is sshd on one TCP connection; it returns when the connection has ended, which Halt
-// and ctx-less callers bring about by closing conn. If the machine is off, or sshd does not run, it closes
-// conn at once.
+// ServeConn is sshd on one TCP connection, which it closes. It returns when the connection has
+// ended: the client hangs up, somebody closes conn, or Halt does. If the machine is off, or sshd does not
+// run, that is at once; a network model asks SSHDRunning first, and refuses.
 func (h *Host) ServeConn(conn net.Conn) {
 	defer conn.Close()
 	c := h.admit(conn)

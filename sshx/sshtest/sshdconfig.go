@@ -35,7 +35,7 @@ var sshdDefaults = map[string]string{
 	"maxstartups": "10:30:100", "logingracetime": "120", "clientaliveinterval": "0", "clientalivecountmax": "3",
 	"authorizedkeysfile": ".ssh/authorized_keys .ssh/authorized_keys2", "allowtcpforwarding": "yes", "disableforwarding": "no",
 	"banner": "none", "permittty": "yes", "forcecommand": "none",
-	"allowusers": "", "denyusers": "", "allowgroups": "", "denygroups": "", "acceptenv": "", "subsystem": "", "hostkey": "", "include": "",
+	"allowusers": "", "denyusers": "", "allowgroups": "", "denygroups": "", "acceptenv": "", "subsystem": "", "hostkey": "", "hostcertificate": "", "include": "",
 }
 
 // sshdIgnored are directives that the simulation takes and that change nothing in it.
@@ -46,8 +46,13 @@ var sshdIgnored = strings.Fields(`port addressfamily listenaddress syslogfacilit
 	persourcepenalties persourcepenaltyexemptlist persourcemaxstartups ipqos challengeresponseauthentication requiredrsasize
 	kerberosauthentication protocol`)
 
+// sshdLacking are directives that matter and that the simulation does not know.
+var sshdLacking = strings.Fields(`trustedusercakeys authorizedkeyscommand authorizedkeyscommanduser authorizedprincipalsfile
+	authorizedprincipalscommand chrootdirectory permitopen permitlisten authenticationmethods setenv revokedkeys permituserrc exposeauthinfo
+	allowstreamlocalforwarding streamlocalbindunlink hostkeyagent`)
+
 // several are directives whose lines add up; of all others the first counts.
-var several = []string{"allowusers", "denyusers", "allowgroups", "denygroups", "acceptenv", "subsystem", "hostkey"}
+var several = []string{"allowusers", "denyusers", "allowgroups", "denygroups", "acceptenv", "subsystem", "hostkey", "hostcertificate"}
 
 // readDaemon reads sshd's configuration and host keys, and says what sshd -t would.
 func readDaemon(d *Disk) (*daemon, error) {
@@ -78,10 +83,39 @@ func readDaemon(d *Disk) (*daemon, error) {
 			s.keys = append(s.keys, key)
 		}
 	}
+	for f := range strings.FieldsSeq(s.get("hostcertificate", nil)) {
+		if err := s.certify(d, f); err != nil {
+			return nil, err
+		}
+	}
 	if len(s.keys) == 0 {
 		return nil, errors.New("sshd: no hostkeys available -- exiting.")
 	}
 	return s, nil
+}
+
+// certify adds a host certificate to the keys, for the key that it is about.
+func (s *daemon) certify(d *Disk, file string) error {
+	data, err := d.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("sshd: could not load host certificate %q: %s", file, reason(err))
+	}
+	pub, _, _, _, err := ssh.ParseAuthorizedKey(data)
+	cert, ok := pub.(*ssh.Certificate)
+	if err != nil || !ok {
+		return fmt.Errorf("sshd: %s: not a certificate", file)
+	}
+	for _, k := range s.keys {
+		if string(k.PublicKey().Marshal()) == string(cert.Key.Marshal()) {
+			c, err := ssh.NewCertSigner(cert, k)
+			if err != nil {
+				return err
+			}
+			s.keys = append(s.keys, c)
+			return nil
+		}
+	}
+	return fmt.Errorf("sshd: no matching private key for certificate: %s", file)
 }
 
 func (s *daemon) read(d *Disk, file string, depth int) error {
@@ -116,6 +150,8 @@ func (s *daemon) read(d *Disk, file string, depth int) error {
 		case acted:
 			s.lines = append(s.lines, configLine{key, strings.Trim(strings.Join(f[1:], " "), `"`), match})
 		case slices.Contains(sshdIgnored, key):
+		case slices.Contains(sshdLacking, key):
+			return fmt.Errorf("%s: sshtest: sshd: not simulated: %s", where, f[0])
 		default:
 			return fmt.Errorf("%s: Bad configuration option: %s", where, f[0])
 		}

@@ -10,8 +10,11 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
+
+	"mvdan.cc/sh/v3/syntax"
 )
 
 // A signal ends a process. It is the cause of its context.
@@ -88,6 +91,7 @@ type task struct {
 	live  int          // processes
 	jobs  map[int]*job // background jobs, by pid
 	files []io.Closer  // closed at the end, if they still are open
+	over  bool         // that end has come
 }
 
 // A job is "command &".
@@ -148,13 +152,17 @@ func (t *task) closeFiles() {
 	for _, f := range t.files {
 		_ = f.Close()
 	}
-	t.files = nil
+	t.files, t.over = nil, true
 }
 
 // keep has f closed at the end of the task at the latest.
 func (t *task) keep(f io.Closer) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.over {
+		_ = f.Close()
+		return
+	}
 	t.files = append(t.files, f)
 }
 
@@ -210,14 +218,22 @@ func (t *task) login(u account) *Proc {
 	if i, err := t.boot.h.disk.as(u.name, 0).stat(home); err != nil || !i.IsDir() {
 		dir = "/"
 	}
-	return &Proc{
+	p := &Proc{
 		Host: t.boot.h, task: t, User: u.name, Dir: dir, umask: 0o022,
 		Stdin: bytes.NewReader(nil), Stdout: t.out, Stderr: t.err,
 		Env: map[string]string{
 			"HOME": home, "USER": u.name, "LOGNAME": u.name, "SHELL": cmp.Or(u.shell, "/bin/sh"), "PATH": defaultPath, "PWD": dir,
-			"LANG": "C.UTF-8", "MAIL": "/var/spool/mail/" + u.name,
+			"MAIL": "/var/spool/mail/" + u.name,
 		},
 	}
+	environment, _ := p.Host.disk.ReadFile("/etc/environment") // pam_env
+	for line := range strings.Lines(string(environment)) {
+		k, v, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "export "), "=")
+		if ok && syntax.ValidName(k) {
+			p.Env[k] = strings.Trim(v, `"'`)
+		}
+	}
+	return p
 }
 
 // reader returns an *os.File, as the interpreter wants its input, that gives what r does. Whoever
@@ -239,6 +255,9 @@ func (t *task) reader(r io.Reader) (*os.File, error) {
 	copyAll := func() {
 		_, _ = io.Copy(pw, r)
 		_ = pw.Close()
+		if c, ok := r.(io.Closer); ok {
+			_ = c.Close()
+		}
 	}
 	if !t.boot.hand(copyAll) {
 		_ = pr.Close()

@@ -22,9 +22,20 @@ func (v *verbs) CloneVMTask(ctx *simulator.Context, req *types.CloneVM_Task) soa
 		return &methods.CloneVM_TaskBody{Fault_: fault}
 	}
 	spec := deepCopy(*req)
+	host := v.s.nextHost()
+	if ref := spec.Spec.Location.Host; ref != nil {
+		if h, ok := ctx.Map.Get(*ref).(*simulator.HostSystem); ok {
+			host = h
+		}
+	}
+	cost := costFull
+	if spec.Spec.Location.DiskMoveType == moveChild && spec.Spec.Snapshot != nil {
+		cost = costLinked
+	}
 	ref, fault := v.s.submit(ctx, job{
 		method: "CloneVM_Task", id: "VirtualMachine.clone", entity: src.ref, read: []*vm{src}, cancelable: true,
-		work: func(o *op) (types.AnyType, types.BaseMethodFault) { return v.s.clone(o, src, &spec) },
+		host: host, cost: cost,
+		work: func(o *op) (types.AnyType, types.BaseMethodFault) { return v.s.clone(o, src, host, &spec) },
 	})
 	if fault != nil {
 		return &methods.CloneVM_TaskBody{Fault_: fault}
@@ -33,12 +44,12 @@ func (v *verbs) CloneVMTask(ctx *simulator.Context, req *types.CloneVM_Task) soa
 }
 
 // clone does it: what it is made of and where it goes, its name, its configuration, its disks.
-func (s *Server) clone(o *op, src *vm, req *types.CloneVM_Task) (types.AnyType, types.BaseMethodFault) {
+func (s *Server) clone(o *op, src *vm, host *simulator.HostSystem, req *types.CloneVM_Task) (types.AnyType, types.BaseMethodFault) {
 	from, fault := s.source(o.ctx, src, &req.Spec)
 	if fault != nil {
 		return nil, fault
 	}
-	b, fault := s.place(o.ctx, src, req)
+	b, fault := s.place(o.ctx, src, host, req)
 	if fault != nil {
 		return nil, fault
 	}
@@ -151,13 +162,13 @@ func moveType(spec *types.VirtualMachineCloneSpec, disk int32) string {
 }
 
 // place finds where the clone is to go.
-func (s *Server) place(ctx *simulator.Context, src *vm, req *types.CloneVM_Task) (*builder, types.BaseMethodFault) {
+func (s *Server) place(ctx *simulator.Context, src *vm, host *simulator.HostSystem, req *types.CloneVM_Task) (*builder, types.BaseMethodFault) {
 	name, fault := checkName(req.Name)
 	if fault != nil {
 		return nil, fault
 	}
 	loc := &req.Spec.Location
-	b := &builder{s: s, ctx: ctx, name: name, host: src.home.host, ds: src.home.ds}
+	b := &builder{s: s, ctx: ctx, name: name, host: host, ds: src.home.ds}
 	ref := req.Folder
 	if loc.Folder != nil {
 		ref = *loc.Folder // "takes precedence over the folder parameter"
@@ -172,14 +183,8 @@ func (s *Server) place(ctx *simulator.Context, src *vm, req *types.CloneVM_Task)
 		}
 		b.ds = ds
 	}
-	if ref := loc.Host; ref != nil {
-		h, ok := ctx.Map.Get(*ref).(*simulator.HostSystem)
-		if !ok {
-			return nil, &types.ManagedObjectNotFound{Obj: *ref}
-		}
-		b.host = h
-	} else {
-		b.host = s.nextHost()
+	if ref := loc.Host; ref != nil && *ref != host.Self {
+		return nil, &types.ManagedObjectNotFound{Obj: *ref}
 	}
 	pool := loc.Pool
 	if pool == nil {

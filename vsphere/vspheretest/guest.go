@@ -84,7 +84,7 @@ func (s *Server) stopGuest(m *vm) {
 func (r *running) tend() {
 	defer close(r.done)
 	s, lat := r.s, r.s.lat
-	if sleep(r.life, lat.Boot) != nil {
+	if sleep(r.life, s.paced(lat.Boot)) != nil {
 		return
 	}
 	g := s.OS.Boot(r.m)
@@ -95,13 +95,13 @@ func (r *running) tend() {
 
 	ctx := s.context(nil)
 	for {
-		if sleep(r.life, lat.Tools) != nil {
+		if sleep(r.life, s.paced(lat.Tools)) != nil {
 			return
 		}
 		r.show(ctx, nil)
 		wait := lat.Address
 		for reboot := false; !reboot; {
-			if sleep(r.life, wait) != nil {
+			if sleep(r.life, s.paced(wait)) != nil {
 				return
 			}
 			info := g.Info()
@@ -116,7 +116,7 @@ func (r *running) tend() {
 			}
 		}
 		s.toolsGone(ctx, r.vm)
-		if sleep(r.life, lat.Boot) != nil {
+		if sleep(r.life, s.paced(lat.Boot)) != nil {
 			return
 		}
 	}
@@ -129,7 +129,7 @@ func (r *running) shutdown() {
 			r.s.mu.Lock()
 			g := r.guest
 			r.s.mu.Unlock()
-			if sleep(r.life, r.s.lat.GuestShutdown) == nil {
+			if sleep(r.life, r.s.paced(r.s.lat.GuestShutdown)) == nil {
 				g.Shutdown()
 			}
 		})

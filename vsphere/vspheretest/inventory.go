@@ -72,6 +72,10 @@ func (s *Server) defaults() {
 			t.Networks = s.Networks[:1]
 		}
 	}
+	if s.SessionTimeout == 0 {
+		s.SessionTimeout = 30 * time.Minute
+	}
+	s.Limits = s.Limits.withDefaults()
 	if s.OS == nil {
 		s.OS = newPlainOS(s)
 	}
@@ -337,9 +341,9 @@ func (s *Server) changeVersion() (string, time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now().UTC().Truncate(time.Microsecond)
-	if !now.After(s.lastCV) {
-		now = s.lastCV.Add(time.Microsecond)
+	if !now.After(s.lastVersion) {
+		now = s.lastVersion.Add(time.Microsecond)
 	}
-	s.lastCV = now
+	s.lastVersion = now
 	return now.Format("2006-01-02T15:04:05.000000Z"), now
 }

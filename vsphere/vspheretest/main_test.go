@@ -2,6 +2,7 @@ package vspheretest_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -11,6 +12,8 @@ import (
 	"github.com/vmware/govmomi/find"
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/property"
+	"github.com/vmware/govmomi/session"
+	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 	"go.uber.org/goleak"
@@ -35,7 +38,7 @@ type site struct {
 func start(t *testing.T, set func(*vspheretest.Server)) *site {
 	t.Helper()
 	srv := vspheretest.NewUnstartedServer(t)
-	srv.Latency = vspheretest.Fast()
+	srv.Latency, srv.Hosts = vspheretest.Fast(), 1
 	if set != nil {
 		set(srv)
 	}
@@ -194,3 +197,8 @@ func (s *site) events(ref types.ManagedObjectReference) []types.BaseEvent {
 	event.Sort(list)
 	return list
 }
+
+func newSessionManager(c *vim25.Client) *session.Manager { return session.NewManager(c) }
+
+// eventName is the event's type as in the API.
+func eventName(e types.BaseEvent) string { return fmt.Sprintf("%T", e)[len("*types."):] }

@@ -16,7 +16,7 @@ import (
 // plainOS is the default OS: a machine of package sshtest with root, whose NICs are all on one
 // flat network, 10.0.0.0/8, and get their addresses by DHCP.
 type plainOS struct {
-	key ssh.Signer
+	disk *sshtest.Disk // that every VM that is not a clone starts with
 
 	mu     sync.Mutex
 	leases map[string]netip.Addr // by MAC and number of reverts
@@ -32,26 +32,37 @@ func newPlainOS(s *Server) *plainOS {
 	if err != nil {
 		panic("vspheretest: " + err.Error())
 	}
+	d := sshtest.NewDisk()
+	if err := d.MkdirAll("/root/.ssh", 0o700); err != nil {
+		panic("vspheretest: " + err.Error())
+	}
+	if err := d.WriteFile("/root/.ssh/authorized_keys", ssh.MarshalAuthorizedKey(key.PublicKey()), 0o600); err != nil {
+		panic("vspheretest: " + err.Error())
+	}
+	files, err := d.ReadDir("/etc/ssh")
+	if err != nil {
+		panic("vspheretest: " + err.Error())
+	}
+	for _, f := range files {
+		if !strings.HasSuffix(f.Name(), "_key.pub") {
+			continue
+		}
+		line, err := d.ReadFile("/etc/ssh/" + f.Name())
+		if err != nil {
+			panic("vspheretest: " + err.Error())
+		}
+		s.HostKeys = append(s.HostKeys, strings.TrimSpace(string(line)))
+	}
 	s.ClientKey = key
-	return &plainOS{key: key, leases: make(map[string]netip.Addr)}
+	return &plainOS{disk: d, leases: make(map[string]netip.Addr)}
 }
 
 type plainDisk struct{ *sshtest.Disk }
 
 func (d plainDisk) Clone() Disk { return plainDisk{d.Disk.Clone()} }
 
-// Install returns a disk that lets root in with the Server's key.
-func (o *plainOS) Install(Hardware) Disk {
-	d := sshtest.NewDisk()
-	keys := ssh.MarshalAuthorizedKey(o.key.PublicKey())
-	if err := d.MkdirAll("/root/.ssh", 0o700); err != nil {
-		panic("vspheretest: " + err.Error())
-	}
-	if err := d.WriteFile("/root/.ssh/authorized_keys", keys, 0o600); err != nil {
-		panic("vspheretest: " + err.Error())
-	}
-	return plainDisk{d}
-}
+// Install returns a disk that lets root in with the Server's key, and has the Server's host keys.
+func (o *plainOS) Install(Hardware) Disk { return plainDisk{o.disk.Clone()} }
 
 func (o *plainOS) Boot(m *Machine) Guest {
 	g := &plainGuest{os: o, m: m, host: sshtest.NewHost(m.Disk.(plainDisk).Disk), hw: m.Hardware}

@@ -1,6 +1,8 @@
 package vspheretest
 
 import (
+	"slices"
+
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -235,7 +237,9 @@ func (v *verbs) ShutdownGuest(ctx *simulator.Context, req *types.ShutdownGuest) 
 		return &methods.ShutdownGuestBody{Fault_: fault}
 	}
 	v.s.post(ctx, &types.VmGuestShutdownEvent{VmEvent: v.s.vmEvent(ctx, m)})
-	r.shutdown()
+	if c := v.s.call(ctx); c == nil || !slices.ContainsFunc(c.meets, func(e Effect) bool { return e.deaf }) {
+		r.shutdown()
+	}
 	return &methods.ShutdownGuestBody{Res: &types.ShutdownGuestResponse{}}
 }
 

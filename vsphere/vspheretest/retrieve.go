@@ -156,7 +156,37 @@ func (w *walker) follow(from types.ManagedObjectReference, path string) []types.
 	return nil
 }
 
+// unknown says whether a reading without a session is refused as a whole. A program meets both
+// forms of NotAuthenticated, the fault of the call and the fault of each property, so the Server
+// takes turns. What a client reads before its login is let through, as vcsim does.
+func (c *collector) unknown(ctx *simulator.Context, specs []types.PropertyFilterSpec) types.BaseMethodFault {
+	if ctx.Session != nil {
+		return nil
+	}
+	s := serverOf(ctx)
+	for _, spec := range specs {
+		for _, o := range spec.ObjectSet {
+			switch o.Obj.Type {
+			case "ServiceInstance", "SessionManager":
+				continue
+			}
+			s.mu.Lock()
+			s.nstray++
+			whole := s.nstray%2 == 1
+			s.mu.Unlock()
+			if whole || ctx.Map.Get(o.Obj) == nil {
+				return notAuthenticated(o.Obj)
+			}
+			return nil
+		}
+	}
+	return nil
+}
+
 func (c *collector) RetrievePropertiesEx(ctx *simulator.Context, req *types.RetrievePropertiesEx) soap.HasFault {
+	if f := c.unknown(ctx, req.SpecSet); f != nil {
+		return &methods.RetrievePropertiesExBody{Fault_: simulator.Fault("The session is not authenticated.", f)}
+	}
 	objs, fault := retrieve(ctx, req.SpecSet)
 	if fault != nil {
 		return &methods.RetrievePropertiesExBody{Fault_: simulator.Fault("", fault)}
@@ -187,6 +217,9 @@ func (c *collector) ContinueRetrievePropertiesEx(_ *simulator.Context, req *type
 
 // RetrieveProperties is the method without pages, which is deprecated.
 func (c *collector) RetrieveProperties(ctx *simulator.Context, req *types.RetrieveProperties) soap.HasFault {
+	if f := c.unknown(ctx, req.SpecSet); f != nil {
+		return &methods.RetrievePropertiesBody{Fault_: simulator.Fault("The session is not authenticated.", f)}
+	}
 	objs, fault := retrieve(ctx, req.SpecSet)
 	if fault != nil {
 		return &methods.RetrievePropertiesBody{Fault_: simulator.Fault("", fault)}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
+	"github.com/vmware/govmomi/vim25/xml"
 )
 
 // adminUser is who Server.Client logs in as; it is its user agent too.
@@ -46,6 +48,10 @@ type call struct {
 	admin bool
 	req   Request
 	names []string // Name, and the name that the call gives to something
+	meets []Effect // of injected Faults
+
+	cancel context.CancelFunc // of ctx
+	cut    bool               // no reply any more; guarded by Server.mu
 }
 
 func (s *Server) handler() http.Handler {
@@ -87,7 +93,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	defer context.AfterFunc(s.life, cancel)()
 
-	c := &call{ctx: ctx, admin: r.UserAgent() == adminUser, req: Request{
+	c := &call{ctx: ctx, cancel: cancel, admin: r.UserAgent() == adminUser, req: Request{
 		Method: method.Name, Object: method.This, Name: s.nameOf(method.This), Body: method.Body, Time: time.Now(),
 	}}
 	if cookie, err := r.Cookie(soap.SessionCookieName); err == nil {
@@ -98,10 +104,130 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	defer s.leave(id)
 	// vcsim gives no way from a call to its HTTP request; the user agent gets through.
 	r.Header.Set("User-Agent", r.UserAgent()+id)
-	if !c.admin && sleep(ctx, s.lat.RPC) != nil {
+	if !c.admin && sleep(ctx, s.paced(s.lat.RPC)) != nil {
 		return
 	}
-	next.ServeHTTP(w, r)
+	s.answer(w, r, c)
+}
+
+// answer serves the call, with what goes wrong with it.
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, c *call) {
+	s.mu.Lock()
+	down := !c.admin && time.Now().Before(s.downUntil)
+	s.mu.Unlock()
+	if down {
+		http.Error(w, "503 Service Unavailable", http.StatusServiceUnavailable)
+		return
+	}
+	c.meets = s.met(c)
+	s.idle(c)
+	for _, e := range c.meets {
+		if e.act != nil {
+			e.act(s, c)
+		}
+		if e.stall < 0 {
+			<-c.ctx.Done()
+		}
+		if e.stall != 0 && sleep(c.ctx, e.stall) != nil {
+			hangUp(w)
+			return
+		}
+		switch {
+		case e.drop:
+			hangUp(w)
+			return
+		case e.status != 0:
+			http.Error(w, http.StatusText(e.status), e.status)
+			return
+		case e.refuse != nil:
+			writeFault(w, e.refuse)
+			return
+		}
+	}
+	reply := &reply{header: make(http.Header), status: http.StatusOK}
+	s.model.Service.ServeMux.ServeHTTP(reply, r)
+	s.used(c)
+
+	s.mu.Lock()
+	lost := c.cut
+	s.mu.Unlock()
+	for _, e := range c.meets {
+		lost = lost || e.lose
+	}
+	if lost {
+		hangUp(w)
+		return
+	}
+	reply.send(w)
+}
+
+// A reply is a response that can still be lost.
+type reply struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func (r *reply) Header() http.Header         { return r.header }
+func (r *reply) WriteHeader(code int)        { r.status = code }
+func (r *reply) Write(p []byte) (int, error) { return r.body.Write(p) }
+
+func (r *reply) send(w http.ResponseWriter) {
+	for k, v := range r.header {
+		w.Header()[k] = v
+	}
+	w.WriteHeader(r.status)
+	_, _ = w.Write(r.body.Bytes())
+}
+
+// hangUp closes the connection without a reply.
+func hangUp(w http.ResponseWriter) {
+	if conn, _, err := w.(http.Hijacker).Hijack(); err == nil {
+		_ = conn.Close()
+	}
+}
+
+// writeFault answers with a SOAP fault, as vcsim writes it.
+func writeFault(w http.ResponseWriter, f types.BaseMethodFault) {
+	kind := reflect.TypeOf(f).Elem().Name()
+	var b bytes.Buffer
+	b.WriteString(xml.Header + `<soapenv:Envelope xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/" ` +
+		`xmlns:xsd="http://www.w3.org/2001/XMLSchema" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">` +
+		`<soapenv:Body><soapenv:Fault><faultcode>ServerFaultCode</faultcode><faultstring></faultstring><detail>`)
+	start := xml.StartElement{Name: xml.Name{Local: kind + "Fault"}, Attr: []xml.Attr{
+		{Name: xml.Name{Local: "xmlns"}, Value: "urn:" + vim25.Namespace},
+		{Name: xml.Name{Local: "xsi:type"}, Value: kind},
+	}}
+	if err := xml.NewEncoder(&b).EncodeElement(f, start); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	b.WriteString(`</detail></soapenv:Fault></soapenv:Body></soapenv:Envelope>`)
+	w.Header().Set("Content-Type", "text/xml; charset=utf-8")
+	w.WriteHeader(http.StatusInternalServerError)
+	_, _ = w.Write(b.Bytes())
+}
+
+// idle ends the call's session if it has not been used for SessionTimeout.
+func (s *Server) idle(c *call) {
+	if c.req.Session == "" || c.admin {
+		return
+	}
+	s.mu.Lock()
+	last, ok := s.lastUsed[c.req.Session]
+	s.lastUsed[c.req.Session] = time.Now()
+	s.mu.Unlock()
+	if ok && time.Since(last) > s.SessionTimeout {
+		s.expire(c.req.Session)
+	}
+}
+
+func (s *Server) used(c *call) {
+	if c.req.Session != "" {
+		s.mu.Lock()
+		s.lastUsed[c.req.Session] = time.Now()
+		s.mu.Unlock()
+	}
 }
 
 func (s *Server) enter(c *call) (id string) {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vmware/govmomi"
@@ -56,6 +57,10 @@ type Server struct {
 	Latency Latency
 	// Username and Password log in; "" means "user" and "pass".
 	Username, Password string
+	// SessionTimeout is how long a session lives without a call; 0 means 30 minutes.
+	SessionTimeout time.Duration
+	// Limits is how much vCenter and its hosts do at once; the zero value means theirs.
+	Limits Limits
 	// Addr is where to listen; "" means a free port of 127.0.0.1.
 	Addr string
 	// Logf receives what somebody debugging a test wants to know; nil means nobody does.
@@ -70,6 +75,9 @@ type Server struct {
 	Thumbprint string
 	// ClientKey logs in to the machines of the default OS, as root. It is nil with another OS.
 	ClientKey ssh.Signer
+	// HostKeys are the public host keys of the default OS's templates, in authorized_keys form.
+	// Clones have the same ones. It is empty with another OS.
+	HostKeys []string
 
 	t     T
 	lat   Latency
@@ -88,19 +96,30 @@ type Server struct {
 	work   sync.WaitGroup // tasks, guests and the HTTP server
 	closed bool
 
-	mu                                        sync.Mutex // guards what follows
-	vms                                       map[types.ManagedObjectReference]*vm
-	freed                                     chan struct{} // closed, and replaced, when a VM stops being busy
-	calls                                     map[string]*call
-	ncall                                     int
-	requests                                  []Request
-	admins                                    []*govmomi.Client
-	lastCV                                    time.Time
-	cancels                                   map[types.ManagedObjectReference]context.CancelFunc // of the tasks that can be cancelled
-	dirs                                      []string                                            // the VMs' directories on the datastores
-	nvalue, nmac, nbusy, nhost, nsnap, ndelta int
-	lab                                       lab
-	names                                     map[string]bool // folder/name pairs that a running operation has taken
+	pace atomic.Uint64 // float64 bits of Slow's factor; 0 is 1
+
+	lab lab
+
+	mu sync.Mutex // guards what follows
+
+	vms   map[types.ManagedObjectReference]*vm
+	freed chan struct{}   // closed, and replaced, when a VM stops being busy
+	names map[string]bool // folder/name pairs that a running operation has taken
+	dirs  []string        // the VMs' directories on the datastores
+
+	calls    map[string]*call
+	requests []Request
+	admins   []*govmomi.Client
+	lastUsed map[string]time.Time                                // by session
+	cancels  map[types.ManagedObjectReference]context.CancelFunc // of the tasks that can be cancelled
+	queue    queue
+
+	injections []*Injection
+	denied     []string // privileges
+	downUntil  time.Time
+
+	lastVersion                                              time.Time
+	ncall, nvalue, nmac, nbusy, nhost, nsnap, ndelta, nstray int
 }
 
 // NewServer starts a Server with defaults and closes it when the test ends.
@@ -116,12 +135,13 @@ func NewServer(t T) *Server {
 // caller calls Close.
 func NewUnstartedServer(t T) *Server {
 	s := &Server{
-		t:       t,
-		vms:     make(map[types.ManagedObjectReference]*vm),
-		calls:   make(map[string]*call),
-		names:   make(map[string]bool),
-		cancels: make(map[types.ManagedObjectReference]context.CancelFunc),
-		freed:   make(chan struct{}),
+		t:        t,
+		vms:      make(map[types.ManagedObjectReference]*vm),
+		calls:    make(map[string]*call),
+		names:    make(map[string]bool),
+		cancels:  make(map[types.ManagedObjectReference]context.CancelFunc),
+		freed:    make(chan struct{}),
+		lastUsed: make(map[string]time.Time),
 	}
 	s.hub.changed = make(chan struct{})
 	s.lab.changed = make(chan struct{})

@@ -18,6 +18,10 @@ type job struct {
 	own    []*vm // VMs that the operation has to itself
 	read   []*vm // VMs that it reads, together with others
 
+	// cost is what the operation takes of its host's units while it runs; see Limits.
+	host *simulator.HostSystem
+	cost int
+
 	// cancelable operations end early when the client cancels the task.
 	cancelable bool
 	work       func(op *op) (result types.AnyType, fault types.BaseMethodFault)
@@ -28,15 +32,21 @@ type op struct {
 	s    *Server
 	ctx  *simulator.Context // to act on the inventory with
 	task *simulator.Task
-	life context.Context // ends with the Server, or when the task is cancelled
+	life context.Context       // ends with the Server, or when the task is cancelled
+	fail types.BaseMethodFault // injected: instead of an effect
+	slow float64
 }
 
-// take waits for d, the time that the operation takes. The fault tells that it was cancelled.
+// take waits for d, the time that the operation takes, before it has its effect. The fault tells
+// that it is not to have it.
 func (o *op) take(d time.Duration) types.BaseMethodFault {
-	if sleep(o.life, d) != nil {
+	if o.slow != 0 {
+		d = time.Duration(float64(d) * o.slow)
+	}
+	if sleep(o.life, o.s.paced(d)) != nil {
 		return &types.RequestCanceled{}
 	}
-	return nil
+	return o.fail
 }
 
 // submit starts the job and returns its task, or refuses it.
@@ -66,16 +76,38 @@ func (s *Server) submit(call *simulator.Context, j job) (types.ManagedObjectRefe
 	ctx.WithLock(j.entity, func() { ctx.Map.Put(task) })
 	s.post(ctx, &types.TaskEvent{Event: s.eventFor(ctx, j.entity), Info: deepCopy(*info)})
 
+	o := &op{s: s, ctx: ctx, task: task, life: life}
+	var afterwards types.BaseMethodFault
+	if c := s.call(call); c != nil {
+		for _, e := range c.meets {
+			switch {
+			case e.fail != nil && e.late:
+				afterwards = e.fail
+			case e.fail != nil:
+				o.fail = e.fail
+			case e.slow != 0:
+				o.slow = e.slow
+			}
+		}
+	}
 	s.goWork(func() {
 		defer cancel()
 		defer s.setCancel(task.Self, nil)
-		o := &op{s: s, ctx: ctx, task: task, life: life}
-		o.update(func(i *types.TaskInfo) { i.State, i.StartTime = types.TaskInfoStateRunning, now() })
+		if busy != nil {
+			o.update(func(i *types.TaskInfo) { i.State, i.StartTime = types.TaskInfoStateRunning, now() })
+			o.finish(nil, busy)
+			return
+		}
 		var result types.AnyType
-		fault := busy
+		fault := s.admit(life, j) // the task is queued meanwhile
 		if fault == nil {
+			o.update(func(i *types.TaskInfo) { i.State, i.StartTime = types.TaskInfoStateRunning, now() })
 			result, fault = j.work(o)
-			s.vacate(task.Self, j)
+			s.retire(j)
+		}
+		s.vacate(task.Self, j)
+		if fault == nil {
+			fault = afterwards
 		}
 		o.finish(result, fault)
 	})

@@ -37,6 +37,8 @@ var ours = map[string]map[string]bool{
 	"Datacenter":             set("PowerOnMultiVM_Task"),
 	"ViewManager":            set("CreateContainerView"),
 	"Task":                   set("CancelTask", "SetTaskState"),
+	"AuthorizationManager": set("HasPrivilegeOnEntities", "HasUserPrivilegeOnEntities", "HasPrivilegeOnEntity",
+		"FetchUserPrivilegeOnEntities"),
 }
 
 func set(names ...string) map[string]bool {
@@ -51,6 +53,9 @@ func set(names ...string) map[string]bool {
 func (s *Server) route(ctx *simulator.Context, m *simulator.Method) (mo.Reference, types.BaseMethodFault) {
 	if ctx.Session == nil {
 		return nil, nil // vcsim lets the login through, and little else
+	}
+	if f := s.forbid(ctx, m); f != nil {
+		return nil, f
 	}
 	if ours[m.This.Type][m.Name] {
 		if ctx.Map.Get(m.This) == nil {

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"net/netip"
+	"path"
 	"strings"
 	"sync"
 
@@ -22,17 +23,17 @@ type Options struct {
 	AuthorizedKey string
 	// NameServer is the lab's name and time server; the zero value means 10.0.1.8.
 	NameServer netip.Addr
-	// Prepare, if set, changes the disk of every template that is installed.
-	Prepare func(vm vspheretest.Hardware, disk *sshtest.Disk)
+	// Prepare, if set, changes the disk that every template has.
+	Prepare func(disk *sshtest.Disk)
 }
 
 // A Lab is one lab. It implements vspheretest.OS.
 type Lab struct {
-	opts   Options
-	net    *netsim.Network
-	dhcp   *netsim.DHCP // of the lab network
-	runner *netsim.Node
-	web    *web
+	opts     Options
+	template *sshtest.Disk
+	net      *netsim.Network
+	runner   *netsim.Node
+	web      *web
 
 	mu     sync.Mutex // guards guests
 	guests map[string]*Guest
@@ -53,7 +54,11 @@ func New(opts Options) *Lab {
 	if !opts.NameServer.IsValid() {
 		opts.NameServer = netip.MustParseAddr("10.0.1.8")
 	}
-	l := &Lab{opts: opts, net: netsim.New(), guests: make(map[string]*Guest)}
+	l := &Lab{opts: opts, template: sshtest.NewDisk(), net: netsim.New(), guests: make(map[string]*Guest)}
+	installTemplate(l.template, opts.AuthorizedKey)
+	if opts.Prepare != nil {
+		opts.Prepare(l.template)
+	}
 	l.build()
 	return l
 }
@@ -65,13 +70,20 @@ type Disk struct{ *sshtest.Disk }
 func (d Disk) Clone() vspheretest.Disk { return Disk{d.Disk.Clone()} }
 
 // Install implements vspheretest.OS: the disk of a template, as its makers left it.
-func (l *Lab) Install(vm vspheretest.Hardware) vspheretest.Disk {
-	d := sshtest.NewDisk()
-	installTemplate(d, l.opts.AuthorizedKey)
-	if l.opts.Prepare != nil {
-		l.opts.Prepare(vm, d)
+func (l *Lab) Install(vspheretest.Hardware) vspheretest.Disk { return Disk{l.template.Clone()} }
+
+// HostKeys returns the public host keys of templates, and so of all that is cloned from them, in
+// authorized_keys form.
+func (l *Lab) HostKeys() []string {
+	var keys []string
+	entries, _ := l.template.ReadDir("/etc/ssh")
+	for _, e := range entries {
+		if ok, _ := path.Match("ssh_host_*_key.pub", e.Name()); ok {
+			data, _ := l.template.ReadFile("/etc/ssh/" + e.Name())
+			keys = append(keys, strings.TrimSpace(string(data)))
+		}
 	}
-	return Disk{d}
+	return keys
 }
 
 // Boot implements vspheretest.OS.
@@ -173,11 +185,10 @@ func (l *Lab) build() {
 	for mac, a := range l.opts.Reserved {
 		reserved[strings.ToLower(mac)] = a
 	}
-	l.dhcp = &netsim.DHCP{
+	l.net.ServeDHCP(lan, &netsim.DHCP{
 		Server: server, Reserved: reserved, Pool: pfx("10.0.8.0/22"), Bits: 20,
 		Gateway: labGateway, DNS: []netip.Addr{l.opts.NameServer}, MTU: 9000,
-	}
-	l.net.ServeDHCP(lan, l.dhcp)
+	})
 	l.net.ServeDHCP(ext, &netsim.DHCP{
 		Server: router, Pool: pfx("192.168.50.128/25"), Bits: 24, Gateway: extGateway, DNS: []netip.Addr{extGateway},
 		Router6: extGateway6, Prefix6: pfx("2001:db8:50::/64"),

@@ -43,16 +43,6 @@ func (n *Network) ServeDHCP(segment string, d *DHCP) {
 	n.dhcp[segment] = d
 }
 
-// Reserve gives the MAC an address of its own on the segment from now on.
-func (d *DHCP) Reserve(mac string, a netip.Addr) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.Reserved == nil {
-		d.Reserved = make(map[string]netip.Addr)
-	}
-	d.Reserved[strings.ToLower(mac)] = a
-}
-
 // server returns the DHCP server that a machine hears on an untagged segment.
 func (n *Network) server(segment string) *DHCP {
 	n.mu.RLock()

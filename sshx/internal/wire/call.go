@@ -10,8 +10,9 @@ import (
 	"strings"
 )
 
-// Quote returns s as one word of POSIX shell. s must not contain NUL.
-func Quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+// Quote returns s as one word of POSIX shell. s must not contain NUL. A quote becomes '"'"', which
+// every shell reads the same; the interpreter of sshtest does not do so with '\'' in assignments.
+func Quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'"'"'`) + "'" }
 
 // Words returns quoted words, separated by blanks.
 func Words(words ...string) string {
@@ -89,7 +90,7 @@ func Parse(command string) (c Call, ok bool) {
 	return c, c.User == "" || c.Lead
 }
 
-// split undoes quoting: words of plain characters, "/" and single-quoted parts.
+// split undoes quoting: words of plain characters, "/", single-quoted parts and Quote's quotes.
 func split(s string) (words []string, ok bool) {
 	var w strings.Builder
 	in := false
@@ -109,9 +110,9 @@ func split(s string) (words []string, ok bool) {
 			}
 			w.WriteString(s[i+1 : i+1+n])
 			i += n + 1
-		case c == '\\' && i+1 < len(s) && s[i+1] == '\'':
+		case strings.HasPrefix(s[i:], `"'"`):
 			w.WriteByte('\'')
-			i++
+			i += 2
 		case plain(s[i:i+1]) || c == '/':
 			w.WriteByte(c)
 		default:

@@ -1,0 +1,155 @@
+package e2e
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/ssh"
+
+	"github.com/poolready/poolready/e2e/internal/lab"
+	"github.com/poolready/poolready/pool"
+	"github.com/poolready/poolready/sshx"
+	"github.com/poolready/poolready/vsphere"
+	"github.com/poolready/poolready/vsphere/vspheretest"
+)
+
+// An embedded is a lab on an embedded vCenter.
+type embedded struct {
+	topology Topology
+	server   *vspheretest.Server
+	lab      *lab.Lab
+	signer   ssh.Signer
+}
+
+// newEmbedded starts a vCenter with a template, whose guests live in a lab that knows the
+// hosts of the topology.
+func newEmbedded(t testing.TB, topology Topology, prepare ...func(*vspheretest.Server)) *embedded {
+	t.Helper()
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	require.NoError(t, err)
+	signer, err := ssh.NewSignerFromKey(private)
+	require.NoError(t, err)
+	topology.RunnerKey = strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
+	topology.RetryPause = 0
+
+	e := &embedded{topology: topology, signer: signer}
+	e.lab = lab.New(lab.Options{Reserved: topology.Reservations(), AuthorizedKey: topology.RunnerKey, NameServer: topology.NameServer})
+	networks := []string{topology.LabNetwork, topology.PrivateNetwork, topology.ExternalNetwork}
+	e.server = vspheretest.NewUnstartedServer(t)
+	e.server.Networks = networks
+	e.server.Templates = []vspheretest.Template{{Path: topology.Template, Networks: networks[:1]}}
+	e.server.OS = e.lab
+	for _, f := range prepare {
+		f(e.server)
+	}
+	e.server.Start()
+	return e
+}
+
+// provider returns a new one, as another process would have.
+func (e *embedded) provider(t testing.TB) pool.Provider {
+	t.Helper()
+	password, _ := e.server.URL.User.Password()
+	u := *e.server.URL
+	u.User = nil
+	p, err := vsphere.New(vsphere.Config{
+		URL: u.String(), Username: e.server.URL.User.Username(), Password: password, CACerts: e.server.CAFile,
+		Datacenter: e.server.Datacenter,
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		assert.NoError(t, p.Close(ctx))
+	})
+	return p
+}
+
+func (e *embedded) spec(t testing.TB) pool.Spec {
+	t.Helper()
+	spec := e.topology.Spec(e.provider(t), sshx.Config{
+		Keys: []ssh.Signer{e.signer}, Dialer: e.server, HostKeys: sshx.HostKeys{Pinned: e.lab.HostKeys()},
+	})
+	spec.Golden.Expect = 10 * time.Second // simulated minutes are short
+	for i := range spec.Roles {
+		spec.Roles[i].Expect = 10 * time.Second
+	}
+	return spec
+}
+
+// real returns the spec for the vCenter of the environment, with the key that E2E_SSH_KEY names.
+// The template proves itself by a key in the file that E2E_KNOWN_HOSTS names; without, it is
+// trusted on first use, and that is said.
+func real(t *testing.T) pool.Spec {
+	t.Helper()
+	cfg, err := vsphere.FromEnv()
+	require.NoError(t, err)
+	file := os.Getenv("E2E_SSH_KEY")
+	require.NotEmpty(t, file, "GOVC_URL is set: set E2E_SSH_KEY to the private key file that logs in to the template as root")
+	data, err := os.ReadFile(file)
+	require.NoError(t, err)
+	signer, err := ssh.ParsePrivateKey(data)
+	require.NoError(t, err, "E2E_SSH_KEY")
+	p, err := vsphere.New(cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		assert.NoError(t, p.Close(ctx))
+	})
+	topology := DefaultTopology()
+	topology.RunnerKey = strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
+	known := os.Getenv("E2E_KNOWN_HOSTS")
+	return topology.Spec(p, sshx.Config{
+		Keys: []ssh.Signer{signer}, HostKeys: sshx.HostKeys{KnownHosts: known, TrustFirst: known == ""}, Logf: t.Logf,
+	})
+}
+
+// TestPools is the main job: from nothing, or from what is there, to pools that are ready.
+func TestPools(t *testing.T) {
+	var spec pool.Spec
+	var e *embedded
+	if os.Getenv("GOVC_URL") != "" {
+		spec = real(t)
+	} else {
+		e = newEmbedded(t, DefaultTopology())
+		spec = e.spec(t)
+	}
+	set := pool.Ensure(t, spec)
+	t.Logf("\n%s", set.Table())
+	for _, c := range set.Checks() {
+		assert.True(t, c.OK(), "%s: %s", c.Host, c)
+	}
+	require.Len(t, set.Pools(), spec.Pools)
+
+	for _, p := range set.Pools() {
+		con, dis := p.Host(Con), p.Host(Dis)
+		t.Run(con.Name+"+"+dis.Name, func(t *testing.T) {
+			assert.Equal(t, con.Name, con.MustRun(t, "hostnamectl", "--static"))
+			assert.Equal(t, dis.Name, dis.MustRun(t, "hostnamectl", "--static"))
+			got, err := dis.Script(t.Context(), script("checks", "internet"))
+			require.NoError(t, err)
+			assert.True(t, strings.HasPrefix(got, "open: none\n"), got)
+		})
+	}
+	if e == nil {
+		return
+	}
+	t.Run("again", func(t *testing.T) {
+		before := len(e.server.Requests())
+		again := pool.Ensure(t, e.spec(t))
+		t.Logf("%d calls\n%s", len(e.server.Requests())-before, again.Table())
+		for _, s := range again.Status() {
+			assert.Equal(t, "ready", s.State, s.Host)
+			assert.True(t, strings.HasPrefix(s.Why, "reuse"), "%s: %s", s.Host, s.Why)
+		}
+		assert.Empty(t, again.Checks())
+	})
+}
