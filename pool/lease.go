@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -23,7 +24,8 @@ type lease struct {
 	end   context.CancelCauseFunc
 	gone  chan struct{} // closed when the heart has stopped
 
-	writing sync.Mutex // held by whoever changes the entry
+	doing   atomic.Pointer[func() string] // what to write down that it is held for, if that changes
+	writing sync.Mutex                    // held by whoever changes the entry
 
 	mu   sync.Mutex // guards what follows
 	last entry      // as last written
@@ -31,7 +33,10 @@ type lease struct {
 }
 
 // A busyError says why somebody else has it.
-type busyError struct{ why string }
+type busyError struct {
+	why  string
+	kind string // of the block, or "" if somebody holds it
+}
 
 func (e *busyError) Error() string { return e.why }
 
@@ -53,7 +58,11 @@ func (l *ledger) take(ctx context.Context, shard, what string, fresh bool, may f
 			if !there {
 				return true, nil // write down until when it is blocked
 			}
-			return false, &busyError{why}
+			busy := &busyError{why: why}
+			if e.holder(b.Now) == nil {
+				busy.kind = e.Block.Kind
+			}
+			return false, busy
 		}
 		if may != nil {
 			if err := may(*e); err != nil {
@@ -70,7 +79,7 @@ func (l *ledger) take(ctx context.Context, shard, what string, fresh bool, may f
 		return nil, entry{}, err
 	}
 	if x.last.Lease == nil { // only the block was written
-		return nil, entry{}, &busyError{"being recovered: its entry in the ledger was lost, and whoever holds it may still be there"}
+		return nil, entry{}, &busyError{why: "being recovered: its entry in the ledger was lost, and whoever holds it may still be there", kind: blockUnknown}
 	}
 	x.ctx, x.end = context.WithCancelCause(context.Background())
 	x.gone = make(chan struct{})
@@ -121,6 +130,9 @@ func (x *lease) set(ctx context.Context, f func(now time.Time, e *entry)) error 
 	defer stop()
 	err := x.write(ctx, func(now time.Time, e *entry) {
 		f(now, e)
+		if doing := x.doing.Load(); doing != nil {
+			e.Lease.For = (*doing)()
+		}
 		e.Lease.Until = now.Add(x.l.term)
 	})
 	if errors.Is(err, errNotOurs) {

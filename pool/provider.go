@@ -61,6 +61,9 @@ type Provider interface {
 	// Address waits until the guest has, since it was last powered on, reported an address on
 	// the NIC of that MAC, and returns it. IPv4 is preferred; link-local addresses do not count.
 	Address(ctx context.Context, id, mac string) (netip.Addr, error)
+
+	// A Provider keeps the ledger of its sets.
+	LedgerStore
 }
 
 // An Inventory is one reading of a set.
