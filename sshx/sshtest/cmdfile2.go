@@ -113,7 +113,7 @@ func cmdMktemp(_ context.Context, p *Proc) int {
 	if len(o.args) > 0 {
 		template = o.args[0]
 		if o.has("-p", "-t", "--tmpdir") {
-			template = path.Join(dir, template)
+			template = strings.TrimSuffix(dir, "/") + "/" + template
 		}
 	}
 	stem := strings.TrimRight(template, "X")

@@ -544,13 +544,16 @@ func cmdDf(_ context.Context, p *Proc) int {
 		}
 		head, row = append(head, title[f]), append(row, value[f])
 	}
-	fmt.Fprintln(p.Stdout, strings.Join(head, " "))
-	code := 0
+	code, some := 0, false
 	for _, a := range o.args {
 		if _, err := p.view().stat(p.Path(a)); err != nil {
 			code = p.Fail(1, "%s: %s", a, reason(err))
 			continue
 		}
+		if !some {
+			fmt.Fprintln(p.Stdout, strings.Join(head, " "))
+		}
+		some = true
 		fmt.Fprintln(p.Stdout, strings.Join(row, " "))
 	}
 	return code

@@ -133,11 +133,6 @@ func cmdEnv(ctx context.Context, p *Proc) int {
 		o.args = o.args[1:]
 	}
 	if len(o.args) > 0 {
-		if _, ok := q.Env["PATH"]; !ok { // execvp's own
-			q.Env["PATH"] = "/bin:/usr/bin"
-			code := q.Run(ctx, o.args...)
-			return code
-		}
 		return q.Run(ctx, o.args...)
 	}
 	for _, k := range slices.Sorted(maps.Keys(q.Env)) {

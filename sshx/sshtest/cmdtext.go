@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -42,11 +43,17 @@ var textCommands = map[string]Command{
 	"md5sum": sumWith(md5.New), "sha1sum": sumWith(sha1.New), "sha256sum": sumWith(sha256.New), "sha512sum": sumWith(sha512.New),
 }
 
+// readAll reads to the end, or until memory would not suffice: devices have no end.
 func readAll(ctx context.Context, r io.Reader) ([]byte, error) {
 	var b bytes.Buffer
-	err := copyTo(ctx, &b, r)
+	err := copyTo(ctx, &b, io.LimitReader(r, maxText))
+	if err == nil && b.Len() == maxText {
+		err = syscall.ENOMEM
+	}
 	return b.Bytes(), err
 }
+
+const maxText = 256 << 20
 
 // texts reads the operands, or stdin if there are none. f gets a name and all that is in it.
 func (p *Proc) texts(ctx context.Context, names []string, f func(name, text string) error) int {
@@ -82,11 +89,8 @@ func lines(text string) []string {
 
 // oldCount turns the obsolete -5 into -n 5.
 func oldCount(p *Proc) {
-	for i, a := range p.Args[1:] {
-		if len(a) > 1 && a[0] == '-' && strings.Trim(a[1:], "0123456789") == "" {
-			p.Args = slices.Concat(p.Args[:i+1], []string{"-n", a[1:]}, p.Args[i+2:])
-			return
-		}
+	if len(p.Args) > 1 && len(p.Args[1]) > 1 && p.Args[1][0] == '-' && strings.Trim(p.Args[1][1:], "0123456789") == "" {
+		p.Args = slices.Concat(p.Args[:1], []string{"-n", p.Args[1][1:]}, p.Args[2:])
 	}
 }
 
@@ -101,52 +105,65 @@ func cmdHead(ctx context.Context, p *Proc) int {
 	if err != nil {
 		return p.Fail(1, "invalid number: '%s'", cmp.Or(c, o.set["-n"]))
 	}
-	if len(o.args) == 0 && n >= 0 { // stops early, so that an endless writer can end
-		return p.headStream(ctx, n, bytesMode)
+	if n >= 0 { // stops early, so that an endless writer can end
+		return p.headStream(ctx, o, n, bytesMode)
 	}
 	return p.texts(ctx, o.args, func(name, text string) error {
-		if len(o.args) > 1 && !o.has("-q") {
-			fmt.Fprintf(p.Stdout, "==> %s <==\n", name)
-		}
 		if bytesMode {
-			if n < 0 {
-				n = max(0, len(text)+n)
-			}
-			_, err := io.WriteString(p.Stdout, text[:min(n, len(text))])
+			_, err := io.WriteString(p.Stdout, text[:max(0, len(text)+n)])
 			return err
 		}
 		all := strings.SplitAfter(text, "\n")
-		k := n
-		if n < 0 {
-			k = max(0, len(lines(text))+n)
-		}
-		_, err := io.WriteString(p.Stdout, strings.Join(all[:min(k, len(all))], ""))
+		_, err := io.WriteString(p.Stdout, strings.Join(all[:max(0, len(lines(text))+n)], ""))
 		return err
 	})
 }
 
-func (p *Proc) headStream(ctx context.Context, n int, bytesMode bool) int {
-	buf := make([]byte, 1)
-	if bytesMode {
-		_ = copyTo(ctx, p.Stdout, io.LimitReader(p.Stdin, int64(n)))
-		return 0
+func (p *Proc) headStream(ctx context.Context, o *options, n int, bytesMode bool) int {
+	names, code := o.args, 0
+	if len(names) == 0 {
+		names = []string{"-"}
 	}
-	var line []byte
-	for n > 0 && ctx.Err() == nil {
-		k, err := p.Stdin.Read(buf)
-		line = append(line, buf[:k]...)
-		if k > 0 && buf[0] == '\n' || err != nil {
-			if _, werr := p.Stdout.Write(line); werr != nil {
-				return 1
+	for k, name := range names {
+		r, err := p.input(name)
+		if err != nil {
+			code = p.Fail(1, "cannot open '%s' for reading: %s", name, reason(err))
+			continue
+		}
+		if len(names) > 1 && !o.has("-q") {
+			if k > 0 {
+				fmt.Fprintln(p.Stdout)
 			}
-			line = line[:0]
-			n--
+			fmt.Fprintf(p.Stdout, "==> %s <==\n", name)
+		}
+		if bytesMode {
+			err = copyTo(ctx, p.Stdout, io.LimitReader(r, int64(n)))
+		} else {
+			err = copyLines(ctx, p.Stdout, r, n)
+		}
+		_ = r.Close()
+		if err != nil {
+			return 1
+		}
+	}
+	return code
+}
+
+// copyLines copies n lines, and reads no further.
+func copyLines(ctx context.Context, w io.Writer, r io.Reader, n int) error {
+	for ; n > 0 && ctx.Err() == nil; n-- {
+		line, err := readLine(r)
+		if err == nil {
+			line += "\n"
+		}
+		if _, werr := io.WriteString(w, line); werr != nil {
+			return werr
 		}
 		if err != nil {
-			break
+			return nil
 		}
 	}
-	return 0
+	return ctx.Err()
 }
 
 func cmdTail(ctx context.Context, p *Proc) int {
@@ -166,8 +183,13 @@ func cmdTail(ctx context.Context, p *Proc) int {
 		return p.Fail(1, "invalid number: '%s'", arg)
 	}
 	end := 0
+	first := true
 	code := p.texts(ctx, o.args, func(name, text string) error {
 		if len(o.args) > 1 && !o.has("-q") {
+			if !first {
+				fmt.Fprintln(p.Stdout)
+			}
+			first = false
 			fmt.Fprintf(p.Stdout, "==> %s <==\n", name)
 		}
 		end = len(text)
@@ -216,11 +238,23 @@ func cmdWc(ctx context.Context, p *Proc) int {
 		return exitNotSimulated
 	}
 	var total [3]int
+	width := 1
+	for _, name := range o.args {
+		if i, err := p.view().stat(p.Path(name)); err == nil {
+			width = max(width, len(strconv.FormatInt(i.size, 10)))
+		}
+	}
+	switch columns := len(o.list); {
+	case columns == 1 && len(o.args) < 2:
+		width = 1
+	case len(o.args) == 0:
+		width = 7
+	}
 	print := func(n [3]int, name string) {
 		var f []string
 		for i, want := range []bool{o.has("-l", "--lines"), o.has("-w", "--words"), o.has("-c", "-m", "--bytes")} {
 			if want || len(o.list) == 0 {
-				f = append(f, strconv.Itoa(n[i]))
+				f = append(f, fmt.Sprintf("%*d", width, n[i]))
 			}
 		}
 		if name != "" && name != "-" {
@@ -472,6 +506,8 @@ func cmdSeq(ctx context.Context, p *Proc) int {
 		switch {
 		case args[0] == "-s" && len(args) > 1:
 			sep, args = args[1], args[1:]
+		case strings.HasPrefix(args[0], "-s"):
+			sep = args[0][2:]
 		default:
 			v, err := strconv.Atoi(args[0])
 			if err != nil {

@@ -165,7 +165,11 @@ func (p *Proc) which(name string) (string, error) {
 	candidates := []string{p.Path(name)}
 	if !strings.Contains(name, "/") {
 		candidates = nil
-		for dir := range strings.SplitSeq(p.Env["PATH"], ":") {
+		search, ok := p.Env["PATH"]
+		if !ok {
+			search = "/bin:/usr/bin" // execvp's own
+		}
+		for dir := range strings.SplitSeq(search, ":") {
 			candidates = append(candidates, p.Path(path.Join(dir, name)))
 		}
 	}

@@ -268,14 +268,23 @@ func (r *sedLine) selected(c *sedCommand) bool {
 func (c *sedCommand) substitute(line string) (string, bool) {
 	var b strings.Builder
 	at, count, changed := 0, 0, false
+	last := -1 // where the last match ended; an empty one right there does not count
 	for at <= len(line) {
 		m := c.re.FindStringSubmatchIndex(line[at:])
 		if m == nil || at > 0 && strings.HasPrefix(c.re.String(), "(?s)^") {
 			break
 		}
-		count++
 		lo, hi := at+m[0], at+m[1]
 		b.WriteString(line[at:lo])
+		if lo == hi && lo == last {
+			if at = lo; at < len(line) {
+				b.WriteByte(line[at])
+			}
+			at++
+			continue
+		}
+		last = hi
+		count++
 		if count >= c.nth {
 			b.WriteString(expandSed(c.text, line[at:], m))
 			changed = true

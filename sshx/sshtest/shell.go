@@ -41,14 +41,15 @@ const (
 // shellEnv is the environment of one interpreter.
 type shellEnv struct {
 	expand.Environ
-	own     map[string]string // not exported, such as UID
-	hideTMP bool              // see Get
+	own   map[string]string // not exported, such as UID
+	setup bool              // see Get
 }
 
-// Get answers as the host never gets asked. While the interpreter is set up, TMPDIR is a place
-// that no machine has: it is where it would otherwise open files of the host.
+// Get answers so that the host is never asked. While the interpreter is set up, TMPDIR is a place
+// that no machine has, as there it opens files of the host; and there is a HOME, or it would take
+// the host's.
 func (e *shellEnv) Get(name string) expand.Variable {
-	if e.hideTMP && name == "TMPDIR" {
+	if e.setup && (name == "TMPDIR" || name == "HOME") {
 		return expand.Variable{Set: true, Kind: expand.String, Str: "/nonexistent-sshtest"}
 	}
 	if s, ok := e.own[name]; ok {
@@ -164,14 +165,11 @@ func (h *Host) interpreter(p *Proc, src source) (*interp.Runner, error) {
 	for _, k := range slices.Sorted(maps.Keys(p.Env)) {
 		pairs = append(pairs, k+"="+p.Env[k])
 	}
-	env := &shellEnv{hideTMP: true, Environ: expand.ListEnviron(pairs...), own: map[string]string{
+	env := &shellEnv{setup: true, Environ: expand.ListEnviron(pairs...), own: map[string]string{
 		"UID": strconv.Itoa(v.uid), "EUID": strconv.Itoa(v.uid), "GID": strconv.Itoa(v.gids[0]),
 		"HOSTNAME": h.Hostname(), "BASH_VERSION": "5.1.8(1)-release",
 		varPID: strconv.Itoa(p.pid), varPPID: strconv.Itoa(p.ppid), varUmask: strconv.FormatUint(uint64(p.umask), 8),
 	}}
-	if _, ok := p.Env["HOME"]; !ok {
-		env.own["HOME"] = "/"
-	}
 	r, err := interp.New(
 		interp.Env(env),
 		interp.Dir("/"),
@@ -189,7 +187,7 @@ func (h *Host) interpreter(p *Proc, src source) (*interp.Runner, error) {
 	}
 	r.Dir = p.Dir // interp.Dir would look for it on the host
 	r.Reset()
-	env.hideTMP = false
+	env.setup = false
 	return r, nil
 }
 
