@@ -82,7 +82,8 @@ func (s *Server) clone(o *op, src *vm, host *simulator.HostSystem, req *types.Cl
 	if from.disk != nil {
 		disk = from.disk.Clone()
 	}
-	m := b.reserve() // from here on it can be seen, without a config
+	m := b.reserve(&o.task.Self) // from here on it can be seen, without a config
+	defer s.vacate(o.task.Self, job{own: []*vm{m}})
 	d := s.lat.FullClone
 	if linked {
 		d = s.lat.LinkedClone

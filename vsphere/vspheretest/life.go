@@ -63,7 +63,8 @@ func (s *Server) create(o *op, req *types.CreateVM_Task) (types.AnyType, types.B
 		s.leaveDir(b.dir)
 		return nil, f
 	}
-	m := b.reserve()
+	m := b.reserve(&o.task.Self)
+	defer s.vacate(o.task.Self, job{own: []*vm{m}})
 	if f := o.take(s.lat.Create); f != nil {
 		s.discard(o.ctx, m, b)
 		return nil, f

@@ -14,6 +14,7 @@ import (
 	"github.com/vmware/govmomi/property"
 	"github.com/vmware/govmomi/session"
 	"github.com/vmware/govmomi/vim25"
+	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 	"go.uber.org/goleak"
@@ -202,3 +203,7 @@ func newSessionManager(c *vim25.Client) *session.Manager { return session.NewMan
 
 // eventName is the event's type as in the API.
 func eventName(e types.BaseEvent) string { return fmt.Sprintf("%T", e)[len("*types."):] }
+
+func loginWith(ctx context.Context, c *vim25.Client, req *types.Login) (*types.LoginResponse, error) {
+	return methods.Login(ctx, c, req)
+}

@@ -97,13 +97,14 @@ func (s *Server) takeDir(ds, name string) string {
 
 // put makes a powered-off VM of the configuration, complete, and shows it in the inventory.
 func (b *builder) put(cfg types.VirtualMachineConfigInfo) *vm {
-	v := b.reserve()
+	v := b.reserve(nil)
 	b.complete(v, cfg)
 	return v
 }
 
-// reserve shows a VM in the inventory that is still being made: it has a name and no config.
-func (b *builder) reserve() *vm {
+// reserve shows a VM in the inventory that is still being made: it has a name and no config, and
+// the task that makes it has it to itself.
+func (b *builder) reserve(task *types.ManagedObjectReference) *vm {
 	obj := &simulator.VirtualMachine{DataSets: make(map[string]*simulator.DataSet)}
 	v := &vm{
 		obj: obj, home: home{host: b.host, ds: b.ds, dir: b.dir},
@@ -125,7 +126,7 @@ func (b *builder) reserve() *vm {
 	obj.LayoutEx = &types.VirtualMachineFileLayoutEx{Timestamp: time.Now()}
 	obj.Storage = &types.VirtualMachineStorageInfo{Timestamp: time.Now()}
 	obj.EnvironmentBrowser = *b.s.at.cluster.EnvironmentBrowser
-	v.ref = obj.Self
+	v.ref, v.owner = obj.Self, task
 	b.s.mu.Lock()
 	b.s.vms[v.ref] = v
 	b.s.mu.Unlock()

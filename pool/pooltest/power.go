@@ -1,0 +1,143 @@
+package pooltest
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+var power = []Case{
+	{Name: "a VM that is powered on runs and gets an address", test: func(f *fixture) {
+		id, spec := f.vm("boot")
+		require.NoError(f, f.p.PowerOn(f.ctx, id))
+		addr, err := f.p.Address(f.ctx, id, spec.VM.NICs[0].MAC)
+		require.NoError(f, err)
+		assert.True(f, addr.IsValid() && !addr.IsLinkLocalUnicast(), "address %v", addr)
+		assert.True(f, f.look(id).On)
+	}},
+	{Name: "a MAC in upper case is the same MAC", test: func(f *fixture) {
+		id, spec := f.up("upper")
+		one, err := f.base.Address(f.ctx, id, spec.VM.NICs[0].MAC)
+		require.NoError(f, err)
+		two, err := f.p.Address(f.ctx, id, strings.ToUpper(spec.VM.NICs[0].MAC))
+		require.NoError(f, err)
+		assert.Equal(f, one, two)
+	}},
+	{Name: "powering on a VM that runs leaves it alone", test: func(f *fixture) {
+		id, spec := f.up("twice")
+		before := f.look(id)
+		require.NoError(f, f.p.PowerOn(f.ctx, id))
+		_, err := f.p.Address(f.ctx, id, spec.VM.NICs[0].MAC)
+		require.NoError(f, err)
+		assert.Equal(f, before, f.look(id))
+	}},
+	{Name: "a guest that is asked shuts down, and the power is not cut", test: func(f *fixture) {
+		id, _ := f.up("polite")
+		forced, err := f.p.ShutDown(f.ctx, id, f.env.Timeout)
+		require.NoError(f, err)
+		assert.False(f, forced)
+		assert.False(f, f.look(id).On)
+	}},
+	{Name: "without grace the power is cut", test: func(f *fixture) {
+		id, _ := f.up("abrupt")
+		forced, err := f.p.ShutDown(f.ctx, id, 0)
+		require.NoError(f, err)
+		assert.True(f, forced)
+		assert.False(f, f.look(id).On)
+	}},
+	{Name: "a guest without tools loses its power at once", test: func(f *fixture) {
+		id, _ := f.vm("mute")
+		require.NoError(f, f.base.PowerOn(f.ctx, id)) // and its tools have not started yet
+		start := time.Now()
+		_, err := f.p.ShutDown(f.ctx, id, f.env.Timeout)
+		require.NoError(f, err)
+		assert.False(f, f.look(id).On)
+		assert.Less(f, time.Since(start), f.env.Timeout/2, "the grace is not waited for")
+	}},
+	{Name: "shutting down a VM that is off leaves it alone", test: func(f *fixture) {
+		id, _ := f.vm("off")
+		for _, grace := range []time.Duration{0, f.env.Timeout} {
+			forced, err := f.p.ShutDown(f.ctx, id, grace)
+			require.NoError(f, err)
+			assert.False(f, forced)
+		}
+		assert.False(f, f.look(id).On)
+	}},
+	{Name: "an address from before the power went off is no address", test: func(f *fixture) {
+		id, spec := f.up("stale")
+		_, err := f.p.Address(f.ctx, id, spec.VM.NICs[0].MAC)
+		require.NoError(f, err)
+		_, err = f.p.ShutDown(f.ctx, id, 0)
+		require.NoError(f, err)
+		ctx, cancel := context.WithTimeout(f.ctx, f.env.Instant)
+		defer cancel()
+		addr, err := f.p.Address(ctx, id, spec.VM.NICs[0].MAC)
+		assert.ErrorIs(f, err, context.DeadlineExceeded, "the VM is off, but has the address %v", addr)
+	}},
+	{Name: "an address is that of the NIC asked for", test: func(f *fixture) {
+		id, _ := f.up("nics")
+		ctx, cancel := context.WithTimeout(f.ctx, f.env.Instant)
+		defer cancel()
+		addr, err := f.p.Address(ctx, id, "00:50:56:00:00:00")
+		assert.ErrorIs(f, err, context.DeadlineExceeded, "no NIC has that MAC, but its address is %v", addr)
+	}},
+}
+
+var snapshots = []Case{
+	{Name: "a snapshot keeps name and record to the byte", test: func(f *fixture) {
+		id, _ := f.vm("recorded")
+		record := "{\n\t\"a\": \"<&>'é\\u2028\", \"long\": \"" + strings.Repeat("0123456789", 300) + "\"\n}"
+		snapshot, err := f.p.Snapshot(f.ctx, id, "pool-ready", record)
+		require.NoError(f, err)
+		inv, err := f.p.Inventory(f.ctx, f.env.Set)
+		require.NoError(f, err)
+		all := byID(inv)[id].Snapshots
+		require.Len(f, all, 1)
+		assert.Equal(f, snapshot, all[0].ID)
+		assert.Equal(f, "pool-ready", all[0].Name)
+		assert.Equal(f, record, all[0].Record)
+		assert.False(f, all[0].Created.IsZero())
+	}},
+	{Name: "snapshots of one name are all listed", test: func(f *fixture) {
+		id, _ := f.vm("doubles")
+		for _, record := range []string{"one", "two"} {
+			_, err := f.base.Snapshot(f.ctx, id, "pool-ready", record)
+			require.NoError(f, err)
+		}
+		inv, err := f.p.Inventory(f.ctx, f.env.Set)
+		require.NoError(f, err)
+		var records []string
+		for _, s := range byID(inv)[id].Snapshots {
+			assert.Equal(f, "pool-ready", s.Name)
+			records = append(records, s.Record)
+		}
+		assert.ElementsMatch(f, []string{"one", "two"}, records)
+	}},
+	{Name: "a reverted VM is off and its snapshot stays", test: func(f *fixture) {
+		id, _ := f.vm("reverted")
+		snapshot, err := f.base.Snapshot(f.ctx, id, "pool-ready", "record")
+		require.NoError(f, err)
+		require.NoError(f, f.base.PowerOn(f.ctx, id))
+		require.NoError(f, f.p.Revert(f.ctx, id, snapshot))
+		vm := f.look(id)
+		assert.False(f, vm.On)
+		require.Len(f, vm.Snapshots, 1)
+		assert.Equal(f, snapshot, vm.Snapshots[0].ID)
+	}},
+	{Name: "a reverted VM boots and gets an address", test: func(f *fixture) {
+		id, spec := f.up("again")
+		_, err := f.base.ShutDown(f.ctx, id, 0)
+		require.NoError(f, err)
+		snapshot, err := f.base.Snapshot(f.ctx, id, "pool-ready", "record")
+		require.NoError(f, err)
+		require.NoError(f, f.p.PowerOn(f.ctx, id))
+		require.NoError(f, f.p.Revert(f.ctx, id, snapshot))
+		require.NoError(f, f.p.PowerOn(f.ctx, id))
+		_, err = f.p.Address(f.ctx, id, spec.VM.NICs[0].MAC)
+		require.NoError(f, err)
+		assert.True(f, f.look(id).On)
+	}},
+}

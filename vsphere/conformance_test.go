@@ -1,0 +1,136 @@
+package vsphere
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/poolready/poolready/pool"
+	"github.com/poolready/poolready/pool/pooltest"
+	"github.com/poolready/poolready/vsphere/vspheretest"
+)
+
+// TestConformance runs the suite on the embedded vCenter, or on the one that GOVC_URL names. There
+// POOLREADY_TEMPLATE is the inventory path of a template whose guest has tools and gets an address by
+// itself, and everything happens in a scratch folder below GOVC_FOLDER.
+func TestConformance(t *testing.T) {
+	t.Parallel()
+	if os.Getenv("GOVC_URL") != "" {
+		conformOnRealVCenter(t)
+		return
+	}
+	l := newLab(t, vspheretest.Fast())
+	pooltest.TestProvider(t, l.p, l.conformance())
+}
+
+func conformOnRealVCenter(t *testing.T) {
+	template := os.Getenv("POOLREADY_TEMPLATE")
+	require.NotEmpty(t, template, "GOVC_URL is set: set POOLREADY_TEMPLATE to the template to clone")
+	cfg, err := FromEnv()
+	require.NoError(t, err)
+	scratch := "poolready-conformance-" + strings.ToLower(rand.Text()[:8])
+	outer, err := New(cfg)
+	require.NoError(t, err)
+	ctx := context.WithoutCancel(t.Context())
+	folder, err := outer.makeFolder(ctx, scratch, "")
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		assert.NoError(t, removeFolder(ctx, outer, folder), "folder %q must be removed by hand", scratch)
+		assert.NoError(t, outer.Close(ctx))
+	})
+	cfg.Folder = outer.places.tree.path(folder)
+	p, err := New(cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, p.Close(ctx)) })
+	pooltest.TestProvider(t, p, pooltest.Env{
+		Template: template,
+		WrongPassword: func(t pool.T) (pool.Provider, string, string) {
+			wrong := cfg
+			wrong.Password = rand.Text()
+			return closing(t, wrong), wrong.Username, wrong.Password
+		},
+	})
+}
+
+// removeFolder removes the folder if no VM is left in it.
+func removeFolder(ctx context.Context, p *Provider, folder types.ManagedObjectReference) error {
+	objects, err := p.s.retrieve(ctx, types.PropertyFilterSpec{
+		PropSet: []types.PropertySpec{{Type: "VirtualMachine", PathSet: []string{"name"}}},
+		ObjectSet: []types.ObjectSpec{{
+			Obj: folder, Skip: types.NewBool(true),
+			SelectSet: []types.BaseSelectionSpec{step("children", "Folder", "childEntity", "children")},
+		}},
+	})
+	if err != nil {
+		return err
+	}
+	if len(objects) > 0 {
+		return errors.New("it still holds VMs")
+	}
+	return p.s.do(ctx, func(c *conn) error {
+		task, err := methods.Destroy_Task(ctx, c, &types.Destroy_Task{This: folder})
+		if err != nil {
+			return err
+		}
+		_, err = p.pump.task(ctx, task.Returnval)
+		return err
+	})
+}
+
+// closing returns a Provider that is closed when t ends.
+func closing(t pool.T, cfg Config) *Provider {
+	t.Helper()
+	p, err := New(cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, p.Close(context.WithoutCancel(t.Context()))) })
+	return p
+}
+
+var apiMethods = map[pooltest.Operation]string{
+	pooltest.Clone: "CloneVM_Task", pooltest.PowerOn: "PowerOnVM_Task", pooltest.PowerOff: "PowerOffVM_Task",
+	pooltest.Snapshot: "CreateSnapshot_Task", pooltest.Revert: "RevertToSnapshot_Task",
+	pooltest.Rename: "Rename_Task", pooltest.Destroy: "Destroy_Task",
+}
+
+// conformance is what the suite needs to know of the lab.
+func (l *lab) conformance() pooltest.Env {
+	return pooltest.Env{
+		Template: "template", Timeout: 30 * time.Second, Instant: 500 * time.Millisecond,
+		Lose: func(t pool.T, op pooltest.Operation, vm string) {
+			i := l.Inject(vspheretest.Fault{Method: apiMethods[op], Name: vm, Effect: vspheretest.LoseReply})
+			t.Cleanup(func() { assert.Equal(t, 1, i.Hits(), "the answer to %s was lost", op) })
+		},
+		WrongPassword: func(t pool.T) (pool.Provider, string, string) {
+			wrong := l.cfg
+			wrong.Username, wrong.Password = "the-user", "the-secret"
+			return closing(t, wrong), wrong.Username, wrong.Password
+		},
+	}
+}
+
+// ReadOnly takes rights from all of a vCenter's users at once, so that case has one of its own.
+func TestConformanceWithoutPrivileges(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, vspheretest.Fast())
+	env := l.conformance()
+	env.ReadOnly = func(t pool.T) pool.Provider {
+		l.Deny(folderPrivileges...)
+		t.Cleanup(func() { l.Allow(folderPrivileges...) })
+		return l.p
+	}
+	s := pooltest.NewSuite(t, l.p, env)
+	for _, c := range pooltest.Cases() {
+		if strings.Contains(c.Name, "privileges") {
+			t.Run(c.Name, func(t *testing.T) { s.Check(t, c, l.p) })
+		}
+	}
+}
