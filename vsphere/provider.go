@@ -34,6 +34,8 @@ type Provider struct {
 
 	mu    sync.Mutex
 	names map[types.ManagedObjectReference]string // of VMs, for errors
+
+	ledgers map[string]pool.VM // by set: on which datastore and in which resource pool its ledger goes
 }
 
 var _ pool.Provider = (*Provider)(nil)
@@ -54,7 +56,7 @@ func newProvider(cfg Config, end endpoint, pace pace) *Provider {
 		cfg: cfg, s: s, pump: newPump(s, pace), patience: pace.patient,
 		clones: make(gate, maxClones), powers: make(gate, maxPowers), snapshots: make(gate, maxSnapshots),
 		places: newPlaces(), sources: newSources(),
-		names: map[types.ManagedObjectReference]string{},
+		names: map[types.ManagedObjectReference]string{}, ledgers: map[string]pool.VM{},
 	}
 }
 
