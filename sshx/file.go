@@ -172,10 +172,20 @@ func (p *put) send(ctx context.Context) error {
 	if err == nil && p.size < 0 {
 		err = p.commit(ctx, out, tmp, in.n, hex.EncodeToString(h.Sum(nil)))
 	}
-	if err == nil && p.o.Progress != nil {
+	if err != nil {
+		p.c.sweep(ctx, p.o.user(), tmp)
+	} else if p.o.Progress != nil {
 		p.o.Progress(in.n)
 	}
 	return err
+}
+
+// sweep removes what a transfer that was killed may have left; a shell that is killed cleans up
+// nothing. Without a connection nothing can be done, nor is a wrapper there to be killed.
+func (c *Client) sweep(ctx context.Context, user, tmp string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killGrace)
+	defer cancel()
+	_, _ = c.Run(ctx, Cmd{Name: "clean up", Args: []string{"rm", "-rf", tmp}, User: user})
 }
 
 // commit compares what the machine has, of which it said out, and moves it into place.
@@ -191,13 +201,8 @@ func (p *put) commit(ctx context.Context, out, tmp string, n int64, sum string) 
 		err = fmt.Errorf("sha256 is %s, want %s", gotSum, sum)
 	}
 	if err == nil {
-		if _, err = p.run(ctx, "rename", "set -eu\ndst=$1 tmp=$2\n"+commitScript, nil, p.dst, tmp); err == nil {
-			return nil
-		}
+		_, err = p.run(ctx, "rename", "set -eu\ndst=$1 tmp=$2\n"+commitScript, nil, p.dst, tmp)
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killGrace)
-	defer cancel()
-	_, _ = p.run(ctx, "remove", `rm -f "$1"`, nil, tmp)
 	return err
 }
 

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -129,7 +130,10 @@ func newSSHD(t testing.TB, lines ...string) *sshd {
 	conf := append(lines,
 		"HostKey "+dir+"/host", "AuthorizedKeysFile "+dir+"/authorized", "StrictModes no", "PidFile none",
 		"PasswordAuthentication no", "KbdInteractiveAuthentication no", "UsePAM no", "PermitRootLogin yes",
-		"Subsystem sftp internal-sftp", "LogLevel VERBOSE", "PrintMotd no", "")
+		"LogLevel VERBOSE", "PrintMotd no", "")
+	if !slices.Contains(lines, "#no sftp") {
+		conf = append(conf, "Subsystem sftp internal-sftp\n")
+	}
 	require.NoError(t, os.WriteFile(s.conf, []byte(strings.Join(conf, "\n")), 0o600))
 	s.listener, err = net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

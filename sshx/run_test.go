@@ -136,24 +136,6 @@ type blocked struct{ ctx context.Context }
 
 func (b blocked) Read([]byte) (int, error) { <-b.ctx.Done(); return 0, b.ctx.Err() }
 
-func TestPutAndGet(t *testing.T) {
-	t.Parallel()
-	onMachines(t, func(t *testing.T, m machine) {
-		c := dial(t, m)
-		dir := m.dir(t)
-		for name, data := range map[string]string{"empty": "", "small": "hello\n", "big": strings.Repeat("0123456789abcde\n", 1<<18)} {
-			dst := dir + "/" + name
-			require.NoError(t, c.Put(t.Context(), dst, strings.NewReader(data), sshx.PutOptions{}))
-			assert.Equal(t, data, m.read(t, dst))
-			require.NoError(t, c.Put(t.Context(), dst, bytes.NewBufferString(data), sshx.PutOptions{Mode: 0o755}), "without a length")
-			assert.Equal(t, data, m.read(t, dst))
-			var got bytes.Buffer
-			require.NoError(t, c.Get(t.Context(), dst, &got))
-			assert.Equal(t, data, got.String())
-		}
-	})
-}
-
 func TestBootIDAndHostKeys(t *testing.T) {
 	t.Parallel()
 	onMachines(t, func(t *testing.T, m machine) {

@@ -81,12 +81,16 @@ func (c *Client) putTree(ctx context.Context, dst string, src fs.FS, o PutOption
 			want++
 		}
 	}
+	tmp := dst + ".sshx-" + newToken()
 	_, err = c.Run(ctx, Cmd{
 		Name: "unpack " + dst, User: o.user(), Stdin: in, Separate: true,
-		Args: []string{"/bin/sh", "-c", treeScript, "sshx-put", dst, dst + ".sshx-" + newToken(), o.Owner, fmt.Sprint(want)},
+		Args: []string{"/bin/sh", "-c", treeScript, "sshx-put", dst, tmp, o.Owner, fmt.Sprint(want)},
 	})
 	pr.CloseWithError(errors.New("the machine takes no more"))
 	serr := <-sent
+	if err != nil {
+		c.sweep(ctx, o.user(), tmp)
+	}
 	if ce, ok := errors.AsType[*CanceledError](err); ok && serr != nil && errors.Is(ce.Cause, serr) {
 		return serr // src is at fault
 	}

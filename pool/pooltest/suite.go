@@ -160,12 +160,12 @@ type fixture struct {
 	ctx context.Context
 }
 
-// mac returns a static MAC that no other NIC of the suite has.
+// mac returns a static MAC that no other NIC of the suite has. It has a letter.
 func (s *Suite) mac() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.macs++
-	return fmt.Sprintf("00:50:56:%02x:%02x:%02x", s.run[0]&0x3f, s.run[1], s.macs)
+	return fmt.Sprintf("00:50:56:%02x:%02x:%02x", s.run[0]&0x3f, s.run[1]|0xa0, s.macs)
 }
 
 // name returns a VM's name that no other VM of the suite has.

@@ -1,0 +1,182 @@
+package sshx_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/poolready/poolready/sshx"
+)
+
+// drop ends all connections of the machine.
+func drop(m machine) {
+	switch m := m.(type) {
+	case *sim:
+		m.DropConnections()
+	case *sshd:
+		m.kill()
+	}
+}
+
+// lines calls f for every line that is written to it.
+type lines struct {
+	mu   sync.Mutex
+	buf  bytes.Buffer
+	line func(string)
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.buf.Write(p)
+	for {
+		s, err := l.buf.ReadString('\n')
+		if err != nil {
+			l.buf.WriteString(s)
+			return len(p), nil
+		}
+		l.line(strings.TrimSuffix(s, "\n"))
+	}
+}
+
+func TestJobSurvivesItsConnection(t *testing.T) {
+	t.Parallel()
+	onMachines(t, func(t *testing.T, m machine) {
+		c := dial(t, m)
+		dir := m.dir(t)
+		script := "for i in 1 2 3; do echo $i; while [ ! -e " + dir + "/$i ]; do sleep 0.05; done; done; echo \"$A\" >&2; exit 5\n"
+		j, err := c.Detach(t.Context(), sshx.Cmd{Name: "long", Script: script, Env: map[string]string{"A": "the\nend"}})
+		require.NoError(t, err)
+		var got []string
+		out := &lines{line: func(s string) {
+			got = append(got, s)
+			if s == "2" {
+				drop(m) // in the middle of it
+			}
+			if len(s) == 1 {
+				m.write(t, dir+"/"+s, "")
+			}
+		}}
+		res, err := j.Follow(t.Context(), out)
+		ee, ok := errors.AsType[*sshx.ExitError](err)
+		require.True(t, ok, "%v", err)
+		assert.Equal(t, 5, ee.Code)
+		assert.Equal(t, []string{"1", "2", "3", "the", "end"}, got)
+		assert.Equal(t, "1\n2\n3\nthe\nend\n", string(res.Stdout))
+		assert.Error(t, c.Err(), "the connection was not lost")
+		assert.False(t, m.exists(t, "/var/tmp/sshx."+j.ID()), "the job's directory is still there")
+		_, err = j.Wait(t.Context())
+		lost, ok := errors.AsType[*sshx.JobLostError](err)
+		require.True(t, ok, "%v", err)
+		assert.True(t, lost.Gone)
+	})
+}
+
+func TestJobIsFoundAgainAndKilled(t *testing.T) {
+	t.Parallel()
+	onMachines(t, func(t *testing.T, m machine) {
+		c := dial(t, m)
+		j, err := c.Detach(t.Context(), sshx.Cmd{Args: []string{"/bin/sh", "-c", "echo up; sleep 1000"}})
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		_, err = j.Follow(ctx, &lines{line: func(string) { cancel() }})
+		require.ErrorIs(t, err, context.Canceled)
+		require.ErrorContains(t, err, "the job goes on")
+		c.Close()
+
+		again := dial(t, m).Job(j.ID(), "")
+		require.NoError(t, again.Kill(t.Context()))
+		res, err := again.Wait(t.Context())
+		ee, ok := errors.AsType[*sshx.ExitError](err)
+		require.True(t, ok, "%v", err)
+		assert.Equal(t, 143, ee.Code)
+		assert.True(t, strings.HasPrefix(string(res.Stdout), "up\n"))
+		require.NoError(t, again.Kill(t.Context()), "of a job that is gone")
+	})
+}
+
+func TestJobWritesWhereItWasTold(t *testing.T) {
+	t.Parallel()
+	onMachines(t, func(t *testing.T, m machine) {
+		c := dial(t, m, func(cfg *sshx.Config) { cfg.Secrets = []string{"hunter2"} })
+		var live bytes.Buffer
+		big := strings.Repeat("0123456789abcde\n", 60000)
+		file := m.dir(t) + "/big"
+		m.write(t, file, big)
+		j, err := c.Detach(t.Context(), sshx.Cmd{Script: "cat " + sshx.Quote(file) + "; echo $P\n", Env: map[string]string{"P": "hunter2"}, Stdout: &live})
+		require.NoError(t, err)
+		_, err = j.Wait(t.Context())
+		require.NoError(t, err)
+		assert.True(t, big+"***\n" == live.String(), "%d bytes", live.Len())
+	})
+}
+
+func TestJobInterruptedByAReboot(t *testing.T) {
+	t.Parallel()
+	m := newSim(t)
+	c := dial(t, m)
+	j, err := c.Detach(t.Context(), sshx.Cmd{Script: "echo up; sleep 1000"})
+	require.NoError(t, err)
+	var once sync.Once
+	_, err = j.Follow(t.Context(), &lines{line: func(string) { once.Do(func() { m.Halt(); m.Boot() }) }})
+	ie, ok := errors.AsType[*sshx.InterruptedError](err)
+	require.True(t, ok, "%v", err)
+	assert.Equal(t, j.ID(), ie.ID)
+	assert.Equal(t, "up\n", string(ie.Output))
+}
+
+func TestExpectedDisconnectIsASuccess(t *testing.T) {
+	t.Parallel()
+	onMachines(t, func(t *testing.T, m machine) {
+		dir := m.dir(t)
+		c := dial(t, m)
+		var once sync.Once
+		res, err := c.Run(t.Context(), sshx.Cmd{
+			Script: "echo up; sleep 0.5; echo still here; touch " + dir + "/done\n", ExpectDisconnect: true,
+			Stdout: &lines{line: func(string) { once.Do(func() { drop(m) }) }},
+		})
+		require.NoError(t, err)
+		assert.True(t, res.Disconnected)
+		assert.Equal(t, -1, res.ExitCode)
+		assert.Equal(t, "up\n", string(res.Stdout))
+		require.Eventually(t, func() bool { return m.exists(t, dir+"/done") }, quick, 10*time.Millisecond, "the script was killed with its connection")
+
+		res, err = dial(t, m).Run(t.Context(), sshx.Cmd{Script: "echo no cut; exit 4\n", ExpectDisconnect: true})
+		require.ErrorContains(t, err, "exit status 4")
+		assert.False(t, res.Disconnected)
+		assert.Equal(t, "no cut\n", string(res.Stdout))
+	})
+}
+
+func TestRebootWaitsForANewBoot(t *testing.T) {
+	t.Parallel()
+	m := newSim(t)
+	c := dial(t, m, func(cfg *sshx.Config) { cfg.User = "ops" })
+	before, err := c.BootID(t.Context())
+	require.NoError(t, err)
+	next, err := c.Reboot(t.Context(), sshx.Ready{})
+	require.NoError(t, err)
+	t.Cleanup(func() { next.Close() })
+	<-c.Done()
+	after, err := next.BootID(t.Context())
+	require.NoError(t, err)
+	assert.NotEqual(t, before, after)
+}
+
+func TestRebootThatIsRefusedIsAnError(t *testing.T) {
+	t.Parallel()
+	m := newSim(t)
+	require.NoError(t, m.Disk().Remove("/etc/sudoers.d/ops"))
+	c := dial(t, m, func(cfg *sshx.Config) { cfg.User = "ops" })
+	_, err := c.Reboot(t.Context(), sshx.Ready{})
+	_, ok := errors.AsType[*sshx.SudoError](err)
+	require.True(t, ok, "%v", err)
+	require.NoError(t, c.Err(), "the connection is still of use")
+}

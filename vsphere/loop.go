@@ -1,0 +1,323 @@
+package vsphere
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// run is the loop: it gathers what is to be watched, asks, and tells who waits, until nobody
+// does. What it builds on the server stays for the next run.
+func (p *pump) run() {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	stop := make(chan struct{})
+	defer close(stop)
+	p.loop.Go(func() {
+		select {
+		case <-p.s.ended:
+			cancel(errClosed)
+		case <-stop:
+		}
+	})
+
+	b := backoff{patience: p.pace.patient}
+	stale := 0 // collectors lost in a row
+	for p.wanted() {
+		err := p.round(ctx)
+		switch c := classify(err); {
+		case err == nil:
+			b, stale = backoff{patience: p.pace.patient}, 0
+			p.rest(ctx)
+			continue
+		case c == loggedOut:
+			p.rebuild(true)
+			stale++
+		case c == gone, has[*types.RequestCanceled](err), has[*types.InvalidCollectorVersion](err):
+			p.rebuild(false)
+			stale++
+		case c == permanent, !b.wait(ctx):
+			p.fail(fmt.Errorf("wait for vCenter: %w", err))
+			p.rebuild(false)
+		}
+		if stale > maxLogins && !b.wait(ctx) {
+			p.fail(fmt.Errorf("wait for vCenter: %w", err))
+		}
+	}
+}
+
+// wanted tells whether anybody waits; if not, the loop has ended.
+func (p *pump) wanted() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.waiters) == 0 || p.closed {
+		p.running = false
+		return false
+	}
+	return true
+}
+
+// rest lets changes gather before the next poll, unless something is to be added.
+func (p *pump) rest(ctx context.Context) {
+	p.mu.Lock()
+	gap, least := p.pace.maxGap, p.pace.gap
+	if p.noise {
+		least *= 2
+	}
+	for w := range p.waiters {
+		if w.confirm {
+			gap = 0
+		}
+		gap = min(gap, max(least, time.Since(w.since)/20))
+	}
+	p.mu.Unlock()
+	t := time.NewTimer(gap)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-p.kick:
+		p.again()
+	case <-ctx.Done():
+	}
+}
+
+// again repeats a kick for whoever comes next.
+func (p *pump) again() {
+	select {
+	case p.kick <- struct{}{}:
+	default:
+	}
+}
+
+// rebuild lets go of what was built on the server.
+func (p *pump) rebuild(loggedOut bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.view != nil && loggedOut {
+		p.s.drop(p.view.conn)
+	}
+	p.view, p.drop = nil, nil
+	for _, o := range p.objects {
+		o.inView = false
+	}
+}
+
+// round is one poll, with the changes to the view that come before and during it.
+func (p *pump) round(ctx context.Context) error {
+	v, err := p.ensureView(ctx)
+	if err != nil {
+		return err
+	}
+	if err := p.gather(ctx, v); err != nil {
+		return err
+	}
+
+	p.mu.Lock()
+	wait := int32(p.pace.poll / time.Second)
+	for w := range p.waiters {
+		if w.confirm {
+			wait = 0
+		}
+	}
+	p.polling = wait > 0
+	p.mu.Unlock()
+
+	poll, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	type answer struct {
+		set *types.UpdateSet
+		err error
+	}
+	answers := make(chan answer, 1)
+	p.loop.Go(func() {
+		set, err := v.poll(poll, wait)
+		answers <- answer{set, err}
+	})
+	lost := v.conn.lost
+	var failed error
+	for {
+		select {
+		case <-p.kick:
+			// The poll out there reports what is added now.
+			if err := p.gather(ctx, v); err != nil && failed == nil {
+				failed = err
+				cancel(err)
+			}
+		case <-lost:
+			// Somebody else found the session gone. The server may hold our poll for good.
+			lost = nil
+			failed = &statusError{502}
+			p.rebuild(false)
+			cancel(failed)
+		case a := <-answers:
+			p.mu.Lock()
+			p.polling, p.heard = false, time.Now()
+			p.mu.Unlock()
+			if failed != nil {
+				return failed
+			}
+			if a.err != nil {
+				return a.err
+			}
+			p.apply(a.set, wait == 0)
+			return nil
+		}
+	}
+}
+
+// ensureView returns the view, built for the present login.
+func (p *pump) ensureView(ctx context.Context) (*view, error) {
+	p.mu.Lock()
+	v := p.view
+	p.mu.Unlock()
+	if v != nil {
+		select {
+		case <-v.conn.lost:
+			p.rebuild(false)
+		default:
+			return v, nil
+		}
+	}
+	err := p.s.do(ctx, func(c *conn) error {
+		var err error
+		v, err = newView(ctx, c)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	p.view = v
+	p.mu.Unlock()
+	return v, nil
+}
+
+// gather tells vCenter, in one call, what to watch and what no longer.
+func (p *pump) gather(ctx context.Context, v *view) error {
+	if p.news() == 0 {
+		return nil
+	}
+	sleep(ctx, p.pace.gather)
+	select {
+	case <-p.kick: // what it announced is taken now
+	default:
+	}
+
+	p.mu.Lock()
+	var add []*object
+	now := time.Now()
+	for _, o := range p.objects {
+		switch {
+		case !o.inView && !o.gone && (o.waiters > 0 || now.Sub(o.released) < p.pace.forget):
+			add = append(add, o)
+		case o.waiters == 0 && now.Sub(o.released) > p.pace.forget:
+			p.remove(o)
+		}
+	}
+	drop := p.drop
+	p.drop = nil
+	req := &types.ModifyListView{This: v.list, Remove: drop}
+	for _, o := range add {
+		req.Add = append(req.Add, o.ref)
+		o.inView = true
+	}
+	p.mu.Unlock()
+
+	res, err := methods.ModifyListView(ctx, v.conn, req)
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil {
+		p.drop = append(p.drop, drop...)
+		for _, o := range add {
+			o.inView = false
+		}
+		return err
+	}
+	for _, ref := range res.Returnval {
+		p.vanish(ref)
+	}
+	return nil
+}
+
+// news counts objects that somebody waits for and vCenter was not told of.
+func (p *pump) news() (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, o := range p.objects {
+		if !o.inView && !o.gone && o.waiters > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// vanish notes that ref does not exist. p.mu is held.
+func (p *pump) vanish(ref types.ManagedObjectReference) {
+	o := p.objects[ref]
+	if o == nil {
+		return
+	}
+	o.gone = true
+	for w := range p.waiters {
+		if w.object == o {
+			p.finish(w, errVanished)
+		}
+	}
+	if o.waiters == 0 {
+		p.remove(o)
+	}
+}
+
+// apply takes in what a poll brought and ends the waits that it satisfies.
+func (p *pump) apply(set *types.UpdateSet, confirmed bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if set != nil {
+		for _, f := range set.FilterSet {
+			for _, u := range f.ObjectSet {
+				o := p.objects[u.Obj]
+				switch {
+				case o == nil || !o.inView:
+				case u.Kind == types.ObjectUpdateKindLeave:
+					p.vanish(u.Obj)
+				default:
+					o.change(u.ChangeSet)
+				}
+			}
+		}
+	}
+	p.noise = true
+	for w := range p.waiters {
+		if w.confirm && confirmed {
+			w.confirm = false
+		}
+		if w.object.inView && !w.confirm && w.ready(w.object) {
+			p.finish(w, nil)
+			p.noise = false
+		}
+	}
+}
+
+// change takes over changed properties.
+func (o *object) change(changes []types.PropertyChange) {
+	if o.ref.Type != "Task" {
+		o.vm.change(changes)
+		return
+	}
+	for _, c := range changes {
+		switch v := c.Val.(type) {
+		case types.TaskInfoState:
+			o.task.state = v
+		case types.LocalizedMethodFault:
+			o.task.fault = &v
+		default:
+			if c.Name == "info.result" {
+				o.task.result = v
+			}
+		}
+	}
+}
