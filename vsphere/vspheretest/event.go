@@ -1,7 +1,13 @@
 package vspheretest
 
 import (
+	"bytes"
+	"context"
 	"fmt"
+	"reflect"
+	"slices"
+	"text/template"
+	"time"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -9,14 +15,161 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// post adds events to vCenter's history, in order.
+// A record is an event in vCenter's history. It is not changed after it is there.
+type record struct {
+	event types.BaseEvent
+	about []types.ManagedObjectReference // its arguments
+	under []types.ManagedObjectReference // what they lay in when it happened
+}
+
+// post adds events to vCenter's history, in order. Those of one task have one chain.
 func (s *Server) post(ctx *simulator.Context, events ...types.BaseEvent) {
-	em := ctx.Map.EventManager()
-	ctx.WithLock(em, func() {
-		for _, e := range events {
-			em.PostEvent(ctx, &types.PostEvent{EventToPost: e})
+	for _, e := range events {
+		r := record{event: e, about: arguments(e.GetEvent())}
+		for _, ref := range r.about {
+			r.under = append(r.under, ancestors(ctx, ref)...)
 		}
-	})
+		ev := e.GetEvent()
+		ev.UserName = ctx.Session.UserName
+		text := s.format(ctx, e)
+
+		s.histMu.Lock()
+		ev.Key = int32(len(s.events) + 1)
+		ev.CreatedTime = time.Now()
+		ev.ChainId = ev.Key
+		if chain, ok := ctx.Value(chainKey{}).(int32); ok {
+			ev.ChainId = chain
+		}
+		ev.FullFormattedMessage = text
+		s.events = append(s.events, r)
+		s.histMu.Unlock()
+	}
+	s.hub.broadcast()
+}
+
+// chainKey is the context key of the chain that an operation's events belong to.
+type chainKey struct{}
+
+// postTask adds the event that tells of a new task and makes it the head of the chain of what
+// ctx posts from now on.
+func (s *Server) postTask(ctx *simulator.Context, info types.TaskInfo) (chain int32) {
+	e := &types.TaskEvent{Event: s.eventFor(ctx, *info.Entity), Info: info}
+	s.post(ctx, e)
+	ctx.Context = context.WithValue(ctx.Context, chainKey{}, e.Key)
+	return e.Key
+}
+
+// arguments lists the objects that an event tells of.
+func arguments(e *types.Event) (refs []types.ManagedObjectReference) {
+	if a := e.Vm; a != nil {
+		refs = append(refs, a.Vm)
+	}
+	if a := e.Host; a != nil {
+		refs = append(refs, a.Host)
+	}
+	if a := e.ComputeResource; a != nil {
+		refs = append(refs, a.ComputeResource)
+	}
+	if a := e.Ds; a != nil {
+		refs = append(refs, a.Datastore)
+	}
+	if a := e.Net; a != nil {
+		refs = append(refs, a.Network)
+	}
+	if a := e.Datacenter; a != nil {
+		refs = append(refs, a.Datacenter)
+	}
+	return refs
+}
+
+// ancestors lists what ref lies in, from the inside out.
+func ancestors(ctx *simulator.Context, ref types.ManagedObjectReference) (refs []types.ManagedObjectReference) {
+	for {
+		e, ok := ctx.Map.Get(ref).(mo.Entity)
+		if !ok {
+			return refs
+		}
+		var parent *types.ManagedObjectReference
+		ctx.WithLock(ref, func() { parent = e.Entity().Parent })
+		if parent == nil {
+			return refs
+		}
+		ref = *parent
+		refs = append(refs, ref)
+	}
+}
+
+// format makes the text that people read, from vCenter's own templates.
+func (s *Server) format(ctx *simulator.Context, e types.BaseEvent) string {
+	id := reflect.TypeOf(e).Elem().Name()
+	s.histMu.Lock()
+	t, ok := s.formats[id]
+	s.histMu.Unlock()
+	if !ok {
+		em := ctx.Map.EventManager()
+		for _, info := range em.Description.EventInfo {
+			if info.Key == id {
+				t, _ = template.New(id).Parse(info.FullFormat)
+			}
+		}
+		s.histMu.Lock()
+		s.formats[id] = t
+		s.histMu.Unlock()
+	}
+	if t == nil {
+		return id
+	}
+	var b bytes.Buffer
+	if err := t.Execute(&b, e); err != nil {
+		return id
+	}
+	return b.String()
+}
+
+// matches tells whether a filter lets the record through.
+func (r record) matches(f *types.EventFilterSpec) bool {
+	e := r.event.GetEvent()
+	if f.EventChainId != 0 && e.ChainId != f.EventChainId {
+		return false
+	}
+	if u := f.UserName; u != nil && !slices.Contains(u.UserList, e.UserName) && !(u.SystemUser && e.UserName == "") {
+		return false
+	}
+	if t := f.Time; t != nil && (t.BeginTime != nil && e.CreatedTime.Before(*t.BeginTime) || t.EndTime != nil && e.CreatedTime.After(*t.EndTime)) {
+		return false
+	}
+	if len(f.EventTypeId) > 0 && !isOneOf(r.event, f.EventTypeId) {
+		return false
+	}
+	if en := f.Entity; en != nil {
+		self, below := slices.Contains(r.about, en.Entity), slices.Contains(r.under, en.Entity)
+		switch en.Recursion {
+		case types.EventFilterSpecRecursionOptionSelf:
+			return self
+		case types.EventFilterSpecRecursionOptionChildren:
+			return below
+		default:
+			return self || below
+		}
+	}
+	return true
+}
+
+// isOneOf tells whether e is of one of the types, or of one that extends it.
+func isOneOf(e types.BaseEvent, names []string) bool {
+	if x, ok := e.(*types.EventEx); ok && slices.Contains(names, x.EventTypeId) {
+		return true
+	}
+	t := reflect.TypeOf(e).Elem()
+	for {
+		if slices.Contains(names, t.Name()) || slices.Contains(names, "vim.event."+t.Name()) {
+			return true
+		}
+		if t.NumField() == 0 || !t.Field(0).Anonymous {
+			return false
+		}
+		t = t.Field(0).Type
+	}
 }
 
 // eventFor returns an event with the arguments that tell of ref.

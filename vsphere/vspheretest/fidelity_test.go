@@ -309,6 +309,9 @@ func shutsDownWithoutTools(s *site) bool {
 }
 
 func shutdownIsInstant(s *site) bool {
+	if s.srv != nil {
+		s = start(s.T, func(srv *vspheretest.Server) { srv.Latency.GuestShutdown = time.Hour })
+	}
 	vm := s.vmOff("a")
 	s.must(vm.PowerOn(s.ctx))
 	if s.srv != nil {

@@ -286,9 +286,9 @@ func (s *Server) remove(ctx *simulator.Context, m *vm) {
 	for _, ref := range snaps {
 		ctx.Map.Remove(ctx, ref)
 	}
+	s.post(ctx, &types.VmRemovedEvent{VmEvent: event})
 	ctx.Map.Remove(ctx, m.ref)
 	s.leaveDir(m.home.dir)
-	s.post(ctx, &types.VmRemovedEvent{VmEvent: event})
 }
 
 // destroyFolder destroys all that is in a folder, and then the folder. It stops at the first

@@ -3,6 +3,8 @@ package vspheretest_test
 import (
 	"context"
 	"fmt"
+	"io"
+	"log"
 	"testing"
 	"time"
 
@@ -22,7 +24,10 @@ import (
 	"github.com/poolready/poolready/vsphere/vspheretest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	log.SetOutput(io.Discard) // vcsim's remarks
+	goleak.VerifyTestMain(m)
+}
 
 // A site is a Server and what tests do there by hand.
 type site struct {

@@ -147,6 +147,12 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, c *call) {
 	reply := &reply{header: make(http.Header), status: http.StatusOK}
 	s.model.Service.ServeMux.ServeHTTP(reply, r)
 	s.used(c)
+	if c.req.Method == "Login" && reply.status == http.StatusOK {
+		s.post(s.context(nil), &types.UserLoginSessionEvent{
+			IpAddress: r.RemoteAddr, Locale: "en_US",
+			SessionEvent: types.SessionEvent{Event: types.Event{UserName: c.req.Body.(*types.Login).UserName}},
+		})
+	}
 
 	s.mu.Lock()
 	lost := c.cut

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"text/template"
 	"time"
 
 	"github.com/vmware/govmomi"
@@ -100,6 +101,11 @@ type Server struct {
 
 	lab lab
 
+	histMu  sync.Mutex // guards what follows
+	events  []record   // only appended to
+	tasks   []*simulator.Task
+	formats map[string]*template.Template // of events' texts, by type
+
 	mu sync.Mutex // guards what follows
 
 	vms   map[types.ManagedObjectReference]*vm
@@ -141,6 +147,7 @@ func NewUnstartedServer(t T) *Server {
 		names:    make(map[string]bool),
 		cancels:  make(map[types.ManagedObjectReference]context.CancelFunc),
 		freed:    make(chan struct{}),
+		formats:  make(map[string]*template.Template),
 		lastUsed: make(map[string]time.Time),
 	}
 	s.hub.changed = make(chan struct{})

@@ -74,7 +74,11 @@ func (s *Server) submit(call *simulator.Context, j job) (types.ManagedObjectRefe
 	}
 	// TaskManager adds the task to its entity's recentTask, and expects the entity to be locked.
 	ctx.WithLock(j.entity, func() { ctx.Map.Put(task) })
-	s.post(ctx, &types.TaskEvent{Event: s.eventFor(ctx, j.entity), Info: deepCopy(*info)})
+	s.histMu.Lock()
+	s.tasks = append(s.tasks, task)
+	s.histMu.Unlock()
+	chain := s.postTask(ctx, deepCopy(*info))
+	change(ctx, task, func() { task.Info.EventChainId = chain })
 
 	o := &op{s: s, ctx: ctx, task: task, life: life}
 	var afterwards types.BaseMethodFault

@@ -36,6 +36,8 @@ var ours = map[string]map[string]bool{
 	"Folder":                 set("CreateVM_Task", "RegisterVM_Task", "CreateFolder", "Rename_Task", "Destroy_Task", "MoveIntoFolder_Task"),
 	"Datacenter":             set("PowerOnMultiVM_Task"),
 	"ViewManager":            set("CreateContainerView"),
+	"EventManager":           set("CreateCollectorForEvents", "QueryEvents", "PostEvent"),
+	"TaskManager":            set("CreateCollectorForTasks"),
 	"Task":                   set("CancelTask", "SetTaskState"),
 	"AuthorizationManager": set("HasPrivilegeOnEntities", "HasUserPrivilegeOnEntities", "HasPrivilegeOnEntity",
 		"FetchUserPrivilegeOnEntities"),
