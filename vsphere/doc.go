@@ -57,7 +57,7 @@
 //
 // # The ledger
 //
-// What processes tell each other lies in VMs "<set>-ledger-..." in the set's folder, which have no disk and are
+// What processes tell each other lies in VMs "<set>-ledger-..." in the folder "ledger" of the set's, which have no disk and are
 // never powered on: one for each pool, one for who builds, and one for every eight processes that wait.
 // A write is one ReconfigVM_Task with changeVersion, so that of two at a time one is told ConcurrentAccess.
 // A ledger lies where Preflight was last told that a VM of the set goes, else on the defaults of Config.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"path"
 	"strings"
 
 	"github.com/vmware/govmomi/vim25/methods"
@@ -14,10 +15,11 @@ import (
 )
 
 // A shard of a ledger is a VM without disks that is never powered on, "<set>-ledger-<shard>" in the
-// set's folder. Its values are in its ExtraConfig, with ledgerPrefix before their keys; nothing
+// folder "ledger" of the set's folder. Its values are in its ExtraConfig, with ledgerPrefix before their keys; nothing
 // reverts it, and changeVersion, which vCenter compares and renews with every change, makes
 // a write a compare-and-swap.
 const (
+	ledgerFolder   = "ledger"
 	ledgerPrefix   = "poolready.value."
 	ledgerKey      = "poolready.ledger"       // "<set>/<shard>": which one it is, whatever its name is now
 	ledgerNonceKey = "poolready.ledger.nonce" // of the last write: tells one whose answer was lost
@@ -26,7 +28,7 @@ const (
 func ledgerName(set, shard string) string { return set + "-ledger-" + shard }
 
 // Ledger implements pool.Provider. It costs two calls: one for vCenter's clock and one for all shards.
-// A shard whose VM was renamed by hand is found all the same, as long as it is in the set's folder.
+// A shard whose VM was renamed by hand is found all the same, as long as it stays in its folder.
 func (p *Provider) Ledger(ctx context.Context, set string) (*pool.Ledger, error) {
 	fail := func(err error) (*pool.Ledger, error) {
 		return nil, p.errorf(err, "read the ledger of set %q", set)
@@ -72,11 +74,11 @@ func (p *Provider) Ledger(ctx context.Context, set string) (*pool.Ledger, error)
 	return l, nil
 }
 
-// readLedger reads the VMs that lie in the set's folder itself. The configuration is read as one
-// property, so that what is in it belongs together.
+// readLedger reads the VMs in the ledger's folder. The configuration is read as one property, so
+// that what is in it belongs together.
 func (p *Provider) readLedger(ctx context.Context, set string) ([]mo.VirtualMachine, error) {
 	for try := 1; ; try++ {
-		folder, err := p.setFolder(ctx, set)
+		folder, err := p.ledgerFolder(ctx, set)
 		if err != nil || folder == nil {
 			return nil, err
 		}
@@ -107,6 +109,31 @@ func (p *Provider) readLedger(ctx context.Context, set string) ([]mo.VirtualMach
 		}
 		return vms, nil
 	}
+}
+
+// ledgerFolder returns the ledger's folder, or nil if there is none.
+func (p *Provider) ledgerFolder(ctx context.Context, set string) (*types.ManagedObjectReference, error) {
+	known := path.Join(set, ledgerFolder)
+	if ref, ok := p.folder(known); ok {
+		return &ref, nil
+	}
+	parent, err := p.setFolder(ctx, set)
+	if err != nil || parent == nil {
+		return nil, err
+	}
+	ref, err := p.child(ctx, *parent, ledgerFolder)
+	if isGone(err, *parent) {
+		p.forgetFolders(set)
+		return nil, nil
+	}
+	if err != nil || ref == nil {
+		return nil, err
+	}
+	if err := p.isFolder(*ref, ledgerFolder); err != nil {
+		return nil, err
+	}
+	p.keepFolder(known, *ref)
+	return ref, nil
 }
 
 // ledgerShard tells of which shard of the set a VM is.
@@ -207,7 +234,7 @@ func (p *Provider) makeShard(ctx context.Context, op operation, set, shard strin
 	config.ExtraConfig = append(config.ExtraConfig, &types.OptionValue{Key: ledgerKey, Value: set + "/" + shard})
 
 	for try := 1; ; try++ {
-		folder, err := p.makeFolder(ctx, set, "")
+		folder, err := p.makeFolder(ctx, set, ledgerFolder)
 		if err != nil {
 			return p.fail(op, err)
 		}

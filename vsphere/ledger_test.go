@@ -34,7 +34,7 @@ func (l *lab) byHand(t *testing.T, name string) *govc.VirtualMachine {
 	t.Helper()
 	c, err := l.Client(t.Context())
 	require.NoError(t, err)
-	vm, err := find.NewFinder(c.Client).VirtualMachine(t.Context(), "/Datacenter/vm/set/"+name)
+	vm, err := find.NewFinder(c.Client).VirtualMachine(t.Context(), "/Datacenter/vm/set/ledger/"+name)
 	require.NoError(t, err)
 	return vm
 }
@@ -199,7 +199,7 @@ func TestLedgerChangedByHand(t *testing.T) {
 		vm := l.byHand(t, "set-ledger-pool-1")
 		c, err := l.Client(ctx)
 		require.NoError(t, err)
-		folder, err := find.NewFinder(c.Client).Folder(ctx, "/Datacenter/vm/set")
+		folder, err := find.NewFinder(c.Client).Folder(ctx, "/Datacenter/vm/set/ledger")
 		require.NoError(t, err)
 		task, err := vm.Clone(ctx, folder, "a-copy", types.VirtualMachineCloneSpec{})
 		done(t, task, err)
@@ -216,6 +216,7 @@ func TestLedgerChangedByHand(t *testing.T) {
 		l := newLab(t, vspheretest.Fast())
 		ctx := within(t, time.Minute)
 		spec := goldenSpec("set-ledger-pool-1")
+		spec.VM.Folder = "ledger"
 		_, err := l.p.Clone(ctx, spec)
 		require.NoError(t, err)
 		_, err = l.p.Ledger(ctx, "set")
