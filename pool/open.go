@@ -185,7 +185,11 @@ func (b *build) preflight(ctx context.Context, end time.Time) error {
 	for _, hosts := range b.work.hosts {
 		for _, h := range hosts {
 			if h.builds() {
-				clones = append(clones, b.roleClone(h, golden{}))
+				c := b.roleClone(h, golden{})
+				if h.Action == Rebuild {
+					c.Owner = h.info.Owner // what has the name now goes first
+				}
+				clones = append(clones, c)
 			}
 		}
 	}

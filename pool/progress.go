@@ -60,7 +60,7 @@ func (p *progress) wait(what string, first time.Duration) func(state string) {
 	return func(state string) {
 		if now := time.Now(); !now.Before(next) {
 			next = now.Add(nextWord)
-			p.linef("%s for %s: %s", what, round(now.Sub(began)), state)
+			p.linef("%s (for %s): %s", what, round(now.Sub(began)), state)
 		}
 	}
 }
