@@ -86,24 +86,28 @@ func (b *build) makeGoldens(ctx context.Context) {
 	}
 	st := b.log.stage("golden", len(todo))
 	defer st.end()
-	var group errgroup.Group
-	group.SetLimit(b.spec.Limits.Clones)
-	for _, g := range todo {
-		group.Go(func() error {
-			start := time.Now()
-			ready, err := b.makeGolden(ctx, st, g)
-			st.finished(g.VM, "is "+b.spec.Golden.Snapshot, time.Since(start), err)
-			if err != nil {
-				b.fail(0, err)
-				return nil
-			}
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			b.goldens[g] = ready
-			return nil
-		})
+	forAll(todo, b.spec.Limits.Clones, func(g *goldenPlan) {
+		start := time.Now()
+		ready, err := b.makeGolden(ctx, st, g)
+		st.finished(g.VM, "is "+b.spec.Golden.Snapshot, time.Since(start), err)
+		if err != nil {
+			b.fail(0, err)
+			return
+		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.goldens[g] = ready
+	})
+}
+
+// forAll calls f for all items, at most limit at once, and returns when every call has.
+func forAll[E any](items []E, limit int, f func(E)) {
+	var g errgroup.Group
+	g.SetLimit(limit)
+	for _, e := range items {
+		g.Go(func() error { f(e); return nil })
 	}
-	group.Wait()
+	_ = g.Wait() // there are no errors
 }
 
 func (b *build) makeGolden(ctx context.Context, st *stage, g *goldenPlan) (golden, error) {
@@ -166,24 +170,18 @@ func (b *build) batch(ctx context.Context, name string, role, limit int, which f
 	}
 	st := b.log.stage(name, len(todo))
 	defer st.end()
-	var group errgroup.Group
-	group.SetLimit(limit)
-	for _, h := range todo {
-		group.Go(func() error {
-			start := time.Now()
-			what, err := f(ctx, st, h)
-			took := time.Since(start)
-			st.finished(h.VM, what, took, err)
-			b.mu.Lock()
-			b.took[h] += took
-			b.mu.Unlock()
-			if err != nil {
-				b.fail(h.Pool, err)
-			}
-			return nil
-		})
-	}
-	group.Wait()
+	forAll(todo, limit, func(h *hostPlan) {
+		start := time.Now()
+		what, err := f(ctx, st, h)
+		took := time.Since(start)
+		st.finished(h.VM, what, took, err)
+		b.mu.Lock()
+		b.took[h] += took
+		b.mu.Unlock()
+		if err != nil {
+			b.fail(h.Pool, err)
+		}
+	})
 }
 
 // haveGolden tells whether the golden that h hangs on is ready. It is not needed for a host
@@ -411,7 +409,7 @@ func (b *build) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec
 	start := time.Now()
 	fail := func(err error) (record, string, error) {
 		if ctx.Err() == nil {
-			h.provider.Annotate(ctx, h.id, b.note("FAILED: "+firstLine(err), l.pool)) // best effort: the error itself is reported
+			_ = h.provider.Annotate(ctx, h.id, b.note("FAILED: "+firstLine(err), l.pool)) // for people; the error itself is reported
 		}
 		return record{}, "", hostError(h, st.name, err)
 	}

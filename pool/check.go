@@ -7,8 +7,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // A CheckResult is what one check found on one host.
@@ -38,15 +36,11 @@ func (r CheckResult) String() string {
 // order of the checks; the error is a *CheckError, or that of ctx.
 func runChecks(ctx context.Context, h *Host, checks []Check) ([]CheckResult, error) {
 	results := make([]CheckResult, len(checks))
-	var g errgroup.Group
-	g.SetLimit(h.limits.Checks)
-	for i, c := range checks {
-		g.Go(func() error {
-			results[i] = runCheck(ctx, h, c)
-			return nil
-		})
+	all := make([]int, len(checks))
+	for i := range all {
+		all[i] = i
 	}
-	g.Wait()
+	forAll(all, h.limits.Checks, func(i int) { results[i] = runCheck(ctx, h, checks[i]) })
 	if err := context.Cause(ctx); err != nil {
 		return results, err
 	}

@@ -250,7 +250,7 @@ func (h *Host) probe(ctx context.Context) error {
 	if !h.Addr().IsValid() {
 		return h.raise(ctx, func(string) {})
 	}
-	_, err := h.connect(ctx, sshx.Ready{})
+	_, err := h.connect(ctx, sshx.Ready{AuthGrace: time.Second}) // it is past starting
 	return err
 }
 

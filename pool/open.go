@@ -18,7 +18,7 @@ func Ensure(t T, spec Spec) *Set {
 	if spec.Logf == nil {
 		spec.Logf = t.Logf
 	}
-	end, _ := deadline(t)
+	end, _ := setupDeadline(t)
 	s, err := open(t.Context(), spec, end)
 	if err != nil {
 		t.Fatalf("pool: %v", err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -213,7 +214,9 @@ func planGolden(s Spec, g *goldenPlan, inv *Inventory, byName map[string][]VMInf
 func generation(base, name string) int {
 	n := 1
 	if rest, ok := strings.CutPrefix(name, base+"-g"); ok {
-		fmt.Sscanf(rest, "%d", &n)
+		if g, err := strconv.Atoi(rest); err == nil {
+			n = g
+		}
 	}
 	return n
 }

@@ -59,7 +59,8 @@ type Provider interface {
 	Annotate(ctx context.Context, id, note string) error
 
 	// Address waits until the guest has, since it was last powered on, reported an address on
-	// the NIC of that MAC, and returns it. IPv4 is preferred; link-local addresses do not count.
+	// the NIC of that MAC ("" is the first NIC), and returns it. IPv4 is preferred; link-local
+	// addresses do not count.
 	Address(ctx context.Context, id, mac string) (netip.Addr, error)
 
 	// A Provider keeps the ledger of its sets.

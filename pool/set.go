@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -275,7 +276,8 @@ func (b *build) status(h *hostPlan) HostStatus {
 		st.Addr = host.Addr().String()
 	}
 	for _, err := range b.failed[h.Pool] {
-		if he, ok := err.(*HostError); ok && he.Host == h.VM {
+		var he *HostError
+		if errors.As(err, &he) && he.Host == h.VM {
 			st.State, st.Why = "FAILED", he.Stage+": "+or(he.Step, firstLine(he.Err))
 			return st
 		}

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"io/fs"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -50,10 +51,10 @@ func TestSpecFaults(t *testing.T) {
 		{"one name for two VMs", func(s *Spec) { s.Roles[1].VM = s.Roles[0].VM }, `Spec.Roles[1] ("dis"): VM(1): Name "con1" is that of Spec.Roles[0] ("con"): VM(1)`},
 		{"one MAC for two VMs", func(s *Spec) { s.Roles[1].VM = s.Roles[0].VM }, `Spec.Roles[1] ("dis"): VM(2): MAC "00:50:56:00:02:01" is that of Spec.Roles[0] ("con"): VM(2)`},
 		{"golden's name for another", func(s *Spec) { s.Golden.VM.Name = "con2" }, `Spec.Roles[0] ("con"): VM(2): Name "con2" is that of Spec.Golden.VM`},
-		{"a linked clone that grows", func(s *Spec) { s.change(0, func(vm *VM) { vm.DiskGiB = 9 }) }, `Spec.Roles[0] ("con"): VM(1).DiskGiB: is 9: a linked clone's disk cannot grow; set Spec.Golden.VM.DiskGiB`},
-		{"a MAC that is none", func(s *Spec) { s.change(0, func(vm *VM) { vm.NICs[0].MAC = "x" }) }, `Spec.Roles[0] ("con"): VM(1).NICs[0].MAC: "x" is not of the form 00:50:56:00:01:02`},
-		{"a folder outside the set's", func(s *Spec) { s.change(0, func(vm *VM) { vm.Folder = "a/../../b" }) }, `Spec.Roles[0] ("con"): VM(1).Folder: "a/../../b" must be below the set's folder`},
-		{"a variable that no shell has", func(s *Spec) { s.change(0, func(vm *VM) { vm.Env = map[string]string{"A-B": ""} }) }, `Spec.Roles[0] ("con"): VM(1).Env: "A-B" is not a name for an environment variable`},
+		{"a linked clone that grows", func(s *Spec) { s.changeCon(func(vm *VM) { vm.DiskGiB = 9 }) }, `Spec.Roles[0] ("con"): VM(1).DiskGiB: is 9: a linked clone's disk cannot grow; set Spec.Golden.VM.DiskGiB`},
+		{"a MAC that is none", func(s *Spec) { s.changeCon(func(vm *VM) { vm.NICs[0].MAC = "x" }) }, `Spec.Roles[0] ("con"): VM(1).NICs[0].MAC: "x" is not of the form 00:50:56:00:01:02`},
+		{"a folder outside the set's", func(s *Spec) { s.changeCon(func(vm *VM) { vm.Folder = "a/../../b" }) }, `Spec.Roles[0] ("con"): VM(1).Folder: "a/../../b" must be below the set's folder`},
+		{"a variable that no shell has", func(s *Spec) { s.changeCon(func(vm *VM) { vm.Env = map[string]string{"A-B": ""} }) }, `Spec.Roles[0] ("con"): VM(1).Env: "A-B" is not a name for an environment variable`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -71,9 +72,9 @@ func TestSpecFaults(t *testing.T) {
 	}
 }
 
-func (s *Spec) change(role int, f func(*VM)) {
-	vm := s.Roles[role].VM
-	s.Roles[role].VM = func(n int) VM {
+func (s *Spec) changeCon(f func(*VM)) {
+	vm := s.Roles[0].VM
+	s.Roles[0].VM = func(n int) VM {
 		v := vm(n)
 		f(&v)
 		return v
@@ -84,15 +85,15 @@ func TestVersionsFollowContent(t *testing.T) {
 	t.Parallel()
 	assert.Equal(t, Script("a", "x").Version, Script("b", "x").Version)
 	assert.NotEqual(t, Script("a", "x").Version, Script("a", "y").Version)
-	tree := func(name, text string, mode uint32) string {
-		return Files("f", "/etc", fstest.MapFS{name: {Data: []byte(text), Mode: 0o644 + 0}, "z": {Mode: 0}}).Version
+	files := func(dst, name, text string, mode fs.FileMode) string {
+		return Files("f", dst, fstest.MapFS{name: {Data: []byte(text), Mode: mode}, "z": {}}).Version
 	}
-	base := tree("a", "x", 0)
-	assert.Equal(t, base, tree("a", "x", 0))
-	assert.NotEqual(t, base, tree("b", "x", 0), "names count")
-	assert.NotEqual(t, base, tree("a", "y", 0), "contents count")
-	assert.NotEqual(t, base, Files("f", "/opt", fstest.MapFS{"a": {Data: []byte("x"), Mode: 0o644}, "z": {}}).Version, "the destination counts")
-	assert.NotEqual(t, base, Files("f", "/etc", fstest.MapFS{"a": {Data: []byte("x"), Mode: 0o755}, "z": {}}).Version, "modes count")
+	base := files("/etc", "a", "x", 0o644)
+	assert.Equal(t, base, files("/etc", "a", "x", 0o644))
+	assert.NotEqual(t, base, files("/opt", "a", "x", 0o644), "the destination counts")
+	assert.NotEqual(t, base, files("/etc", "b", "x", 0o644), "names count")
+	assert.NotEqual(t, base, files("/etc", "a", "y", 0o644), "contents count")
+	assert.NotEqual(t, base, files("/etc", "a", "x", 0o755), "modes count")
 }
 
 func TestPanicsOfUsersFunctionsAreErrors(t *testing.T) {

@@ -175,11 +175,16 @@ func (j *Job) poll(ctx context.Context, c *Client) (report, error) {
 	if err != nil {
 		return report{}, err
 	}
+	return parseReport(out)
+}
+
+func parseReport(out []byte) (report, error) {
 	m := reportLine.FindSubmatchIndex(out) // what precedes it is noise of the login shell
 	if m == nil {
 		return report{}, fmt.Errorf("the machine answered %q", clean(string(out)))
 	}
 	p := report{state: string(out[m[2]:m[3]]), code: -1, log: out[m[1]:]}
+	var err error
 	if p.size, err = strconv.ParseInt(string(out[m[6]:m[7]]), 10, 64); err != nil {
 		return report{}, err
 	}

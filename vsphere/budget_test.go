@@ -79,6 +79,8 @@ func makeReady(ctx context.Context, p *Provider, id, mac, snapshot string, on bo
 func TestBuildOfThreePoolsCostsAtMost120Calls(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, vspheretest.Brisk())
+	l.pace = defaultPace
+	l.p = l.provider(t)
 	ctx := within(t, time.Minute)
 	_, err := l.p.Inventory(ctx, "set", "template")
 	require.NoError(t, err)
@@ -149,6 +151,8 @@ func TestNothingIsAskedWhileNobodyWaits(t *testing.T) {
 func TestOneLongPollAtATime(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, vspheretest.Brisk())
+	l.pace = defaultPace
+	l.p = l.provider(t)
 	ctx := within(t, time.Minute)
 	golden, snap := l.golden(t, ctx)
 	g, gctx := errgroup.WithContext(ctx)

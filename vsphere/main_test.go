@@ -17,9 +17,17 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // lab is a simulated vCenter and a Provider on it.
 type lab struct {
 	*vspheretest.Server
-	p   *Provider
-	os  *plainOS
-	cfg Config
+	p    *Provider
+	os   *plainOS
+	cfg  Config
+	pace pace // of Providers made from now on
+}
+
+// quick is a pace for a vCenter whose operations take milliseconds.
+func quick() pace {
+	p := defaultPace
+	p.gather, p.gap = time.Millisecond, time.Millisecond
+	return p
 }
 
 // newLab starts a vCenter with the given latencies; change may set its other fields.
@@ -33,7 +41,7 @@ func newLab(t *testing.T, latency vspheretest.Latency, change ...func(*vspherete
 		f(srv)
 	}
 	srv.Start()
-	l := &lab{Server: srv, os: os, cfg: configOf(srv)}
+	l := &lab{Server: srv, os: os, cfg: configOf(srv), pace: quick()}
 	l.p = l.provider(t)
 	return l
 }
@@ -47,8 +55,9 @@ func configOf(srv *vspheretest.Server) Config {
 // provider returns a further Provider on the lab, as another process would have.
 func (l *lab) provider(t *testing.T) *Provider {
 	t.Helper()
-	p, err := New(l.cfg)
+	end, err := l.cfg.parse(fieldNames)
 	require.NoError(t, err)
+	p := newProvider(l.cfg, end, l.pace)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()

@@ -32,7 +32,7 @@ type Template struct {
 	GuestID string
 }
 
-func (s *Server) defaults() {
+func (s *Server) defaults() error {
 	set := func(field *string, value string) {
 		if *field == "" {
 			*field = value
@@ -77,8 +77,13 @@ func (s *Server) defaults() {
 	}
 	s.Limits = s.Limits.withDefaults()
 	if s.OS == nil {
-		s.OS = newPlainOS(s)
+		os, err := newPlainOS(s)
+		if err != nil {
+			return fmt.Errorf("default OS: %w", err)
+		}
+		s.OS = os
 	}
+	return nil
 }
 
 // poolPath is the inventory path of the resource pool that VMs should go to.
@@ -103,12 +108,13 @@ type estate struct {
 var buildMu sync.Mutex
 
 // build makes the inventory: vcsim's service without content, and in it what the fields say.
-func (s *Server) build() error {
+// It returns the VMs of the StateDir that are to be powered on.
+func (s *Server) build() (on []*vm, err error) {
 	buildMu.Lock()
 	defer buildMu.Unlock()
 	s.model = &simulator.Model{ServiceContent: vpx.ServiceContent, RootFolder: vpx.RootFolder}
 	if err := s.model.Create(); err != nil {
-		return fmt.Errorf("create service: %w", err)
+		return nil, fmt.Errorf("create service: %w", err)
 	}
 	reg := s.model.Map()
 	s.model.Service.Context.Session.UserName = "" // events of nobody in particular
@@ -122,29 +128,39 @@ func (s *Server) build() error {
 
 	ctx := s.context(nil)
 	if err := s.buildCluster(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	for _, name := range s.Datastores {
 		if err := s.buildDatastore(ctx, name); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if err := s.buildNetworks(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	for _, p := range s.Folders {
 		if _, err := s.makeFolder(ctx, p); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	for _, t := range s.Templates {
-		if err := s.buildTemplate(ctx, t); err != nil {
-			return fmt.Errorf("template %q: %w", t.Path, err)
+	st, err := s.loadState()
+	if err != nil {
+		return nil, err
+	}
+	if st != nil {
+		if on, err = s.restore(ctx, st); err != nil {
+			return nil, fmt.Errorf("restore %s: %w", s.StateDir, err)
+		}
+	} else {
+		for _, t := range s.Templates {
+			if err := s.buildTemplate(ctx, t); err != nil {
+				return nil, fmt.Errorf("template %q: %w", t.Path, err)
+			}
 		}
 	}
 	reg.AddHandler(&s.hub)
 	reg.Handler = s.route
-	return nil
+	return on, nil
 }
 
 // dropIdleWatch removes the option that makes vcsim start, for each login, a goroutine that

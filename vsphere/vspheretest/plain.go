@@ -1,8 +1,7 @@
 package vspheretest
 
 import (
-	"crypto/ed25519"
-	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/netip"
@@ -16,6 +15,7 @@ import (
 // plainOS is the default OS: a machine of package sshtest with root, whose NICs are all on one
 // flat network, 10.0.0.0/8, and get their addresses by DHCP.
 type plainOS struct {
+	s    *Server
 	disk *sshtest.Disk // that every VM that is not a clone starts with
 
 	mu     sync.Mutex
@@ -23,38 +23,79 @@ type plainOS struct {
 	last   uint32
 }
 
-func newPlainOS(s *Server) *plainOS {
-	_, private, err := ed25519.GenerateKey(rand.Reader)
+func newPlainOS(s *Server) (*plainOS, error) {
+	key, err := s.sshKey("id_ed25519")
 	if err != nil {
-		panic("vspheretest: " + err.Error())
-	}
-	key, err := ssh.NewSignerFromKey(private)
-	if err != nil {
-		panic("vspheretest: " + err.Error())
+		return nil, err
 	}
 	d := sshtest.NewDisk()
+	o := &plainOS{s: s, disk: d, leases: make(map[string]netip.Addr)}
 	if err := d.MkdirAll("/root/.ssh", 0o700); err != nil {
-		panic("vspheretest: " + err.Error())
+		return nil, err
 	}
 	if err := d.WriteFile("/root/.ssh/authorized_keys", ssh.MarshalAuthorizedKey(key.PublicKey()), 0o600); err != nil {
-		panic("vspheretest: " + err.Error())
+		return nil, err
 	}
-	files, err := d.ReadDir("/etc/ssh")
+	s.ClientKey = key
+	return o, o.readHostKeys()
+}
+
+// readHostKeys sets Server.HostKeys from the disk that templates start with.
+func (o *plainOS) readHostKeys() error {
+	o.s.HostKeys = nil
+	files, err := o.disk.ReadDir("/etc/ssh")
 	if err != nil {
-		panic("vspheretest: " + err.Error())
+		return err
 	}
 	for _, f := range files {
 		if !strings.HasSuffix(f.Name(), "_key.pub") {
 			continue
 		}
-		line, err := d.ReadFile("/etc/ssh/" + f.Name())
+		line, err := o.disk.ReadFile("/etc/ssh/" + f.Name())
 		if err != nil {
-			panic("vspheretest: " + err.Error())
+			return err
 		}
-		s.HostKeys = append(s.HostKeys, strings.TrimSpace(string(line)))
+		o.s.HostKeys = append(o.s.HostKeys, strings.TrimSpace(string(line)))
 	}
-	s.ClientKey = key
-	return &plainOS{disk: d, leases: make(map[string]netip.Addr)}
+	return nil
+}
+
+// plainState is what a plainOS keeps beside its disks.
+type plainState struct {
+	Disk   []byte
+	Leases map[string]netip.Addr
+	Last   uint32
+}
+
+// Save, Load, SaveDisk and LoadDisk make it a Keeper.
+func (o *plainOS) Save() ([]byte, error) {
+	disk, err := DumpTree(o.disk)
+	if err != nil {
+		return nil, err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return json.Marshal(plainState{Disk: disk, Leases: o.leases, Last: o.last})
+}
+
+func (o *plainOS) Load(data []byte) error {
+	var st plainState
+	if err := json.Unmarshal(data, &st); err != nil {
+		return err
+	}
+	disk, err := LoadTree(st.Disk)
+	if err != nil {
+		return err
+	}
+	o.disk, o.leases, o.last = disk, st.Leases, st.Last
+	return o.readHostKeys()
+}
+
+func (o *plainOS) SaveDisk(d Disk) ([]byte, error) { return DumpTree(d.(plainDisk).Disk) }
+
+func (o *plainOS) LoadDisk(data []byte) (Disk, error) {
+	d, err := LoadTree(data)
+	return plainDisk{d}, err
 }
 
 type plainDisk struct{ *sshtest.Disk }

@@ -62,6 +62,15 @@ type Server struct {
 	SessionTimeout time.Duration
 	// Limits is how much vCenter and its hosts do at once; the zero value means theirs.
 	Limits Limits
+	// StateDir is a directory that VMs, snapshots, disks, keys and the certificate are kept in from
+	// one Server to the next; it is made if it does not exist. Templates are made only the first
+	// time. "" keeps nothing. The OS must be a Keeper.
+	StateDir string
+	// JumpAddr is where to serve the SSH jump host, through which other processes reach the guests;
+	// "" serves none. ":0" on an address means a free port.
+	JumpAddr string
+	// AuthorizedKeys are let in by the jump host, in authorized_keys form, besides ClientKey's.
+	AuthorizedKeys []string
 	// Addr is where to listen; "" means a free port of 127.0.0.1.
 	Addr string
 	// Logf receives what somebody debugging a test wants to know; nil means nobody does.
@@ -74,6 +83,9 @@ type Server struct {
 	CAFile string
 	// Thumbprint is the SHA-1 thumbprint of the server's certificate, as govc's known_hosts has it.
 	Thumbprint string
+	// Jump is the address of the jump host, "host:port", and JumpKey its host key, in
+	// authorized_keys form. Any user name will do.
+	Jump, JumpKey string
 	// ClientKey logs in to the machines of the default OS, as root. It is nil with another OS.
 	ClientKey ssh.Signer
 	// HostKeys are the public host keys of the default OS's templates, in authorized_keys form.
@@ -96,6 +108,9 @@ type Server struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup // tasks, guests and the HTTP server
 	closed bool
+	saveMu sync.Mutex // held while the state is written
+	up     bool       // started, so that there is something to save
+	jump   *jump
 
 	pace atomic.Uint64 // float64 bits of Slow's factor; 0 is 1
 
@@ -178,13 +193,15 @@ func (s *Server) start() (err error) {
 	if s.http != nil {
 		return errors.New("server already started")
 	}
-	s.defaults()
+	if err := s.defaults(); err != nil {
+		return err
+	}
 	s.lat = s.Latency.scaled()
 	s.adminPwd = randomHex(16)
 	if s.dir, err = os.MkdirTemp("", "vspheretest-"); err != nil {
 		return err
 	}
-	cert, err := certificate()
+	cert, err := s.certificate()
 	if err != nil {
 		return err
 	}
@@ -192,7 +209,8 @@ func (s *Server) start() (err error) {
 	if err := os.WriteFile(s.CAFile, s.CA, 0o600); err != nil {
 		return err
 	}
-	if err := s.build(); err != nil {
+	on, err := s.build()
+	if err != nil {
 		return err
 	}
 
@@ -211,6 +229,11 @@ func (s *Server) start() (err error) {
 	})
 	s.http = &http.Server{Handler: s.handler(), ErrorLog: s.errorLog(), ReadHeaderTimeout: time.Minute}
 	s.work.Go(func() { _ = s.http.Serve(s.listener) })
+	if err := s.serveJump(); err != nil {
+		return err
+	}
+	s.resume(on)
+	s.up = true
 	return nil
 }
 
@@ -226,7 +249,13 @@ func (s *Server) Close() {
 	admins := s.admins
 	s.mu.Unlock()
 
+	if s.up && s.StateDir != "" {
+		if err := s.Save(); err != nil {
+			s.logf("vspheretest: %v", err)
+		}
+	}
 	s.cancel()
+	s.closeJump()
 	for _, c := range admins {
 		c.CloseIdleConnections()
 	}

@@ -23,9 +23,11 @@ type keyPair struct {
 	thumbprint string
 }
 
-// certificate makes the certificate that all Servers of a process show. It signs itself, so
-// clients need it to trust a Server.
-var certificate = sync.OnceValues(func() (*keyPair, error) {
+// certificate is what all Servers of a process show that have no StateDir.
+var certificate = sync.OnceValues(makeCertificate)
+
+// makeCertificate makes a certificate that signs itself: clients need it to trust a Server.
+func makeCertificate() (*keyPair, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -58,7 +60,7 @@ var certificate = sync.OnceValues(func() (*keyPair, error) {
 		pem:        pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
 		thumbprint: soap.ThumbprintSHA1(leaf),
 	}, nil
-})
+}
 
 func randomHex(n int) string {
 	b := make([]byte, n)

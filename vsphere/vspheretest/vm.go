@@ -49,6 +49,7 @@ type builder struct {
 	host   *simulator.HostSystem
 	ds     *simulator.Datastore
 	dir    string
+	self   types.ManagedObjectReference // "" makes a new one
 }
 
 // blank is the configuration of a VM with nothing but what every VM has.
@@ -112,7 +113,9 @@ func (b *builder) reserve(task *types.ManagedObjectReference) *vm {
 	}
 	obj.Name = b.name
 	obj.Parent = &b.folder.Self
-	obj.Self = types.ManagedObjectReference{Type: "VirtualMachine", Value: b.s.newValue("vm")}
+	if obj.Self = b.self; obj.Self.Value == "" {
+		obj.Self = types.ManagedObjectReference{Type: "VirtualMachine", Value: b.s.newValue("vm")}
+	}
 	obj.Runtime = types.VirtualMachineRuntimeInfo{
 		Host: &b.host.Self, PowerState: types.VirtualMachinePowerStatePoweredOff,
 		ConnectionState: types.VirtualMachineConnectionStateConnected,

@@ -1,0 +1,212 @@
+package sshx
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestPulse(t *testing.T) {
+	t.Parallel()
+	const every, dead = 5 * time.Second, 25 * time.Second
+	for name, c := range map[string]struct {
+		answers bool          // the peer answers when asked
+		busy    time.Duration // until then it sends without being asked
+		for_    time.Duration
+		alive   bool
+		asked   int64
+	}{
+		"silent":             {false, 0, time.Hour, false, 1},
+		"idle, answering":    {true, 0, time.Minute, true, 11},
+		"busy":               {false, time.Minute, time.Minute, true, 0},
+		"busy, then silent":  {false, time.Minute, time.Hour, false, 1},
+		"silent for a while": {false, 0, 20 * time.Second, true, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), c.for_)
+				defer cancel()
+				begun := time.Now()
+				killed := make(chan bool)
+				var asked atomic.Int64
+				var heard atomic.Pointer[time.Time]
+				heard.Store(&begun)
+				p := pulse{every: every, dead: dead}
+				p.last = func() time.Time {
+					if now := time.Now(); now.Sub(begun) < c.busy {
+						return now
+					}
+					return heard.Load().Add(0)
+				}
+				if c.busy > 0 {
+					last := begun.Add(c.busy)
+					heard.Store(&last)
+				}
+				p.ask = func() {
+					asked.Add(1)
+					if c.answers {
+						now := time.Now()
+						heard.Store(&now)
+						return
+					}
+					select {
+					case <-killed:
+					case <-ctx.Done():
+					}
+				}
+				gone := p.run(ctx, func() { close(killed) })
+				assert.Equal(t, c.alive, !gone)
+				assert.InDelta(t, c.asked, asked.Load(), 1)
+				if gone {
+					took := time.Since(begun) - c.busy
+					assert.GreaterOrEqual(t, took, dead)
+					assert.LessOrEqual(t, took, dead+every+2*every)
+				}
+			})
+		})
+	}
+}
+
+func TestBackoffLeavesTimeForPenaltiesToLapse(t *testing.T) {
+	t.Parallel()
+	var b backoff
+	first := b.next(io.EOF)
+	assert.InDelta(t, time.Second, first, float64(100*time.Millisecond))
+	for range 20 {
+		assert.LessOrEqual(t, b.next(io.EOF), 5500*time.Millisecond)
+	}
+	for range 20 {
+		assert.GreaterOrEqual(t, b.next(&AuthError{}), 5*time.Second)
+		assert.GreaterOrEqual(t, b.next(&DialError{Reached: true}), 5*time.Second)
+	}
+}
+
+func TestRedactorAcrossWrites(t *testing.T) {
+	t.Parallel()
+	secrets := Config{Secrets: []string{"aab", "aabaa", "", "key\nline2", "x"}}.secrets()
+	for in, want := range map[string]string{
+		"":                        "",
+		"aaaab":                   "aa***",
+		"aabaab":                  "***b",
+		"aabab":                   "***ab",
+		"aabaaab":                 "***ab",
+		"aab":                     "***",
+		"aa":                      "aa",
+		"key\nline2 key\nline3":   "*** key\nline3",
+		"axx":                     "a******",
+		strings.Repeat("aab", 50): "",
+	} {
+		var whole, pieces bytes.Buffer
+		a, b := newRedactor(&whole, secrets), newRedactor(&pieces, secrets)
+		_, _ = io.WriteString(a, in)
+		for i := range len(in) {
+			_, _ = io.WriteString(b, in[i:i+1])
+		}
+		require.NoError(t, a.flush())
+		require.NoError(t, b.flush())
+		assert.Equal(t, whole.String(), pieces.String(), "%q", in)
+		assert.NotContains(t, whole.String(), "aab")
+		if want != "" || in == "" {
+			assert.Equal(t, want, whole.String(), "%q", in)
+		}
+	}
+}
+
+func TestKeptIsTheHeadAndTheTail(t *testing.T) {
+	t.Parallel()
+	for _, step := range []int{1, 3, 7, 100} {
+		k := kept{max: 10}
+		var all []byte
+		for len(all) < 95 {
+			p := bytes.Repeat([]byte{byte('a' + len(all)%26)}, step)
+			n, err := k.Write(p)
+			require.NoError(t, err)
+			require.Equal(t, step, n)
+			all = append(all, p...)
+			if len(all) <= 20 {
+				require.Equal(t, all, k.bytes())
+				continue
+			}
+			want := string(all[:10]) + "\n[... " + strconv.Itoa(len(all)-20) + " bytes left out ...]\n" + string(all[len(all)-10:])
+			require.Equal(t, want, string(k.bytes()))
+			require.Equal(t, string(all[len(all)-5:]), string(k.end(5)))
+		}
+	}
+}
+
+func TestUnpackWritesNothingOutside(t *testing.T) {
+	t.Parallel()
+	file := func(name string) *tar.Header {
+		return &tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644}
+	}
+	link := func(kind byte, name, to string) *tar.Header {
+		return &tar.Header{Name: name, Linkname: to, Typeflag: kind, Mode: 0o777}
+	}
+	for name, headers := range map[string][]*tar.Header{
+		"absolute":            {file("/evil")},
+		"parent":              {file("../evil")},
+		"parent inside":       {file("a/../../evil")},
+		"backslash":           {file(`..\evil`)},
+		"absolute link":       {link(tar.TypeSymlink, "l", "/etc")},
+		"link to parent":      {link(tar.TypeSymlink, "a/l", "../../etc")},
+		"hard link to parent": {link(tar.TypeLink, "l", "../secret")},
+		"through a link":      {link(tar.TypeSymlink, "l", "m"), link(tar.TypeSymlink, "m", "..")},
+		"device":              {{Name: "dev", Typeflag: tar.TypeChar}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			top := t.TempDir()
+			require.NoError(t, os.WriteFile(filepath.Join(top, "secret"), []byte("s"), 0o600))
+			require.NoError(t, os.Mkdir(filepath.Join(top, "dst"), 0o755))
+			root, err := os.OpenRoot(filepath.Join(top, "dst"))
+			require.NoError(t, err)
+			defer root.Close()
+			var buf bytes.Buffer
+			tw := tar.NewWriter(&buf)
+			for _, h := range append(headers, file("l/evil")) {
+				require.NoError(t, tw.WriteHeader(h))
+			}
+			require.NoError(t, tw.Close())
+			require.Error(t, unpack(root, &buf))
+			left, err := os.ReadDir(top)
+			require.NoError(t, err)
+			assert.Len(t, left, 2, "something was written outside")
+		})
+	}
+}
+
+func TestPatternsOfKnownHosts(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		patterns string
+		host     string
+		want     bool
+	}{
+		{"m1", "m1", true}, {"m1", "m12", false}, {"m*", "m1", true}, {"*", "x", true}, {"m?", "m", false}, {"m?", "m1", true},
+		{"*,!m1", "m1", false}, {"*,!m1", "m2", true}, {"!m1", "m2", false}, {"*.lab", "a.b.lab", true}, {"", "m1", false}, {"**", "", true},
+	} {
+		assert.Equal(t, c.want, matchHosts(strings.Split(c.patterns, ","), c.host), "%+v", c)
+	}
+}
+
+func TestInterpreterIsTheFirstLine(t *testing.T) {
+	t.Parallel()
+	for script, want := range map[string]string{
+		"echo": "/bin/sh", "#!/bin/bash": "/bin/bash", "#! /usr/bin/env  python3 -u\nx": "/usr/bin/env python3 -u", "#!\n": "/bin/sh", "\n#!/bin/bash": "/bin/sh",
+	} {
+		assert.Equal(t, want, strings.Join(interpreter(script), " "), "%q", script)
+	}
+}

@@ -1,0 +1,233 @@
+package sshx_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/poolready/poolready/sshx"
+	"github.com/poolready/poolready/sshx/sshtest"
+)
+
+func TestLinkConnectsOnceAndAgainOnlyWhenDead(t *testing.T) {
+	t.Parallel()
+	m := newSim(t)
+	l := sshx.NewLink(m.config(t))
+	t.Cleanup(func() { l.Close() })
+	clients := make([]*sshx.Client, 8)
+	var wg sync.WaitGroup
+	for i := range clients {
+		wg.Go(func() {
+			c, err := l.Client(t.Context())
+			if assert.NoError(t, err) {
+				clients[i] = c
+				_, _ = c.Run(t.Context(), sshx.Cmd{Args: []string{"false"}})
+			}
+		})
+	}
+	wg.Wait()
+	for _, c := range clients {
+		assert.Same(t, clients[0], c)
+	}
+	assert.Equal(t, 1, m.connections())
+	m.DropConnections()
+	<-clients[0].Done()
+	c, err := l.Client(t.Context())
+	require.NoError(t, err)
+	assert.NotSame(t, clients[0], c)
+	assert.Equal(t, 2, m.connections())
+	assert.Equal(t, 0, l.Generation())
+}
+
+func TestLinkDropBeginsANewGeneration(t *testing.T) {
+	t.Parallel()
+	m := newSim(t)
+	l := sshx.NewLink(m.config(t))
+	t.Cleanup(func() { l.Close() })
+	c, err := l.Client(t.Context())
+	require.NoError(t, err)
+	l.Drop()
+	<-c.Done()
+	assert.Equal(t, 1, l.Generation())
+	m.SetFaults(sshtest.Faults{Silent: true})
+	failed := make(chan error, 1)
+	go func() { _, err := l.Client(context.Background()); failed <- err }()
+	require.Eventually(t, func() bool { return m.connections() == 2 }, quick, time.Millisecond)
+	l.Drop() // what is being dialled is the machine as it was
+	require.ErrorIs(t, <-failed, sshx.ErrDropped)
+	m.SetFaults(sshtest.Faults{})
+	old := m.BootID()
+	m.Halt()
+	m.Boot()
+	c, err = l.WaitReady(t.Context(), sshx.Ready{BootIDNot: old})
+	require.NoError(t, err)
+	id, err := c.BootID(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, m.BootID(), id)
+	assert.Equal(t, 3, l.Generation())
+	require.NoError(t, l.Close())
+	require.NoError(t, l.Close())
+	<-c.Done()
+	_, err = l.Client(t.Context())
+	require.ErrorContains(t, err, "the link is closed")
+}
+
+func TestLinkRemembersAKeyTrustedOnFirstUse(t *testing.T) {
+	t.Parallel()
+	m := newSim(t)
+	cfg := m.config(t)
+	cfg.HostKeys = sshx.HostKeys{TrustFirst: true}
+	l := sshx.NewLink(cfg)
+	t.Cleanup(func() { l.Close() })
+	_, err := l.Client(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, m.Disk().RemoveHostKeys())
+	m.Boot()
+	l.Drop()
+	_, err = l.Client(t.Context())
+	hk, ok := errors.AsType[*sshx.HostKeyError](err)
+	require.True(t, ok, "%v", err)
+	assert.True(t, hk.Changed())
+}
+
+func TestJumpHostsInAChain(t *testing.T) {
+	t.Parallel()
+	a, b, inner := newSim(t), newSim(t), newSim(t)
+	connect(a, nil)
+	connect(b, nil)
+	cfg := inner.config(t)
+	cfg.Jump = []sshx.Config{a.config(t), b.config(t)}
+	cfg.Jump[0].Name, cfg.Jump[1].Name, cfg.Name = "a", "b", "inner"
+	c, err := sshx.Dial(t.Context(), cfg)
+	require.NoError(t, err)
+	res, err := c.Run(t.Context(), sshx.Cmd{Args: []string{"cat"}, Stdin: strings.NewReader(strings.Repeat("x", 1<<20))})
+	require.NoError(t, err)
+	assert.Len(t, res.Stdout, 1<<20)
+	b.Halt() // a hop dies, and takes with it what goes through it
+	<-c.Done()
+	_, err = c.Run(t.Context(), sshx.Cmd{Args: []string{"true"}})
+	require.Error(t, err)
+	require.NoError(t, c.Close())
+
+	b.Boot()
+	key, _ := newKey(t)
+	cfg.Jump[1].HostKeys = sshx.HostKeys{Pinned: []string{sshx.AuthorizedKey(key.PublicKey())}}
+	_, err = sshx.Dial(t.Context(), cfg)
+	hk, ok := errors.AsType[*sshx.HostKeyError](err)
+	require.True(t, ok, "each hop has its own policy: %v", err)
+	assert.Equal(t, "b", hk.Host)
+	require.ErrorContains(t, err, "sshx: inner: jump: b: host key")
+}
+
+func TestJumpThroughARealSSHD(t *testing.T) {
+	t.Parallel()
+	hop, inner := newSSHD(t), newSSHD(t)
+	cfg := inner.config(t)
+	cfg.Jump = []sshx.Config{hop.config(t)}
+	c, err := sshx.Dial(t.Context(), cfg)
+	require.NoError(t, err)
+	res, err := c.Run(t.Context(), sshx.Cmd{Script: "echo in"})
+	require.NoError(t, err)
+	assert.Equal(t, "in\n", string(res.Stdout))
+	freeze(t, hop) // Close waits for nobody
+	require.NoError(t, c.Close())
+}
+
+func TestServicesBehindAMachine(t *testing.T) {
+	t.Parallel()
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		_, _ = w.Write(bytes.ToUpper(b))
+	}))
+	t.Cleanup(web.Close)
+	onMachines(t, func(t *testing.T, m machine) {
+		if s, ok := m.(*sim); ok {
+			connect(s, nil)
+		}
+		c := dial(t, m)
+		tr := &http.Transport{DialContext: c.DialContext}
+		t.Cleanup(tr.CloseIdleConnections)
+		post := func(tr *http.Transport, url string) {
+			hc := &http.Client{Transport: tr}
+			resp, err := hc.Post(url, "text/plain", strings.NewReader(strings.Repeat("abc", 1<<18)))
+			require.NoError(t, err)
+			b, err := io.ReadAll(resp.Body)
+			require.NoError(t, err)
+			resp.Body.Close()
+			assert.True(t, strings.Repeat("ABC", 1<<18) == string(b))
+		}
+		post(tr, web.URL)
+		f, err := c.Forward(t.Context(), "127.0.0.1:0", web.Listener.Addr().String())
+		require.NoError(t, err)
+		local := &http.Transport{}
+		t.Cleanup(local.CloseIdleConnections)
+		post(local, "http://"+f.Addr().String())
+		require.NoError(t, f.Close())
+		_, err = net.DialTimeout("tcp", f.Addr().String(), time.Second)
+		require.Error(t, err)
+
+		_, err = c.DialContext(t.Context(), "tcp", "127.0.0.1:1")
+		require.ErrorContains(t, err, "sshx: dial 127.0.0.1:1 through m1: ssh: rejected")
+		_, err = c.DialContext(t.Context(), "udp", "127.0.0.1:1")
+		require.Error(t, err)
+	})
+}
+
+func TestTunnelsKnowDeadlines(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { l.Close() })
+	accepted := make(chan net.Conn, 10)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				close(accepted)
+				return
+			}
+			accepted <- c
+		}
+	}()
+	onMachines(t, func(t *testing.T, m machine) {
+		if s, ok := m.(*sim); ok {
+			connect(s, nil)
+		}
+		c := dial(t, m)
+		conn, err := c.DialContext(t.Context(), "tcp", l.Addr().String())
+		require.NoError(t, err)
+		peer := <-accepted
+		defer peer.Close()
+		b := make([]byte, 10)
+		require.NoError(t, conn.SetReadDeadline(time.Now().Add(20*time.Millisecond)))
+		_, err = conn.Read(b)
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		require.NoError(t, conn.SetDeadline(time.Time{}))
+		_, err = conn.Write([]byte("hello"))
+		require.NoError(t, err)
+		_, err = io.ReadFull(peer, b[:5])
+		require.NoError(t, err)
+		require.NoError(t, conn.SetWriteDeadline(time.Now().Add(100*time.Millisecond)))
+		for err == nil { // the peer does not read: buffers fill up
+			_, err = conn.Write(make([]byte, 1<<20))
+		}
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		read := make(chan error, 1)
+		go func() { _, err := conn.Read(b); read <- err }()
+		require.NoError(t, conn.Close())
+		require.ErrorIs(t, <-read, net.ErrClosed)
+		require.ErrorIs(t, conn.Close(), net.ErrClosed)
+	})
+}

@@ -1,0 +1,79 @@
+package vspheretest
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/vmware/govmomi/vim25/soap"
+	"golang.org/x/crypto/ssh"
+)
+
+// sshKey returns the private key that is kept as name in StateDir, and makes it if there is
+// none. Without a StateDir it is a fresh one.
+func (s *Server) sshKey(name string) (ssh.Signer, error) {
+	if s.StateDir != "" {
+		data, err := os.ReadFile(filepath.Join(s.StateDir, name))
+		if err == nil {
+			return ssh.ParsePrivateKey(data)
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	if s.StateDir != "" {
+		block, err := ssh.MarshalPrivateKey(private, name)
+		if err != nil {
+			return nil, err
+		}
+		if err := writeFile(filepath.Join(s.StateDir, name), pem.EncodeToMemory(block)); err != nil {
+			return nil, err
+		}
+	}
+	return ssh.NewSignerFromKey(private)
+}
+
+// certificate returns the certificate that the Server shows: the one kept in StateDir or,
+// without, the process's.
+func (s *Server) certificate() (*keyPair, error) {
+	if s.StateDir == "" {
+		return certificate()
+	}
+	file := filepath.Join(s.StateDir, "tls.pem")
+	data, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		k, err := makeCertificate()
+		if err != nil {
+			return nil, err
+		}
+		key, err := x509.MarshalPKCS8PrivateKey(k.tls.PrivateKey)
+		if err != nil {
+			return nil, err
+		}
+		both := append([]byte(nil), k.pem...)
+		both = append(both, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})...)
+		return k, writeFile(file, both)
+	}
+	if err != nil {
+		return nil, err
+	}
+	pair, err := tls.X509KeyPair(data, data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return &keyPair{
+		tls: pair, thumbprint: soap.ThumbprintSHA1(pair.Leaf),
+		pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Leaf.Raw}),
+	}, nil
+}
