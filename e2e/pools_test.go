@@ -112,16 +112,32 @@ func real(t *testing.T) pool.Spec {
 	})
 }
 
+// theSpec is that of the vCenter of the environment or, without, of an embedded one, which is
+// the second result then.
+func theSpec(t *testing.T) (pool.Spec, *embedded) {
+	t.Helper()
+	if os.Getenv("GOVC_URL") != "" {
+		return real(t), nil
+	}
+	e := newEmbedded(t, DefaultTopology())
+	return e.spec(t), e
+}
+
+// TestPlan prints what TestPools would do, and why. It changes nothing.
+func TestPlan(t *testing.T) {
+	spec, e := theSpec(t)
+	work, err := pool.Plan(t.Context(), spec)
+	require.NoError(t, err)
+	t.Log(work)
+	if e != nil {
+		assert.Len(t, work.Items, 1+2*spec.Pools)
+		assert.Empty(t, e.history(t))
+	}
+}
+
 // TestPools is the main job: from nothing, or from what is there, to pools that are ready.
 func TestPools(t *testing.T) {
-	var spec pool.Spec
-	var e *embedded
-	if os.Getenv("GOVC_URL") != "" {
-		spec = real(t)
-	} else {
-		e = newEmbedded(t, DefaultTopology())
-		spec = e.spec(t)
-	}
+	spec, e := theSpec(t)
 	set := pool.Ensure(t, spec)
 	t.Logf("\n%s", set.Table())
 	for _, c := range set.Checks() {

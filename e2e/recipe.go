@@ -122,6 +122,9 @@ func (t Topology) steps(role string) []pool.Step {
 		}
 		list = append(list, s)
 	}
+	if role == Dis {
+		list = append(list, unplug)
+	}
 	return list
 }
 
@@ -130,7 +133,30 @@ func (t Topology) checks(role string) []pool.Check {
 	for _, c := range checks[role] {
 		list = append(list, pool.ScriptCheck(c.name, c.want, script("checks", c.name)))
 	}
+	if role == Dis {
+		list = append(list, unplugged)
+	}
 	return list
+}
+
+// extNIC is the one that leads out, in the order of VM.NICs.
+const extNIC = 2
+
+// unplug pulls the cable of dis's internet NIC in the hypervisor: what a guest cut off itself,
+// somebody in the guest can connect again.
+var unplug = pool.Step{
+	Name: "unplug", Version: "1",
+	Do: func(ctx context.Context, h *pool.Host) error { return h.SetLink(ctx, extNIC, false) },
+}
+
+// unplugged asks the hypervisor whether the cable is out.
+var unplugged = pool.Check{
+	Name: "unplugged", Version: "1",
+	Want: pool.Link{}.String(),
+	Do: func(ctx context.Context, h *pool.Host) (string, error) {
+		l, err := h.Link(ctx, extNIC)
+		return l.String(), err
+	},
 }
 
 // secrets puts the secret files on the host, and then runs the script that installs them.

@@ -14,8 +14,9 @@ import (
 // updates bounds how many hosts update at once, in this process: mirrors limit the rate.
 var updates = make(chan struct{}, 2)
 
-// update wraps the script that updates a host: one of few at a time, and with a reboot if the
-// script says that one is needed.
+// update wraps the script that updates a host: one of few at a time, detached from the connection,
+// since sshd and the network may restart under it, and with a reboot if the script says that one
+// is needed.
 func update(step pool.Step) pool.Step {
 	text := script("steps", "update")
 	step.Version += "+reboot"
@@ -27,13 +28,28 @@ func update(step pool.Step) pool.Step {
 		case <-ctx.Done():
 			return fmt.Errorf("wait for other hosts to update: %w", context.Cause(ctx))
 		}
-		out, err := h.Script(ctx, text)
-		if err != nil || !strings.HasSuffix(out, "reboot needed") {
+		out, err := detached(ctx, h, "update", text)
+		if err != nil || !strings.HasSuffix(strings.TrimSpace(out), "reboot needed") {
 			return err
 		}
 		return reboot(ctx, h)
 	}
 	return step
+}
+
+// detached runs a script that may take our connection away, or sshd, or the network: it goes on
+// by itself, and is followed over as many connections as it takes.
+func detached(ctx context.Context, h *pool.Host, name, text string) (string, error) {
+	c, err := h.SSH(ctx)
+	if err != nil {
+		return "", err
+	}
+	job, err := c.Detach(ctx, sshx.Cmd{Name: name, Script: text, Env: h.VM.Env})
+	if err != nil {
+		return "", err
+	}
+	res, err := job.Wait(ctx)
+	return string(res.Stdout), err
 }
 
 // reboot restarts the host and returns when it answers with another boot id.

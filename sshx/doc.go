@@ -1,2 +1,90 @@
-// Package sshx is SSH as a test harness needs it.
+// Package sshx is SSH as a test harness needs it: connections that end when their context does,
+// commands that are killed when nobody wants them any more, host keys that are verified on
+// machines that were cloned a minute ago, and errors that tell a failed command from a lost
+// connection, a refused login and a machine that is not up yet.
+//
+//	key, err := sshx.ReadKey("id_ed25519", "")
+//	c, err := sshx.WaitReady(ctx, sshx.Config{
+//		Name: "dis1", Address: "10.0.0.7", Keys: []ssh.Signer{key},
+//		HostKeys: sshx.HostKeys{Pinned: pins},
+//	}, sshx.Ready{})
+//	defer c.Close()
+//	res, err := c.Run(ctx, sshx.Cmd{Script: install, User: "root", Stdout: log})
+//
+// Nothing is taken from the caller's home: no agent, no ~/.ssh/config, no known_hosts, unless
+// named. The machine needs OpenSSH and a POSIX shell; sudo, tar, sha256sum and setsid for what is
+// done with them. Windows machines are out of scope.
+//
+// # Connections
+//
+// Dial makes one connection, WaitReady tries until a machine is ready, and a Link keeps one
+// for as long as it lives and makes it anew only when it is dead. A Client never connects anew
+// by itself. Config.Jump goes through a chain of hosts, each with its own user, keys and policy.
+//
+// Every call ends when its context does. A peer that is silent for Config.DeadAfter, although asked, is dead: the connection is closed,
+// and everything that waits on it ends with ErrDead. Close does not wait for the peer.
+//
+// At most Config.Sessions commands run at once on a connection; further ones wait. A session
+// that sshd refuses (it frees places late, and MaxSessions may be lower) is asked for again. It
+// is never a reason to close the connection, on which others run.
+//
+// # Host keys
+//
+// Keys are looked up under Config.Name, not under the address of the day, so that they may be
+// pinned to a machine's identity and recorded with its snapshot: HostKeys.Pinned. Other sources
+// are a known_hosts file, which is only read, and CAs that sign host certificates. Only kinds of keys
+// that are known are asked for, so that a server with several shows the right one. A wrong key is
+// a *HostKeyError, at once and for good, except with Ready.FirstBoot. TrustFirst accepts the first key, says so, and pins it for the
+// life of a Link or WaitReady; record Client.HostKeys to pin it longer.
+//
+// # Waiting
+//
+// WaitReady connects, runs a command, and looks through the gates of Ready: a new boot id, systemd's state,
+// cloud-init, a time to settle. Refused connections, resets, silence and hang-ups are a machine
+// that is starting; so is a refused login, for Ready.AuthGrace. It does not probe ports: OpenSSH 9.8 and
+// later bar an address that connects without logging in. States are reported when they change,
+// and are all in the *NotReadyError, with what the machine said ("System is booting up").
+//
+// # Commands
+//
+// Cmd is a program with arguments, which reach it as they are, or a script, which is sent as a
+// file, so that nothing in it can read the rest of it as input. stdin is /dev/null unless Cmd.Stdin is set. Output is merged in
+// order, unless Cmd.Separate; the Result has a head and a tail, and Cmd.Stdout gets all of it live. Env and
+// scripts are in no argument list. Config.Secrets are taken out of output, errors and log lines,
+// also where a secret comes in pieces.
+//
+// When the context ends, the command's process group is killed, for root and under sudo too;
+// and so it is, if it has no Cmd.Stdin, when the connection or this process is gone. For that
+// the rest of its stdin is used: see Run. What is to outlive the connection is detached
+// (Client.Detach): a Job can be followed over several connections, found again, and killed. Run is
+// never repeated by itself, since after a *DisconnectedError nobody knows whether the command ran.
+//
+//	*ExitError          it ran, and ended with another code than 0
+//	*DisconnectedError  its end is not known
+//	*CanceledError      its context ended; Killed tells whether it is known to be gone
+//	*SudoError          sudo refused
+//	*StartError         it did not start for another reason of the machine's
+//	*SessionError       no session for it to run in
+//	*InterruptedError   a job that a reboot ended
+//	*JobLostError       a job that left no exit code
+//	*HostKeyError, *AuthError, *DialError, *NotReadyError: there was no connection to run it on
+//
+// Test with errors.AsType. All texts begin with "sshx: " and the name of the machine.
+//
+// # Files
+//
+// Put and PutTree write beside the target, prove size and (up to a size) SHA-256, and rename:
+// a transfer that fails leaves what was there. Both can write as root, and skip what is the same. Trees are one tar
+// stream. GetTree checks every name on our side. They need no sftp subsystem; SFTP is there for the rest, also as
+// root.
+//
+// # What is left behind
+//
+// A transfer whose connection is lost may leave a file or directory NAME.sshx-XXXXXXXXXXXXXXXX; a job that nobody followed to
+// its end leaves /var/tmp/sshx.XXXXXXXXXXXXXXXX. A script that is killed with SIGKILL from
+// outside may leave /tmp/sshx.XXXXXXXXXXXXXXXX.
+//
+// # Testing
+//
+// Package sshtest has machines to test against, in process.
 package sshx

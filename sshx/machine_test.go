@@ -80,6 +80,7 @@ func newKey(t testing.TB) (ssh.Signer, []byte) {
 // An sshd is a real OpenSSH server, one process for each connection, on a listener that we own.
 type sshd struct {
 	path     string
+	tmp      string // with host, host.pub, id, authorized, sshd_config
 	conf     string
 	user     string
 	key      ssh.Signer
@@ -119,6 +120,7 @@ func newSSHD(t testing.TB, lines ...string) *sshd {
 	require.NoError(t, err)
 	s.user = me.Username
 	dir := t.TempDir()
+	s.tmp = dir
 	var pem []byte
 	s.host, pem = newKey(t)
 	require.NoError(t, os.WriteFile(dir+"/host", pem, 0o600))
@@ -130,9 +132,16 @@ func newSSHD(t testing.TB, lines ...string) *sshd {
 	conf := append(lines,
 		"HostKey "+dir+"/host", "AuthorizedKeysFile "+dir+"/authorized", "StrictModes no", "PidFile none",
 		"PasswordAuthentication no", "KbdInteractiveAuthentication no", "UsePAM no", "PermitRootLogin yes",
-		"LogLevel VERBOSE", "PrintMotd no", "")
+		"LogLevel VERBOSE", "PrintMotd no",
+		"SetEnv HOME="+dir, "") // bash reads the .bashrc of whoever runs the tests otherwise
 	if !slices.Contains(lines, "#no sftp") {
-		conf = append(conf, "Subsystem sftp internal-sftp\n")
+		server := "internal-sftp"
+		for _, p := range []string{"/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/lib/ssh/sftp-server"} {
+			if _, err := os.Stat(p); err == nil {
+				server = p // as distributions have it
+			}
+		}
+		conf = append(conf, "Subsystem sftp "+server+"\n")
 	}
 	require.NoError(t, os.WriteFile(s.conf, []byte(strings.Join(conf, "\n")), 0o600))
 	s.listener, err = net.Listen("tcp", "127.0.0.1:0")

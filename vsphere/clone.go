@@ -41,7 +41,7 @@ func (p *Provider) Clone(ctx context.Context, spec pool.CloneSpec) (string, erro
 		return "", err
 	}
 	p.learn(vm, spec.VM.Name)
-	if err := p.inspect(ctx, vm, src, spec); err != nil {
+	if err := p.inspect(ctx, vm, spec); err != nil {
 		return "", p.fail(op, err)
 	}
 	return vm.Value, nil
@@ -150,12 +150,12 @@ func (p *Provider) readVM(ctx context.Context, ref types.ManagedObjectReference,
 }
 
 // inspect makes sure that the clone is what was asked for, and removes one that is not.
-func (p *Provider) inspect(ctx context.Context, ref types.ManagedObjectReference, src *source, spec pool.CloneSpec) error {
+func (p *Provider) inspect(ctx context.Context, ref types.ManagedObjectReference, spec pool.CloneSpec) error {
 	vm, err := p.readNew(ctx, ref)
 	if err != nil {
 		return fmt.Errorf("read the new VM: %w", err)
 	}
-	if wrong := differs(vm, src, spec); wrong != "" {
+	if wrong := differs(vm, spec); wrong != "" {
 		// It is certainly ours, and nobody else may take it for what it is not.
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
@@ -182,7 +182,7 @@ func (p *Provider) inspect(ctx context.Context, ref types.ManagedObjectReference
 }
 
 // differs says how the VM is not what spec says, or "".
-func differs(vm mo.VirtualMachine, src *source, spec pool.CloneSpec) string {
+func differs(vm mo.VirtualMachine, spec pool.CloneSpec) string {
 	if vm.Config == nil {
 		return "the new VM has no configuration that could be checked"
 	}

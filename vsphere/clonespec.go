@@ -70,7 +70,7 @@ func (p *Provider) snapshotSource(ctx context.Context, vm, snap types.ManagedObj
 	src := p.sources.bySnap[snap]
 	p.sources.mu.Unlock()
 	if src != nil {
-		return src, nil
+		return src, p.belongs(src, vm)
 	}
 	objects, err := p.s.retrieve(ctx, types.PropertyFilterSpec{
 		PropSet:   []types.PropertySpec{{Type: "VirtualMachineSnapshot", PathSet: []string{"vm", "config.hardware.device"}}},
@@ -79,14 +79,12 @@ func (p *Provider) snapshotSource(ctx context.Context, vm, snap types.ManagedObj
 	if err != nil {
 		return nil, err
 	}
-	src = &source{vm: vm, snapshot: &snap}
+	src = &source{snapshot: &snap}
 	for _, o := range objects {
 		for _, prop := range o.PropSet {
 			switch v := prop.Val.(type) {
 			case types.ManagedObjectReference:
-				if v != vm {
-					return nil, refuse("snapshot %s belongs to %s", snap.Value, p.nameOf(v))
-				}
+				src.vm = v
 			case types.ArrayOfVirtualDevice:
 				src.devices = v.VirtualDevice
 			}
@@ -98,7 +96,15 @@ func (p *Provider) snapshotSource(ctx context.Context, vm, snap types.ManagedObj
 	p.sources.mu.Lock()
 	defer p.sources.mu.Unlock()
 	p.sources.bySnap[snap] = src
-	return src, nil
+	return src, p.belongs(src, vm)
+}
+
+// belongs refuses a snapshot that is not vm's.
+func (p *Provider) belongs(src *source, vm types.ManagedObjectReference) error {
+	if src.vm == vm {
+		return nil
+	}
+	return refuse("snapshot %s belongs to %s, not to %s", src.snapshot.Value, p.nameOf(src.vm), p.nameOf(vm))
 }
 
 // disks returns the source's virtual disks.

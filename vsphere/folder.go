@@ -54,12 +54,12 @@ func (p *Provider) makeFolder(ctx context.Context, set, below string) (types.Man
 	if err != nil {
 		return at, err
 	}
-	known, fresh := "", false
+	known := ""
 	for _, name := range append([]string{set}, strings.FieldsFunc(below, func(r rune) bool { return r == '/' })...) {
 		known = path.Join(known, name)
 		ref, ok := p.folder(known)
 		if !ok {
-			if ref, fresh, err = p.ensureChild(ctx, at, name, fresh); err != nil {
+			if ref, err = p.ensureChild(ctx, at, name); err != nil {
 				return at, err
 			}
 			p.keepFolder(known, ref)
@@ -69,31 +69,30 @@ func (p *Provider) makeFolder(ctx context.Context, set, below string) (types.Man
 	return at, nil
 }
 
-// ensureChild returns the child folder of that name. In a folder just made it does not look for it first.
-func (p *Provider) ensureChild(ctx context.Context, parent types.ManagedObjectReference, name string, parentIsNew bool) (ref types.ManagedObjectReference, made bool, err error) {
-	if !parentIsNew {
-		found, err := p.child(ctx, parent, name)
-		if err != nil {
-			return ref, false, err
-		}
-		if found != nil {
-			return *found, false, p.isFolder(*found, name)
-		}
-	}
-	err = p.s.read(ctx, func(c *conn) error { // a lost answer shows as DuplicateName, so repeating is safe
+// ensureChild returns the child folder of that name, made if need be. It makes it without
+// looking first: vCenter answers with the one that is there, and so does a call that is
+// repeated because its answer was lost.
+func (p *Provider) ensureChild(ctx context.Context, parent types.ManagedObjectReference, name string) (types.ManagedObjectReference, error) {
+	var ref types.ManagedObjectReference
+	err := p.s.read(ctx, func(c *conn) error {
 		res, err := methods.CreateFolder(ctx, c, &types.CreateFolder{This: parent, Name: name})
 		if err == nil {
-			ref, made = res.Returnval, true
+			ref = res.Returnval
 		}
 		return err
 	})
 	if dup, ok := fault[*types.DuplicateName](err); ok {
-		return dup.Object, false, p.isFolder(dup.Object, name)
+		return dup.Object, p.isFolder(dup.Object, name)
+	}
+	if has[*types.NoPermission](err) { // which is no matter if somebody else has made it
+		if found, lookErr := p.child(ctx, parent, name); lookErr == nil && found != nil {
+			return *found, p.isFolder(*found, name)
+		}
 	}
 	if err != nil {
-		return ref, false, refuse("make folder %q in %s: %w", name, p.nameOf(parent), explain(err, p.nameOf))
+		return ref, refuse("make folder %q in %s: %w", name, p.nameOf(parent), explain(err, p.nameOf))
 	}
-	return ref, made, nil
+	return ref, nil
 }
 
 func (p *Provider) isFolder(ref types.ManagedObjectReference, name string) error {

@@ -68,7 +68,7 @@ func (p *pump) rest(ctx context.Context) {
 		least *= 2
 	}
 	for w := range p.waiters {
-		if w.confirm {
+		if w.unsure() {
 			gap = 0
 		}
 		gap = min(gap, max(least, time.Since(w.since)/20))
@@ -101,9 +101,26 @@ func (p *pump) rebuild(loggedOut bool) {
 	}
 	p.view, p.drop = nil, nil
 	for _, o := range p.objects {
-		o.inView = false
+		o.inView, o.entered = false, false
 	}
 }
+
+// recheck has vCenter told again, with the next change to the view, of what it may have lost: objects
+// that it was told of but never reported, and, if it has been silent, all tasks. It answers which
+// of them do not exist.
+func (p *pump) recheck(silent bool) (any bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, o := range p.objects {
+		if o.inView && o.waiters > 0 && (!o.entered || silent && o.ref.Type == "Task") {
+			o.inView, any = false, true
+		}
+	}
+	return any
+}
+
+// unsure tells whether only a poll that begins now can say if the wait is over.
+func (w *waiter) unsure() bool { return w.confirm || w.object.entered && !w.object.doubt.IsZero() }
 
 // round is one poll, with the changes to the view that come before and during it.
 func (p *pump) round(ctx context.Context) error {
@@ -118,7 +135,7 @@ func (p *pump) round(ctx context.Context) error {
 	p.mu.Lock()
 	wait := int32(p.pace.poll / time.Second)
 	for w := range p.waiters {
-		if w.confirm {
+		if w.unsure() {
 			wait = 0
 		}
 	}
@@ -132,14 +149,21 @@ func (p *pump) round(ctx context.Context) error {
 		err error
 	}
 	answers := make(chan answer, 1)
+	begun := time.Now()
 	p.loop.Go(func() {
 		set, err := v.poll(poll, wait)
 		answers <- answer{set, err}
 	})
 	lost := v.conn.lost
+	check := time.NewTicker(p.pace.enter)
+	defer check.Stop()
 	var failed error
 	for {
 		select {
+		case <-check.C:
+			if p.recheck(false) {
+				p.again()
+			}
 		case <-p.kick:
 			// The poll out there reports what is added now.
 			if err := p.gather(ctx, v); err != nil && failed == nil {
@@ -162,7 +186,10 @@ func (p *pump) round(ctx context.Context) error {
 			if a.err != nil {
 				return a.err
 			}
-			p.apply(a.set, wait == 0)
+			if a.set == nil && wait > 0 {
+				p.recheck(true)
+			}
+			p.apply(a.set, begun, wait == 0)
 			return nil
 		}
 	}
@@ -213,8 +240,8 @@ func (p *pump) gather(ctx context.Context, v *view) error {
 		switch {
 		case !o.inView && !o.gone && (o.waiters > 0 || now.Sub(o.released) < p.pace.forget):
 			add = append(add, o)
-		case o.waiters == 0 && now.Sub(o.released) > p.pace.forget:
-			p.remove(o)
+		case !o.inView && o.waiters == 0:
+			delete(p.objects, o.ref)
 		}
 	}
 	drop := p.drop
@@ -273,7 +300,7 @@ func (p *pump) vanish(ref types.ManagedObjectReference) {
 }
 
 // apply takes in what a poll brought and ends the waits that it satisfies.
-func (p *pump) apply(set *types.UpdateSet, confirmed bool) {
+func (p *pump) apply(set *types.UpdateSet, begun time.Time, confirmed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if set != nil {
@@ -281,21 +308,27 @@ func (p *pump) apply(set *types.UpdateSet, confirmed bool) {
 			for _, u := range f.ObjectSet {
 				o := p.objects[u.Obj]
 				switch {
-				case o == nil || !o.inView:
+				case o == nil:
 				case u.Kind == types.ObjectUpdateKindLeave:
 					p.vanish(u.Obj)
 				default:
+					o.entered = true
 					o.change(u.ChangeSet)
 				}
 			}
 		}
 	}
 	p.noise = true
+	for _, o := range p.objects {
+		if o.doubt.Before(begun) {
+			o.doubt = time.Time{}
+		}
+	}
 	for w := range p.waiters {
 		if w.confirm && confirmed {
 			w.confirm = false
 		}
-		if w.object.inView && !w.confirm && w.ready(w.object) {
+		if w.object.entered && !w.unsure() && w.ready(w.object) {
 			p.finish(w, nil)
 			p.noise = false
 		}

@@ -26,7 +26,7 @@ type lab struct {
 // quick is a pace for a vCenter whose operations take milliseconds.
 func quick() pace {
 	p := defaultPace
-	p.gather, p.gap = time.Millisecond, time.Millisecond
+	p.gather, p.gap, p.enter = time.Millisecond, time.Millisecond, 50*time.Millisecond
 	return p
 }
 

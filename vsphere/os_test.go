@@ -11,9 +11,10 @@ import (
 )
 
 // plainOS is a system that only has guest tools: these tests are about vCenter. It shuts down
-// when asked, unless it is stubborn. Every boot has an address of its own.
+// when asked, unless it is stubborn. Every boot has an address of its own, unless they are fixed.
 type plainOS struct {
 	stubborn atomic.Bool
+	fixed    atomic.Bool
 	boots    atomic.Uint32
 }
 
@@ -23,7 +24,11 @@ func (plainDisk) Clone() vspheretest.Disk                      { return plainDis
 func (*plainOS) Install(vspheretest.Hardware) vspheretest.Disk { return plainDisk{} }
 
 func (o *plainOS) Boot(m *vspheretest.Machine) vspheretest.Guest {
-	return &plainGuest{os: o, m: m, hw: m.Hardware, boot: byte(o.boots.Add(1))}
+	g := &plainGuest{os: o, m: m, hw: m.Hardware, boot: 1}
+	if !o.fixed.Load() {
+		g.boot = byte(o.boots.Add(1))
+	}
+	return g
 }
 
 type plainGuest struct {

@@ -38,20 +38,23 @@ type pace struct {
 	maxGap  time.Duration
 	poll    time.Duration // longest poll
 	fresh   time.Duration // how old news may be that answers a new wait at once
-	forget  time.Duration // how long a VM stays in the view after its last waiter
+	enter   time.Duration // how long vCenter may take to report an object that it was told to watch, before it is asked whether there is one
+	forget  time.Duration // how long after its last waiter a VM comes into a new view
 	patient time.Duration // how long an unreachable vCenter is asked again
 }
 
 var defaultPace = pace{
 	gather: 45 * time.Millisecond, gap: 25 * time.Millisecond, maxGap: time.Second,
-	poll: 45 * time.Second, fresh: time.Second, forget: 10 * time.Minute, patient: 5 * time.Minute,
+	poll: 45 * time.Second, fresh: time.Second, enter: time.Second, forget: 10 * time.Minute, patient: 5 * time.Minute,
 }
 
 // object is a task or a VM that somebody waits, or lately waited, for.
 type object struct {
 	ref      types.ManagedObjectReference
-	inView   bool // vCenter was told to watch it
-	gone     bool // vCenter says that it does not exist
+	inView   bool      // vCenter was told to watch it
+	entered  bool      // and has reported it since
+	gone     bool      // vCenter says that it does not exist
+	doubt    time.Time // if set, what is known may be old: only a poll begun later tells
 	waiters  int
 	released time.Time // when the last waiter left
 	task     taskState
@@ -140,6 +143,17 @@ func (p *pump) forget(vm types.ManagedObjectReference) {
 	}
 }
 
+// mistrust makes what is known of a VM count only once vCenter has confirmed it. It is not
+// forgotten: vCenter tells of changes, and leaves a view that an object leaves and enters
+// between two polls as one where nothing happened.
+func (p *pump) mistrust(vm types.ManagedObjectReference) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if o := p.objects[vm]; o != nil {
+		o.doubt = time.Now()
+	}
+}
+
 // object returns the record of ref, made if need be. p.mu is held.
 func (p *pump) object(ref types.ManagedObjectReference) *object {
 	o := p.objects[ref]
@@ -175,10 +189,10 @@ func (p *pump) wait(ctx context.Context, ref types.ManagedObjectReference, also 
 	switch {
 	case o.gone:
 		w.done <- errVanished
-	case o.inView && ready(o) && (p.polling || time.Since(p.heard) < p.pace.fresh):
+	case o.entered && o.doubt.IsZero() && ready(o) && (p.polling || time.Since(p.heard) < p.pace.fresh):
 		w.done <- nil
 	default:
-		w.confirm = o.inView && ready(o)
+		w.confirm = o.entered && ready(o)
 		p.waiters[w] = true
 		if !p.running {
 			p.running = true

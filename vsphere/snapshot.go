@@ -88,7 +88,7 @@ func (p *Provider) Revert(ctx context.Context, id, snapshot string) error {
 		return p.errorf(err, "revert %s", p.label(id))
 	}
 	defer p.snapshots.leave()
-	defer p.pump.forget(vm) // power, tools and addresses are others now
+	defer p.pump.mistrust(vm) // power, tools and addresses are others now
 	_, err := p.perform(ctx, operation{
 		name: "revert", object: p.label(id) + " to " + snapshot, entity: vm,
 		submit: func(ctx context.Context, c *conn) (types.ManagedObjectReference, error) {

@@ -172,7 +172,7 @@ func cmdSetsid(_ context.Context, p *Proc) int {
 		defer t.release()
 		return q.Run(t.ctx, o.args...)
 	}
-	q.Stdin = strings.NewReader("")
+	q.Stdin = noInput{}
 	if !b.hand(func() { q.Run(t.ctx, o.args...); t.release() }) {
 		t.release()
 	}
@@ -246,8 +246,8 @@ func cmdTimeout(ctx context.Context, p *Proc) int {
 	if d == 0 {
 		d = 1 << 62
 	}
-	c, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	c, cancel, done := p.task.child(ctx)
+	defer done()
 	defer time.AfterFunc(d, func() { cancel(sig) }).Stop()
 	code := p.Run(c, o.args[1:]...)
 	if ctx.Err() == nil && c.Err() != nil && !o.has("--preserve-status") {
@@ -304,7 +304,7 @@ func cmdXargs(ctx context.Context, p *Proc) int {
 		batches = slices.Collect(slices.Chunk(items, n))
 	}
 	q := *p
-	q.Stdin = strings.NewReader("")
+	q.Stdin = noInput{}
 	code := 0
 	run := func(args []string) bool {
 		switch c := q.Run(ctx, args...); {

@@ -274,7 +274,10 @@ func cmdGroupadd(_ context.Context, p *Proc) int {
 
 func cmdGroupdel(_ context.Context, p *Proc) int {
 	o, ok := p.options("")
-	if !ok || !p.rootOnly() {
+	if !ok {
+		return exitNotSimulated
+	}
+	if !p.rootOnly() {
 		return 1
 	}
 	acc := p.Host.disk.accounts()

@@ -1,6 +1,8 @@
 package sshtest
 
 import (
+	"net"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -22,4 +24,17 @@ func newHost(t *testing.T, change ...func(h *Host)) *Host {
 	h.Boot()
 	t.Cleanup(h.Halt)
 	return h
+}
+
+// muteConn sends nothing once on.
+type muteConn struct {
+	net.Conn
+	on atomic.Bool
+}
+
+func (c *muteConn) Write(b []byte) (int, error) {
+	if c.on.Load() {
+		return len(b), nil
+	}
+	return c.Conn.Write(b)
 }

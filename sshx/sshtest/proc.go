@@ -212,8 +212,8 @@ func (h *Host) execute(ctx context.Context, p *Proc) int {
 		return exitKilled(ctx)
 	}
 	defer b.leave()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	ctx, cancel, done := p.task.child(ctx)
+	defer done()
 	p.ppid = p.pid
 	p.pid = b.register(&process{args: p.Args, user: p.User, kill: cancel, task: p.task})
 	defer b.unregister(p.pid)
@@ -231,7 +231,7 @@ func (h *Host) execute(ctx context.Context, p *Proc) int {
 		}()
 	}
 	if p.Stdin == nil {
-		p.Stdin = bytes.NewReader(nil)
+		p.Stdin = noInput{}
 	}
 	code := h.start(ctx, p)
 	if ctx.Err() != nil {

@@ -91,7 +91,10 @@ func (s *Server) listen(addr string) error {
 	if s.closed {
 		return l.Close()
 	}
-	s.listener, s.Addr = l, l.Addr().String()
+	s.listener = l
+	if s.Addr == "" {
+		s.Addr = l.Addr().String()
+	}
 	s.wg.Go(func() { s.accept(l) })
 	return nil
 }

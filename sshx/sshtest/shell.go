@@ -264,8 +264,8 @@ func (s *shell) exec(ctx context.Context, args []string) error {
 		return s.ours(hc, args)
 	}
 	if j := s.job(hc); j != nil {
-		c, cancel := context.WithCancelCause(ctx)
-		defer cancel(nil)
+		c, cancel, done := s.p.task.child(ctx)
+		defer done()
 		defer context.AfterFunc(j.ctx, func() { cancel(context.Cause(j.ctx)) })()
 		ctx = c
 	}

@@ -70,7 +70,7 @@ func (g *guest) try(user string, change ...func(*ssh.ClientConfig)) (*ssh.Client
 	for _, f := range change {
 		f(cfg)
 	}
-	conn, chans, reqs, err := ssh.NewClientConn(g.connect(), "guest", cfg)
+	conn, chans, reqs, err := ssh.NewClientConn(g.connect(), "guest:22", cfg)
 	if err != nil {
 		return nil, err
 	}

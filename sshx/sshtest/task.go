@@ -1,7 +1,6 @@
 package sshtest
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -89,6 +88,7 @@ type task struct {
 	mu    sync.Mutex
 	holds int          // processes that may still write to out and err
 	live  int          // processes
+	forks int          // jobs so far
 	jobs  map[int]*job // background jobs, by pid
 	files []io.Closer  // closed at the end, if they still are open
 	over  bool         // that end has come
@@ -174,11 +174,30 @@ func (t *task) fork(holds bool, args []string, user string) *job {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.jobs[j.pid] = j
+	t.forks++
 	t.live++
 	if holds {
 		t.holds++
 	}
 	return j
+}
+
+// child returns a context for a process. done, called at its end, frees what belongs to it, unless it has left
+// jobs behind: those live on under the same context.
+func (t *task) child(parent context.Context) (ctx context.Context, cancel context.CancelCauseFunc, done func()) {
+	before := t.forked()
+	ctx, cancel = context.WithCancelCause(parent)
+	return ctx, cancel, func() {
+		if t.forked() == before {
+			cancel(nil)
+		}
+	}
+}
+
+func (t *task) forked() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.forks
 }
 
 func (t *task) job(pid int) *job {
@@ -220,7 +239,7 @@ func (t *task) login(u account) *Proc {
 	}
 	p := &Proc{
 		Host: t.boot.h, task: t, User: u.name, Dir: dir, umask: 0o022,
-		Stdin: bytes.NewReader(nil), Stdout: t.out, Stderr: t.err,
+		Stdin: noInput{}, Stdout: t.out, Stderr: t.err,
 		Env: map[string]string{
 			"HOME": home, "USER": u.name, "LOGNAME": u.name, "SHELL": cmp.Or(u.shell, "/bin/sh"), "PATH": defaultPath, "PWD": dir,
 			"MAIL": "/var/spool/mail/" + u.name,
@@ -247,8 +266,7 @@ func (t *task) reader(r io.Reader) (*os.File, error) {
 		return nil, err
 	}
 	t.keep(pr)
-	if b, ok := r.(*bytes.Reader); ok && b.Len() <= 4096 { // fits into any pipe
-		_, _ = b.WriteTo(pw)
+	if _, ok := r.(noInput); ok {
 		_ = pw.Close()
 		return pr, nil
 	}
@@ -266,6 +284,11 @@ func (t *task) reader(r io.Reader) (*os.File, error) {
 	}
 	return pr, nil
 }
+
+// noInput is stdin at /dev/null.
+type noInput struct{}
+
+func (noInput) Read([]byte) (int, error) { return 0, io.EOF }
 
 // An output is the pipe between a task and whoever reads what it prints.
 type output struct {

@@ -92,7 +92,7 @@ func (h *Host) wireRun(ctx context.Context, p *Proc) int {
 	} else {
 		text += `exec "$@"` + "\n"
 	}
-	q.Stdin = strings.NewReader("")
+	q.Stdin = noInput{}
 	if strings.Contains(flags, "i") {
 		q.Stdin = in
 	} else {
@@ -176,7 +176,7 @@ func (h *Host) wireDetach(_ context.Context, p *Proc) int {
 	t.keep(log)
 	j := *p
 	j.task = t
-	j.Stdin, j.Stdout, j.Stderr = strings.NewReader(""), log, log
+	j.Stdin, j.Stdout, j.Stderr = noInput{}, log, log
 	j.pid = b.register(&process{args: []string{"/bin/sh"}, user: p.User, task: t, kill: t.cancel})
 	ticks := max(1, time.Since(b.since).Milliseconds()/10)
 	if err := v.writeFile(dir+"/pid", fmt.Appendf(nil, "%d %d\n", j.pid, ticks), 0o666); err != nil {

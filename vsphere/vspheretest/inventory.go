@@ -158,6 +158,12 @@ func (s *Server) build() (on []*vm, err error) {
 			}
 		}
 	}
+	if s.Standalone {
+		c := &reg.Get(serviceInstance).(*simulator.ServiceInstance).Content
+		c.About.ApiType, c.About.Name = "HostAgent", "VMware ESXi"
+		c.About.FullName = strings.Replace(c.About.FullName, "vCenter Server", "ESXi", 1)
+		c.CustomFieldsManager = nil
+	}
 	reg.AddHandler(&s.hub)
 	reg.Handler = s.route
 	return on, nil

@@ -62,6 +62,9 @@ type Server struct {
 	SessionTimeout time.Duration
 	// Limits is how much vCenter and its hosts do at once; the zero value means theirs.
 	Limits Limits
+	// Standalone makes the Server present itself as an ESXi host without a vCenter, which cannot
+	// clone, has no templates of its own, folders or custom attributes, and calls itself HostAgent.
+	Standalone bool
 	// StateDir is a directory that VMs, snapshots, disks, keys and the certificate are kept in from
 	// one Server to the next; it is made if it does not exist. Templates are made only the first
 	// time. "" keeps nothing. The OS must be a Keeper.

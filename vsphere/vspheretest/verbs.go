@@ -1,6 +1,8 @@
 package vspheretest
 
 import (
+	"slices"
+
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -43,6 +45,10 @@ var ours = map[string]map[string]bool{
 		"FetchUserPrivilegeOnEntities"),
 }
 
+// vCenterOnly lists what a host by itself does not do, whatever its licence.
+var vCenterOnly = set("CloneVM_Task", "CreateFolder", "MoveIntoFolder_Task", "MarkAsTemplate", "PowerOnMultiVM_Task",
+	"CreateCollectorForTasks", "QueryEvents", "AddCustomFieldDef", "SetField")
+
 func set(names ...string) map[string]bool {
 	m := make(map[string]bool)
 	for _, n := range names {
@@ -55,6 +61,9 @@ func set(names ...string) map[string]bool {
 func (s *Server) route(ctx *simulator.Context, m *simulator.Method) (mo.Reference, types.BaseMethodFault) {
 	if ctx.Session == nil {
 		return nil, nil // vcsim lets the login through, and little else
+	}
+	if s.Standalone && vCenterOnly[m.Name] {
+		return nil, &types.NotSupported{}
 	}
 	if f := s.forbid(ctx, m); f != nil {
 		return nil, f
@@ -70,10 +79,12 @@ func (s *Server) route(ctx *simulator.Context, m *simulator.Method) (mo.Referenc
 
 // alive tells whether the session of ctx is still logged in.
 func (s *Server) alive(ctx *simulator.Context) bool {
-	res := ctx.Map.SessionManager().SessionIsActive(ctx, &types.SessionIsActive{
-		SessionID: ctx.Session.Key, UserName: ctx.Session.UserName,
-	})
-	return res.(*methods.SessionIsActiveBody).Res.Returnval
+	if ctx.Session == nil {
+		return false
+	}
+	base := s.context(nil)
+	sm := base.Session.Get(*contentOf(base.Map).SessionManager).(*simulator.SessionManager)
+	return slices.ContainsFunc(sm.SessionList, func(u types.UserSession) bool { return u.Key == ctx.Session.Key })
 }
 
 // target returns the VM that a request is for.

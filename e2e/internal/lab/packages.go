@@ -26,8 +26,8 @@ const rpmDB = "/var/lib/rpm/packages" // "NAME VERSION" lines
 var mirror = map[string]pkg{
 	"kernel":         {version: "5.14.0-427.13.1", update: "5.14.0-427.40.1"},
 	"openssl-libs":   {version: "3.0.7-27", update: "3.0.7-28"},
-	"openssh-server": {version: "8.7p1-38", units: []string{"sshd"}},
-	"openssh":        {version: "8.7p1-38"},
+	"openssh-server": {version: "8.7p1-38", update: "8.7p1-43", units: []string{"sshd"}},
+	"openssh":        {version: "8.7p1-38", update: "8.7p1-43"},
 	"sudo":           {version: "1.9.5p2-10"},
 	"hostname":       {version: "3.23-6", commands: []string{"hostname"}},
 	"chrony": {version: "4.5-1", commands: []string{"chronyc"}, units: []string{"chronyd"}, files: map[string]string{
@@ -181,6 +181,12 @@ func (g *Guest) dnf(ctx context.Context, p *sshtest.Proc) int {
 	case "update", "upgrade":
 		for _, name := range outdated(have) {
 			have[name] = mirror[name].update
+			for _, u := range mirror[name].units { // as the packages' own scripts do
+				if g.isActive(u) {
+					g.stopUnit(u)
+					_ = g.startUnit(u)
+				}
+			}
 		}
 	case "install":
 		for _, name := range args {

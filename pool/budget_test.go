@@ -1,0 +1,104 @@
+package pool_test
+
+import (
+	"context"
+	"math"
+	"net"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/poolready/poolready/sshx"
+	"github.com/poolready/poolready/vsphere/vspheretest"
+)
+
+func methods(requests []vspheretest.Request) (all []string) {
+	for _, q := range requests {
+		all = append(all, q.Method)
+	}
+	return all
+}
+
+func TestBuildKeepsItsCallBudget(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(s *vspheretest.Server) { s.Latency = vspheretest.Brisk() })
+	r.open(r.spec(3))
+	count := map[string]int{}
+	for _, m := range methods(r.Requests()) {
+		count[m]++
+	}
+	assert.LessOrEqual(t, len(r.Requests()), 120, "%v", count)
+	t.Logf("%d calls: %v", len(r.Requests()), count)
+}
+
+// reuse returns the calls, and the SSH logins, of a run that finds everything ready.
+func reuse(t *testing.T, pools int) (calls []string, logins int) {
+	t.Helper()
+	r := newRig(t, nil)
+	spec := r.spec(pools)
+	spec.Roles[1].Steps, spec.Roles[1].Checks = nil, nil // 121 machines: what is done on them is not the point
+	r.open(spec).Close()
+	n := len(r.Requests())
+	again := r.spec(pools)
+	again.Roles[1] = spec.Roles[1]
+	dials := &countingDialer{Dialer: r.Server}
+	again.SSH.Dialer = dials
+	set := r.open(again)
+	require.Len(t, set.Pools(), pools)
+	for _, h := range set.Status() {
+		require.Contains(t, h.Why, "reuse", h.Host)
+	}
+	return methods(r.Requests()[n:]), int(dials.n.Load())
+}
+
+func TestReuseCostsOneReadingAndOneLoginPerHost(t *testing.T) {
+	t.Parallel()
+	few, logins := reuse(t, 3)
+	assert.LessOrEqual(t, len(few), 15, "%v", few)
+	assert.Equal(t, 6, logins)
+	all, logins := reuse(t, many)
+	assert.LessOrEqual(t, len(all), 15, "%v", all)
+	assert.Equal(t, 2*many, logins)
+	// vCenter may answer a large reading in pages; the one reading it stays.
+	all = slices.DeleteFunc(all, func(m string) bool { return m == "ContinueRetrievePropertiesEx" })
+	assert.Equal(t, few, all, "the calls are the same for 3 and for %d pools", many)
+	t.Logf("%d calls: %v", len(few), few)
+}
+
+// TestBuildTakesLittleLongerThanItsLatencies compares, in one run, the time of a build with the
+// longest chain of latencies in it, which no way of building can undercut. The least of three
+// counts: what else the machine does can only add to it. It runs before the parallel tests.
+func TestBuildTakesLittleLongerThanItsLatencies(t *testing.T) {
+	l := vspheretest.Brisk()
+	l.Scale = 6
+	up := l.PowerOn + l.Boot + l.Tools + l.Address
+	ready := up + l.GuestShutdown + l.Snapshot
+	path := l.FullClone + ready + // golden
+		2*(l.LinkedClone+ready+up) // each role: clone, make ready, power on again
+	path = time.Duration(float64(path) * l.Scale)
+
+	ratio := math.Inf(1)
+	for try := 0; try < 3 && ratio > 1.15; try++ {
+		r := newRig(t, func(s *vspheretest.Server) { s.Latency = l })
+		start := time.Now()
+		r.open(r.spec(3)).Close()
+		took := time.Since(start)
+		ratio = min(ratio, took.Seconds()/path.Seconds())
+		t.Logf("%s for a critical path of %s: ratio %.3f", took.Round(time.Millisecond), path, took.Seconds()/path.Seconds())
+	}
+	assert.LessOrEqual(t, ratio, 1.15)
+}
+
+type countingDialer struct {
+	sshx.Dialer
+	n atomic.Int32
+}
+
+func (d *countingDialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	d.n.Add(1)
+	return d.Dialer.DialContext(ctx, network, address)
+}

@@ -1,0 +1,281 @@
+package sshtest
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// parseRanges parses cut's lists: 1,3-5,7-.
+func parseRanges(s string) (in func(int) bool, err error) {
+	type span struct{ lo, hi int }
+	var spans []span
+	for part := range strings.SplitSeq(s, ",") {
+		lo, hi, dash := strings.Cut(part, "-")
+		sp := span{1, 1 << 30}
+		if lo != "" {
+			if sp.lo, err = strconv.Atoi(lo); err != nil {
+				return nil, err
+			}
+		}
+		if !dash {
+			sp.hi = sp.lo
+		} else if hi != "" {
+			if sp.hi, err = strconv.Atoi(hi); err != nil {
+				return nil, err
+			}
+		}
+		if sp.lo < 1 || part == "-" {
+			return nil, strconv.ErrRange
+		}
+		spans = append(spans, sp)
+	}
+	return func(n int) bool {
+		return slices.ContainsFunc(spans, func(s span) bool { return s.lo <= n && n <= s.hi })
+	}, nil
+}
+
+func cmdCut(ctx context.Context, p *Proc) int {
+	o, ok := p.options("-f: -d: -c: -b: -s --output-delimiter= --fields= --delimiter= --only-delimited")
+	if !ok {
+		return exitNotSimulated
+	}
+	list := cmp.Or(o.set["-f"], o.set["--fields"], o.set["-c"], o.set["-b"])
+	in, err := parseRanges(list)
+	if err != nil {
+		return p.Fail(1, "invalid field value '%s'", list)
+	}
+	sep := cmp.Or(o.set["-d"], o.set["--delimiter"], "\t")
+	if len([]rune(sep)) != 1 {
+		return p.Fail(1, "the delimiter must be a single character")
+	}
+	join, ok := o.set["--output-delimiter"]
+	if !ok {
+		join = sep
+	}
+	byChar := o.has("-c", "-b")
+	return p.texts(ctx, o.args, func(_, text string) error {
+		var b strings.Builder
+		for _, l := range lines(text) {
+			var parts []string
+			if byChar {
+				parts = strings.Split(l, "")
+				join = o.set["--output-delimiter"]
+			} else if parts = strings.Split(l, sep); len(parts) == 1 {
+				if !o.has("-s", "--only-delimited") {
+					b.WriteString(l + "\n")
+				}
+				continue
+			}
+			var keep []string
+			for i, x := range parts {
+				if in(i + 1) {
+					keep = append(keep, x)
+				}
+			}
+			b.WriteString(strings.Join(keep, join) + "\n")
+		}
+		_, err := io.WriteString(p.Stdout, b.String())
+		return err
+	})
+}
+
+// trSet expands a set of tr: ranges, classes, escapes.
+func trSet(s string) ([]byte, error) {
+	s = strings.NewReplacer(`\n`, "\n", `\t`, "\t", `\r`, "\r", `\0`, "\x00", `\\`, `\`).Replace(s)
+	var out []byte
+	for i := 0; i < len(s); i++ {
+		if strings.HasPrefix(s[i:], "[:") {
+			end := strings.Index(s[i:], ":]")
+			if end < 0 {
+				return nil, errors.New("unterminated class")
+			}
+			re, err := compileRegexp("["+s[i:i+end+2]+"]", true, false, false)
+			if err != nil {
+				return nil, err
+			}
+			for c := range 128 {
+				if re.MatchString(string(rune(c))) {
+					out = append(out, byte(c))
+				}
+			}
+			i += end + 1
+			continue
+		}
+		if i+2 < len(s) && s[i+1] == '-' && s[i] <= s[i+2] {
+			for c := int(s[i]); c <= int(s[i+2]); c++ {
+				out = append(out, byte(c))
+			}
+			i += 2
+			continue
+		}
+		out = append(out, s[i])
+	}
+	return out, nil
+}
+
+func cmdTr(ctx context.Context, p *Proc) int {
+	o, ok := p.options("+ -d -s -c -C --delete --squeeze-repeats --complement")
+	if !ok {
+		return exitNotSimulated
+	}
+	if len(o.args) == 0 || len(o.args) > 2 {
+		return p.missing()
+	}
+	from, err := trSet(o.args[0])
+	if err != nil {
+		return p.Fail(1, "%v", err)
+	}
+	var to []byte
+	if len(o.args) == 2 {
+		if to, err = trSet(o.args[1]); err != nil {
+			return p.Fail(1, "%v", err)
+		}
+	}
+	if o.has("-c", "-C", "--complement") {
+		var rest []byte
+		for c := range 256 {
+			if !bytes.Contains(from, []byte{byte(c)}) {
+				rest = append(rest, byte(c))
+			}
+		}
+		from = rest
+	}
+	del, squeeze := o.has("-d", "--delete"), o.has("-s", "--squeeze-repeats")
+	if !del && !squeeze && len(to) == 0 {
+		return p.Fail(1, "missing operand after '%s'", o.args[0])
+	}
+	squeezed := to
+	if len(to) == 0 {
+		squeezed = from
+	}
+	data, err := readAll(ctx, p.Stdin)
+	if err != nil {
+		return 1
+	}
+	out := make([]byte, 0, len(data))
+	for _, c := range data {
+		if i := bytes.IndexByte(from, c); i >= 0 {
+			if del {
+				continue
+			}
+			if len(to) > 0 {
+				c = to[min(i, len(to)-1)]
+			}
+		}
+		if squeeze && len(out) > 0 && out[len(out)-1] == c && bytes.IndexByte(squeezed, c) >= 0 {
+			continue
+		}
+		out = append(out, c)
+	}
+	_, _ = p.Stdout.Write(out)
+	return 0
+}
+
+func cmdUniq(ctx context.Context, p *Proc) int {
+	o, ok := p.options("-c -d -u -i")
+	if !ok {
+		return exitNotSimulated
+	}
+	if len(o.args) > 1 {
+		return p.NotSimulated("an output file")
+	}
+	return p.texts(ctx, o.args, func(_, text string) error {
+		all := lines(text)
+		for i := 0; i < len(all); {
+			j := i + 1
+			for j < len(all) && (all[j] == all[i] || o.has("-i") && strings.EqualFold(all[j], all[i])) {
+				j++
+			}
+			if !(o.has("-d") && j-i == 1 || o.has("-u") && j-i > 1) {
+				if o.has("-c") {
+					fmt.Fprintf(p.Stdout, "%7d ", j-i)
+				}
+				fmt.Fprintln(p.Stdout, all[i])
+			}
+			i = j
+		}
+		return nil
+	})
+}
+
+func cmdTee(ctx context.Context, p *Proc) int {
+	o, ok := p.options("-a --append")
+	if !ok {
+		return exitNotSimulated
+	}
+	flag := os.O_WRONLY | os.O_CREATE | os.O_TRUNC
+	if o.has("-a", "--append") {
+		flag = os.O_WRONLY | os.O_CREATE | os.O_APPEND
+	}
+	code := 0
+	w := []io.Writer{p.Stdout}
+	for _, name := range o.args {
+		f, err := p.view().open(p.Path(name), flag, 0o666)
+		if err != nil {
+			code = p.Fail(1, "%s: %s", name, reason(err))
+			continue
+		}
+		defer f.Close()
+		w = append(w, f)
+	}
+	if err := copyTo(ctx, io.MultiWriter(w...), p.Stdin); err != nil {
+		return p.Fail(1, "%s", reason(err))
+	}
+	return code
+}
+
+func cmdSeq(ctx context.Context, p *Proc) int {
+	sep, n := "\n", []int{}
+	args := p.Args[1:]
+	for len(args) > 0 {
+		switch {
+		case args[0] == "-s" && len(args) > 1:
+			sep, args = args[1], args[1:]
+		case strings.HasPrefix(args[0], "-s"):
+			sep = args[0][2:]
+		default:
+			v, err := strconv.Atoi(args[0])
+			if err != nil {
+				return p.NotSimulated(args[0])
+			}
+			n = append(n, v)
+		}
+		args = args[1:]
+	}
+	first, step, last := 1, 1, 0
+	switch len(n) {
+	case 1:
+		last = n[0]
+	case 2:
+		first, last = n[0], n[1]
+	case 3:
+		first, step, last = n[0], n[1], n[2]
+	default:
+		return p.missing()
+	}
+	if step == 0 {
+		return p.Fail(1, "invalid Zero increment value: '0'")
+	}
+	some := false
+	for i := first; (step > 0 && i <= last || step < 0 && i >= last) && ctx.Err() == nil; i += step {
+		if some {
+			_, _ = io.WriteString(p.Stdout, sep)
+		}
+		some = true
+		if _, err := io.WriteString(p.Stdout, strconv.Itoa(i)); err != nil {
+			return 1
+		}
+	}
+	if some {
+		fmt.Fprintln(p.Stdout)
+	}
+	return 0
+}

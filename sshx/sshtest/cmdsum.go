@@ -1,0 +1,121 @@
+package sshtest
+
+import (
+	"cmp"
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"strconv"
+	"strings"
+)
+
+func cmdBase64(ctx context.Context, p *Proc) int {
+	o, ok := p.options("-d -w: -i --decode --wrap=")
+	if !ok {
+		return exitNotSimulated
+	}
+	wrap, err := strconv.Atoi(cmp.Or(o.set["-w"], o.set["--wrap"], "76"))
+	if err != nil {
+		return p.Fail(1, "invalid wrap size")
+	}
+	return p.texts(ctx, o.args, func(_, text string) error {
+		if o.has("-d", "--decode") {
+			data, err := base64.StdEncoding.DecodeString(strings.ReplaceAll(text, "\n", ""))
+			_, _ = p.Stdout.Write(data)
+			if err != nil {
+				return errors.New("invalid input")
+			}
+			return nil
+		}
+		s := base64.StdEncoding.EncodeToString([]byte(text))
+		for wrap > 0 && len(s) > wrap {
+			fmt.Fprintln(p.Stdout, s[:wrap])
+			s = s[wrap:]
+		}
+		_, _ = io.WriteString(p.Stdout, s)
+		if wrap > 0 && s != "" {
+			fmt.Fprintln(p.Stdout)
+		}
+		return nil
+	})
+}
+
+func sumWith(algorithm func() hash.Hash) Command {
+	return func(ctx context.Context, p *Proc) int {
+		o, ok := p.options("-c -b -t -z --check --status --quiet")
+		if !ok {
+			return exitNotSimulated
+		}
+		sum := func(text string) string {
+			h := algorithm()
+			_, _ = io.WriteString(h, text)
+			return hex.EncodeToString(h.Sum(nil))
+		}
+		if !o.has("-c", "--check") {
+			return p.texts(ctx, o.args, func(name, text string) error {
+				end := "\n"
+				if o.has("-z") {
+					end = "\x00"
+				}
+				fmt.Fprintf(p.Stdout, "%s  %s%s", sum(text), name, end)
+				return nil
+			})
+		}
+		bad := 0
+		code := p.texts(ctx, o.args, func(_, text string) error {
+			for _, l := range lines(text) {
+				want, name, ok := strings.Cut(l, " ")
+				if !ok || len(name) < 2 {
+					return errors.New("no properly formatted checksum lines found")
+				}
+				name = name[1:]
+				data, err := p.ReadFile(name)
+				good := err == nil && sum(string(data)) == want
+				if !good {
+					bad++
+				}
+				switch {
+				case o.has("--status") || good && o.has("--quiet"):
+				case good:
+					fmt.Fprintf(p.Stdout, "%s: OK\n", name)
+				default:
+					fmt.Fprintf(p.Stdout, "%s: FAILED\n", name)
+				}
+			}
+			return nil
+		})
+		if bad > 0 {
+			code = 1
+		}
+		return code
+	}
+}
+
+func cmdCmp(ctx context.Context, p *Proc) int {
+	o, ok := p.options("-s -q -u --brief --quiet --silent")
+	if !ok {
+		return exitNotSimulated
+	}
+	if len(o.args) != 2 {
+		return p.Fail(2, "missing operand")
+	}
+	var all []string
+	if code := p.texts(ctx, o.args, func(_, text string) error { all = append(all, text); return nil }); code != 0 {
+		return 2
+	}
+	switch {
+	case all[0] == all[1]:
+		return 0
+	case p.name() == "diff" && !o.has("-q", "--brief"):
+		return p.NotSimulated("output of differences; use diff -q or cmp -s")
+	case p.name() == "diff":
+		fmt.Fprintf(p.Stdout, "Files %s and %s differ\n", o.args[0], o.args[1])
+	case !o.has("-s", "--quiet", "--silent"):
+		fmt.Fprintf(p.Stdout, "%s %s differ\n", o.args[0], o.args[1])
+	}
+	return 1
+}

@@ -1,0 +1,83 @@
+package vsphere
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/poolready/poolready/pool"
+)
+
+var _ pool.Linker = (*Provider)(nil)
+
+// SetLink implements pool.Linker. A disconnected NIC is taken from the guest, too: by default its
+// tools may connect it again.
+func (p *Provider) SetLink(ctx context.Context, id, mac string, connected bool) error {
+	vm, what := vmRef(id), "disconnect NIC "+mac
+	if connected {
+		what = "connect NIC " + mac
+	}
+	want := types.VirtualDeviceConnectInfo{Connected: connected, StartConnected: connected, AllowGuestControl: connected}
+	_, err := p.perform(ctx, operation{
+		name: what, object: p.label(id), entity: vm,
+		submit: func(ctx context.Context, c *conn) (types.ManagedObjectReference, error) {
+			dev, err := p.card(ctx, id, mac)
+			if err != nil {
+				return types.ManagedObjectReference{}, err
+			}
+			dev.GetVirtualEthernetCard().Connectable = &want
+			res, err := methods.ReconfigVM_Task(ctx, c, &types.ReconfigVM_Task{This: vm, Spec: types.VirtualMachineConfigSpec{
+				DeviceChange: []types.BaseVirtualDeviceConfigSpec{&types.VirtualDeviceConfigSpec{
+					Operation: types.VirtualDeviceConfigSpecOperationEdit, Device: dev.(types.BaseVirtualDevice),
+				}},
+			}})
+			if err != nil {
+				return types.ManagedObjectReference{}, err
+			}
+			return res.Returnval, nil
+		},
+		look: func(context.Context) (bool, types.AnyType, error) { return false, nil, nil }, // twice is as well
+	})
+	if err != nil {
+		return err
+	}
+	got, err := p.Link(ctx, id, mac)
+	if err != nil {
+		return err
+	}
+	if got.AtPowerOn != connected || got.Connected && !connected {
+		return p.errorf(fmt.Errorf("%s: vCenter accepted the change, but the NIC is %s", p.label(id), got), what)
+	}
+	return nil
+}
+
+// Link implements pool.Linker.
+func (p *Provider) Link(ctx context.Context, id, mac string) (pool.Link, error) {
+	dev, err := p.card(ctx, id, mac)
+	if err != nil {
+		return pool.Link{}, p.errorf(err, "read NIC "+mac)
+	}
+	c := dev.GetVirtualEthernetCard().Connectable
+	if c == nil {
+		return pool.Link{}, p.errorf(fmt.Errorf("%s: vCenter does not say whether the NIC is connected", p.label(id)), "read NIC "+mac)
+	}
+	return pool.Link{Connected: c.Connected, AtPowerOn: c.StartConnected, GuestControl: c.AllowGuestControl}, nil
+}
+
+// card reads the NIC of that MAC.
+func (p *Provider) card(ctx context.Context, id, mac string) (types.BaseVirtualEthernetCard, error) {
+	vm, err := p.readVM(ctx, vmRef(id), "config.hardware.device")
+	if err != nil {
+		return nil, err
+	}
+	if vm.Config != nil {
+		for _, dev := range vm.Config.Hardware.Device {
+			if card, ok := dev.(types.BaseVirtualEthernetCard); ok && normalMAC(card.GetVirtualEthernetCard().MacAddress) == normalMAC(mac) {
+				return card, nil
+			}
+		}
+	}
+	return nil, fmt.Errorf("%s has no NIC with that MAC", p.label(id))
+}

@@ -1,0 +1,131 @@
+package vsphere
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/poolready/poolready/vsphere/vspheretest"
+)
+
+func TestWaitEndsWithItsContextAndLeavesTheOthers(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, vspheretest.Brisk())
+	ctx := within(t, time.Minute)
+	id, _ := l.golden(t, ctx)
+	require.NoError(t, l.p.PowerOn(ctx, id))
+	stop := errors.New("enough")
+	short, cancel := context.WithCancelCause(ctx)
+	first := make(chan error, 1)
+	go func() {
+		_, err := l.p.Address(short, id, "00:50:56:00:00:99")
+		first <- err
+	}()
+	cancel(stop)
+	require.ErrorIs(t, <-first, stop)
+	_, err := l.p.Address(ctx, id, "")
+	assert.NoError(t, err)
+}
+
+func TestGivenUpWaitSaysHowFarTheGuestCame(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, vspheretest.Fast())
+	ctx := within(t, time.Minute)
+	id, _ := l.golden(t, ctx)
+	gaveUp := func() error {
+		short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		defer cancel()
+		_, err := l.p.Address(short, id, "00:50:56:00:00:99")
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		return err
+	}
+	assert.ErrorContains(t, gaveUp(), "last seen: the VM is poweredOff")
+	require.NoError(t, l.p.PowerOn(ctx, id))
+	_, err := l.p.Address(ctx, id, "")
+	require.NoError(t, err)
+	assert.ErrorContains(t, gaveUp(), "guest tools run and report only")
+}
+
+func TestCloseEndsWaits(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, vspheretest.Fast())
+	ctx := within(t, time.Minute)
+	id, _ := l.golden(t, ctx)
+	_, before := l.counts()
+	done := make(chan error, 1)
+	go func() {
+		_, err := l.p.Address(ctx, id, "")
+		done <- err
+	}()
+	require.Eventually(t, func() bool {
+		for _, r := range l.Requests()[before:] {
+			if r.Method == "WaitForUpdatesEx" {
+				return true
+			}
+		}
+		return false
+	}, 20*time.Second, time.Millisecond)
+	require.NoError(t, l.p.Close(ctx))
+	assert.ErrorIs(t, <-done, errClosed)
+	assert.NoError(t, l.p.Close(ctx), "twice")
+	_, err := l.p.Inventory(ctx, "set")
+	assert.ErrorIs(t, err, errClosed)
+	calls, _ := l.counts()
+	assert.Equal(t, calls["Login"], calls["Logout"])
+}
+
+// After a revert and a boot, vCenter tells only what is other than what it told before. The pace is
+// slow here, so that all of it happens between two polls.
+func TestAddressAfterARevert(t *testing.T) {
+	t.Parallel()
+	for _, fixed := range []bool{true, false} {
+		t.Run(map[bool]string{true: "may be the old one", false: "is the new one"}[fixed], func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, vspheretest.Fast())
+			l.os.fixed.Store(fixed)
+			l.pace = defaultPace
+			l.pace.gap = 200 * time.Millisecond
+			l.p = l.provider(t)
+			ctx := within(t, 30*time.Second)
+			id, snap := l.golden(t, ctx)
+			seen := map[string]bool{}
+			for range 3 {
+				require.NoError(t, l.p.PowerOn(ctx, id))
+				addr, err := l.p.Address(ctx, id, "")
+				require.NoError(t, err)
+				seen[addr.String()] = true
+				require.NoError(t, l.p.Revert(ctx, id, snap))
+			}
+			assert.Len(t, seen, map[bool]int{true: 1, false: 3}[fixed])
+		})
+	}
+}
+
+// Another process powers the VM off and on while this one does not look.
+func TestAddressIsNotOldWhenNobodyLooked(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, vspheretest.Fast())
+	l.pace.fresh = 0
+	l.p = l.provider(t)
+	ctx := within(t, time.Minute)
+	id, _ := l.golden(t, ctx)
+	require.NoError(t, l.p.PowerOn(ctx, id))
+	one, err := l.p.Address(ctx, id, "")
+	require.NoError(t, err)
+
+	other := l.provider(t)
+	_, err = other.ShutDown(ctx, id, 0)
+	require.NoError(t, err)
+	require.NoError(t, other.PowerOn(ctx, id))
+	two, err := other.Address(ctx, id, "")
+	require.NoError(t, err)
+	require.NotEqual(t, one, two)
+
+	got, err := l.p.Address(ctx, id, "")
+	require.NoError(t, err)
+	assert.Equal(t, two, got)
+}
