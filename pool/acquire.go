@@ -96,21 +96,29 @@ func (s *Set) take(ctx context.Context, test string) (x *lease, was entry, err e
 	word := s.log.wait(fmt.Sprintf("%s: waiting for a pool", test), firstWord)
 	const first = 100 * time.Millisecond
 	most := min(3*time.Second, s.ledger.term/20)
+	var state poolsState
+	late := func(err error) error {
+		if ctx.Err() != nil {
+			return fmt.Errorf("none was free: %w; %s", context.Cause(ctx), state)
+		}
+		return err
+	}
 	for wait := first; ; wait = min(wait*3/2, most) {
 		freed := s.desk.freed()
 		b, err := s.ledger.read(ctx)
 		if err != nil {
-			return nil, entry{}, err
+			return nil, entry{}, late(err)
 		}
 		if numbers = s.numbers(); len(numbers) == 0 {
 			return nil, entry{}, fmt.Errorf("no pool is left: %w", errors.Join(s.desk.unfit()...))
 		}
-		free, state := s.look(b, numbers)
+		var free []int
+		free, state = s.look(b, numbers)
 		n := choose(free, b.line(), line.t.token, numbers)
 		if n > 0 {
 			x, was, err = s.ledger.take(ctx, poolShard(n), test, false, nil)
 			if err == nil || !errors.As(err, new(*busyError)) {
-				return x, was, err
+				return x, was, late(err)
 			}
 			wait = first
 		} else if state.lost() {
@@ -121,13 +129,13 @@ func (s *Set) take(ctx context.Context, test string) (x *lease, was entry, err e
 		}
 		if n == 0 {
 			if err := line.keep(ctx, b); err != nil {
-				return nil, entry{}, err
+				return nil, entry{}, late(err)
 			}
 		}
 		word(state.String())
 		select {
 		case <-ctx.Done():
-			return nil, entry{}, fmt.Errorf("none was free: %w; %s", context.Cause(ctx), state)
+			return nil, entry{}, late(nil)
 		case <-s.ctx.Done():
 			return nil, entry{}, context.Cause(s.ctx)
 		case <-freed:

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 func newLedger(s Spec) *ledger {
@@ -77,22 +79,32 @@ func (b *build) claim(ctx context.Context, lost context.CancelCauseFunc) error {
 			return err
 		}
 	}
+	var todo []int
 	for n := 1; n <= b.spec.Pools; n++ {
-		if !b.work.buildsPool(n) || b.spoiled(n) || b.only > 0 && n != b.only {
-			continue
+		if b.work.buildsPool(n) && !b.spoiled(n) && (b.only == 0 || n == b.only) {
+			todo = append(todo, n)
 		}
-		x, err := b.await(ctx, poolShard(n), "being built", b.isNew(n))
-		if busy := (*busyError)(nil); errors.As(err, &busy) {
-			h := b.work.poolHosts(n)[0]
-			b.fail(n, &HostError{Host: h.VM, Pool: n, Stage: "plan", Err: fmt.Errorf("pool %d is %w; pool.Release frees it", n, err)})
-			continue
-		}
-		if err != nil {
-			return err
-		}
+	}
+	var g errgroup.Group
+	g.SetLimit(b.spec.Limits.Clones)
+	for _, n := range todo {
+		g.Go(func() error { return b.claimPool(ctx, n, lost) })
+	}
+	return g.Wait()
+}
+
+// claimPool takes a pool that is to be built, or spoils it if that must not be.
+func (b *build) claimPool(ctx context.Context, n int, lost context.CancelCauseFunc) error {
+	x, err := b.await(ctx, poolShard(n), "being built", b.isNew(n))
+	if busy := (*busyError)(nil); errors.As(err, &busy) {
+		h := b.work.poolHosts(n)[0]
+		b.fail(n, &HostError{Host: h.VM, Pool: n, Stage: "plan", Err: fmt.Errorf("pool %d is %w; pool.Release frees it", n, err)})
+		return nil
+	}
+	if err == nil {
 		b.keep(n, x, lost)
 	}
-	return nil
+	return err
 }
 
 // await takes a shard of the ledger, waiting for whoever has it. It does not wait for a pool
@@ -255,7 +267,7 @@ func (b *build) letGoReady(ctx context.Context, s *Set, p *Pool) {
 		b.letGo(ctx, p.Number, func(_ time.Time, e *entry) { e.Build, e.Broken = p.build, "" })
 		return
 	}
-	books, err := b.ledger.read(ctx)
+	books, err := b.ledger.read(ctx, poolShard(p.Number))
 	var found *proof
 	var boots []string
 	if err == nil {

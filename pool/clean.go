@@ -62,7 +62,7 @@ func (s *Set) reset(ctx context.Context, x *lease, p *Pool, old []string) (*proo
 	if err := p.reset(ctx); err != nil {
 		return nil, nil, err
 	}
-	b, err := s.ledger.read(ctx)
+	b, err := s.ledger.read(ctx, x.shard)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -178,9 +178,9 @@ type books struct {
 	asked time.Time
 }
 
-func (l *ledger) read(ctx context.Context) (books, error) {
+func (l *ledger) read(ctx context.Context, shards ...string) (books, error) {
 	asked := time.Now()
-	b, err := l.store.Ledger(ctx, l.set)
+	b, err := l.store.Ledger(ctx, l.set, shards...)
 	if err != nil {
 		return books{}, fmt.Errorf("read the ledger of set %q: %w", l.set, err)
 	}
@@ -215,7 +215,7 @@ const tries = 4
 func (l *ledger) change(ctx context.Context, shard string, f func(b books) (map[string]string, error)) error {
 	failed := 0
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		b, err := l.read(ctx)
+		b, err := l.read(ctx, shard)
 		if err == nil {
 			var values map[string]string
 			if values, err = f(b); err != nil || len(values) == 0 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -35,7 +36,7 @@ func newFakeStore() *fakeStore {
 	return &fakeStore{shards: map[string]Shard{}, writes: map[string]int{}, skew: 3 * time.Hour}
 }
 
-func (f *fakeStore) Ledger(ctx context.Context, set string) (*Ledger, error) {
+func (f *fakeStore) Ledger(ctx context.Context, set string, shards ...string) (*Ledger, error) {
 	if err := sleep(ctx, 5*time.Millisecond); err != nil {
 		return nil, err
 	}
@@ -46,6 +47,9 @@ func (f *fakeStore) Ledger(ctx context.Context, set string) (*Ledger, error) {
 	}
 	l := &Ledger{Now: time.Now().Add(f.skew), Shards: map[string]Shard{}}
 	for name, s := range f.shards {
+		if len(shards) > 0 && !slices.Contains(shards, name) {
+			continue
+		}
 		s.Values = maps.Clone(s.Values)
 		l.Shards[name] = s
 	}
@@ -289,7 +293,7 @@ func TestNeverTwoHolders(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			assert.Greater(t, got, 10)
+			assert.Greater(t, got, 5)
 		})
 	}
 }

@@ -120,9 +120,10 @@ type CloneSpec struct {
 // revert, rebuild or clone of the set's VMs touches them. It is divided into shards, each
 // written as a whole and by itself, so that writers of different shards never meet.
 type LedgerStore interface {
-	// Ledger reads every shard, in one bulk reading, and the hypervisor's clock. A set without a
-	// ledger has no shards; that is no error, and neither is a shard that is not there.
-	Ledger(ctx context.Context, set string) (*Ledger, error)
+	// Ledger reads the shards named, or all if none is, in one bulk reading, and the hypervisor's
+	// clock. A set without a ledger has no shards; that is no error, and neither is a shard that
+	// is not there.
+	Ledger(ctx context.Context, set string, shards ...string) (*Ledger, error)
 
 	// SetLedger writes values to a shard if its revision still is what Ledger read; "" makes a
 	// shard that must not be there yet, and the set's folder with it. Keys that are not in values

@@ -205,7 +205,7 @@ func TestAnIdleCleanPoolIsLentAtOnce(t *testing.T) {
 func (r *rig) saying() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.saying()
+	return strings.Join(r.said, "\n")
 }
 
 func TestACleanPoolThatWasRebootedIsResetBeforeItIsLent(t *testing.T) {

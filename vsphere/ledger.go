@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/vmware/govmomi/vim25/methods"
@@ -27,14 +28,17 @@ const (
 
 func ledgerName(set, shard string) string { return set + "-ledger-" + shard }
 
-// Ledger implements pool.Provider. It costs two calls: one for vCenter's clock and one for all shards.
+// Ledger implements pool.Provider. It costs two calls: one for vCenter's clock and one for the shards.
 // A shard whose VM was renamed by hand is found all the same, as long as it stays in its folder.
-func (p *Provider) Ledger(ctx context.Context, set string) (*pool.Ledger, error) {
+func (p *Provider) Ledger(ctx context.Context, set string, shards ...string) (*pool.Ledger, error) {
 	fail := func(err error) (*pool.Ledger, error) {
 		return nil, p.errorf(err, "read the ledger of set %q", set)
 	}
 	l := &pool.Ledger{Shards: map[string]pool.Shard{}}
-	vms, err := p.readLedger(ctx, set)
+	vms, err := p.readShards(ctx, set, shards)
+	if err == nil && vms == nil {
+		vms, err = p.readLedger(ctx, set)
+	}
 	if err != nil {
 		return fail(err)
 	}
@@ -59,6 +63,10 @@ func (p *Provider) Ledger(ctx context.Context, set string) (*pool.Ledger, error)
 	}
 	for shard, vm := range found {
 		p.learn(vm.Self, vm.Name)
+		p.learnShard(set, shard, vm.Self)
+		if len(shards) > 0 && !slices.Contains(shards, shard) {
+			continue
+		}
 		l.Shards[shard] = pool.Shard{ID: vm.Self.Value, Revision: vm.Self.Value + "@" + vm.Config.ChangeVersion, Values: ledgerValues(vm)}
 	}
 	err = p.s.read(ctx, func(c *conn) error {
@@ -72,6 +80,59 @@ func (p *Provider) Ledger(ctx context.Context, set string) (*pool.Ledger, error)
 		return fail(fmt.Errorf("vCenter's clock: %w", err))
 	}
 	return l, nil
+}
+
+// readShards reads the VMs of shards that were read before, or returns nil if one of them is no
+// longer where it was.
+func (p *Provider) readShards(ctx context.Context, set string, shards []string) ([]mo.VirtualMachine, error) {
+	spec := types.PropertyFilterSpec{
+		PropSet:                       []types.PropertySpec{{Type: "VirtualMachine", PathSet: []string{"name", "parent", "config"}}},
+		ReportMissingObjectsInResults: types.NewBool(true),
+	}
+	folder, ok := p.folder(path.Join(set, ledgerFolder))
+	if !ok {
+		return nil, nil
+	}
+	p.mu.Lock()
+	for _, shard := range shards {
+		if ref, ok := p.shards[path.Join(set, shard)]; ok {
+			spec.ObjectSet = append(spec.ObjectSet, types.ObjectSpec{Obj: ref})
+		}
+	}
+	p.mu.Unlock()
+	if len(spec.ObjectSet) == 0 || len(spec.ObjectSet) < len(shards) {
+		return nil, nil
+	}
+	objects, err := p.s.retrieve(ctx, spec)
+	if classify(err) == gone {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var vms []mo.VirtualMachine
+	for _, o := range objects {
+		vm, err := asVM(o)
+		if err != nil {
+			return nil, err
+		}
+		// One that was moved away is not found by others, and so no longer the shard.
+		shard, ours := ledgerShard(set, vm)
+		if !ours || vm.Name != ledgerName(set, shard) || lacking(o) != "" || vm.Parent == nil || *vm.Parent != folder {
+			return nil, nil
+		}
+		vms = append(vms, vm)
+	}
+	if len(vms) < len(shards) {
+		return nil, nil
+	}
+	return vms, nil
+}
+
+func (p *Provider) learnShard(set, shard string, vm types.ManagedObjectReference) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.shards[path.Join(set, shard)] = vm
 }
 
 // readLedger reads the VMs in the ledger's folder. The configuration is read as one property, so

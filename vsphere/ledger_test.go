@@ -181,6 +181,21 @@ func TestLedgerChangedByHand(t *testing.T) {
 		assert.Empty(t, read.Shards)
 		require.NoError(t, l.p.SetLedger(ctx, "set", "pool-1", "", map[string]string{"entry": "two"}))
 	})
+	t.Run("moved away", func(t *testing.T) {
+		t.Parallel()
+		l, ctx, _ := setup(t)
+		c, err := l.Client(ctx)
+		require.NoError(t, err)
+		folder, err := find.NewFinder(c.Client).Folder(ctx, "/Datacenter/vm")
+		require.NoError(t, err)
+		task, err := folder.MoveInto(ctx, []types.ManagedObjectReference{l.byHand(t, "set-ledger-pool-1").Reference()})
+		done(t, task, err)
+		for _, p := range []*Provider{l.p, l.provider(t)} {
+			read, err := p.Ledger(ctx, "set", "pool-1")
+			require.NoError(t, err)
+			assert.Empty(t, read.Shards, "who knew it and who did not agree that it is gone")
+		}
+	})
 	t.Run("renamed", func(t *testing.T) {
 		t.Parallel()
 		l, ctx, s := setup(t)
