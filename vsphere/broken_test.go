@@ -85,6 +85,15 @@ func cached(p pool.Provider) pool.Provider {
 	}}
 }
 
+// stuck is a pool.Linker whose cables stay where they are.
+type stuck struct{ pool.Provider }
+
+func (stuck) SetLink(context.Context, string, string, bool) error { return nil }
+
+func (s stuck) Link(ctx context.Context, id, mac string) (pool.Link, error) {
+	return s.Provider.(*Provider).Link(ctx, id, mac)
+}
+
 var breaks = map[string]func(pool.Provider) pool.Provider{
 	"a set without VMs has an empty inventory": func(p pool.Provider) pool.Provider {
 		return broken{Provider: p, inventory: func(ctx context.Context, set string, templates []string) (*pool.Inventory, error) {
@@ -226,6 +235,9 @@ var breaks = map[string]func(pool.Provider) pool.Provider{
 	"an address is that of the NIC asked for": func(p pool.Provider) pool.Provider {
 		return broken{Provider: p, address: func(ctx context.Context, id, _ string) (netip.Addr, error) { return p.Address(ctx, id, "") }}
 	},
+
+	"a NIC that is disconnected stays so when the VM is powered on": func(p pool.Provider) pool.Provider { return stuck{p} },
+	"a NIC that does not exist cannot be disconnected":              func(p pool.Provider) pool.Provider { return stuck{p} },
 
 	"a snapshot keeps name and record to the byte": func(p pool.Provider) pool.Provider {
 		return broken{Provider: p, snapshot: func(ctx context.Context, id, name, record string) (string, error) {

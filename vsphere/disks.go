@@ -2,6 +2,7 @@ package vsphere
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -92,18 +93,24 @@ func chainOf(backing types.BaseVirtualDeviceBackingInfo) (files []string) {
 
 // Clones implements pool.Provider. It costs one call, which reads the disks of every VM on the
 // datastores of this one. A VM there whose disks cannot be read now counts as a clone, since it may
-// be one.
+// be one, and so does one that is being made of this VM, which may have no path yet.
 func (p *Provider) Clones(ctx context.Context, id string) ([]string, error) {
 	vm := vmRef(id)
 	props := []string{"name", "parent", "config.files", "config.hardware.device"}
 	objects, err := p.s.retrieve(ctx, types.PropertyFilterSpec{
-		PropSet: []types.PropertySpec{{Type: "VirtualMachine", PathSet: props}},
+		PropSet: []types.PropertySpec{
+			{Type: "VirtualMachine", PathSet: props},
+			{Type: "Task", PathSet: []string{"info.state", "info.descriptionId"}},
+		},
 		ObjectSet: []types.ObjectSpec{{
 			Obj: vm,
-			SelectSet: []types.BaseSelectionSpec{&types.TraversalSpec{
-				Type: "VirtualMachine", Path: "datastore", Skip: types.NewBool(true),
-				SelectSet: []types.BaseSelectionSpec{&types.TraversalSpec{Type: "Datastore", Path: "vm"}},
-			}},
+			SelectSet: []types.BaseSelectionSpec{
+				&types.TraversalSpec{
+					Type: "VirtualMachine", Path: "datastore", Skip: types.NewBool(true),
+					SelectSet: []types.BaseSelectionSpec{&types.TraversalSpec{Type: "Datastore", Path: "vm"}},
+				},
+				&types.TraversalSpec{Type: "VirtualMachine", Path: "recentTask"},
+			},
 		}},
 	}, types.PropertyFilterSpec{ // the files of all its snapshots too, whichever it is at now
 		PropSet:   []types.PropertySpec{{Type: "VirtualMachine", PathSet: []string{"layoutEx.file"}}},
@@ -114,8 +121,15 @@ func (p *Provider) Clones(ctx context.Context, id string) ([]string, error) {
 	}
 
 	var all []mo.VirtualMachine
+	var making []string
 	own := map[string]bool{}
 	for _, o := range objects {
+		if o.Obj.Type == "Task" {
+			if isCloning(o) {
+				making = append(making, fmt.Sprintf("a clone that is being made (%s)", o.Obj.Value))
+			}
+			continue
+		}
 		m, err := asVM(o)
 		if err != nil {
 			return nil, p.errorf(err, "clones of %s", p.label(id))
@@ -151,7 +165,16 @@ func (p *Provider) Clones(ctx context.Context, id string) ([]string, error) {
 			clones = append(clones, m)
 		}
 	}
-	return p.vmPaths(ctx, clones)
+	paths, err := p.vmPaths(ctx, clones)
+	return append(paths, making...), err
+}
+
+// isCloning tells whether a task makes a clone now.
+func isCloning(task types.ObjectContent) bool {
+	props := newPlace(task).props
+	state, _ := props["info.state"].(types.TaskInfoState)
+	return props["info.descriptionId"] == "VirtualMachine.clone" &&
+		(state == types.TaskInfoStateQueued || state == types.TaskInfoStateRunning)
 }
 
 // vmPaths returns the inventory paths of VMs, sorted.

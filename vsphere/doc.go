@@ -69,6 +69,15 @@
 // for, and none while nothing is. Reading a set is one call, however many VMs it has. At most
 // 32 calls are in flight, 8 clones, 20 power and 10 snapshot operations.
 //
+// # Testing against a vCenter
+//
+// The package's own suite runs on a real vCenter when GOVC_URL is set, in a scratch folder below
+// GOVC_FOLDER which it removes:
+//
+//	POOLREADY_TEMPLATE=templates/rhel9 go test -count=1 -timeout 2h ./vsphere -run Conformance
+//
+// It takes Folder.Delete on that folder besides the privileges above.
+//
 // # Limits
 //
 // Only the first disk grows. Snapshots are taken without memory and without quiescing. PowerOn does

@@ -79,5 +79,5 @@ func (p *Provider) card(ctx context.Context, id, mac string) (types.BaseVirtualE
 			}
 		}
 	}
-	return nil, fmt.Errorf("%s has no NIC with that MAC", p.label(id))
+	return nil, refuse("%s has no NIC with that MAC", p.label(id))
 }

@@ -59,7 +59,7 @@ func (l *lab) provider(t *testing.T) *Provider {
 	require.NoError(t, err)
 	p := newProvider(l.cfg, end, l.pace)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 30*time.Second)
 		defer cancel()
 		if err := p.Close(ctx); err != nil {
 			t.Logf("close: %v", err)

@@ -98,10 +98,6 @@ func (s *vmState) set(props []types.DynamicProperty) {
 // ShutDown implements pool.Provider.
 func (p *Provider) ShutDown(ctx context.Context, id string, grace time.Duration) (forced bool, err error) {
 	vm := vmRef(id)
-	if err := p.powers.enter(ctx); err != nil {
-		return false, p.errorf(err, "shut down %s", p.label(id))
-	}
-	defer p.powers.leave()
 	if grace > 0 {
 		off, err := p.shutDownGuest(ctx, vm, grace)
 		if err != nil {
@@ -164,6 +160,10 @@ func (p *Provider) shutDownGuest(ctx context.Context, vm types.ManagedObjectRefe
 // powerOff cuts the power. forced is false if it was off already.
 func (p *Provider) powerOff(ctx context.Context, id string) (forced bool, err error) {
 	vm := vmRef(id)
+	if err := p.powers.enter(ctx); err != nil {
+		return false, p.errorf(err, "power off %s", p.label(id))
+	}
+	defer p.powers.leave()
 	forced = true
 	_, err = p.perform(ctx, operation{
 		name: "power off", object: p.label(id), entity: vm,
@@ -202,7 +202,9 @@ func (s *vmState) offNow() {
 }
 
 // Address implements pool.Provider. The MAC "" stands for that of the VM's first NIC. An address
-// is at most a second old. When ctx ends first, the error says how far the guest had come.
+// is at most a second old. For as long as guest tools run again but have not reported yet, up to 30 s,
+// vCenter has only the address of the boot before: ask again before each attempt to connect, and let
+// the host key prove whose it is. When ctx ends first, the error says how far the guest had come.
 func (p *Provider) Address(ctx context.Context, id, mac string) (netip.Addr, error) {
 	vm := vmRef(id)
 	want := normalMAC(mac)

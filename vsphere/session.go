@@ -20,6 +20,7 @@ import (
 const (
 	maxCalls    = 32              // SOAP calls in flight, the long poll not counted
 	maxLogins   = 3               // in a row for one call
+	loginPause  = time.Minute     // between logins once one was refused that had been accepted before
 	callTimeout = 3 * time.Minute // for vCenter's answer to one call
 )
 
@@ -34,7 +35,9 @@ type session struct {
 	lock   chan struct{} // holds one token; guards what follows, while logging in too
 	client *vim25.Client // nil until first connected
 	conn   *conn         // nil: log in first
-	denied error         // the login was refused; it is not repeated, lest the account be locked
+	denied error         // the login was refused
+	retry  time.Time     // when to try again after that; zero is never
+	known  bool          // the same user and password were accepted before
 	closed bool
 
 	ended chan struct{} // closed by close
@@ -78,7 +81,7 @@ func (s *session) current(ctx context.Context) (*conn, error) {
 		return nil, errClosed
 	case s.conn != nil:
 		return s.conn, nil
-	case s.denied != nil:
+	case s.denied != nil && (s.retry.IsZero() || time.Now().Before(s.retry)):
 		return nil, s.denied
 	}
 	if s.client == nil {
@@ -98,10 +101,16 @@ func (s *session) current(ctx context.Context) (*conn, error) {
 	if err != nil {
 		err = fmt.Errorf("log in to %s: %w", s.end.url.Host, explain(err, refName))
 		if classify(err) == permanent && len(faults(err)) > 0 {
+			// Lest the account be locked, it is not repeated: never, if nothing says that the
+			// password is right, and not soon, if a vCenter that starts up does not know it yet.
 			s.denied = err
+			if s.known {
+				s.retry = time.Now().Add(loginPause)
+			}
 		}
 		return nil, err
 	}
+	s.known, s.denied = true, nil
 	s.conn = &conn{Client: s.client, key: res.Returnval.Key, lost: make(chan struct{})}
 	return s.conn, nil
 }

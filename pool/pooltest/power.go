@@ -7,6 +7,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/poolready/poolready/pool"
 )
 
 var power = []Case{
@@ -140,4 +142,43 @@ var snapshots = []Case{
 		require.NoError(f, err)
 		assert.True(f, f.look(id).On)
 	}},
+}
+
+// cables are promises of a pool.Linker.
+var cables = []Case{
+	{Name: "a NIC that is disconnected stays so when the VM is powered on", able: links, test: func(f *fixture) {
+		id, spec := f.up("unplugged")
+		mac := spec.VM.NICs[0].MAC
+		l, ok := f.p.(pool.Linker)
+		require.True(f, ok)
+		require.NoError(f, l.SetLink(f.ctx, id, mac, false))
+		f.linked(id, mac, pool.Link{})
+		_, err := f.base.ShutDown(f.ctx, id, 0)
+		require.NoError(f, err)
+		require.NoError(f, f.base.PowerOn(f.ctx, id))
+		f.linked(id, mac, pool.Link{})
+		require.NoError(f, l.SetLink(f.ctx, id, mac, true))
+		f.linked(id, mac, pool.Link{Connected: true, AtPowerOn: true, GuestControl: true})
+	}},
+	{Name: "a NIC that does not exist cannot be disconnected", able: links, test: func(f *fixture) {
+		id, _ := f.vm("nicless")
+		l, ok := f.p.(pool.Linker)
+		require.True(f, ok)
+		require.Error(f, l.SetLink(f.ctx, id, "00:50:56:00:00:00", false))
+	}},
+}
+
+func links(p pool.Provider) bool {
+	_, ok := p.(pool.Linker)
+	return ok
+}
+
+// linked asserts how a NIC is connected.
+func (f *fixture) linked(id, mac string, want pool.Link) {
+	f.Helper()
+	base, ok := f.base.(pool.Linker)
+	require.True(f, ok)
+	got, err := base.Link(f.ctx, id, mac)
+	require.NoError(f, err)
+	assert.Equal(f, want, got)
 }

@@ -56,13 +56,14 @@ const (
 type Case struct {
 	Name  string // what holds
 	needs func(Env) bool
+	able  func(pool.Provider) bool // nil: every provider is
 	test  func(f *fixture)
 }
 
 // Cases returns all promises.
 func Cases() []Case {
 	var all []Case
-	for _, group := range [][]Case{listing, cloning, power, snapshots, changes, preflight, endings, lost} {
+	for _, group := range [][]Case{listing, cloning, power, cables, snapshots, changes, preflight, endings, lost} {
 		all = append(all, group...)
 	}
 	return all
@@ -78,6 +79,9 @@ func TestProvider(t *testing.T, p pool.Provider, env Env) {
 				t.Parallel()
 				if c.needs != nil && !c.needs(s.env) {
 					t.Skip("pooltest.Env does not say how")
+				}
+				if c.able != nil && !c.able(p) {
+					t.Skip("the provider lacks the capability")
 				}
 				gate <- struct{}{}
 				defer func() { <-gate }()

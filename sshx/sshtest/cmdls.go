@@ -71,6 +71,8 @@ func cmdLs(_ context.Context, p *Proc) int {
 			fmt.Fprintf(p.Stdout, "%s %d %s %s %d %s %s%s\n", modeString(i.mode), i.nlink, own.User, own.Group, i.size, i.mtime.UTC().Format("Jan _2 15:04"), i.name, arrow)
 		}
 	}
+	slices.Sort(files)
+	slices.Sort(dirs)
 	print(".", files)
 	for n, dir := range dirs {
 		list, err := v.readDir(p.Path(dir))

@@ -164,7 +164,7 @@ func cmdSetsid(_ context.Context, p *Proc) int {
 		return p.Fail(1, "no command specified")
 	}
 	b, parent := p.task.boot, p.task
-	j := parent.fork(parent.isOutput(p.Stdout) || parent.isOutput(p.Stderr), o.args, p.User)
+	j := parent.fork(context.Background(), parent.isOutput(p.Stdout) || parent.isOutput(p.Stderr), o.args, p.User)
 	t := b.newTask(parent.out, parent.err, func() { parent.ended(j) })
 	q := *p
 	q.task = t
@@ -205,10 +205,14 @@ func parseSeconds(s string) (time.Duration, error) {
 
 func cmdSleep(ctx context.Context, p *Proc) int {
 	var sum time.Duration
-	if len(p.Args) < 2 {
+	o, ok := p.options("")
+	if !ok {
+		return exitNotSimulated
+	}
+	if len(o.args) == 0 {
 		return p.missing()
 	}
-	for _, a := range p.Args[1:] {
+	for _, a := range o.args {
 		d, err := parseSeconds(a)
 		if err != nil {
 			return p.Fail(1, "invalid time interval '%s'", a)

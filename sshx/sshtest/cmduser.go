@@ -381,9 +381,13 @@ func cmdWhoami(_ context.Context, p *Proc) int {
 
 func cmdGroups(_ context.Context, p *Proc) int {
 	acc := p.Host.disk.accounts()
+	o, ok := p.options("")
+	if !ok {
+		return exitNotSimulated
+	}
 	name, prefix := p.User, ""
-	if len(p.Args) > 1 {
-		name, prefix = p.Args[1], p.Args[1]+" : "
+	if len(o.args) > 0 {
+		name, prefix = o.args[0], o.args[0]+" : "
 	}
 	u, ok := acc.user(name)
 	if !ok {

@@ -2,6 +2,7 @@ package sshtest
 
 import (
 	"context"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -89,6 +90,9 @@ func (p *Proc) name() string { return path.Base(p.Args[0]) }
 var base map[string]Command
 
 func baseCommand(name string) Command { return base[name] }
+
+// BaseCommands returns the names of the commands that every machine has, sorted.
+func BaseCommands() []string { return slices.Sorted(maps.Keys(base)) }
 
 func init() { // in init, as commands look up commands
 	base = map[string]Command{

@@ -58,7 +58,7 @@ lines' g; sed -e 1d -e 2d g; sed -n -e '1p;3p' g; sed '1{s/b/B/;s/2/3/}' g; sed 
 		`find d | sort; find d -name '*.conf' | sort; find d -type f | sort; find d -type d | sort; find d -maxdepth 1 | sort; find d -name 1.conf -delete; ls d; find d -type l; find d -mindepth 1 -maxdepth 1 -type d; find d ! -name '*.conf' | sort`,
 		`find d -type f -exec cat {} \; | sort; find d -name '*.conf' -o -name '*.txt' | sort; find d \( -name '*.conf' -o -type l \) -print | sort; find d -type f -print0 | xargs -0 cat | sort; find d -empty; find d -name e -prune -o -type f -print | sort; find nope; echo $?; cd d; find . -name '3*'`,
 		`find d -type f -exec grep -l one {} +; find d -perm 644 -type f | sort; find d -newer f -type f | wc -l; find d -size -1k -type f; find d -size 1 -type f | sort; find d -path '*e/*'`,
-		`ls d; ls -a d; ls -1 d/e; ls nope; echo $?; ls -d d; ls f g; ls d d/e; ls -A d`,
+		`ls d; ls -a d; ls -1 d/e; ls nope; echo $?; ls -d d; ls f g; ls d d/e; ls -A d; ls g f; ls -d g d f nope 2>&1 | sort`,
 		`cp f h; cmp f h; echo $?; cp -r d d2; ls d2; cp -a d d3; readlink d3/l; cp d x; echo $?; cp f g d; ls d; cp nope x; echo $?; cp f d/new; cat d/new | head -1`,
 		`mv f h; ls; mv h d; ls d; mv d dd; ls dd; mv nope x; echo $?; mv dd/1.conf dd/2.conf; ls dd`,
 		`rm f; ls; rm f; echo $?; rm -f f; echo $?; rm d; echo $?; rm -r d; ls; rmdir nope; echo $?; mkdir z; rmdir z; mkdir -p z/y; rmdir z; echo $?`,

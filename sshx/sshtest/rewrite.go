@@ -174,23 +174,23 @@ func (s *shell) call(ctx context.Context, args []string) ([]string, error) {
 	if j := s.job(hc); j != nil && j.ctx.Err() != nil && args[0] != ourVars+"end" {
 		return []string{"exit", strconv.Itoa(exitKilled(j.ctx))}, nil
 	}
-	out, err := s.turn(hc, args)
+	out, err := s.turn(ctx, hc, args)
 	if ns, ok := errors.AsType[*notSimulated](err); ok {
 		return []string{ourVars + "refuse", ns.Error()}, nil
 	}
 	return out, err
 }
 
-func (s *shell) turn(hc interp.HandlerContext, args []string) ([]string, error) {
+func (s *shell) turn(ctx context.Context, hc interp.HandlerContext, args []string) ([]string, error) {
 	refuse := func(what string) ([]string, error) { return nil, &notSimulated{what, hc.Pos} }
 	switch name := args[0]; name {
 	case ourVars + "fork":
 		holds := args[1] == "1" && s.p.task.isOutput(hc.Stdout) || args[2] == "1" && s.p.task.isOutput(hc.Stderr)
-		j := s.p.task.fork(holds, s.p.Args, s.p.User)
+		j := s.p.task.fork(ctx, holds, s.p.Args, s.p.User)
 		return []string{"eval", varBack + "=" + strconv.Itoa(j.pid)}, nil
 	case "builtin":
 		if len(args) > 1 {
-			return s.turn(hc, args[1:])
+			return s.turn(ctx, hc, args[1:])
 		}
 	case "command":
 		return s.turnCommand(args, refuse)

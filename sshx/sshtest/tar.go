@@ -285,13 +285,19 @@ func (t *tarCall) restore(tr io.Reader, h *tar.Header, name string) error {
 		}
 		return v.mkdir(name, 0o777)
 	case tar.TypeSymlink:
-		_ = v.remove(name)
+		if err := v.remove(name); err != nil && !isNotExist(err) {
+			return err
+		}
 		return v.symlink(h.Linkname, name)
 	case tar.TypeLink:
-		_ = v.remove(name)
+		if err := v.remove(name); err != nil && !isNotExist(err) {
+			return err
+		}
 		return v.link(t.member(h.Linkname), name)
 	case tar.TypeReg:
-		_ = v.remove(name)
+		if err := v.remove(name); err != nil && !isNotExist(err) {
+			return err
+		}
 		f, err := v.open(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fs.FileMode(h.Mode).Perm())
 		if err != nil {
 			return err

@@ -101,6 +101,7 @@ type job struct {
 	cancel context.CancelCauseFunc
 	holds  bool   // the task's output
 	name   string // what the interpreter calls it: "g1"
+	once   sync.Once
 }
 
 // newTask returns a task with one process, the first, which must call release when it ends. Its
@@ -166,19 +167,22 @@ func (t *task) keep(f io.Closer) {
 	t.files = append(t.files, f)
 }
 
-// fork makes a job. holds says that it has the task's output as its own.
-func (t *task) fork(holds bool, args []string, user string) *job {
+// fork makes a job of a shell that runs under ctx: with the shell, should that be killed, it ends. holds says that
+// it has the task's output as its own.
+func (t *task) fork(ctx context.Context, holds bool, args []string, user string) *job {
 	j := &job{holds: holds}
 	j.ctx, j.cancel = context.WithCancelCause(t.ctx)
 	j.pid = t.boot.register(&process{args: args, user: user, kill: j.cancel, task: t})
+	context.AfterFunc(j.ctx, func() { t.boot.unregister(j.pid) })
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.jobs[j.pid] = j
 	t.forks++
 	t.live++
 	if holds {
 		t.holds++
 	}
+	t.mu.Unlock()
+	context.AfterFunc(ctx, func() { t.ended(j) })
 	return j
 }
 
@@ -226,8 +230,11 @@ func (t *task) jobName(pid int) string {
 
 // ended is called by a job when it is done.
 func (t *task) ended(j *job) {
-	t.boot.unregister(j.pid)
-	t.gone(j.holds)
+	j.once.Do(func() {
+		t.boot.unregister(j.pid)
+		j.cancel(nil)
+		t.gone(j.holds)
+	})
 }
 
 // login returns a process of the task as login sets it up for a user.

@@ -2,9 +2,84 @@
 // behave as the real thing where it matters to programs that build, snapshot and revert VMs.
 //
 //	srv := vspheretest.NewServer(t)
-//	c, err := govmomi.NewClient(ctx, srv.URL, true)
+//	c, err := srv.Client(ctx) // or anything that is configured with srv.URL, srv.CAFile, ...
 //
-// Reverts revert, linked clones hang on their snapshot, names collide, changeVersion is
-// compared, busy VMs refuse, guests boot and are seen late, and every power-on starts a guest
-// that can be reached over SSH through Server.DialContext.
+// It is like httptest: NewUnstartedServer, fields, Start, Close. There is no state outside the
+// Server, so tests with one each run in parallel.
+//
+// # What it is faithful in
+//
+// Stock vcsim lets wrong programs pass. Here
+//
+//   - a revert brings back configuration, extraConfig, annotation, devices, disks and the power
+//     state of the snapshot, and leaves name, folder, pool and custom values; changeVersion is new;
+//   - a clone is made of its snapshot, or else of the VM as it is: configuration, disks, annotation,
+//     extraConfig. Linked clones need a snapshot, have its files as parents and stay on its
+//     datastore; a disk locator without a move type means a full copy; disks with parents or
+//     snapshots do not grow; MACs are new unless they are manual; faulty device changes fail;
+//   - names are unique in a folder, under races, for create, clone, rename, reconfigure and move;
+//   - ReconfigVM_Task compares changeVersion, atomically, and changes all or nothing; power
+//     changes, snapshots, reverts and renames make a new version;
+//   - a VM with an operation under way refuses others with TaskInProgress, in turns at submission
+//     and in the task; the source of clones is shared by clones;
+//   - VMs that are being made are seen, without a config;
+//   - golden VMs and snapshots that linked clones hang on cannot be destroyed;
+//   - guests boot, are seen by their tools, and show addresses, one after the other; what the tools
+//     said last stays when the power goes; container bridges and link-local addresses come first;
+//     ShutdownGuest needs tools, takes time and may never be followed;
+//   - guestinfo.* set while a VM runs is gone when it stops; empty values delete; keys that a
+//     ConfigSpec has a field for are ignored;
+//   - snapshots are 32 deep at most; templates have no snapshots and no power;
+//   - events and tasks are all kept, with times, chains and who they were about;
+//   - waits for updates see every property, come in batches of 100 objects, and end with their
+//     session or client; bulk reads come in pages of 100;
+//   - operations beyond what vCenter and its hosts do at once are queued (see Limits).
+//
+// # Faults and time
+//
+// [Fault] names a call, by method, name and number, and what goes wrong with it. Server.Restart,
+// ExpireSessions, Vanish, ForgetTasks, Deny and Slow are for what is not tied to a call. [Latency]
+// says how long everything takes.
+//
+// # Guests
+//
+// Each VM that is powered on runs a [Guest] of the Server's [OS], on a [Disk] that is cloned,
+// snapshotted and reverted with the VM. Server.DialContext is the network that it is on: an address
+// that nobody has is no route, a closed port refuses, a guest whose power is cut falls silent.
+// Server.Jump is for other processes.
+//
+// # What is different from a real vCenter
+//
+// Not simulated; what is asked for is refused, not ignored: relocation and migration, instant
+// clones, suspension, guest standby and reboot through tools, customization, registering and
+// unregistering VMs, promoting disks, encryption.
+//
+// Not simulated, and not noticed:
+//
+//   - the memory of guests: a revert to a snapshot with memory boots the disk of that moment;
+//   - the files of VMs on datastores, sizes and free space; tags; permissions on single objects (Deny
+//     takes a privilege on all of them); alarms; performance counters; high availability; what a
+//     failing host or datastore does;
+//   - distributed switches (the Server's networks are standard port groups) and DRS recommendations;
+//   - two waits at once on one collector, which on a real vCenter disturb each other: here the second
+//     waits for its turn, and either may get the other's updates;
+//   - partial updates: a changed property is sent whole;
+//   - events and tasks of what vcsim does by itself, such as adding hosts and browsing datastores.
+//
+// Unconfirmed, so the side was chosen that shows a careless program:
+//
+//   - whether TaskInProgress comes at submission or in the task: both, in turns;
+//   - whether a reading without a session fails as a whole or per property: both, in turns;
+//   - what becomes of clones when their golden is destroyed: it is refused (ResourceInUse);
+//   - whether a linked clone may go to another datastore: it may not;
+//   - whether the tools' last words stay after power off and revert: they do;
+//   - whether a guest has its address back after a revert: the default OS gives it another one;
+//   - whether the inventory name is part of a snapshot: it is not;
+//   - how much vCenter returns of a bulk read at once: 100 objects;
+//   - which privileges exactly a call needs: those of the API reference, of all objects involved;
+//   - in which order QueryEvents returns: the newest first. Sort by key.
+//
+// Times are chosen, not measured: see [Brisk], [Fast] and [Realistic]. The units of a host and the
+// 640 operations of a vCenter are published limits; what a clone takes of its source's host is
+// not counted.
 package vspheretest

@@ -107,7 +107,7 @@ func (o *plainOS) Install(Hardware) Disk { return plainDisk{o.disk.Clone()} }
 
 func (o *plainOS) Boot(m *Machine) Guest {
 	g := &plainGuest{os: o, m: m, host: sshtest.NewHost(m.Disk.(plainDisk).Disk), hw: m.Hardware}
-	g.host.OnPowerOff = m.PowerOff
+	g.host.OnPowerOff = g.Shutdown // in order: connections are closed, not cut
 	g.host.OnReboot = g.reboot
 	g.host.Boot()
 	return g

@@ -110,7 +110,7 @@ func TestWaitsSeeEveryProperty(t *testing.T) {
 	}
 }
 
-func TestConcurrentWaitsOnOneCollectorAllEnd(t *testing.T) {
+func TestConcurrentWaitsOnCollectorsOfTheirOwnAllEnd(t *testing.T) {
 	t.Parallel()
 	s := start(t, nil)
 	var wg sync.WaitGroup
@@ -119,11 +119,49 @@ func TestConcurrentWaitsOnOneCollectorAllEnd(t *testing.T) {
 		wg.Go(func() {
 			task, err := vm.PowerOn(s.ctx)
 			if assert.NoError(t, err) {
-				assert.NoError(t, task.WaitEx(s.ctx))
+				assert.NoError(t, task.Wait(s.ctx))
 			}
 		})
 	}
 	wg.Wait()
+}
+
+func TestOneListOfTasksIsWaitedForWithOneFilter(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	pc, err := property.DefaultCollector(s.c.Client).Create(s.ctx)
+	require.NoError(t, err)
+	lv, err := view.NewManager(s.c.Client).CreateListView(s.ctx, nil)
+	require.NoError(t, err)
+	spec := new(property.WaitFilter).Add(lv.Reference(), "Task", []string{"info.state", "info.result"}, lv.TraversalSpec())
+	_, err = pc.CreateFilter(s.ctx, spec.CreateFilter)
+	require.NoError(t, err)
+	done := make(map[types.ManagedObjectReference]bool)
+	version := ""
+	for i := 0; len(done) < 3; {
+		if i < 3 { // while the pump runs
+			task, err := s.vm("template").Clone(s.ctx, s.folder, fmt.Sprint("vm", i), types.VirtualMachineCloneSpec{Location: s.here()})
+			require.NoError(t, err)
+			_, err = lv.Add(s.ctx, []types.ManagedObjectReference{task.Reference()})
+			require.NoError(t, err)
+			i++
+		}
+		us, err := pc.WaitForUpdates(s.ctx, version, &types.WaitOptions{MaxWaitSeconds: types.NewInt32(20)})
+		require.NoError(t, err)
+		require.NotNil(t, us)
+		version = us.Version
+		for _, fs := range us.FilterSet {
+			for _, o := range fs.ObjectSet {
+				for _, c := range o.ChangeSet {
+					if c.Name == "info.state" && c.Val == types.TaskInfoStateSuccess {
+						done[o.Obj] = true
+					}
+				}
+			}
+		}
+	}
+	_, err = pc.WaitForUpdates(s.ctx, "12345", nil)
+	assert.True(t, fault.Is(err, &types.InvalidCollectorVersion{}), "%v", err)
 }
 
 func TestBulkReadsComeInPages(t *testing.T) {

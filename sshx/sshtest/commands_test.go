@@ -1,0 +1,130 @@
+package sshtest
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// No command takes an argument that it does not know.
+func TestUnknownArgumentsAreLoud(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	builtin := strings.Fields("[ test echo printf pwd true false")
+	for _, name := range BaseCommands() {
+		if slices.Contains(builtin, name) {
+			continue
+		}
+		out, code := h.Run(t.Context(), "command "+name+" --frobnicate=1 </dev/null")
+		switch name {
+		case "env", "kill", "getent": // complain as the real ones do
+			assert.NotZero(t, code, name)
+		default:
+			assert.Equal(t, exitNotSimulated, code, "%s: %s", name, out)
+			assert.Contains(t, out, "sshtest: "+name+": not simulated: ", name)
+		}
+	}
+}
+
+func TestCommandsOfTheEmbedder(t *testing.T) {
+	t.Parallel()
+	gone := map[string]bool{}
+	h := newHost(t, func(h *Host) {
+		h.Commands = map[string]Command{
+			"git": func(_ context.Context, p *Proc) int {
+				fmt.Fprintln(p.Stdout, p.Args, p.User, p.Dir, p.Env["X"], p.Path("f"))
+				return 3
+			},
+			"both": func(ctx context.Context, p *Proc) int { return p.Run(ctx, "sh", "-c", "pwd; exit 6") },
+		}
+		h.Installed = func(name string) bool { return !gone[name] }
+	})
+	scripts(t, h, []struct{ user, script, want string }{
+		{"", "cd /etc; X=1 git a 'b c'", "[git a b c] root /etc 1 /etc/f\n=3\n"},
+		{"admin", "/usr/bin/git; command -v git", "[/usr/bin/git] admin /home/admin  /home/admin/f\n/usr/bin/git\n=0\n"},
+		{"", "both", "/root\n=6\n"},
+	})
+	gone["git"], gone["cat"] = true, true
+	scripts(t, h, []struct{ user, script, want string }{
+		{"", "git", "bash: git: command not found\n=127\n"},
+		{"", "command -v git cat", "=1\n"},
+		{"", "test -x /usr/bin/git", "=1\n"},
+		{"", "/usr/bin/cat", "bash: /usr/bin/cat: No such file or directory\n=127\n"},
+		{"admin", "sudo git", "sudo: git: command not found\n=1\n"},
+	})
+}
+
+func TestSystemCommands(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	var asked []string
+	done := make(chan struct{}, 4)
+	h := newHost(t, func(h *Host) {
+		h.Now = func() time.Time { return now }
+		h.OnReboot = func() { asked = append(asked, "reboot"); done <- struct{}{} }
+		h.OnPowerOff = func() { asked = append(asked, "off"); done <- struct{}{} }
+	})
+	h.Disk().SetSize(20 << 30)
+	scripts(t, h, []struct{ user, script, want string }{
+		{"", "echo con1.example.com >/etc/hostname; hostname; hostname -s; uname -n; uname -sr; uname", "con1.example.com\ncon1\ncon1.example.com\nLinux " + kernelRelease + "\nLinux\n=0\n"},
+		{"", "hostname x", "sshtest: hostname: not simulated: setting the name; write /etc/hostname\n=64\n"},
+		{"", "date -u +%F; ln -s /usr/share/zoneinfo/Asia/Singapore /etc/localtime; date +%H:%M%z", "2026-03-04\n13:06+0800\n=0\n"},
+		{"", "date -s 12:00", "sshtest: date: not simulated: -s\n=64\n"},
+		{"", "df -P / | tail -1 | cut -d' ' -f1,2,5; df --output=pcent / | tail -1; head -c 10000000 /dev/zero >/f; df -m -P / | tail -1", "/dev/sda2 20971520 11%\n11%\n/dev/sda2 20480 2058 18422 11% /\n=0\n"},
+		{"", "logger -t me hello; cat /var/log/messages", "Mar  4 05:06:07 con1 me: hello\n=0\n"},
+		{"", "ssh-keygen -q -t ed25519 -N '' -C c -f /root/k; stat -c %a /root/k; ssh-keygen -y -f /root/k >/root/y; cut -d' ' -f1,2 /root/k.pub | cmp - /root/y; ssh-keygen -lf /root/k.pub | cut -d' ' -f1,3,4", "600\n256 c (ED25519)\n=0\n"},
+		{"", "ssh-keygen -t ed25519 -f /root/k2", "sshtest: ssh-keygen: not simulated: without -f and -N: it would ask\n=64\n"},
+		{"", "ssh-keygen -t rsa -N '' -f /root/k2", "sshtest: ssh-keygen: not simulated: -t rsa\n=64\n"},
+		{"", "grep ^ID= /etc/os-release; cat /proc/sys/kernel/random/boot_id | wc -c; sleep 1000 & pgrep -x sleep >/dev/null || sleep 0.05; pkill -x sleep; wait", "ID=\"rhel\"\n37\n=0\n"},
+		{"", "mountpoint -q / && echo yes; mountpoint -q /etc || echo no", "yes\nno\n=0\n"},
+		{"admin", "reboot", "reboot: Failed to set wall message, ignoring: Interactive authentication required.\n=1\n"},
+		{"", "shutdown -r +5", "sshtest: shutdown: not simulated: +5\n=64\n"},
+		{"", "shutdown -r now; reboot; poweroff", "=0\n"},
+	})
+	<-done
+	assert.Equal(t, []string{"reboot"}, asked, "once per boot")
+	h.Boot()
+	_, _ = h.Run(t.Context(), "poweroff")
+	<-done
+	assert.Equal(t, []string{"reboot", "off"}, asked)
+}
+
+func TestRunOnAMachineThatIsOff(t *testing.T) {
+	t.Parallel()
+	h := NewHost(NewDisk())
+	_, code := h.Run(t.Context(), "true")
+	assert.Equal(t, 255, code)
+	h.Boot()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, code = h.Run(ctx, "sleep 1000")
+	assert.Equal(t, 137, code)
+	h.Halt()
+	h.Halt()
+}
+
+func TestWhatDoesNotLastOverABoot(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	_, code := h.Run(t.Context(), "touch /run/x /tmp/x /etc/x; mkdir /run/d; rm /etc/ssh/ssh_host_*")
+	require.Zero(t, code)
+	h.Boot()
+	out, _ := h.Run(t.Context(), "ls -d /run/* /tmp/x /etc/x /var/run/lock; ls /etc/ssh | grep -c key")
+	assert.Equal(t, "/etc/x\n/run/lock\n/tmp/x\n/var/run/lock\n4\n", out)
+}
+
+func TestTarRefusesWhatLeavesTheTree(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	scripts(t, h, []struct{ user, script, want string }{
+		{"", "mkdir -p /a/b /o; echo x >/a/b/f; chown admin:admin /a/b/f; chmod 640 /a/b/f; cd /a; tar -cf /t.tar b; cd /o; tar -xpf /t.tar; stat -c '%U %a' b/f", "admin 640\n=0\n"},
+		{"", "cd /o; rm -r b; tar -xf /t.tar --no-same-owner; stat -c '%U %a' b/f", "root 640\n=0\n"},
+		{"admin", "cd /tmp; umask 077; tar -xf /t.tar; stat -c '%U %a' b/f; tar -xf /t.tar -C /o", "admin 600\ntar: b/f: Cannot open: Permission denied\ntar: Exiting with failure status due to previous errors\n=2\n"},
+	})
+}

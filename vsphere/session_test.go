@@ -1,0 +1,145 @@
+package vsphere
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/poolready/poolready/vsphere/vspheretest"
+)
+
+// slow answers after a second, or not at all.
+type slow struct {
+	now, most atomic.Int32
+	never     bool
+}
+
+func (s *slow) RoundTrip(ctx context.Context, _, _ soap.HasFault) error {
+	n := s.now.Add(1)
+	defer s.now.Add(-1)
+	for m := s.most.Load(); n > m && !s.most.CompareAndSwap(m, n); m = s.most.Load() {
+	}
+	if s.never {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	sleep(ctx, time.Second)
+	return ctx.Err()
+}
+
+func TestAtMost32CallsAreInFlight(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		rt := &slow{}
+		l := &limiter{rt: rt, slots: make(chan struct{}, maxCalls)}
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(func() { assert.NoError(t, l.RoundTrip(t.Context(), &methods.Rename_TaskBody{}, nil)) })
+		}
+		wg.Wait()
+		assert.Equal(t, int32(32), rt.most.Load())
+	})
+}
+
+func TestLongPollTakesNoPlaceAmongCalls(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := &limiter{rt: &slow{}, slots: make(chan struct{}, 1)}
+		l.slots <- struct{}{}
+		poll := &methods.WaitForUpdatesExBody{Req: &types.WaitForUpdatesEx{Options: &types.WaitOptions{MaxWaitSeconds: types.NewInt32(45)}}}
+		assert.NoError(t, l.RoundTrip(t.Context(), poll, nil))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		assert.ErrorIs(t, l.RoundTrip(ctx, &methods.Rename_TaskBody{}, nil), context.DeadlineExceeded, "a call waits for its place")
+	})
+}
+
+func TestCallWithoutAnswerIsGivenUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := &limiter{rt: &slow{never: true}, slots: make(chan struct{}, 1)}
+		start := time.Now()
+		err := l.RoundTrip(t.Context(), &methods.Rename_TaskBody{}, nil)
+		assert.ErrorIs(t, err, errNoAnswer)
+		assert.Equal(t, unknown, classify(err), "the call may have had its effect")
+		assert.Equal(t, callTimeout, time.Since(start))
+	})
+}
+
+func TestBackoffGrowsAndEnds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := backoff{patience: time.Minute}
+		start, n := time.Now(), 0
+		for b.wait(t.Context()) {
+			n++
+		}
+		assert.LessOrEqual(t, time.Since(start), time.Minute)
+		assert.Greater(t, time.Since(start), 50*time.Second)
+		assert.Less(t, n, 20)
+	})
+}
+
+func TestSessionIsOneForAllCalls(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, vspheretest.Fast())
+	ctx := within(t, 30*time.Second)
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			_, err := l.p.Inventory(ctx, "set")
+			assert.NoError(t, err)
+		})
+	}
+	wg.Wait()
+	l.ExpireSessions()
+	for range 20 {
+		wg.Go(func() {
+			_, err := l.p.Inventory(ctx, "set")
+			assert.NoError(t, err)
+		})
+	}
+	wg.Wait()
+	calls, _ := l.counts()
+	assert.Equal(t, 2, calls["Login"], "one, and one after the session had expired")
+	require.NoError(t, l.p.Close(ctx))
+}
+
+func TestVMThatIsBeingMadeIsListedAsSuch(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, vspheretest.Fast())
+	ctx := within(t, 30*time.Second)
+	golden, snap := l.golden(t, ctx)
+	l.Inject(vspheretest.Fault{Method: "CloneVM_Task", Effect: vspheretest.SlowTask(200)})
+	done := make(chan error, 1)
+	go func() {
+		_, err := l.p.Clone(ctx, linkedSpec(golden, snap, "con1", "00:50:56:00:00:41"))
+		done <- err
+	}()
+	other := l.provider(t)
+	require.Eventually(t, func() bool {
+		inv, err := other.Inventory(ctx, "set")
+		if !assert.NoError(t, err) {
+			return true
+		}
+		for _, vm := range inv.VMs {
+			if vm.Name == "con1" && vm.Problem == "being created" {
+				return true
+			}
+		}
+		return false
+	}, 20*time.Second, time.Millisecond)
+	clones, err := other.Clones(ctx, golden)
+	require.NoError(t, err)
+	assert.NotEmpty(t, clones, "a VM that is being made may become a clone")
+	require.NoError(t, <-done)
+}
