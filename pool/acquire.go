@@ -213,6 +213,11 @@ func (s *Set) prepare(ctx context.Context, x *lease, was entry) (*Pool, error) {
 	ctx, stop := x.bind(ctx)
 	defer stop()
 	p := s.pool(shardPool(x.shard))
+	if was.Clean == nil {
+		if err := s.cleanExternals(ctx, x); err != nil {
+			return nil, err
+		}
+	}
 	if was.Build != p.build {
 		fresh, err := s.find(ctx, p)
 		if err != nil {
@@ -268,10 +273,16 @@ func (s *Set) release(p *Pool, failed bool) error {
 // cleanUp resets a pool that a test has given back, still under its lease, and frees it.
 func (s *Set) cleanUp(p *Pool, test string, failed bool) {
 	x := p.lease
+	if s.keep(p, test, failed) {
+		return
+	}
 	base := s.pool(p.Number)
 	err := x.set(s.ctx, func(_ time.Time, e *entry) { e.Used, e.Lease.For = test, "reset after "+test })
 	var found *proof
 	var boots []string
+	if err == nil {
+		err = s.cleanExternals(s.ctx, x)
+	}
 	if err == nil {
 		found, boots, err = s.reset(s.ctx, x, base, p.boots)
 	}

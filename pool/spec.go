@@ -28,6 +28,11 @@ type Spec struct {
 	// connection to a new golden. From then on the keys that golden has are pinned: clones
 	// and reverted VMs have the same ones. Name and Address are filled in.
 	SSH sshx.Config
+	// Keep says when a pool stays as its test left it; the zero value means never.
+	Keep Keep
+	// Cleanups clean up, by kind, what tests make outside of their VMs; see Pool.Track. ref is what
+	// Track was given. A cleanup must succeed if the thing is not there.
+	Cleanups map[string]func(ctx context.Context, ref string) error
 	// Limits bound time and parallelism; the zero value has useful defaults.
 	Limits Limits
 	// Logf receives one line per event; nil means t.Logf in Ensure, and nothing in Open.

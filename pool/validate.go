@@ -55,6 +55,12 @@ func (s Spec) validate() error {
 	f.notNegative("Spec.Limits.Checks", int64(s.Limits.Checks))
 	f.notNegative("Spec.Limits.Boot", int64(s.Limits.Boot))
 	f.notNegative("Spec.Limits.Shutdown", int64(s.Limits.Shutdown))
+	s.Keep.validate(&f)
+	for kind, clean := range s.Cleanups {
+		if kind == "" || clean == nil {
+			f.addf("Spec.Cleanups", "%q: kind and function are required", kind)
+		}
+	}
 	f.notNegative("Spec.Limits.Lease", int64(s.Limits.Lease))
 	if len(s.SSH.Keys) == 0 {
 		f.addf("Spec.SSH.Keys", "is empty: no way to log in")
