@@ -147,7 +147,10 @@ func TestEveryFaultIsNoticedByItsChecks(t *testing.T) {
 	var mu sync.Mutex
 	noticed := map[string]bool{}
 	t.Run("faults", func(t *testing.T) {
-		for _, f := range faults {
+		for i, f := range faults {
+			if raceDetector && i%8 != 0 {
+				continue // what is found does not depend on it
+			}
 			t.Run(f.name, func(t *testing.T) {
 				t.Parallel()
 				r := newRig(t, testTopology())
@@ -194,6 +197,9 @@ func TestEveryFaultIsNoticedByItsChecks(t *testing.T) {
 	})
 	for role, list := range checks {
 		for _, c := range list {
+			if raceDetector {
+				break
+			}
 			assert.True(t, noticed[c.name], "no fault makes check %q of %s fail", c.name, role)
 		}
 	}

@@ -87,25 +87,49 @@ func (r *rig) off(h Host) vspheretest.Disk {
 	return r.disks[h.Name]
 }
 
-// script runs a text on a host as the harness does, and returns stdout, stderr and exit code.
-func (r *rig) script(h Host, text string) (stdout, stderr string, code int) {
+// An output is what a script left.
+type output struct {
+	stdout, stderr string
+	code           int
+}
+
+// scripts runs texts on a host, one after the other, as the harness does.
+func (r *rig) scripts(h Host, texts ...string) []output {
 	r.t.Helper()
-	g := r.guests[h.Name]
+	host := r.guests[h.Name].Host()
 	var b strings.Builder
 	env := r.topology.env(h)
 	for _, k := range slices.Sorted(maps.Keys(env)) {
 		fmt.Fprintf(&b, "export %s='%s'\n", k, strings.ReplaceAll(env[k], "'", `'\''`))
 	}
-	name := fmt.Sprintf("/run/script-%d", serial.Add(1))
-	require.NoError(r.t, g.Host().Disk().WriteFile(name, []byte(text), 0o700))
-	fmt.Fprintf(&b, "%s >%s.out 2>%s.err\n", name, name, name)
-	_, code = g.Host().Run(r.t.Context(), b.String())
-	read := func(f string) string {
-		data, err := g.Host().Disk().ReadFile(f)
-		require.NoError(r.t, err)
-		return string(data)
+	base := fmt.Sprintf("/run/script-%d", serial.Add(1))
+	for i, text := range texts {
+		name := fmt.Sprintf("%s-%d", base, i)
+		require.NoError(r.t, host.Disk().WriteFile(name, []byte(text), 0o700))
+		fmt.Fprintf(&b, "%s >%s.out 2>%s.err\necho $? >%s.code\n", name, name, name, name)
 	}
-	return read(name + ".out"), read(name + ".err"), code
+	out, code := host.Run(r.t.Context(), b.String())
+	require.Zero(r.t, code, out)
+	var outputs []output
+	for i := range texts {
+		read := func(ext string) string {
+			data, err := host.Disk().ReadFile(fmt.Sprintf("%s-%d.%s", base, i, ext))
+			require.NoError(r.t, err)
+			return string(data)
+		}
+		o := output{stdout: read("out"), stderr: read("err")}
+		_, err := fmt.Sscan(read("code"), &o.code)
+		require.NoError(r.t, err)
+		outputs = append(outputs, o)
+	}
+	return outputs
+}
+
+// script is scripts for one.
+func (r *rig) script(h Host, text string) (stdout, stderr string, code int) {
+	r.t.Helper()
+	o := r.scripts(h, text)[0]
+	return o.stdout, o.stderr, o.code
 }
 
 // step runs one step of the recipe.
@@ -142,13 +166,17 @@ func (r *rig) verify(h Host) map[string]string {
 	r.t.Helper()
 	failed := map[string]string{}
 	env := r.topology.env(h)
+	var texts []string
 	for _, c := range checks[h.Role] {
-		stdout, stderr, code := r.script(h, script("checks", c.name))
-		want, got := expand(c.want, env), strings.TrimSpace(stdout)
-		require.NotEqual(r.t, 64, code, "%s: check %s uses what is not simulated: %s", h.Name, c.name, stderr)
-		require.NotContains(r.t, stderr, "not simulated", "%s: check %s", h.Name, c.name)
-		if code != 0 || got != want {
-			failed[c.name] = fmt.Sprintf("want %q, got %q (exit code %d) %s", want, got, code, stderr)
+		texts = append(texts, script("checks", c.name))
+	}
+	for i, o := range r.scripts(h, texts...) {
+		c := checks[h.Role][i]
+		want, got := expand(c.want, env), strings.TrimSpace(o.stdout)
+		require.NotEqual(r.t, 64, o.code, "%s: check %s uses what is not simulated: %s", h.Name, c.name, o.stderr)
+		require.NotContains(r.t, o.stderr, "not simulated", "%s: check %s", h.Name, c.name)
+		if o.code != 0 || got != want {
+			failed[c.name] = fmt.Sprintf("want %q, got %q (exit code %d) %s", want, got, o.code, o.stderr)
 		}
 	}
 	return failed

@@ -81,7 +81,15 @@ func (p *Provider) cloneInto(ctx context.Context, op operation, src *source, spe
 		if err != nil || ref == nil || ref.Type != "VirtualMachine" {
 			return nil, false, err
 		}
-		vm, err := p.readVM(ctx, *ref, "config.extraConfig")
+		// While it is being made, nobody can tell whose it is.
+		b := backoff{patience: p.patience}
+		vm, err := p.readVM(ctx, *ref, "config.extraConfig", "config.uuid")
+		for err == nil && vm.Config == nil && b.wait(ctx) {
+			vm, err = p.readVM(ctx, *ref, "config.extraConfig", "config.uuid")
+		}
+		if isGone(err, *ref) {
+			return nil, false, nil
+		}
 		if err != nil {
 			return nil, false, err
 		}

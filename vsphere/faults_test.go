@@ -231,3 +231,30 @@ func TestPermanentFaultsAreNotTriedAgain(t *testing.T) {
 		assert.Equal(t, 1, in.Hits())
 	}
 }
+
+// The answer is lost at once, and what was asked for takes its time.
+func TestLostAnswersOfWhatStillGoesOn(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, vspheretest.Fast())
+	ctx := within(t, time.Minute)
+	golden, snap := l.golden(t, ctx)
+	for _, m := range []string{"CloneVM_Task", "CreateSnapshot_Task"} {
+		l.Inject(vspheretest.Fault{Method: m, Effect: vspheretest.LoseReply})
+		l.Inject(vspheretest.Fault{Method: m, Effect: vspheretest.SlowTask(300)})
+	}
+	id, err := l.p.Clone(ctx, linkedSpec(golden, snap, "con1", "00:50:56:03:06:01"))
+	require.NoError(t, err)
+	snap, err = l.p.Snapshot(ctx, id, "pool-ready", "record")
+	require.NoError(t, err)
+	calls, _ := l.counts()
+	assert.Equal(t, 2, calls["CloneVM_Task"], "golden and con1")
+	assert.Equal(t, 2, calls["CreateSnapshot_Task"], "golden's and con1's")
+	inv, err := l.p.Inventory(ctx, "set")
+	require.NoError(t, err)
+	for _, vm := range inv.VMs {
+		if vm.ID == id {
+			require.Len(t, vm.Snapshots, 1)
+			assert.Equal(t, snap, vm.Snapshots[0].ID)
+		}
+	}
+}

@@ -240,7 +240,7 @@ func (p *pump) gather(ctx context.Context, v *view) error {
 		switch {
 		case !o.inView && !o.gone && (o.waiters > 0 || now.Sub(o.released) < p.pace.forget):
 			add = append(add, o)
-		case !o.inView && o.waiters == 0:
+		case !o.inView && o.waiters == 0 && !o.released.IsZero():
 			delete(p.objects, o.ref)
 		}
 	}

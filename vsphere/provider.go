@@ -19,6 +19,9 @@ const (
 	maxSnapshots = 10
 )
 
+// lateEffect is how long a call without answer may take to show that it is being carried out.
+const lateEffect = time.Second
+
 // Provider is a pool.Provider on one vCenter. Its methods may be called from any goroutine.
 type Provider struct {
 	cfg      Config
@@ -97,6 +100,8 @@ type operation struct {
 	// accept tells whether an error means that all is as asked for. lost tells that an earlier
 	// answer was. It may be nil.
 	accept func(ctx context.Context, err error, lost bool) (done bool, result types.AnyType, instead error)
+	// once tells that nothing but looking keeps a repetition from doing it again.
+	once bool
 	// watch are VMs that will be waited for next: vCenter is told of them in the same call.
 	watch []types.ManagedObjectReference
 }
@@ -107,6 +112,15 @@ func (p *Provider) perform(ctx context.Context, op operation) (types.AnyType, er
 	b := backoff{patience: p.patience}
 	lost := false
 	for {
+		if lost {
+			done, result, err := p.readBack(ctx, op)
+			if err != nil {
+				return nil, p.fail(op, fmt.Errorf("read back after its answer was lost: %w", err))
+			}
+			if done {
+				return result, nil
+			}
+		}
 		result, err := p.attempt(ctx, op)
 		if err == nil {
 			return result, nil
@@ -125,17 +139,6 @@ func (p *Provider) perform(ctx context.Context, op operation) (types.AnyType, er
 		switch c {
 		case unknown:
 			lost = true
-			if !b.wait(ctx) {
-				return nil, p.fail(op, err)
-			}
-			done, result, lookErr := p.readBack(ctx, op)
-			if lookErr != nil {
-				return nil, p.fail(op, fmt.Errorf("read back after %q: %w", err, lookErr))
-			}
-			if done {
-				return result, nil
-			}
-			continue
 		case busy:
 			p.waitFor(ctx, err)
 		case again:
@@ -165,13 +168,17 @@ func (p *Provider) attempt(ctx context.Context, op operation) (types.AnyType, er
 }
 
 // readBack waits for what still goes on at op's entity and then looks.
-func (p *Provider) readBack(ctx context.Context, op operation) (bool, types.AnyType, error) {
-	if op.entity.Value != "" {
+func (p *Provider) readBack(ctx context.Context, op operation) (done bool, result types.AnyType, err error) {
+	for look := 1; ; look++ {
 		if err := p.settle(ctx, op.entity); err != nil && classify(err) != gone {
 			return false, nil, err
 		}
+		done, result, err = op.look(ctx)
+		if done || err != nil || !op.once || look == 2 {
+			return done, result, err
+		}
+		sleep(ctx, lateEffect)
 	}
-	return op.look(ctx)
 }
 
 // settle waits until no task runs on the entity.

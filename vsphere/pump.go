@@ -56,7 +56,7 @@ type object struct {
 	gone     bool      // vCenter says that it does not exist
 	doubt    time.Time // if set, what is known may be old: only a poll begun later tells
 	waiters  int
-	released time.Time // when the last waiter left
+	released time.Time // when the last waiter left, or one was announced; zero if there was none
 	task     taskState
 	vm       vmState
 }
@@ -129,9 +129,7 @@ func (p *pump) watch(ctx context.Context, vm types.ManagedObjectReference, ready
 func (p *pump) state(vm types.ManagedObjectReference, f func(*vmState)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	o := p.object(vm)
-	o.released = time.Now()
-	f(&o.vm)
+	f(&p.object(vm).vm)
 }
 
 // forget drops what is known of a VM.

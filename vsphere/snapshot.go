@@ -27,7 +27,7 @@ func (p *Provider) Snapshot(ctx context.Context, id, name, record string) (strin
 		return false, nil, err
 	}
 	result, err := p.perform(ctx, operation{
-		name: "snapshot", object: quoted(name) + " of " + p.label(id), entity: vm,
+		name: "snapshot", object: quoted(name) + " of " + p.label(id), entity: vm, once: true,
 		submit: func(ctx context.Context, c *conn) (types.ManagedObjectReference, error) {
 			res, err := methods.CreateSnapshot_Task(ctx, c, &types.CreateSnapshot_Task{
 				This: vm, Name: name, Description: record, Memory: false, Quiesce: false,

@@ -121,7 +121,7 @@ func NewSuite(t pool.T, base pool.Provider, env Env) *Suite {
 	s := &Suite{base: base, env: env}
 	_, _ = rand.Read(s.run[:])
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), env.Timeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), max(env.Timeout, 5*time.Minute))
 		defer cancel()
 		for _, set := range []string{s.env.Set, s.other()} {
 			s.sweep(ctx, t, set)
@@ -230,7 +230,7 @@ func (f *fixture) up(what string) (id string, spec pool.CloneSpec) {
 
 func (f *fixture) removeLater(id string) {
 	f.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(f.ctx), f.env.Timeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(f.ctx), max(f.env.Timeout, 5*time.Minute))
 		defer cancel()
 		assert.NoError(f, f.base.Destroy(ctx, id))
 	})

@@ -81,7 +81,7 @@ func (p *Proc) options(spec string) (o *options, ok bool) {
 	return o, true
 }
 
-// usage answers a command line that real commands refuse too.
+// missing answers a command line without what real commands, too, insist on.
 func (p *Proc) missing() int { return p.Fail(1, "missing operand") }
 
 // name is what error messages call the command.

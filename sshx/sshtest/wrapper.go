@@ -189,7 +189,7 @@ func (h *Host) wireDetach(_ context.Context, p *Proc) int {
 		defer b.leave()
 		defer b.unregister(j.pid)
 		code := h.shell(t.ctx, &j, source{text: text, name: p.Args[0]})
-		if cause := context.Cause(t.ctx); !errors.Is(cause, errHalted) && cause != error(sigKILL) {
+		if cause := context.Cause(t.ctx); !errors.Is(cause, errHalted) && !errors.Is(cause, sigKILL) {
 			_ = v.writeFile(dir+"/rc.tmp", fmt.Appendf(nil, "%d\n", code), 0o666)
 			_ = v.rename(dir+"/rc.tmp", dir+"/rc")
 		}

@@ -53,11 +53,11 @@ func withoutPID(out string) string {
 
 func TestWrapperRun(t *testing.T) {
 	t.Parallel()
-	g := newGuest(t)
 	pre := func(env map[string]string, dir string, words ...string) string { return wire.Preamble(env, dir, words) }
 	for _, user := range []string{"", "root"} {
 		t.Run("as "+user, func(t *testing.T) {
 			t.Parallel()
+			g := newGuest(t)
 			c := g.dial("admin")
 			run := func(flags, stdin string, words ...string) (string, int) {
 				out, code := call(t, c, wire.Call{User: user, Text: wire.Run, Name: "sshx", Args: append([]string{"tok" + randomHex(4), flags}, words...)}, stdin)

@@ -51,7 +51,7 @@
 // # What is different from a real vCenter
 //
 // Not simulated; what is asked for is refused, not ignored: relocation and migration, instant
-// clones, suspension, guest standby and reboot through tools, customization, registering and
+// clones, suspension, guest standby, customization, registering and
 // unregistering VMs, promoting disks, encryption.
 //
 // Not simulated, and not noticed:
@@ -63,6 +63,7 @@
 //   - distributed switches (the Server's networks are standard port groups) and DRS recommendations;
 //   - two waits at once on one collector, which on a real vCenter disturb each other: here the second
 //     waits for its turn, and either may get the other's updates;
+//   - user agents of sessions, which carry the number of a call here;
 //   - partial updates: a changed property is sent whole;
 //   - events and tasks of what vcsim does by itself, such as adding hosts and browsing datastores.
 //

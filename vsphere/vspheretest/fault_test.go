@@ -32,14 +32,24 @@ func user(t *testing.T, set func(*vspheretest.Server)) *site {
 
 func (s *site) login() *govmomi.Client {
 	s.Helper()
-	sc := soap.NewClient(s.srv.URL, false)
-	require.NoError(s, sc.SetRootCAs(s.srv.CAFile))
-	vc, err := vim25.NewClient(s.ctx, sc)
+	c, err := dial(s.ctx, s.srv)
 	require.NoError(s, err)
-	c := &govmomi.Client{Client: vc, SessionManager: newSessionManager(vc)}
-	require.NoError(s, c.Login(s.ctx, s.srv.URL.User))
 	s.Cleanup(c.CloseIdleConnections)
 	return c
+}
+
+// dial logs in as an ordinary user.
+func dial(ctx context.Context, srv *vspheretest.Server) (*govmomi.Client, error) {
+	sc := soap.NewClient(srv.URL, false)
+	if err := sc.SetRootCAs(srv.CAFile); err != nil {
+		return nil, err
+	}
+	vc, err := vim25.NewClient(ctx, sc)
+	if err != nil {
+		return nil, err
+	}
+	c := &govmomi.Client{Client: vc, SessionManager: newSessionManager(vc)}
+	return c, c.Login(ctx, srv.URL.User)
 }
 
 // mine is the VM as the user's client sees it.

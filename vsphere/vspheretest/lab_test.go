@@ -57,12 +57,19 @@ func (s *site) ssh(addr string) *ssh.Client {
 
 func (s *site) run(c *ssh.Client, script string) string {
 	s.Helper()
+	out, err := try(c, script)
+	require.NoError(s, err, "%s", out)
+	return out
+}
+
+func try(c *ssh.Client, script string) (string, error) {
 	sess, err := c.NewSession()
-	require.NoError(s, err)
+	if err != nil {
+		return "", err
+	}
 	defer sess.Close()
 	out, err := sess.CombinedOutput(script)
-	require.NoError(s, err, "%s", out)
-	return strings.TrimSpace(string(out))
+	return strings.TrimSpace(string(out)), err
 }
 
 func (s *site) boot(vm *object.VirtualMachine) (addr string, c *ssh.Client) {
@@ -122,8 +129,40 @@ func TestGuestReboots(t *testing.T) {
 	sess, err := c.NewSession()
 	require.NoError(t, err)
 	_ = sess.Run("reboot")
-	require.Eventually(t, func() bool { return s.run(s.ssh(addr), id) != before }, 10*time.Second, 10*time.Millisecond)
+	again := func() {
+		require.Eventually(t, func() bool {
+			now, err := try(s.ssh(addr), id)
+			return err == nil && now != before
+		}, 20*time.Second, 10*time.Millisecond)
+	}
+	again()
+	before = s.run(s.ssh(addr), id)
+	require.Eventually(t, func() bool { return vm.RebootGuest(s.ctx) == nil }, 20*time.Second, 10*time.Millisecond)
+	again()
 	assert.Equal(t, types.VirtualMachinePowerStatePoweredOn, s.props(vm).Runtime.PowerState)
+}
+
+func TestPulledCableIsNoticed(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	vm := s.full("a")
+	s.must(vm.PowerOn(s.ctx))
+	addr := s.address(vm)
+	link := func(up bool) {
+		nic := object.VirtualDeviceList(s.props(vm).Config.Hardware.Device).SelectByType((*types.VirtualEthernetCard)(nil))[0]
+		nic.GetVirtualDevice().Connectable.Connected = up
+		require.NoError(t, reconfigure(s, vm, types.VirtualMachineConfigSpec{DeviceChange: []types.BaseVirtualDeviceConfigSpec{
+			&types.VirtualDeviceConfigSpec{Operation: "edit", Device: nic},
+		}}))
+		s.wait(vm, []string{"guest.net"}, func(p map[string]any) bool {
+			return (addressOf(p["guest.net"], s.mac(vm)) == addr) == up
+		})
+	}
+	link(false)
+	_, err := s.srv.DialContext(s.ctx, "tcp", addr+":22")
+	assert.ErrorIs(t, err, syscall.EHOSTUNREACH)
+	link(true)
+	s.ssh(addr)
 }
 
 func TestLabNetworkBehavesLikeOne(t *testing.T) {

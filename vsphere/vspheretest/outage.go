@@ -84,7 +84,7 @@ func (s *Server) ForgetTasks() {
 }
 
 // Vanish removes all VMs of that name, running or not, as an administrator does on a host
-// behind vCenter's back.
+// behind vCenter's back. It waits until no operation is under way on them.
 func (s *Server) Vanish(name string) {
 	ctx := s.context(nil)
 	for _, v := range s.allVMs() {

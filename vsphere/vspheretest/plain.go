@@ -108,7 +108,7 @@ func (o *plainOS) Install(Hardware) Disk { return plainDisk{o.disk.Clone()} }
 func (o *plainOS) Boot(m *Machine) Guest {
 	g := &plainGuest{os: o, m: m, host: sshtest.NewHost(m.Disk.(plainDisk).Disk), hw: m.Hardware}
 	g.host.OnPowerOff = g.Shutdown // in order: connections are closed, not cut
-	g.host.OnReboot = g.reboot
+	g.host.OnReboot = g.Reboot
 	g.host.Boot()
 	return g
 }
@@ -141,7 +141,8 @@ type plainGuest struct {
 	dead bool
 }
 
-func (g *plainGuest) reboot() {
+// Reboot makes it a Rebooter.
+func (g *plainGuest) Reboot() {
 	g.mu.Lock()
 	g.away = true
 	g.mu.Unlock()

@@ -243,7 +243,30 @@ func (v *verbs) ShutdownGuest(ctx *simulator.Context, req *types.ShutdownGuest) 
 	return &methods.ShutdownGuestBody{Res: &types.ShutdownGuestResponse{}}
 }
 
-// RebootGuest restarts the guest at once: an orderly end and a start are one to the simulation.
+// A Rebooter is a Guest whose tools can restart it. Other guests refuse RebootGuest.
+type Rebooter interface {
+	Guest
+	// Reboot asks for an orderly restart; the guest calls Machine.Rebooted when it goes down.
+	Reboot()
+}
+
+// RebootGuest returns at once, as ShutdownGuest does.
 func (v *verbs) RebootGuest(ctx *simulator.Context, req *types.RebootGuest) soap.HasFault {
-	return &methods.RebootGuestBody{Fault_: refuse("RebootGuest")}
+	m, r, fault := v.tooled(ctx, req.This)
+	if fault != nil {
+		return &methods.RebootGuestBody{Fault_: fault}
+	}
+	v.s.mu.Lock()
+	g, ok := r.guest.(Rebooter)
+	v.s.mu.Unlock()
+	if !ok {
+		return &methods.RebootGuestBody{Fault_: refuse("RebootGuest of this OS")}
+	}
+	v.s.post(ctx, &types.VmGuestRebootEvent{VmEvent: v.s.vmEvent(ctx, m)})
+	v.s.goWork(func() {
+		if sleep(r.life, v.s.paced(v.s.lat.GuestShutdown)) == nil {
+			g.Reboot()
+		}
+	})
+	return &methods.RebootGuestBody{Res: &types.RebootGuestResponse{}}
 }

@@ -35,7 +35,11 @@ type Request struct {
 	Session string // the session's key; "" before the login
 }
 
-// Requests returns all calls so far, in the order in which they came in.
+// maxRequests is how many calls are remembered at least.
+const maxRequests = 100_000
+
+// Requests returns all calls so far, in the order in which they came in. Of very many, the oldest
+// are forgotten: there are at least the last hundred thousand.
 func (s *Server) Requests() []Request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -244,6 +248,9 @@ func (s *Server) enter(c *call) (id string) {
 	s.calls[id] = c
 	if !c.admin {
 		s.requests = append(s.requests, c.req)
+		if len(s.requests) >= 2*maxRequests {
+			s.requests = slices.Clone(s.requests[maxRequests:])
+		}
 	}
 	return id
 }
