@@ -3,6 +3,7 @@ package vsphere
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -236,9 +237,21 @@ func (p *Provider) SetLedger(ctx context.Context, set, shard, revision string, v
 	}
 	vm := vmRef(id)
 	config.ChangeVersion = version
+	// mine tells whether the shard is as this call writes it. One that is neither so nor as it was
+	// was changed by somebody else, and this write can no longer be done.
 	mine := func(ctx context.Context) (bool, error) {
 		read, err := p.readVM(ctx, vm, "config")
-		return err == nil && extra(read, ledgerNonceKey) == nonce, err
+		switch {
+		case isGone(err, vm):
+			return false, changed(err)
+		case err != nil:
+			return false, err
+		case extra(read, ledgerNonceKey) == nonce:
+			return true, nil
+		case read.Config != nil && read.Config.ChangeVersion != version:
+			return false, changed(errOvertaken)
+		}
+		return false, nil
 	}
 	op.entity = vm
 	op.submit = func(ctx context.Context, c *conn) (types.ManagedObjectReference, error) {
@@ -250,9 +263,6 @@ func (p *Provider) SetLedger(ctx context.Context, set, shard, revision string, v
 	}
 	op.look = func(ctx context.Context) (bool, types.AnyType, error) {
 		done, err := mine(ctx)
-		if isGone(err, vm) {
-			err = changed(err)
-		}
 		return done, nil, err
 	}
 	op.accept = func(ctx context.Context, err error, lost bool) (bool, types.AnyType, error) {
@@ -305,7 +315,10 @@ func (p *Provider) makeShard(ctx context.Context, op operation, set, shard strin
 				return false, err
 			}
 			read, err := p.readVM(ctx, *ref, "config")
-			return err == nil && extra(read, ledgerNonceKey) == nonce, err
+			if err == nil && read.Config != nil && extra(read, ledgerNonceKey) != nonce {
+				err = changed(errOvertaken)
+			}
+			return err == nil && read.Config != nil, err
 		}
 		op.submit = func(ctx context.Context, c *conn) (types.ManagedObjectReference, error) {
 			res, err := methods.CreateVM_Task(ctx, c, &types.CreateVM_Task{This: folder, Config: config, Pool: at.pool.ref})
@@ -344,6 +357,8 @@ func (p *Provider) ledgerPlace(set string) pool.VM {
 	defer p.mu.Unlock()
 	return p.ledgers[set]
 }
+
+var errOvertaken = errors.New("it has another change version")
 
 // changed makes err one for which errors.Is(err, pool.ErrChanged) holds.
 func changed(err error) error { return &changedError{err} }
