@@ -228,6 +228,9 @@ func (s *Set) prepare(ctx context.Context, x *lease, was entry) (*Pool, error) {
 		}
 	}
 	if was.Clean != nil {
+		if !slices.Equal(s.lastBoots(p.Number), was.Boots) {
+			p.forget() // somebody has reset it since we connected: it would take long to find out
+		}
 		boots, err := p.mark(ctx)
 		if err == nil && slices.Equal(boots, was.Boots) {
 			return p.lend(x, boots), nil
@@ -288,6 +291,7 @@ func (s *Set) cleanUp(p *Pool, test string, failed bool) {
 	}
 	switch {
 	case err == nil:
+		s.sawBoots(p.Number, boots)
 		s.giveBack(x, func(_ time.Time, e *entry) { e.cleaned(base, found, boots) })
 	case s.ctx.Err() != nil || x.check() != nil:
 		s.giveBack(x, nil)

@@ -276,5 +276,6 @@ func (b *build) letGoReady(ctx context.Context, s *Set, p *Pool) {
 	if err != nil {
 		b.log.linef("pool %d: it is reset before it is lent: %s", p.Number, firstLine(err))
 	}
+	s.sawBoots(p.Number, boots)
 	b.letGo(ctx, p.Number, func(_ time.Time, e *entry) { e.Build, e.Broken, e.Clean, e.Boots = p.build, "", found, boots })
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -28,6 +29,7 @@ type Set struct {
 	mu        sync.Mutex // guards what follows
 	pools     []*Pool
 	repairing map[int]bool
+	boots     map[int][]string // of pools, since we connected to their hosts
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelCauseFunc
@@ -148,6 +150,27 @@ func (s *Set) setPool(p *Pool) {
 	s.pools[i] = p
 }
 
+// sawBoots notes the boot ids of a pool's hosts while we are connected to them.
+func (s *Set) sawBoots(n int, boots []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.boots[n] = boots
+}
+
+func (s *Set) lastBoots(n int) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.boots[n]
+}
+
+// forget lets go of the connections to the pool's hosts, and of their addresses.
+func (p *Pool) forget() {
+	for _, h := range p.hosts {
+		h.drop()
+		h.setAddr(netip.Addr{})
+	}
+}
+
 // numbers are those of the pools that will do.
 func (s *Set) numbers() []int {
 	var all []int
@@ -223,7 +246,7 @@ func (b *build) pool(s *Set, n int) *Pool {
 
 // finish makes the Set of what was built, or the error of what was not.
 func (b *build) finish(ctx context.Context) (*Set, error) {
-	s := &Set{Name: b.spec.Name, spec: b.spec, log: b.log, checks: b.checks, ledger: b.ledger, desk: newDesk(), repairing: map[int]bool{}}
+	s := &Set{Name: b.spec.Name, spec: b.spec, log: b.log, checks: b.checks, ledger: b.ledger, desk: newDesk(), repairing: map[int]bool{}, boots: map[int][]string{}}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	for n := 1; n <= b.spec.Pools; n++ {
 		for _, h := range b.work.poolHosts(n) {
