@@ -104,7 +104,7 @@ func real(t *testing.T) pool.Spec {
 		defer cancel()
 		assert.NoError(t, p.Close(ctx))
 	})
-	topology := DefaultTopology()
+	topology := theTopology(t)
 	topology.RunnerKey = strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
 	known := os.Getenv("E2E_KNOWN_HOSTS")
 	return topology.Spec(p, sshx.Config{
@@ -119,7 +119,7 @@ func theSpec(t *testing.T) (pool.Spec, *embedded) {
 	if os.Getenv("GOVC_URL") != "" {
 		return real(t), nil
 	}
-	e := newEmbedded(t, DefaultTopology())
+	e := newEmbedded(t, theTopology(t))
 	return e.spec(t), e
 }
 

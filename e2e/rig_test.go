@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 	"golang.org/x/crypto/ssh"
 
 	"github.com/poolready/poolready/e2e/internal/lab"
@@ -214,5 +213,3 @@ func tree(t testing.TB, d *sshtest.Disk) map[string]string {
 	walk("/")
 	return all
 }
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -9,14 +9,15 @@ import (
 	"github.com/poolready/poolready/sshx"
 )
 
-// Spec returns the set that t describes, for a provider and a way to log in as root.
+// Spec returns the set that t describes, for a provider and a way to log in as root. If only
+// some pools are in use, the set's pool 1 is the first of them, and so on.
 // ssh.HostKeys must prove the template on the first connection to golden.
 func (t Topology) Spec(provider pool.Provider, ssh sshx.Config) pool.Spec {
-	golden := t.Host(Golden, 0)
+	golden, numbers := t.Host(Golden, 0), t.numbers()
 	return pool.Spec{
 		Name:     t.Set,
 		Provider: provider,
-		Pools:    t.Pools,
+		Pools:    len(numbers),
 		Golden: pool.Golden{
 			VM: t.VM(golden), Template: t.Template,
 			Steps: t.steps(Golden), Checks: t.checks(Golden),
@@ -24,11 +25,11 @@ func (t Topology) Spec(provider pool.Provider, ssh sshx.Config) pool.Spec {
 		},
 		Roles: []pool.Role{
 			{
-				Name: Con, VM: func(n int) pool.VM { return t.VM(t.Host(Con, n)) },
+				Name: Con, VM: func(n int) pool.VM { return t.VM(t.Host(Con, numbers[n-1])) },
 				Steps: t.steps(Con), Checks: t.checks(Con),
 			},
 			{
-				Name: Dis, VM: func(n int) pool.VM { return t.VM(t.Host(Dis, n)) },
+				Name: Dis, VM: func(n int) pool.VM { return t.VM(t.Host(Dis, numbers[n-1])) },
 				Needs: []pool.Need{{
 					Name: "name server", Role: Con, Timeout: 5 * time.Minute, Do: answersNames,
 				}},

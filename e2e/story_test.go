@@ -339,3 +339,13 @@ func (e *embedded) snapshots(ctx context.Context, name string) (int, error) {
 	}
 	return len(o.Snapshot.RootSnapshotList), nil
 }
+
+// findAll returns every VM.
+func findAll(ctx context.Context, c *vim25.Client) ([]types.ManagedObjectReference, error) {
+	v, err := view.NewManager(c).CreateContainerView(ctx, c.ServiceContent.RootFolder, []string{"VirtualMachine"}, true)
+	if err != nil {
+		return nil, err
+	}
+	defer v.Destroy(ctx)
+	return v.Find(ctx, []string{"VirtualMachine"}, nil)
+}

@@ -17,6 +17,7 @@ import (
 type Topology struct {
 	Set   string // names the set, and its folder
 	Pools int
+	Only  []int // the pools to use; empty is all
 
 	Template   string // name or inventory path
 	Datastore  string // "" is the provider's default; linked clones lie where golden does
@@ -115,13 +116,25 @@ func (t Topology) Host(role string, n int) Host {
 	return h
 }
 
-// Hosts returns golden and then all hosts, role by role.
+// Hosts returns golden and then all hosts of the pools in use, role by role.
 func (t Topology) Hosts() []Host {
 	all := []Host{t.Host(Golden, 0)}
 	for _, role := range []string{Con, Dis} {
-		for n := 1; n <= t.Pools; n++ {
+		for _, n := range t.numbers() {
 			all = append(all, t.Host(role, n))
 		}
+	}
+	return all
+}
+
+// numbers are those of the pools in use.
+func (t Topology) numbers() []int {
+	if len(t.Only) > 0 {
+		return t.Only
+	}
+	var all []int
+	for n := 1; n <= t.Pools; n++ {
+		all = append(all, n)
 	}
 	return all
 }
@@ -132,9 +145,10 @@ func (t Topology) PoolDomain(n int) string { return fmt.Sprintf("p%d.%s", n, t.D
 // FQDN is the host's full name.
 func (t Topology) FQDN(h Host) string { return h.Name + "." + t.Domain }
 
-// Reservations are what the lab's DHCP server has to know: lab addresses by MAC.
+// Reservations are what the lab's DHCP server has to know: lab addresses by MAC, of all pools.
 func (t Topology) Reservations() map[string]netip.Addr {
 	r := make(map[string]netip.Addr)
+	t.Only = nil
 	for _, h := range t.Hosts() {
 		if len(h.MACs) > 0 {
 			r[h.MACs[0]] = h.Lab

@@ -12,7 +12,21 @@ import (
 )
 
 // updates bounds how many hosts update at once, in this process: mirrors limit the rate.
-var updates = make(chan struct{}, 2)
+var updates = make(gate, 2)
+
+// A gate lets in as many at once as it has capacity.
+type gate chan struct{}
+
+// do runs f once there is room, or returns why ctx ended.
+func (g gate) do(ctx context.Context, f func() error) error {
+	select {
+	case g <- struct{}{}:
+		defer func() { <-g }()
+		return f()
+	case <-ctx.Done():
+		return fmt.Errorf("wait for other hosts to update: %w", context.Cause(ctx))
+	}
+}
 
 // update wraps the script that updates a host: one of few at a time, detached from the connection,
 // since sshd and the network may restart under it, and with a reboot if the script says that one
@@ -22,13 +36,11 @@ func update(step pool.Step) pool.Step {
 	step.Version += "+reboot"
 	step.Timeout = 30 * time.Minute
 	step.Do = func(ctx context.Context, h *pool.Host) error {
-		select {
-		case updates <- struct{}{}:
-			defer func() { <-updates }()
-		case <-ctx.Done():
-			return fmt.Errorf("wait for other hosts to update: %w", context.Cause(ctx))
-		}
-		out, err := detached(ctx, h, "update", text)
+		var out string
+		err := updates.do(ctx, func() (err error) {
+			out, err = detached(ctx, h, "update", text)
+			return err
+		})
 		if err != nil || !strings.HasSuffix(strings.TrimSpace(out), "reboot needed") {
 			return err
 		}

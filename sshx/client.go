@@ -23,6 +23,7 @@ type Client struct {
 	banner  string
 	hops    []*Client     // that the connection goes through, first hop first
 	gate    chan struct{} // one entry for each session that is open, or being opened or closed
+	spare   spare
 
 	stop context.CancelCauseFunc // ends what keeps the connection
 	life context.Context         // ends with the connection; its cause says why

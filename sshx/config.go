@@ -41,7 +41,8 @@ type Config struct {
 	// up, and all that waits on it ends; 0 means 25 s.
 	DeadAfter time.Duration
 	// Sessions is how many sessions run at once on one connection; further ones wait. 0 means
-	// 6, which leaves room below OpenSSH's MaxSessions of 10 for sessions that are ending.
+	// 6, which leaves room below OpenSSH's MaxSessions of 10 for sessions that are ending. From
+	// 2 on, one more is kept open for the next command, which so saves a round trip.
 	Sessions int
 	// Secrets are replaced by *** in every output, error and log line.
 	Secrets []string

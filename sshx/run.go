@@ -159,6 +159,7 @@ func (r *run) on(ctx context.Context, s *session) (Result, error) {
 		}
 		return r.lost()
 	}
+	r.c.prepareSpare()
 	outDone := r.copyOutput(s)
 	inErr := r.copyInput(s)
 	for !s.hasExited() {
@@ -166,7 +167,7 @@ func (r *run) on(ctx context.Context, s *session) (Result, error) {
 		case <-s.exited:
 		case <-s.closed:
 			if !s.hasExited() {
-				<-outDone
+				r.drain(ctx, outDone)
 				return r.lost()
 			}
 		case err := <-inErr:
@@ -175,19 +176,26 @@ func (r *run) on(ctx context.Context, s *session) (Result, error) {
 			return r.canceled(context.Cause(ctx), r.kill(s))
 		}
 	}
+	cut := !r.drain(ctx, outDone)
+	if !r.started.Load() && (cut || r.c.Err() != nil) {
+		return r.lost() // the status may be the command's, or that of what failed to start it
+	}
+	return r.finished(s.status, cut)
+}
+
+// drain waits until all output has come, or WaitDelay has passed, or ctx ends.
+func (r *run) drain(ctx context.Context, outDone <-chan struct{}) bool {
 	delay := r.cmd.WaitDelay
 	setDefault(&delay, 2*time.Second)
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
-	cut := false
 	select {
 	case <-outDone:
+		return true
 	case <-timer.C:
-		cut = true
 	case <-ctx.Done():
-		cut = true
 	}
-	return r.finished(s.status, cut)
+	return false
 }
 
 // copyOutput reads both streams until they end, and tells when both have.
@@ -269,7 +277,7 @@ func (r *run) kill(s *session) bool {
 	} else {
 		select {
 		case pid := <-r.pid:
-			r.c.stopGroup(ctx, r.call, pid, s.exited)
+			r.stop(ctx, pid, s.exited)
 		case <-s.closed:
 		case <-ctx.Done():
 		}
@@ -282,21 +290,36 @@ func (r *run) kill(s *session) bool {
 	return s.hasExited()
 }
 
-// stopGroup ends a process group from another session, which may be one more than the gate
-// allows: those that hold it may be the ones to be stopped. It returns when that is done or
-// exited is closed; the machine then goes on to kill what is left of the group.
-func (c *Client) stopGroup(ctx context.Context, like wire.Call, pid string, exited <-chan struct{}) {
-	if _, err := strconv.Atoi(pid); err != nil {
+// stop ends the process group of a command whose stdin is in use for other things. Where there is
+// no session to be had for that, MaxSessions being 1, it takes another connection: a signal
+// request would be ignored by older servers for root.
+func (r *run) stop(ctx context.Context, pid string, exited <-chan struct{}) {
+	if r.c.stopGroup(ctx, r.call, pid, exited) == nil || r.c.Err() != nil {
 		return
 	}
-	s, err := c.openExtra(ctx)
+	other, err := Dial(ctx, r.c.pinned())
 	if err != nil {
 		return
 	}
+	defer other.Close()
+	_ = other.stopGroup(ctx, r.call, pid, exited)
+}
+
+// stopGroup ends a process group from another session, which may be one more than the gate
+// allows: those that hold it may be the ones to be stopped. It returns when that is done or
+// exited is closed; the machine then goes on to kill what is left of the group.
+func (c *Client) stopGroup(ctx context.Context, like wire.Call, pid string, exited <-chan struct{}) error {
+	if _, err := strconv.Atoi(pid); err != nil {
+		return err
+	}
+	s, err := c.openExtra(ctx)
+	if err != nil {
+		return err
+	}
 	defer s.close()
 	like.Text, like.Args = wire.Stop, []string{pid}
-	if s.start(ctx, "exec", like.Command()) != nil {
-		return
+	if err := s.start(ctx, "exec", like.Command()); err != nil {
+		return err
 	}
 	select {
 	case <-exited:
@@ -304,6 +327,7 @@ func (c *Client) stopGroup(ctx context.Context, like wire.Call, pid string, exit
 	case <-s.closed:
 	case <-ctx.Done():
 	}
+	return nil
 }
 
 // result gathers the output.
@@ -362,7 +386,7 @@ func (r *run) lost() (Result, error) {
 	// The channel ends a moment before the connection, whose end has the reason.
 	t := time.NewTimer(time.Second)
 	defer t.Stop()
-	cause := errors.New("the session ended without an exit status")
+	cause := errors.New("the session ended early")
 	select {
 	case <-r.c.done:
 		cause = r.c.Err()

@@ -117,7 +117,7 @@ func TestRunKillsTheCommandWhenItsContextEnds(t *testing.T) {
 				t.Parallel()
 				cause := errors.New("enough")
 				ctx, cancel := context.WithCancelCause(t.Context())
-				cmd.Stdout = writer(func(p []byte) (int, error) { cancel(cause); return len(p), nil })
+				cmd.Stdout = &lines{line: func(string) { cancel(cause) }}
 				begun := time.Now()
 				res, err := c.Run(ctx, cmd)
 				ce, ok := errors.AsType[*sshx.CanceledError](err)

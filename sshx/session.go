@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 type session struct {
 	c      *Client
 	ch     ssh.Channel
+	place  bool          // it holds a place in the gate; see spare.mu
 	exited chan struct{} // closed when the machine has sent the exit status
 	status exitStatus    // valid once exited is closed
 	closed chan struct{} // closed when the channel is, from both sides, or the connection
@@ -43,6 +45,9 @@ func (c *Client) open(ctx context.Context) (*session, error) {
 	type opened struct {
 		s   *session
 		err error
+	}
+	if s := c.takeSpare(true); s != nil {
+		return s, nil
 	}
 	result := make(chan opened)
 	started := c.spawn(func() {
@@ -76,9 +81,12 @@ func (c *Client) openRetrying(ctx context.Context) (*session, error) {
 	begun := time.Now()
 	var alone time.Time // since when only we hold a place
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
+		if s := c.takeSpare(true); s != nil {
+			return s, nil
+		}
 		ch, reqs, err := c.ssh.OpenChannel("session", nil)
 		if err == nil {
-			return c.newSession(ch, reqs, func() { <-c.gate }), nil
+			return c.newSession(ch, reqs, true), nil
 		}
 		if _, ok := errors.AsType[*ssh.OpenChannelError](err); !ok {
 			<-c.life.Done() // nothing else fails here; the cause says more than err
@@ -106,6 +114,9 @@ func (c *Client) openRetrying(ctx context.Context) (*session, error) {
 
 // openExtra opens a session that needs no place in the gate. It tries once.
 func (c *Client) openExtra(ctx context.Context) (*session, error) {
+	if s := c.takeSpare(false); s != nil {
+		return s, nil
+	}
 	type opened struct {
 		s   *session
 		err error
@@ -115,7 +126,7 @@ func (c *Client) openExtra(ctx context.Context) (*session, error) {
 		ch, reqs, err := c.ssh.OpenChannel("session", nil)
 		var s *session
 		if err == nil {
-			s = c.newSession(ch, reqs, func() {})
+			s = c.newSession(ch, reqs, false)
 		}
 		select {
 		case result <- opened{s, err}:
@@ -136,15 +147,61 @@ func (c *Client) openExtra(ctx context.Context) (*session, error) {
 	}
 }
 
-func (c *Client) newSession(ch ssh.Channel, reqs <-chan *ssh.Request, free func()) *session {
-	s := &session{c: c, ch: ch, exited: make(chan struct{}), closed: make(chan struct{})}
+// A spare is a session that is open before anybody needs it, so that a command that follows
+// another costs one round trip, not two. It holds no place in the gate until it is taken.
+type spare struct {
+	mu      sync.Mutex // guards s and opening, and session.place of all sessions
+	s       *session
+	opening bool
+}
+
+// prepareSpare opens a spare, once a command has shown that commands are run here. If the
+// machine refuses, there is none until the next command.
+func (c *Client) prepareSpare() {
+	c.spare.mu.Lock()
+	defer c.spare.mu.Unlock()
+	if c.cfg.Sessions < 2 || c.spare.s != nil || c.spare.opening {
+		return
+	}
+	c.spare.opening = c.spawn(func() {
+		ch, reqs, err := c.ssh.OpenChannel("session", nil)
+		c.spare.mu.Lock()
+		defer c.spare.mu.Unlock()
+		c.spare.opening = false
+		if err == nil {
+			c.spare.s = c.newSession(ch, reqs, false)
+		}
+	})
+}
+
+// takeSpare returns the spare, if there is one that lives; with place, its end will free one.
+func (c *Client) takeSpare(place bool) *session {
+	c.spare.mu.Lock()
+	defer c.spare.mu.Unlock()
+	s := c.spare.s
+	if s != nil {
+		c.spare.s = nil
+		s.place = place
+	}
+	return s
+}
+
+func (c *Client) newSession(ch ssh.Channel, reqs <-chan *ssh.Request, place bool) *session {
+	s := &session{c: c, ch: ch, place: place, exited: make(chan struct{}), closed: make(chan struct{})}
 	c.wg.Go(func() {
 		for r := range reqs {
 			s.request(r)
 		}
 		ch.Close()
 		close(s.closed)
-		free()
+		c.spare.mu.Lock()
+		defer c.spare.mu.Unlock()
+		if c.spare.s == s {
+			c.spare.s = nil
+		}
+		if s.place {
+			<-c.gate
+		}
 	})
 	return s
 }

@@ -98,26 +98,20 @@ func TestInventoryCostsTheSameForAnyNumberOfVMs(t *testing.T) {
 	t.Parallel()
 	asked := map[int][]string{}
 	for _, pools := range []int{3, 60} {
-		l := newLab(t, vspheretest.Fast())
+		l := newLab(t, vspheretest.Fast(), func(s *vspheretest.Server) {
+			s.Templates = []vspheretest.Template{{Path: "template"}}
+			for i := range 1 + 2*pools { // made by others, but that makes no difference to a reading
+				s.Templates = append(s.Templates, vspheretest.Template{Path: fmt.Sprint("set/vm", i)})
+			}
+		})
 		ctx := within(t, 3*time.Minute)
-		golden, snap := l.golden(t, ctx)
-		g, gctx := errgroup.WithContext(ctx)
-		for i := range 2 * pools {
-			g.Go(func() error {
-				_, err := l.p.Clone(gctx, linkedSpec(golden, snap, fmt.Sprint("vm", i), fmt.Sprintf("00:50:56:02:00:%02x", i)))
-				return err
-			})
-		}
-		require.NoError(t, g.Wait())
-
-		_, before := l.counts()
 		p := l.provider(t)
 		inv, err := p.Inventory(ctx, "set", "template")
 		require.NoError(t, err)
 		require.NoError(t, p.Close(ctx))
 		assert.Len(t, inv.VMs, 1+2*pools)
-		assert.LessOrEqual(t, len(l.Requests())-before, 15, "SOAP calls, login and logout included")
-		for _, r := range l.Requests()[before:] {
+		assert.LessOrEqual(t, len(l.Requests()), 15, "SOAP calls, login and logout included")
+		for _, r := range l.Requests() {
 			if r.Method != "ContinueRetrievePropertiesEx" { // vCenter cuts long answers into pages
 				asked[pools] = append(asked[pools], r.Method)
 			}

@@ -152,7 +152,9 @@ func (p *Provider) readVM(ctx context.Context, ref types.ManagedObjectReference,
 		return mo.VirtualMachine{}, err
 	}
 	if len(objects) == 0 {
-		return mo.VirtualMachine{Runtime: types.VirtualMachineRuntimeInfo{}}, nil
+		var nothing mo.VirtualMachine
+		nothing.Self = ref
+		return nothing, nil
 	}
 	return asVM(objects[0])
 }
@@ -172,20 +174,10 @@ func (p *Provider) inspect(ctx context.Context, ref types.ManagedObjectReference
 		}
 		return refuse("%s; the VM was removed again", wrong)
 	}
-	p.pump.state(ref, func(s *vmState) {
-		old := *s
-		s.power = vm.Runtime.PowerState
-		if vm.Runtime.BootTime != nil {
-			s.boot = *vm.Runtime.BootTime
-		}
-		if vm.Guest != nil {
-			s.tools = vm.Guest.ToolsRunningStatus
-		}
-		if macs := macsOf(vm); len(macs) > 0 {
-			s.firstMAC = macs[0]
-		}
-		s.settle(old)
-	})
+	p.heard(vm)
+	if macs := macsOf(vm); len(macs) > 0 {
+		p.pump.state(ref, func(s *vmState) { s.firstMAC = macs[0] })
+	}
 	return nil
 }
 

@@ -11,21 +11,26 @@ import (
 
 // vmState is what the pump knows of a VM. Its zero value knows nothing.
 type vmState struct {
-	power    types.VirtualMachinePowerState // "" is not known
-	boot     time.Time                      // when last powered on; zero when off or not known
-	lastBoot time.Time                      // the latest boot ever seen
-	tools    string                         // guest.toolsRunningStatus
-	nics     []types.GuestNicInfo
-	firstMAC string // of the VM's hardware; "" is not known
+	// What vCenter has reported through the view. Nothing else may change these: it reports only
+	// what differs from what it reported before.
+	power types.VirtualMachinePowerState
+	boot  time.Time // when last powered on; zero when off
+	tools string    // guest.toolsRunningStatus
+	nics  []types.GuestNicInfo
 
-	toolsDown bool      // guest tools were seen not running since the power was last off
-	ours      bool      // this process powered the VM on: stale tools and addresses are told apart
-	before    time.Time // lastBoot when this process powered it on
+	// What is known from any source.
+	firstMAC string    // of the VM's hardware; "" is not known
+	off      bool      // the power was off when last heard of
+	lastBoot time.Time // the latest boot heard of
+
+	// Since this process powered the VM on, if it did.
+	ours      bool      // it did: tools and addresses of the boot before are told apart
+	before    time.Time // lastBoot then
+	toolsDown bool      // tools were reported not running
 }
 
-// change takes over changed properties.
+// change takes over what the view reports.
 func (s *vmState) change(changes []types.PropertyChange) {
-	old := *s
 	for _, c := range changes {
 		switch c.Name {
 		case "runtime.powerState":
@@ -39,19 +44,15 @@ func (s *vmState) change(changes []types.PropertyChange) {
 			s.nics = nics.GuestNicInfo
 		}
 	}
-	s.settle(old)
+	s.toolsDown = s.toolsDown || !s.toolsRunning()
+	s.heard(s.power, s.boot)
 }
 
-// settle draws the conclusions from a new state.
-func (s *vmState) settle(old vmState) {
-	if s.power == types.VirtualMachinePowerStatePoweredOff || !s.boot.Equal(old.boot) {
-		s.toolsDown = false
-	}
-	if s.power != "" && !s.toolsRunning() {
-		s.toolsDown = true
-	}
-	if s.boot.After(s.lastBoot) {
-		s.lastBoot = s.boot
+// heard takes note of a reading, of the view or not.
+func (s *vmState) heard(power types.VirtualMachinePowerState, boot time.Time) {
+	s.off = power == types.VirtualMachinePowerStatePoweredOff
+	if boot.After(s.lastBoot) {
+		s.lastBoot = boot
 	}
 }
 
@@ -61,16 +62,20 @@ func (s *vmState) toolsRunning() bool {
 
 // poweringOn notes that this process powers the VM on.
 func (s *vmState) poweringOn() {
-	s.ours = true
-	s.before = s.lastBoot
+	s.off, s.ours, s.before, s.toolsDown = false, true, s.lastBoot, false
 }
 
 // up tells whether guest tools run that have been started since the VM was powered on.
 func (s *vmState) up() bool {
-	if s.power != types.VirtualMachinePowerStatePoweredOn || !s.toolsRunning() {
+	switch {
+	case s.power != types.VirtualMachinePowerStatePoweredOn || !s.toolsRunning():
 		return false
+	case !s.ours:
+		return true
+	case !s.boot.IsZero():
+		return s.boot.After(s.before)
 	}
-	return !s.ours || s.toolsDown || s.boot.After(s.before)
+	return s.toolsDown
 }
 
 // address returns the best address that the guest reports on the NIC of that MAC.

@@ -54,7 +54,10 @@ func TestAddressCountsOnlySinceThePowerCameOn(t *testing.T) {
 		{"tools run but report nothing yet", []news{{power(off), tools(stopped)}}, []news{{power(on), boot(1)}, {tools(running)}}, false},
 		{"the power is still off", []news{{power(off), tools(stopped), addr}}, nil, false},
 		{"tools and address are of the last boot", []news{{power(on), boot(1), tools(running), addr}, {power(off), types.PropertyChange{Name: "runtime.bootTime"}}}, []news{{power(on)}}, false},
-		{"tools stop and start again", []news{{power(on), boot(1), tools(running), addr}, {power(off)}}, []news{{power(on)}, {tools(stopped)}, {tools(running)}}, true},
+		{"tools stop and start again", []news{{power(on), boot(1), tools(running), addr}, {power(off)}}, []news{{power(on), boot(2)}, {tools(stopped)}, {tools(running)}}, true},
+		{"tools stop and start again, and no boot is reported", []news{{power(on), tools(running), addr}, {power(off)}}, []news{{power(on)}, {tools(stopped)}, {tools(running)}}, true},
+		{"tools ran all the time, and no boot is reported", []news{{power(on), tools(running), addr}, {power(off)}}, []news{{power(on)}}, false},
+		{"nothing is reported since", []news{{power(on), boot(1), tools(running), addr}}, nil, false},
 		{"all changes arrive at once, with a newer boot", []news{{power(on), boot(1), tools(running), addr}, {power(off)}}, []news{{power(on), boot(2), tools(running)}}, true},
 		{"everything is news of one reading", []news{{power(off), tools(stopped)}}, []news{{power(on), boot(1), tools(running), addr}}, true},
 	} {

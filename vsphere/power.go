@@ -13,7 +13,7 @@ import (
 )
 
 // powerProps say whether a VM runs and since when.
-var powerProps = []string{"runtime.powerState", "runtime.bootTime", "guest.toolsRunningStatus"}
+var powerProps = []string{"runtime.powerState", "runtime.bootTime"}
 
 // PowerOn implements pool.Provider.
 func (p *Provider) PowerOn(ctx context.Context, id string) error {
@@ -25,22 +25,21 @@ func (p *Provider) PowerOn(ctx context.Context, id string) error {
 
 	// What tools and addresses say must be told from what they said before this power on, so
 	// the state before it has to be known.
-	known := types.VirtualMachinePowerState("")
-	p.pump.state(vm, func(s *vmState) { known = s.power })
-	if known != types.VirtualMachinePowerStatePoweredOff {
-		if _, err := p.readPower(ctx, vm); err != nil {
+	off := false
+	p.pump.state(vm, func(s *vmState) { off = s.off })
+	if !off {
+		power, err := p.readPower(ctx, vm)
+		if err != nil {
 			return p.errorf(err, "power on %s", p.label(id))
 		}
-		p.pump.state(vm, func(s *vmState) { known = s.power })
-	}
-	if known == types.VirtualMachinePowerStatePoweredOn {
-		return nil
-	}
-	p.pump.state(vm, func(s *vmState) {
-		if known == types.VirtualMachinePowerStatePoweredOff {
-			s.poweringOn()
+		if power == types.VirtualMachinePowerStatePoweredOn {
+			return nil
 		}
-	})
+		off = power == types.VirtualMachinePowerStatePoweredOff // and not suspended
+	}
+	if off {
+		p.pump.state(vm, (*vmState).poweringOn)
+	}
 	_, err := p.perform(ctx, operation{
 		name: "power on", object: p.label(id), entity: vm,
 		submit: func(ctx context.Context, c *conn) (types.ManagedObjectReference, error) {
@@ -67,32 +66,23 @@ func (p *Provider) PowerOn(ctx context.Context, id string) error {
 	return err
 }
 
-// readPower reads whether the VM runs, for the caller and for the pump.
+// readPower reads whether the VM runs.
 func (p *Provider) readPower(ctx context.Context, vm types.ManagedObjectReference) (types.VirtualMachinePowerState, error) {
-	objects, err := p.s.retrieve(ctx, types.PropertyFilterSpec{
-		PropSet:   []types.PropertySpec{{Type: "VirtualMachine", PathSet: powerProps}},
-		ObjectSet: []types.ObjectSpec{{Obj: vm}},
-	})
+	read, err := p.readVM(ctx, vm, powerProps...)
 	if err != nil {
 		return "", err
 	}
-	var power types.VirtualMachinePowerState
-	p.pump.state(vm, func(s *vmState) {
-		for _, o := range objects {
-			s.set(o.PropSet)
-		}
-		power = s.power
-	})
-	return power, nil
+	p.heard(read)
+	return read.Runtime.PowerState, nil
 }
 
-// set takes over a reading: properties that are not in it are not set.
-func (s *vmState) set(props []types.DynamicProperty) {
-	changes := []types.PropertyChange{{Name: "runtime.bootTime"}, {Name: "guest.toolsRunningStatus"}}
-	for _, prop := range props {
-		changes = append(changes, types.PropertyChange{Name: prop.Name, Val: prop.Val})
+// heard tells the pump of a reading.
+func (p *Provider) heard(vm mo.VirtualMachine) {
+	var boot time.Time
+	if vm.Runtime.BootTime != nil {
+		boot = *vm.Runtime.BootTime
 	}
-	s.change(changes)
+	p.pump.state(vm.Self, func(s *vmState) { s.heard(vm.Runtime.PowerState, boot) })
 }
 
 // ShutDown implements pool.Provider.
@@ -142,7 +132,11 @@ func (p *Provider) shutDownGuest(ctx context.Context, vm types.ManagedObjectRefe
 			return false, err
 		}
 	}
-	p.pump.state(vm, func(s *vmState) { s.power = types.VirtualMachinePowerStatePoweredOn })
+	believed := types.VirtualMachinePowerState("")
+	p.pump.state(vm, func(s *vmState) { believed = s.power })
+	if believed != types.VirtualMachinePowerStatePoweredOn {
+		p.pump.mistrust(vm) // for it was on just now
+	}
 	err = p.pump.watch(inTime, vm, func(s *vmState) bool { return s.power == types.VirtualMachinePowerStatePoweredOff })
 	switch {
 	case err == nil:
@@ -190,15 +184,8 @@ func (p *Provider) powerOff(ctx context.Context, id string) (forced bool, err er
 	if err != nil {
 		return false, err
 	}
-	p.pump.state(vm, func(s *vmState) { s.offNow() })
+	p.pump.state(vm, func(s *vmState) { s.off = true })
 	return forced, nil
-}
-
-// offNow notes that the VM is off, of which the pump may not have heard yet.
-func (s *vmState) offNow() {
-	old := *s
-	s.power, s.boot = types.VirtualMachinePowerStatePoweredOff, time.Time{}
-	s.settle(old)
 }
 
 // Address implements pool.Provider. The MAC "" stands for that of the VM's first NIC. An address

@@ -85,7 +85,7 @@ var endings = []Case{
 			assert.ErrorIs(f, err, cause)
 		case <-time.After(f.env.Instant):
 			assert.Fail(f, "Address goes on waiting")
-			<-done
+			<-done //nolint:errcheck // its end is what counts
 		}
 	}},
 }

@@ -136,8 +136,14 @@ func cmdUname(_ context.Context, p *Proc) int {
 	}
 	var out []string
 	for _, x := range [][2]string{
-		{"-s", "Linux"}, {"-n", p.Host.Hostname()}, {"-r", kernelRelease}, {"-v", "#1 SMP PREEMPT_DYNAMIC"}, {"-m", "x86_64"},
-		{"-p", "x86_64"}, {"-i", "x86_64"}, {"-o", "GNU/Linux"},
+		{"-s", "Linux"},
+		{"-n", p.Host.Hostname()},
+		{"-r", kernelRelease},
+		{"-v", "#1 SMP PREEMPT_DYNAMIC"},
+		{"-m", "x86_64"},
+		{"-p", "x86_64"},
+		{"-i", "x86_64"},
+		{"-o", "GNU/Linux"},
 	} {
 		if o.has(x[0], "-a", "--all") {
 			out = append(out, x[1])

@@ -155,7 +155,7 @@ func copyLines(ctx context.Context, w io.Writer, r io.Reader, n int) error {
 			return werr
 		}
 		if err != nil {
-			return nil
+			return nil //nolint:nilerr // the end of the input
 		}
 	}
 	return ctx.Err()

@@ -86,9 +86,22 @@ func TestDiskPaths(t *testing.T) {
 		path string
 		err  error
 	}{
-		{"/d/f", nil}, {"d/f", nil}, {"/d//f", nil}, {"/d/./f", nil}, {"/d/../d/f", nil}, {"/../d/f", nil}, {"/d/l", nil}, {"/dl/l", nil}, {"/dl/", nil},
-		{"/d/f/", syscall.ENOTDIR}, {"/d/f/x", syscall.ENOTDIR}, {"/nope", syscall.ENOENT}, {"/nope/x", syscall.ENOENT}, {"/loop", syscall.ELOOP},
-		{"/dangling", syscall.ENOENT}, {"", syscall.ENOENT},
+		{"/d/f", nil},
+		{"d/f", nil},
+		{"/d//f", nil},
+		{"/d/./f", nil},
+		{"/d/../d/f", nil},
+		{"/../d/f", nil},
+		{"/d/l", nil},
+		{"/dl/l", nil},
+		{"/dl/", nil},
+		{"/d/f/", syscall.ENOTDIR},
+		{"/d/f/x", syscall.ENOTDIR},
+		{"/nope", syscall.ENOENT},
+		{"/nope/x", syscall.ENOENT},
+		{"/loop", syscall.ELOOP},
+		{"/dangling", syscall.ENOENT},
+		{"", syscall.ENOENT},
 	} {
 		_, err := d.Stat(tc.path)
 		require.ErrorIs(t, err, tc.err, tc.path)

@@ -11,7 +11,7 @@ import (
 )
 
 // A test of something that administers machines over SSH: here, x/crypto/ssh itself.
-func ExampleNewServer() {
+func ExampleNewServer() { //nolint:testableexamples // it is a test, which go test does not run
 	TestDeploy := func(t *testing.T) {
 		srv := sshtest.NewServer(t)
 		c, err := ssh.Dial("tcp", srv.Addr, srv.ClientConfig("admin"))

@@ -37,8 +37,8 @@ func (i *fileInfo) ModTime() time.Time         { return i.mtime }
 func (i *fileInfo) IsDir() bool                { return i.mode.IsDir() }
 func (i *fileInfo) Info() (fs.FileInfo, error) { return i, nil }
 func (i *fileInfo) Sys() any                   { return i.owner() }
-func (i *fileInfo) Uid() uint32                { return uint32(i.uid) } // for pkg/sftp
-func (i *fileInfo) Gid() uint32                { return uint32(i.gid) }
+func (i *fileInfo) Uid() uint32                { return uint32(i.uid) } //nolint:staticcheck // pkg/sftp names it so
+func (i *fileInfo) Gid() uint32                { return uint32(i.gid) } //nolint:staticcheck // and so
 
 func (i *fileInfo) owner() *Owner {
 	acc := i.d.accounts()

@@ -188,7 +188,7 @@ func (g *grepper) search(ctx context.Context, name string, r io.Reader) error {
 			at += strconv.Itoa(no) + ":"
 		}
 		if err := g.print(at, line); err != nil {
-			return nil // nobody reads
+			return nil //nolint:nilerr // nobody reads
 		}
 	}
 	switch {

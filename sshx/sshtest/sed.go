@@ -276,7 +276,7 @@ func (c *sedCommand) substitute(line string) (string, bool) {
 		}
 		lo, hi := at+m[0], at+m[1]
 		b.WriteString(line[at:lo])
-		if lo == hi && lo == last {
+		if lo == last && hi == last {
 			if at = lo; at < len(line) {
 				b.WriteByte(line[at])
 			}

@@ -3,6 +3,7 @@ package sshtest
 import (
 	"cmp"
 	"context"
+	"errors"
 	"io"
 	"maps"
 	"net"
@@ -203,7 +204,8 @@ func (s *session) finish(t *task, exited <-chan int, outputs *sync.WaitGroup) {
 		_ = s.c.Conn.Close()
 		return
 	}
-	sig, _ := context.Cause(t.ctx).(*signal)
+	var sig *signal
+	errors.As(context.Cause(t.ctx), &sig)
 	if sig != nil {
 		_, _ = s.ch.SendRequest("exit-signal", false, ssh.Marshal(struct {
 			Name    string

@@ -2,7 +2,6 @@ package sshtest
 
 import (
 	"bytes"
-	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"io"
@@ -10,7 +9,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/pkg/sftp"
 	"github.com/stretchr/testify/assert"
@@ -194,6 +192,3 @@ func TestHaltEndsEverything(t *testing.T) {
 	out, _, _ := g.ssh(g.dial("root"), "cat /proc/sys/kernel/random/boot_id; ls /tmp/late", "")
 	assert.Equal(t, g.BootID()+"\n", out)
 }
-
-var _ = context.Background
-var _ = time.Now

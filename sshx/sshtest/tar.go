@@ -31,7 +31,7 @@ func cmdTar(ctx context.Context, p *Proc) int {
 				expanded, rest = append(expanded, rest[0]), rest[1:]
 			}
 		}
-		args = append(expanded, rest...)
+		args = slices.Concat(expanded, rest)
 	}
 	q := p.with(args...)
 	o, ok := q.options(`-c -x -t -z -v -p -o -k -f: -C: --create --extract --list --gzip --file= --directory= --same-owner --no-same-owner --numeric-owner

@@ -29,7 +29,7 @@ func (h *Host) wrapper(ctx context.Context, p *Proc, text string) (code int, ok 
 	case wire.Stop:
 		if len(p.Args) > 1 {
 			pid, _ := strconv.Atoi(p.Args[1])
-			p.task.boot.killGroup(pid, sigTERM, p.User)
+			_ = p.task.boot.killGroup(pid, sigTERM, p.User) // it may be gone
 		}
 		return 0, true
 	case wire.Detach:
@@ -253,8 +253,8 @@ func (h *Host) wireKill(p *Proc) int {
 	if state != "run" {
 		return 0
 	}
-	p.task.boot.killGroup(pid, sigTERM, p.User)
-	for range 200 { // the job writes its rc, as its shell survives TERM
+	_ = p.task.boot.killGroup(pid, sigTERM, p.User) // it may be gone
+	for range 200 {                                 // the job writes its rc, as its shell survives TERM
 		if state, _, _ := h.wireState(p, dir); state != "run" {
 			break
 		}

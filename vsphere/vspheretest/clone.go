@@ -1,6 +1,7 @@
 package vspheretest
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/vmware/govmomi/simulator"
@@ -279,7 +280,7 @@ func (b *builder) copyChain(f *types.VirtualDiskFlatVer2BackingInfo) {
 // baseFile is the file name of a disk of a fresh VM.
 func baseFile(vm string, d *types.VirtualDisk) string {
 	if n := d.Key - 2000; n > 0 {
-		return vm + "_" + string(rune('0'+n%10)) + ".vmdk"
+		return fmt.Sprintf("%s_%d.vmdk", vm, n%10)
 	}
 	return vm + ".vmdk"
 }

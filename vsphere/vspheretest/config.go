@@ -166,7 +166,7 @@ func withGuestinfo(config, from []types.BaseOptionValue) []types.BaseOptionValue
 
 // checkName says what is wrong with a name for a VM or folder, and returns it as vCenter stores it.
 func checkName(name string) (string, types.BaseMethodFault) {
-	if name == "" || len(name) > 80 {
+	if name == "" || len(name) >= 80 {
 		return "", &types.InvalidName{Name: name}
 	}
 	return strings.NewReplacer("/", "%2f", "\\", "%5c").Replace(name), nil

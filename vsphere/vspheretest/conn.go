@@ -1,6 +1,7 @@
 package vspheretest
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -82,7 +83,7 @@ func (c *labConn) LocalAddr() net.Addr  { return net.TCPAddrFromAddrPort(c.local
 func (c *labConn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.remote) }
 
 func (c *labConn) err(op string, err error) error {
-	if err == nil || err == io.EOF {
+	if err == nil || errors.Is(err, io.EOF) {
 		return err
 	}
 	return &net.OpError{Op: op, Net: "tcp", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}

@@ -196,7 +196,7 @@ func (r *rig) editDevice(at int, dev types.BaseVirtualDevice, index int32) types
 			return f
 		}
 	}
-	r.config.Hardware.Device[at] = dev.(types.BaseVirtualDevice)
+	r.config.Hardware.Device[at] = dev
 	return nil
 }
 

@@ -75,6 +75,7 @@
 //   - whether a linked clone may go to another datastore: it may not;
 //   - whether the tools' last words stay after power off and revert: they do;
 //   - whether a guest has its address back after a revert: the default OS gives it another one;
+//   - whether names that differ only in case are the same: they are not;
 //   - whether the inventory name is part of a snapshot: it is not;
 //   - how much vCenter returns of a bulk read at once: 100 objects;
 //   - which privileges exactly a call needs: those of the API reference, of all objects involved;

@@ -308,3 +308,35 @@ func TestOperationsBeyondTheLimitAreSeenQueued(t *testing.T) {
 	_, err = s.finder.VirtualMachine(s.ctx, "a")
 	assert.Error(t, err, "a cancelled clone leaves no VM")
 }
+
+// state is what a task says of itself now.
+func (s *site) state(task *object.Task) types.TaskInfoState {
+	s.Helper()
+	var o mo.Task
+	require.NoError(s, property.DefaultCollector(s.c.Client).RetrieveOne(s.ctx, task.Reference(), []string{"info.state"}, &o))
+	return o.Info.State
+}
+
+func TestAllOfVCenterHasALimitToo(t *testing.T) {
+	t.Parallel()
+	s := user(t, func(srv *vspheretest.Server) { srv.Limits.Operations = 1 })
+	a, b := s.mine(s.full("a")), s.mine(s.full("b"))
+	s.srv.Inject(vspheretest.Fault{Method: "PowerOnVM_Task", Name: "a", Effect: vspheretest.SlowTask(1e9)})
+	slow, err := a.PowerOn(s.ctx)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return s.state(slow) == types.TaskInfoStateRunning }, 10*time.Second, time.Millisecond)
+	waiting, err := b.PowerOn(s.ctx)
+	require.NoError(t, err)
+	assert.Equal(t, types.TaskInfoStateQueued, s.state(waiting))
+}
+
+func TestOneTaskIsSlowTheOthersAreNot(t *testing.T) {
+	t.Parallel()
+	s := user(t, nil)
+	a, b := s.mine(s.full("a")), s.mine(s.full("b"))
+	s.srv.Inject(vspheretest.Fault{Method: "PowerOnVM_Task", Name: "a", Effect: vspheretest.SlowTask(1e9)})
+	slow, err := a.PowerOn(s.ctx)
+	require.NoError(t, err)
+	s.must(b.PowerOn(s.ctx))
+	assert.Equal(t, types.TaskInfoStateRunning, s.state(slow))
+}

@@ -33,9 +33,12 @@ func (h *hub) broadcast() {
 func (h *hub) Reference() types.ManagedObjectReference {
 	return types.ManagedObjectReference{Type: "Hub", Value: "hub"}
 }
-func (h *hub) PutObject(*simulator.Context, mo.Reference)                            { h.broadcast() }
+
+func (h *hub) PutObject(*simulator.Context, mo.Reference) { h.broadcast() }
+
 func (h *hub) UpdateObject(*simulator.Context, mo.Reference, []types.PropertyChange) { h.broadcast() }
-func (h *hub) RemoveObject(*simulator.Context, types.ManagedObjectReference)         { h.broadcast() }
+
+func (h *hub) RemoveObject(*simulator.Context, types.ManagedObjectReference) { h.broadcast() }
 
 // change runs f, which may change obj's properties, under obj's lock, and tells the waiters.
 func change(ctx *simulator.Context, obj mo.Reference, f func()) {

@@ -71,7 +71,7 @@ func (s *site) in(t *testing.T, name string) *site {
 	sub := *s
 	sub.T, sub.ctx = t, t.Context()
 	var err error
-	sub.folder, err = s.folder.CreateFolder(sub.ctx, name[:min(len(name), 80)])
+	sub.folder, err = s.folder.CreateFolder(sub.ctx, name[:min(len(name), 79)])
 	require.NoError(t, err)
 	return &sub
 }

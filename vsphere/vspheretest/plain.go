@@ -8,8 +8,9 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/poolready/poolready/sshx/sshtest"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/poolready/poolready/sshx/sshtest"
 )
 
 // plainOS is the default OS: a machine of package sshtest with root, whose NICs are all on one

@@ -13,7 +13,6 @@ import (
 const (
 	poweredOn  = types.VirtualMachinePowerStatePoweredOn
 	poweredOff = types.VirtualMachinePowerStatePoweredOff
-	suspended  = types.VirtualMachinePowerStateSuspended
 )
 
 func (v *verbs) PowerOnVMTask(ctx *simulator.Context, req *types.PowerOnVM_Task) soap.HasFault {

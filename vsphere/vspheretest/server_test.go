@@ -74,8 +74,10 @@ func TestRequestsAreRecorded(t *testing.T) {
 func TestWaitsSeeEveryProperty(t *testing.T) {
 	t.Parallel()
 	s := start(t, nil)
-	for i, path := range []string{"guest.net", "guest", "guest.ipAddress", "summary.guest.ipAddress", "guest.hostName", "runtime.bootTime",
-		"config.changeVersion", "config", "runtime", "config.hardware.device", `config.extraConfig["poolready.x"]`} {
+	for i, path := range []string{
+		"guest.net", "guest", "guest.ipAddress", "summary.guest.ipAddress", "guest.hostName", "runtime.bootTime",
+		"config.changeVersion", "config", "runtime", "config.hardware.device", `config.extraConfig["poolready.x"]`,
+	} {
 		t.Run(path, func(t *testing.T) {
 			t.Parallel()
 			vm := s.full(fmt.Sprint("vm", i))
@@ -146,7 +148,7 @@ func TestOneListOfTasksIsWaitedForWithOneFilter(t *testing.T) {
 			require.NoError(t, err)
 			i++
 		}
-		us, err := pc.WaitForUpdates(s.ctx, version, &types.WaitOptions{MaxWaitSeconds: types.NewInt32(20)})
+		us, err := pc.WaitForUpdates(s.ctx, version, &types.WaitOptions{MaxWaitSeconds: types.NewInt32(20)}) //nolint:staticcheck // its successor waits in a loop of its own
 		require.NoError(t, err)
 		require.NotNil(t, us)
 		version = us.Version
@@ -160,7 +162,7 @@ func TestOneListOfTasksIsWaitedForWithOneFilter(t *testing.T) {
 			}
 		}
 	}
-	_, err = pc.WaitForUpdates(s.ctx, "12345", nil)
+	_, err = pc.WaitForUpdates(s.ctx, "12345", nil) //nolint:staticcheck // as above
 	assert.True(t, fault.Is(err, &types.InvalidCollectorVersion{}), "%v", err)
 }
 
@@ -248,8 +250,10 @@ func TestEnvIsWhatGovcReads(t *testing.T) {
 	t.Parallel()
 	s := start(t, func(srv *vspheretest.Server) { srv.ResourcePools = []string{"e2e"} })
 	env := strings.Join(s.srv.Env(), "\n")
-	for _, want := range []string{"GOVC_URL=https://127.0.0.1:", "GOVC_USERNAME=user", "GOVC_PASSWORD=pass", "GOVC_DATACENTER=Datacenter",
-		"GOVC_DATASTORE=Datastore1", "GOVC_NETWORK=VM Network", "GOVC_RESOURCE_POOL=/Datacenter/host/Cluster/Resources/e2e", "GOVC_TLS_CA_CERTS="} {
+	for _, want := range []string{
+		"GOVC_URL=https://127.0.0.1:", "GOVC_USERNAME=user", "GOVC_PASSWORD=pass", "GOVC_DATACENTER=Datacenter",
+		"GOVC_DATASTORE=Datastore1", "GOVC_NETWORK=VM Network", "GOVC_RESOURCE_POOL=/Datacenter/host/Cluster/Resources/e2e", "GOVC_TLS_CA_CERTS=",
+	} {
 		assert.Contains(t, env, want)
 	}
 	_, err := s.finder.ResourcePool(s.ctx, "/Datacenter/host/Cluster/Resources/e2e")

@@ -105,7 +105,7 @@ func LoadTree(data []byte) (*sshtest.Disk, error) {
 	var all []*tar.Header
 	for {
 		h, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err == nil {

@@ -42,9 +42,11 @@ func (v *verbs) CreateContainerView(ctx *simulator.Context, req *types.CreateCon
 
 // subtypes maps the types that a view can be made for to the ones in the inventory.
 var subtypes = map[string][]string{
-	"ManagedEntity": {"Folder", "Datacenter", "ComputeResource", "ClusterComputeResource", "HostSystem", "ResourcePool",
+	"ManagedEntity": {
+		"Folder", "Datacenter", "ComputeResource", "ClusterComputeResource", "HostSystem", "ResourcePool",
 		"VirtualApp", "VirtualMachine", "Datastore", "StoragePod", "Network", "DistributedVirtualPortgroup",
-		"DistributedVirtualSwitch", "VmwareDistributedVirtualSwitch", "OpaqueNetwork"},
+		"DistributedVirtualSwitch", "VmwareDistributedVirtualSwitch", "OpaqueNetwork",
+	},
 	"Folder":                         {"Folder", "StoragePod"},
 	"StoragePod":                     {"StoragePod"},
 	"Datacenter":                     {"Datacenter"},

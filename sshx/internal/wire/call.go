@@ -11,7 +11,7 @@ import (
 )
 
 // Quote returns s as one word of POSIX shell. s must not contain NUL. A quote becomes '"'"', which
-// every shell reads the same; the interpreter of sshtest does not do so with '\'' in assignments.
+// every shell reads the same; the interpreter of sshtest does not do so with '\” in assignments.
 func Quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'"'"'`) + "'" }
 
 // Words returns quoted words, separated by blanks.

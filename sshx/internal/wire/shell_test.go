@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -84,7 +85,25 @@ type proc struct {
 	*exec.Cmd
 	in  io.WriteCloser
 	out *bufio.Reader
-	err bytes.Buffer
+	err locked
+}
+
+// locked is a buffer that may be looked at while it is written.
+type locked struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *locked) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *locked) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
 }
 
 func start(t *testing.T, cmd *exec.Cmd, input string) *proc {

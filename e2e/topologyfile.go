@@ -1,0 +1,265 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// A setting is one key of a topology file. The same key is the environment variable
+// E2E_<KEY>, in capitals with "_" for "-", and can be set by a flag.
+type setting struct {
+	key, about string
+	get        func(t *Topology) string
+	set        func(t *Topology, value string) error
+}
+
+// settings are all keys, in the order in which they are printed.
+var settings = []setting{
+	text("set", "names the set and its folder", func(t *Topology) *string { return &t.Set }),
+	number("pools", "how many pools there are", func(t *Topology) *int { return &t.Pools }),
+	numbers("only", "the pools to use; empty is all", func(t *Topology) *[]int { return &t.Only }),
+	text("template", "name or inventory path of the template", func(t *Topology) *string { return &t.Template }),
+	text("golden", "name of the golden VM", func(t *Topology) *string { return &t.GoldenName }),
+	text("datastore", "of all VMs; empty is the provider's default", func(t *Topology) *string { return &t.Datastore }),
+	number("disk-gib", "golden's disk; 0 keeps the template's", func(t *Topology) *int { return &t.DiskGiB }),
+	text("lab-network", "port group", func(t *Topology) *string { return &t.LabNetwork }),
+	text("private-network", "port group, a trunk", func(t *Topology) *string { return &t.PrivateNetwork }),
+	text("external-network", "port group", func(t *Topology) *string { return &t.ExternalNetwork }),
+	text("lab-if", "first NIC, as the guest calls it", func(t *Topology) *string { return &t.LabIF }),
+	text("trunk-if", "second NIC", func(t *Topology) *string { return &t.TrunkIF }),
+	text("ext-if", "third NIC", func(t *Topology) *string { return &t.ExtIF }),
+	number("vlan", "802.1Q id", func(t *Topology) *int { return &t.VLAN }),
+	prefix("vlan-prefix", "con of pool N has address 2N-1 in it, dis 2N", func(t *Topology) *netip.Prefix { return &t.VLANPrefix }),
+	prefix("lab-prefix", "the lab's network", func(t *Topology) *netip.Prefix { return &t.LabPrefix }),
+	addr("pool-base", "pool N has ten lab addresses from 10N after it", func(t *Topology) *netip.Addr { return &t.PoolBase }),
+	text("mac-prefix", "four bytes; the fifth is the pool, the sixth the NIC", func(t *Topology) *string { return &t.MACPrefix }),
+	number("mtu", "of all NICs", func(t *Topology) *int { return &t.MTU }),
+	text("domain", "pool N is pN in it", func(t *Topology) *string { return &t.Domain }),
+	addr("name-server", "the lab's", func(t *Topology) *netip.Addr { return &t.NameServer }),
+	addr("ntp-server", "the lab's", func(t *Topology) *netip.Addr { return &t.NTPServer }),
+	text("timezone", "of all hosts", func(t *Topology) *string { return &t.Timezone }),
+	text("admin-user", "the default user", func(t *Topology) *string { return &t.AdminUser }),
+	text("test-user", "the test user", func(t *Topology) *string { return &t.TestUser }),
+	words("packages", "on all hosts", func(t *Topology) *[]string { return &t.Packages }),
+	words("packages-removed", "from dis", func(t *Topology) *[]string { return &t.PackagesRemoved }),
+	text("product-dir", "where the product is", func(t *Topology) *string { return &t.ProductDir }),
+	text("proxy", "of the proxy scripts", func(t *Topology) *string { return &t.Proxy }),
+	addr("outside-addr", "an address that answers to every probe", func(t *Topology) *netip.Addr { return &t.OutsideAddr }),
+	addr("outside-addr6", "likewise, IPv6", func(t *Topology) *netip.Addr { return &t.OutsideAddr6 }),
+	text("outside-name", "a name of the outside", func(t *Topology) *string { return &t.OutsideName }),
+	text("internet-url", "a page of the outside", func(t *Topology) *string { return &t.InternetURL }),
+	number("retry-pause", "seconds between tries of a mirror", func(t *Topology) *int { return &t.RetryPause }),
+	number("wait-con", "seconds that dis waits for con", func(t *Topology) *int { return &t.WaitCon }),
+}
+
+// of makes a setting of a field by its form.
+func of[V any](key, about string, field func(*Topology) *V, print func(V) string, parse func(string) (V, error)) setting {
+	return setting{
+		key: key, about: about,
+		get: func(t *Topology) string { return print(*field(t)) },
+		set: func(t *Topology, s string) error {
+			v, err := parse(s)
+			if err == nil {
+				*field(t) = v
+			}
+			return err
+		},
+	}
+}
+
+func text(key, about string, field func(*Topology) *string) setting {
+	return of(key, about, field, func(s string) string { return s }, func(s string) (string, error) { return s, nil })
+}
+
+func number(key, about string, field func(*Topology) *int) setting {
+	return of(key, about, field, strconv.Itoa, func(s string) (int, error) {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 0 {
+			return 0, fmt.Errorf("%q is no number from 0", s)
+		}
+		return n, nil
+	})
+}
+
+func addr(key, about string, field func(*Topology) *netip.Addr) setting {
+	return of(key, about, field, netip.Addr.String, func(s string) (netip.Addr, error) {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			return a, fmt.Errorf("%q is no IP address", s)
+		}
+		return a, nil
+	})
+}
+
+func prefix(key, about string, field func(*Topology) *netip.Prefix) setting {
+	return of(key, about, field, netip.Prefix.String, func(s string) (netip.Prefix, error) {
+		p, err := netip.ParsePrefix(s)
+		if err != nil || !p.Addr().Is4() {
+			return p, fmt.Errorf("%q is no IPv4 prefix such as 10.10.20.0/24", s)
+		}
+		return p, nil
+	})
+}
+
+func words(key, about string, field func(*Topology) *[]string) setting {
+	return of(key, about, field, func(w []string) string { return strings.Join(w, " ") },
+		func(s string) ([]string, error) { return strings.Fields(s), nil })
+}
+
+func numbers(key, about string, field func(*Topology) *[]int) setting {
+	return of(key, about, field, func(list []int) string {
+		return strings.Trim(strings.ReplaceAll(fmt.Sprint(list), " ", ","), "[]")
+	}, ParsePools)
+}
+
+// ParsePools reads a choice of pools such as "1-2,4".
+func ParsePools(s string) ([]int, error) {
+	var list []int
+	for _, part := range strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' }) {
+		from, to, ranged := strings.Cut(part, "-")
+		if !ranged {
+			to = from
+		}
+		a, err1 := strconv.Atoi(from)
+		b, err2 := strconv.Atoi(to)
+		if err1 != nil || err2 != nil || a < 1 || b < a || b > 999 {
+			return nil, fmt.Errorf("%q is no choice of pools such as 1-2,4", s)
+		}
+		for n := a; n <= b; n++ {
+			list = append(list, n)
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list), nil
+}
+
+// A Source is what a topology is read from, in rising precedence.
+type Source struct {
+	File  string                                    // name of the YAML file, for messages
+	YAML  []byte                                    // its content; nil is none
+	Env   func(name string) (value string, ok bool) // such as os.LookupEnv; nil is none
+	Flags map[string]string                         // by key
+}
+
+// Origins tells, by key, where a value is from: "topology.yaml:12", "E2E_MTU", "-mtu". What is
+// not in it is a default.
+type Origins map[string]string
+
+// LoadTopology returns the default topology, with what src says. The error names every fault, with
+// its line where it has one.
+func LoadTopology(src Source) (Topology, Origins, error) {
+	t, from := DefaultTopology(), Origins{}
+	errs := t.readYAML(src, from)
+	apply := func(s setting, value, origin string) {
+		if err := s.set(&t, value); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %s: %w", origin, s.key, err))
+			return
+		}
+		from[s.key] = origin
+	}
+	flags := maps.Clone(src.Flags)
+	for _, s := range settings {
+		name := "E2E_" + strings.ToUpper(strings.ReplaceAll(s.key, "-", "_"))
+		if src.Env != nil {
+			if v, ok := src.Env(name); ok {
+				apply(s, v, name)
+			}
+		}
+		if v, ok := flags[s.key]; ok {
+			apply(s, v, "-"+s.key)
+			delete(flags, s.key)
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(flags)) {
+		errs = append(errs, fmt.Errorf("-%s: no such key", key))
+	}
+	for _, f := range t.faults() {
+		origin := from[f.key]
+		if origin == "" {
+			origin = "default"
+		}
+		errs = append(errs, fmt.Errorf("%s: %s: %w", origin, f.key, f.err))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return t, from, fmt.Errorf("topology:\n%w", err)
+	}
+	return t, from, nil
+}
+
+// readYAML takes over a file: one mapping of scalars and lists of scalars.
+func (t *Topology) readYAML(src Source, from Origins) (errs []error) {
+	var doc yaml.Node
+	if err := yaml.Unmarshal(src.YAML, &doc); err != nil {
+		return []error{fmt.Errorf("%s: %w", src.File, err)}
+	}
+	if len(doc.Content) == 0 {
+		return nil
+	}
+	root := doc.Content[0]
+	if root.Kind != yaml.MappingNode {
+		return []error{fmt.Errorf("%s:%d: is no mapping of keys to values", src.File, root.Line)}
+	}
+	for i := 0; i+1 < len(root.Content); i += 2 {
+		k, v := root.Content[i], root.Content[i+1]
+		at := fmt.Sprintf("%s:%d", src.File, k.Line)
+		j := slices.IndexFunc(settings, func(s setting) bool { return s.key == k.Value })
+		value, ok := scalar(v)
+		switch {
+		case j < 0:
+			errs = append(errs, fmt.Errorf("%s: %s: no such key; -print-topology lists them", at, k.Value))
+		case from[k.Value] != "":
+			errs = append(errs, fmt.Errorf("%s: %s: is set at %s already", at, k.Value, from[k.Value]))
+		case !ok:
+			errs = append(errs, fmt.Errorf("%s: %s: is neither a value nor a list of values", at, k.Value))
+		default:
+			if err := settings[j].set(t, value); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %s: %w", at, k.Value, err))
+				continue
+			}
+			from[k.Value] = at
+		}
+	}
+	return errs
+}
+
+// scalar is a node's value; the values of a list are joined by blanks.
+func scalar(n *yaml.Node) (string, bool) {
+	switch n.Kind {
+	case yaml.ScalarNode:
+		return n.Value, true
+	case yaml.SequenceNode:
+		var list []string
+		for _, c := range n.Content {
+			if c.Kind != yaml.ScalarNode {
+				return "", false
+			}
+			list = append(list, c.Value)
+		}
+		return strings.Join(list, " "), true
+	}
+	return "", false
+}
+
+// YAML prints the topology as a file that makes it, with what keys mean and where values are from.
+func (t Topology) YAML(from Origins) string {
+	var b strings.Builder
+	for _, s := range settings {
+		value, err := yaml.Marshal(s.get(&t))
+		if err != nil {
+			continue // strings can always be written
+		}
+		origin := from[s.key]
+		if origin == "" {
+			origin = "default"
+		}
+		fmt.Fprintf(&b, "%s: %s # %s (%s)\n", s.key, strings.TrimSpace(string(value)), s.about, origin)
+	}
+	return b.String()
+}
