@@ -2,8 +2,6 @@ package e2e
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
 	"os"
 	"strings"
 	"testing"
@@ -13,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/crypto/ssh"
 
-	"github.com/poolready/poolready/e2e/internal/lab"
+	"github.com/poolready/poolready/e2e/e2etest"
 	"github.com/poolready/poolready/pool"
 	"github.com/poolready/poolready/sshx"
 	"github.com/poolready/poolready/vsphere"
@@ -24,33 +22,23 @@ import (
 type embedded struct {
 	topology Topology
 	server   *vspheretest.Server
-	lab      *lab.Lab
-	signer   ssh.Signer
 }
 
 // newEmbedded starts a vCenter with a template, whose guests live in a lab that knows the
 // hosts of the topology.
 func newEmbedded(t testing.TB, topology Topology, prepare ...func(*vspheretest.Server)) *embedded {
 	t.Helper()
-	_, private, err := ed25519.GenerateKey(rand.Reader)
-	require.NoError(t, err)
-	signer, err := ssh.NewSignerFromKey(private)
-	require.NoError(t, err)
-	topology.RunnerKey = strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
-	topology.RetryPause = 0
-
-	e := &embedded{topology: topology, signer: signer}
-	e.lab = lab.New(lab.Options{Reserved: topology.Reservations(), AuthorizedKey: topology.RunnerKey, NameServer: topology.NameServer})
-	networks := []string{topology.LabNetwork, topology.PrivateNetwork, topology.ExternalNetwork}
-	e.server = vspheretest.NewUnstartedServer(t)
-	e.server.Networks = networks
-	e.server.Templates = []vspheretest.Template{{Path: topology.Template, Networks: networks[:1]}}
-	e.server.OS = e.lab
+	server := e2etest.NewUnstartedServer(t, e2etest.Site{
+		Template: topology.Template, LabNetwork: topology.LabNetwork, PrivateNetwork: topology.PrivateNetwork,
+		ExternalNetwork: topology.ExternalNetwork, Reserved: topology.Reservations(), NameServer: topology.NameServer,
+	})
 	for _, f := range prepare {
-		f(e.server)
+		f(server)
 	}
-	e.server.Start()
-	return e
+	server.Start()
+	topology.RunnerKey = strings.TrimSpace(string(ssh.MarshalAuthorizedKey(server.ClientKey.PublicKey())))
+	topology.RetryPause = 0
+	return &embedded{topology: topology, server: server}
 }
 
 // provider returns a new one, as another process would have.
@@ -75,41 +63,13 @@ func (e *embedded) provider(t testing.TB) pool.Provider {
 func (e *embedded) spec(t testing.TB) pool.Spec {
 	t.Helper()
 	spec := e.topology.Spec(e.provider(t), sshx.Config{
-		Keys: []ssh.Signer{e.signer}, Dialer: e.server, HostKeys: sshx.HostKeys{Pinned: e.lab.HostKeys()},
+		Keys: []ssh.Signer{e.server.ClientKey}, Dialer: e.server, HostKeys: sshx.HostKeys{Pinned: e.server.HostKeys},
 	})
 	spec.Golden.Expect = 10 * time.Second // simulated minutes are short
 	for i := range spec.Roles {
 		spec.Roles[i].Expect = 10 * time.Second
 	}
 	return spec
-}
-
-// real returns the spec for the vCenter of the environment, with the key that E2E_SSH_KEY names.
-// The template proves itself by a key in the file that E2E_KNOWN_HOSTS names; without, it is
-// trusted on first use, and that is said.
-func real(t *testing.T) pool.Spec {
-	t.Helper()
-	cfg, err := vsphere.FromEnv()
-	require.NoError(t, err)
-	file := os.Getenv("E2E_SSH_KEY")
-	require.NotEmpty(t, file, "GOVC_URL is set: set E2E_SSH_KEY to the private key file that logs in to the template as root")
-	data, err := os.ReadFile(file)
-	require.NoError(t, err)
-	signer, err := ssh.ParsePrivateKey(data)
-	require.NoError(t, err, "E2E_SSH_KEY")
-	p, err := vsphere.New(cfg)
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-		defer cancel()
-		assert.NoError(t, p.Close(ctx))
-	})
-	topology := theTopology(t)
-	topology.RunnerKey = strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
-	known := os.Getenv("E2E_KNOWN_HOSTS")
-	return topology.Spec(p, sshx.Config{
-		Keys: []ssh.Signer{signer}, HostKeys: sshx.HostKeys{KnownHosts: known, TrustFirst: known == ""}, Logf: t.Logf,
-	})
 }
 
 // theSpec is that of the vCenter of the environment or, without, of an embedded one, which is

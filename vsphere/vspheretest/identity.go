@@ -16,11 +16,15 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// sshKey returns the private key that is kept as name in StateDir, and makes it if there is
-// none. Without a StateDir it is a fresh one.
-func (s *Server) sshKey(name string) (ssh.Signer, error) {
-	if s.StateDir != "" {
-		data, err := os.ReadFile(filepath.Join(s.StateDir, name))
+// sshKey returns the private key that is kept as name in StateDir.
+func (s *Server) sshKey(name string) (ssh.Signer, error) { return SSHKey(s.StateDir, name) }
+
+// SSHKey returns the private key that is kept as the file name in dir, and makes both if they do
+// not exist: for an OS whose machines, kept in the same StateDir, let it in. With dir "" it returns
+// a fresh key.
+func SSHKey(dir, name string) (ssh.Signer, error) {
+	if dir != "" {
+		data, err := os.ReadFile(filepath.Join(dir, name))
 		if err == nil {
 			return ssh.ParsePrivateKey(data)
 		}
@@ -32,12 +36,12 @@ func (s *Server) sshKey(name string) (ssh.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.StateDir != "" {
+	if dir != "" {
 		block, err := ssh.MarshalPrivateKey(private, name)
 		if err != nil {
 			return nil, err
 		}
-		if err := writeFile(filepath.Join(s.StateDir, name), pem.EncodeToMemory(block)); err != nil {
+		if err := writeFile(filepath.Join(dir, name), pem.EncodeToMemory(block)); err != nil {
 			return nil, err
 		}
 	}

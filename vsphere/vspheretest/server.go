@@ -89,10 +89,11 @@ type Server struct {
 	// Jump is the address of the jump host, "host:port", and JumpKey its host key, in
 	// authorized_keys form. Any user name will do.
 	Jump, JumpKey string
-	// ClientKey logs in to the machines of the default OS, as root. It is nil with another OS.
+	// ClientKey logs in to the machines of the default OS, as root, and to the jump host. With
+	// another OS it is what it was before Start: nil, or a key that the OS's machines let in.
 	ClientKey ssh.Signer
-	// HostKeys are the public host keys of the default OS's templates, in authorized_keys form.
-	// Clones have the same ones. It is empty with another OS.
+	// HostKeys are the public host keys of templates, in authorized_keys form. Clones have the
+	// same ones. It is empty with another OS, unless that has a method HostKeys() []string.
 	HostKeys []string
 
 	t     T
@@ -215,6 +216,9 @@ func (s *Server) start() (err error) {
 	on, err := s.build()
 	if err != nil {
 		return err
+	}
+	if k, ok := s.OS.(interface{ HostKeys() []string }); ok {
+		s.HostKeys = k.HostKeys()
 	}
 
 	l, err := net.Listen("tcp", s.Addr)

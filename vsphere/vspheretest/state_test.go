@@ -56,6 +56,35 @@ func TestStateOutlivesTheServer(t *testing.T) {
 	assert.Error(t, err, "clones hang on it")
 }
 
+// other is an OS that is not the default one.
+type other struct{ vspheretest.OS }
+
+func (other) HostKeys() []string { return []string{"ssh-ed25519 AAAA"} }
+
+func TestOtherSystemsSayTheirKeys(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	key, err := vspheretest.SSHKey(dir, "id")
+	require.NoError(t, err)
+	again, err := vspheretest.SSHKey(dir, "id")
+	require.NoError(t, err)
+	assert.Equal(t, key.PublicKey(), again.PublicKey())
+	fresh, err := vspheretest.SSHKey("", "id")
+	require.NoError(t, err)
+	assert.NotEqual(t, key.PublicKey(), fresh.PublicKey())
+
+	plain := start(t, nil)
+	s := start(t, func(srv *vspheretest.Server) {
+		srv.OS, srv.ClientKey, srv.JumpAddr = other{plain.srv.OS}, key, "127.0.0.1:0"
+	})
+	assert.Equal(t, []string{"ssh-ed25519 AAAA"}, s.srv.HostKeys)
+	jump, err := ssh.Dial("tcp", s.srv.Jump, &ssh.ClientConfig{
+		User: "anybody", Auth: []ssh.AuthMethod{ssh.PublicKeys(key)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(),
+	})
+	require.NoError(t, err, "the key that was set is let in")
+	assert.NoError(t, jump.Close())
+}
+
 func TestStateOfAnotherInventoryIsRefused(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -78,10 +107,13 @@ func TestTreesSurviveTheirJourney(t *testing.T) {
 	require.NoError(t, d.WriteFile("/home/steve/x", []byte("1"), 0o640))
 	require.NoError(t, d.Chown("/home/steve/x", "steve", "wheel"))
 	require.NoError(t, d.Chtimes("/home/steve/x", time.Unix(1_700_000_000, 0)))
+	d.SetSize(60 << 30)
 	first, err := vspheretest.DumpTree(d)
 	require.NoError(t, err)
 	back, err := vspheretest.LoadTree(first)
 	require.NoError(t, err)
+	size, _ := back.Usage()
+	assert.EqualValues(t, 60<<30, size)
 	second, err := vspheretest.DumpTree(back)
 	require.NoError(t, err)
 	assert.True(t, bytes.Equal(first, second))

@@ -15,13 +15,22 @@ import (
 	"github.com/poolready/poolready/sshx/sshtest"
 )
 
-// DumpTree returns all that is on the disk, for LoadTree, as a compressed tar archive. Hard links
-// become copies, and devices are left out, as every disk has its own.
+// treeSize is the global record of an archive that has the disk's size, in bytes.
+const treeSize = "POOLREADY.size"
+
+// DumpTree returns all that is on the disk, and its size, for LoadTree, as a compressed tar
+// archive. Hard links become copies, and devices are left out, as every disk has its own.
 func DumpTree(d *sshtest.Disk) ([]byte, error) {
 	d = d.Clone() // a state that does not change meanwhile
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)
 	w := tar.NewWriter(z)
+	size, _ := d.Usage()
+	if err := w.WriteHeader(&tar.Header{
+		Typeflag: tar.TypeXGlobalHeader, Name: "disk", PAXRecords: map[string]string{treeSize: strconv.FormatInt(size, 10)},
+	}); err != nil {
+		return nil, err
+	}
 	var walk func(dir string) error
 	walk = func(dir string) error {
 		entries, err := d.ReadDir(dir)
@@ -107,6 +116,14 @@ func LoadTree(data []byte) (*sshtest.Disk, error) {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
 			break
+		}
+		if err == nil && h.Typeflag == tar.TypeXGlobalHeader {
+			size, err := strconv.ParseInt(h.PAXRecords[treeSize], 10, 64)
+			if err != nil {
+				return nil, fmt.Errorf("size of the disk: %w", err)
+			}
+			d.SetSize(size)
+			continue
 		}
 		if err == nil {
 			err = loadFile(d, h, r)

@@ -1,0 +1,26 @@
+// Package e2etest provides a vCenter whose machines run the con/dis system's operating system, on
+// its networks, all of it simulated: what package e2e tests itself on, and what
+// examples/simlab serves to other processes.
+//
+//	topology := e2e.DefaultTopology()
+//	srv := e2etest.NewServer(t, e2etest.Site{
+//		Template:   topology.Template,
+//		Reserved:   topology.Reservations(),
+//		NameServer: topology.NameServer,
+//	})
+//	password, _ := srv.URL.User.Password() // srv is a *vspheretest.Server like any
+//
+// # The guests
+//
+// They look like RHEL 9 to shell scripts: systemctl, nmcli, ip, firewall-cmd, dnf, dig and
+// what else a script needs to make a connected and a disconnected host, with the exit codes and
+// the output of the real ones. An option that is not simulated ends a command with exit code
+// 64 and a message, never with success. The networks are modelled: whether a host reaches another,
+// a name server or the internet follows from its NICs, VLANs, addresses, routes and firewall.
+//
+// # The site
+//
+// The lab's port group has a gateway, 10.0.1.1, a DHCP server for 10.0.0.0/20, and a server of names and
+// time; the external one has a router to the internet, which is a few addresses and names, a
+// package mirror and a page; the private one carries VLANs and nothing else.
+package e2etest

@@ -1,0 +1,73 @@
+package e2etest
+
+import (
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/poolready/poolready/e2e/internal/lab"
+	"github.com/poolready/poolready/vsphere/vspheretest"
+)
+
+// A Site says what the lab has for a topology. The zero value is one with the default names and
+// without reservations.
+type Site struct {
+	// Template is its inventory path, below the VM folder; "" means "e2e-template-rhel9". Its
+	// disk has 20 GiB.
+	Template string
+	// LabNetwork, PrivateNetwork and ExternalNetwork are port groups; "" means "Lab Network",
+	// "Private Network" and "External Network". The template has one NIC, in the first.
+	LabNetwork, PrivateNetwork, ExternalNetwork string
+	// Reserved maps MACs to the addresses that the lab's DHCP server keeps for them. All others get
+	// one of 10.0.8.0/22.
+	Reserved map[string]netip.Addr
+	// NameServer answers questions for names and for the time; the zero value means 10.0.1.8.
+	NameServer netip.Addr
+	// Key logs in to the template as root; nil means a fresh one. vspheretest.SSHKey makes one
+	// that lasts, for a StateDir.
+	Key ssh.Signer
+}
+
+// NewServer starts a vCenter for the site, with the defaults of package vspheretest, and closes
+// it when the test ends. Its ClientKey logs in to the template, whose HostKeys are known.
+func NewServer(t vspheretest.T, site Site) *vspheretest.Server {
+	t.Helper()
+	s := NewUnstartedServer(t, site)
+	s.Start()
+	return s
+}
+
+// NewUnstartedServer returns one whose fields can be changed before Start; OS must stay what it
+// is. Networks are the site's three, to which others can be added. t may be nil, in a program: then
+// the caller calls Close, and Start panics if it cannot start.
+func NewUnstartedServer(t vspheretest.T, site Site) *vspheretest.Server {
+	for _, f := range []struct {
+		field *string
+		value string
+	}{
+		{&site.Template, "e2e-template-rhel9"}, {&site.LabNetwork, "Lab Network"},
+		{&site.PrivateNetwork, "Private Network"}, {&site.ExternalNetwork, "External Network"},
+	} {
+		if *f.field == "" {
+			*f.field = f.value
+		}
+	}
+	if site.Key == nil {
+		key, err := vspheretest.SSHKey("", "")
+		if err != nil {
+			panic(fmt.Sprintf("e2etest: make a key: %v", err)) // crypto/rand does not fail
+		}
+		site.Key = key
+	}
+	s := vspheretest.NewUnstartedServer(t)
+	s.ClientKey = site.Key
+	s.OS = lab.New(lab.Options{
+		LabNetwork: site.LabNetwork, PrivateNetwork: site.PrivateNetwork, ExternalNetwork: site.ExternalNetwork,
+		Reserved: site.Reserved, NameServer: site.NameServer,
+		AuthorizedKey: string(ssh.MarshalAuthorizedKey(site.Key.PublicKey())),
+	})
+	s.Networks = []string{site.LabNetwork, site.PrivateNetwork, site.ExternalNetwork}
+	s.Templates = []vspheretest.Template{{Path: site.Template, Networks: s.Networks[:1:1]}}
+	return s
+}

@@ -1,0 +1,58 @@
+package lab
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+
+	"github.com/poolready/poolready/vsphere/vspheretest"
+)
+
+var _ vspheretest.Keeper = (*Lab)(nil)
+
+// A keep is what a lab keeps beside its guests' disks: the template, whose host keys clones
+// have, and what DHCP servers have given to whom. Reservations and port groups come from Options
+// each time; all else in a running guest is lost, as in a power failure.
+type keep struct {
+	Template []byte
+	Leases   map[string]map[string]netip.Addr // by port group and client
+}
+
+// Save implements vspheretest.Keeper.
+func (l *Lab) Save() ([]byte, error) {
+	template, err := vspheretest.DumpTree(l.template)
+	if err != nil {
+		return nil, fmt.Errorf("lab: template: %w", err)
+	}
+	return json.Marshal(keep{Template: template, Leases: l.net.Leases()})
+}
+
+// Load implements vspheretest.Keeper. Templates are those that were saved: of the Options,
+// AuthorizedKey and Prepare have no effect any more.
+func (l *Lab) Load(data []byte) error {
+	var k keep
+	if err := json.Unmarshal(data, &k); err != nil {
+		return fmt.Errorf("lab: %w", err)
+	}
+	template, err := vspheretest.LoadTree(k.Template)
+	if err != nil {
+		return fmt.Errorf("lab: template: %w", err)
+	}
+	l.template = template
+	l.net.SetLeases(k.Leases)
+	return nil
+}
+
+// SaveDisk implements vspheretest.Keeper.
+func (l *Lab) SaveDisk(d vspheretest.Disk) ([]byte, error) {
+	return vspheretest.DumpTree(d.(Disk).Disk)
+}
+
+// LoadDisk implements vspheretest.Keeper.
+func (l *Lab) LoadDisk(data []byte) (vspheretest.Disk, error) {
+	d, err := vspheretest.LoadTree(data)
+	if err != nil {
+		return nil, err
+	}
+	return Disk{d}, nil
+}
