@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -41,6 +42,7 @@ type build struct {
 	failed  map[int][]error // by pool; 0 is golden
 	stirred map[int]bool    // pools of which a reused host had to be reverted
 	leases  map[int]*lease  // what we hold: pools, and as 0 the claim
+	waited  map[string]bool // shards that somebody else had since the plan was made
 }
 
 // golden is a ready golden.
@@ -51,7 +53,7 @@ type golden struct {
 
 func newBuild(s Spec) *build {
 	return &build{
-		spec: s, by: whoami(), ledger: newLedger(s), leases: map[int]*lease{}, log: &progress{logf: s.Logf, start: time.Now()},
+		spec: s, by: whoami(), ledger: newLedger(s), leases: map[int]*lease{}, waited: map[string]bool{}, log: &progress{logf: s.Logf, start: time.Now()},
 		goldens: map[*goldenPlan]golden{}, hosts: map[*hostPlan]*Host{}, records: map[*hostPlan]record{}, snaps: map[*hostPlan]string{},
 		took: map[*hostPlan]time.Duration{}, times: map[*hostPlan]*stopwatch{}, failed: map[int][]error{}, stirred: map[int]bool{},
 	}
@@ -257,6 +259,11 @@ func (b *build) readyHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 		return b.buildHost(ctx, st, h)
 	}
 	host := h.host(b.spec)
+	b.mu.Lock()
+	if b.waited[poolShard(h.Pool)] {
+		host.addr = netip.Addr{}
+	}
+	b.mu.Unlock()
 	b.join(h, host)
 	report := func(what string) { st.at(h.VM, what) }
 	fail := func(err error) (string, error) {

@@ -115,6 +115,11 @@ func (b *build) await(ctx context.Context, shard, what string, fresh bool) (*lea
 		word = b.log.wait("waiting for another process, which builds the set", 0)
 	}
 	for wait := 100 * time.Millisecond; ; wait = min(wait*3/2, 3*time.Second, b.ledger.term/20) {
+		if wait > 100*time.Millisecond { // whoever had it may have reset it: addresses are others now
+			b.mu.Lock()
+			b.waited[shard] = true
+			b.mu.Unlock()
+		}
 		x, _, err := b.ledger.take(ctx, shard, what, fresh, nil)
 		busy := (*busyError)(nil)
 		if !errors.As(err, &busy) || busy.kind == blockKept || busy.kind == blockCooling {

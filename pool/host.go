@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -68,6 +69,17 @@ func (h *Host) bind(ctx context.Context) (context.Context, func(), error) {
 	return ctx, func() { stop(); cancel(nil) }, nil
 }
 
+// blame adds to an error why it came to be, if the loan of the host is over.
+func (h *Host) blame(err error) error {
+	if err == nil || h.use == nil || h.use.ctx.Err() == nil {
+		return err
+	}
+	if cause := context.Cause(h.use.ctx); !errors.Is(err, cause) {
+		return fmt.Errorf("%s: %w: %w", h.Name, cause, err)
+	}
+	return err
+}
+
 // lent returns the host for one loan, which takes the connection over.
 func (h *Host) lent(u *usage) *Host {
 	h.mu.Lock()
@@ -131,7 +143,7 @@ func (h *Host) Put(ctx context.Context, dst string, r io.Reader, mode fs.FileMod
 	if err != nil {
 		return err
 	}
-	return c.Put(ctx, dst, r, sshx.PutOptions{Mode: mode})
+	return h.blame(c.Put(ctx, dst, r, sshx.PutOptions{Mode: mode}))
 }
 
 // Get copies the file src to w.
@@ -145,7 +157,7 @@ func (h *Host) Get(ctx context.Context, src string, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return c.Get(ctx, src, w)
+	return h.blame(c.Get(ctx, src, w))
 }
 
 func (h *Host) run(ctx context.Context, cmd sshx.Cmd) (sshx.Result, error) {
@@ -158,7 +170,8 @@ func (h *Host) run(ctx context.Context, cmd sshx.Cmd) (sshx.Result, error) {
 	if err != nil {
 		return sshx.Result{}, err
 	}
-	return c.Run(ctx, cmd)
+	res, err := c.Run(ctx, cmd)
+	return res, h.blame(err)
 }
 
 // SSH returns the connection to the host, made anew if the last one has ended. Do not close it.

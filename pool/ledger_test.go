@@ -61,8 +61,11 @@ func (f *fakeStore) SetLedger(ctx context.Context, set, shard, revision string, 
 		return err
 	}
 	done, answer := true, error(nil)
-	if f.fault != nil {
-		done, answer = f.fault(shard)
+	f.mu.Lock()
+	fault := f.fault
+	f.mu.Unlock()
+	if fault != nil {
+		done, answer = fault(shard)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -96,6 +99,12 @@ func (f *fakeStore) SetLedger(ctx context.Context, set, shard, revision string, 
 	f.shards[shard] = s
 	f.writes[shard]++
 	return answer
+}
+
+func (f *fakeStore) written(shard string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.writes[shard]
 }
 
 func (f *fakeStore) set(change func()) {
@@ -135,7 +144,7 @@ func TestALeaseIsKeptAsLongAsItsHolderLives(t *testing.T) {
 		require.NoError(t, x.check())
 		_, _, err = f.ledger("bob").take(t.Context(), "pool-1", "TestB", false, nil)
 		require.ErrorAs(t, err, new(*busyError), "after an hour")
-		assert.InDelta(t, 60, f.writes["pool-1"], 2, "one write a minute: a third of the lease")
+		assert.InDelta(t, 60, f.written("pool-1"), 2, "one write a minute: a third of the lease")
 
 		require.NoError(t, x.release(t.Context(), func(_ time.Time, e *entry) { e.Used = "TestA" }))
 		require.ErrorIs(t, x.check(), ErrReturned)
@@ -313,8 +322,8 @@ func TestALostAnswerIsNotASecondHolder(t *testing.T) {
 		x, was, err := f.ledger("alice").take(t.Context(), "pool-1", "TestA", false, nil)
 		require.NoError(t, err)
 		assert.Equal(t, "before", was.Used, "what the entry was before the write whose answer was lost")
-		assert.Equal(t, 1, f.writes["pool-1"])
-		n = 0
+		assert.Equal(t, 1, f.written("pool-1"))
+		f.set(func() { n = 0 })
 		require.NoError(t, x.release(t.Context(), func(_ time.Time, e *entry) { e.Used = "after" }))
 		assert.Equal(t, "after", f.entry(t, "pool-1").Used)
 		assert.Nil(t, f.entry(t, "pool-1").Lease)
@@ -392,11 +401,13 @@ func TestFiftyHoldersDoNotHinderEachOther(t *testing.T) {
 			x, _ := mustTake(t, f.ledger(fmt.Sprint("process ", n)), poolShard(n+1))
 			all = append(all, x)
 		}
-		f.fault = func(string) (bool, error) { time.Sleep(4 * time.Second); return true, nil } // as slow as a busy vCenter
+		f.set(func() { // as slow as a busy vCenter
+			f.fault = func(string) (bool, error) { time.Sleep(4 * time.Second); return true, nil }
+		})
 		time.Sleep(time.Hour)
 		for n, x := range all {
 			require.NoError(t, x.check())
-			assert.LessOrEqual(t, f.writes[poolShard(n+1)], 61)
+			assert.LessOrEqual(t, f.written(poolShard(n+1)), 61)
 			require.NoError(t, x.release(t.Context(), nil))
 		}
 		assert.Zero(t, f.conflicts)
