@@ -120,7 +120,7 @@ dnf -y -q remove tmux
 	})
 }
 
-func TestComplaintAllPoolsHitTheMirrorAtOnce(t *testing.T) {
+func TestComplaintAllHostsHitTheMirrorAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		g := make(gate, cap(updates))

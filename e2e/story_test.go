@@ -108,7 +108,7 @@ func first(history []string, prefix string) int {
 	return slices.IndexFunc(history, func(s string) bool { return strings.HasPrefix(s, prefix) })
 }
 
-func TestPoolsAreBuiltInBatchesByRole(t *testing.T) {
+func TestTheSetIsBuiltInBatchesByRole(t *testing.T) {
 	t.Parallel()
 	topology := DefaultTopology()
 	e := newEmbedded(t, topology, fast)

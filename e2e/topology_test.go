@@ -123,7 +123,7 @@ func TestAddressesThatCannotBe(t *testing.T) {
 	}
 }
 
-func TestParsePools(t *testing.T) {
+func TestParseNumbers(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{"1-2,4": "[1 2 4]", "3": "[3]", "": "[]", "2,1-3": "[1 2 3]"} {
 		got, err := ParsePools(in)
@@ -136,7 +136,7 @@ func TestParsePools(t *testing.T) {
 	}
 }
 
-func TestSomePoolsOnly(t *testing.T) {
+func TestOnlySomeNumbers(t *testing.T) {
 	t.Parallel()
 	topology := DefaultTopology()
 	topology.Pools, topology.Only = 4, []int{2, 4}
