@@ -81,8 +81,10 @@ func (p *Provider) ensureChild(ctx context.Context, parent types.ManagedObjectRe
 		}
 		return err
 	})
-	if dup, ok := fault[*types.DuplicateName](err); ok {
+	if dup, ok := fault[*types.DuplicateName](err); ok && dup.Object != parent {
 		return dup.Object, p.isFolder(dup.Object, name)
+	} else if ok {
+		return p.takenBy(ctx, parent, name)
 	}
 	if has[*types.NoPermission](err) { // which is no matter if somebody else has made it
 		if found, lookErr := p.child(ctx, parent, name); lookErr == nil && found != nil {
@@ -93,6 +95,24 @@ func (p *Provider) ensureChild(ctx context.Context, parent types.ManagedObjectRe
 		return ref, refuse("make folder %q in %s: %w", name, p.nameOf(parent), explain(err, p.nameOf))
 	}
 	return ref, nil
+}
+
+// takenBy returns the folder that has a name which vCenter says is taken without saying by what:
+// while somebody else is still making it, there is nothing yet to name.
+func (p *Provider) takenBy(ctx context.Context, parent types.ManagedObjectReference, name string) (types.ManagedObjectReference, error) {
+	b := backoff{patience: p.patience}
+	for {
+		ref, err := p.child(ctx, parent, name)
+		if err != nil {
+			return types.ManagedObjectReference{}, err
+		}
+		if ref != nil {
+			return *ref, p.isFolder(*ref, name)
+		}
+		if !b.wait(ctx) {
+			return types.ManagedObjectReference{}, refuse("make folder %q in %s: vCenter says that the name is taken, but nothing there has it", name, p.nameOf(parent))
+		}
+	}
 }
 
 func (p *Provider) isFolder(ref types.ManagedObjectReference, name string) error {
