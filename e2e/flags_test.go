@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"os"
@@ -9,6 +10,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"github.com/poolready/poolready/pool"
 )
 
 var (
@@ -59,6 +62,39 @@ func theTopology(t testing.TB) Topology {
 	return topology
 }
 
+// interrupted is done when somebody wants the run to end.
+var interrupted context.Context
+
+// interruptible is a test whose context ends with the first Ctrl-C, too: so that what a real
+// vCenter is doing for it is ended in order, and its session closed. A second one kills.
+type interruptible struct {
+	*testing.T
+	ctx context.Context
+}
+
+func (t interruptible) Context() context.Context { return t.ctx }
+
+func untilInterrupted(t *testing.T) interruptible {
+	t.Helper()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	stop := context.AfterFunc(interrupted, func() { cancel(context.Cause(interrupted)) })
+	t.Cleanup(func() { stop(); cancel(nil) })
+	return interruptible{t, ctx}
+}
+
+// leakChecked fails a run that leaves goroutines behind.
+type leakChecked struct{ m *testing.M }
+
+func (l leakChecked) Run() int {
+	own := goleak.IgnoreCurrent()
+	code := l.m.Run()
+	if err := goleak.Find(own); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, "goleak:", err)
+		code = 1
+	}
+	return code
+}
+
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if *printFlag {
@@ -70,5 +106,5 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	goleak.VerifyTestMain(m)
+	os.Exit(pool.Run(leakChecked{m}, func(t pool.T) { interrupted = t.Context() }))
 }

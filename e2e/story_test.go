@@ -312,7 +312,7 @@ func (e *embedded) find(ctx context.Context, c *vim25.Client, name string) (*obj
 	if err != nil {
 		return nil, err
 	}
-	defer v.Destroy(ctx)
+	defer func() { _ = v.Destroy(ctx) }()
 	refs, err := v.Find(ctx, []string{"VirtualMachine"}, property.Match{"name": name})
 	if err != nil || len(refs) != 1 {
 		return nil, fmt.Errorf("VM %s: %d of that name: %w", name, len(refs), err)
@@ -346,6 +346,6 @@ func findAll(ctx context.Context, c *vim25.Client) ([]types.ManagedObjectReferen
 	if err != nil {
 		return nil, err
 	}
-	defer v.Destroy(ctx)
+	defer func() { _ = v.Destroy(ctx) }()
 	return v.Find(ctx, []string{"VirtualMachine"}, nil)
 }

@@ -41,7 +41,8 @@ func TestTheDefaultTopologyIsThatOfTheDocument(t *testing.T) {
 	vm := topology.VM(dis3)
 	assert.Equal(t, "pool3", vm.Folder)
 	assert.Equal(t, []pool.NIC{
-		{Network: "Lab Network", MAC: "00:50:56:ac:03:04"}, {Network: "Private Network", MAC: "00:50:56:ac:03:05"},
+		{Network: "Lab Network", MAC: "00:50:56:ac:03:04"},
+		{Network: "Private Network", MAC: "00:50:56:ac:03:05"},
 		{Network: "External Network", MAC: "00:50:56:ac:03:06"},
 	}, vm.NICs)
 	assert.Len(t, topology.Warnings(), 1, "its MACs are outside of vCenter's static range")

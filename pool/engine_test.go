@@ -642,3 +642,34 @@ func TestReusedHostThatDoesNotAnswerIsReset(t *testing.T) {
 	}
 	assert.Equal(t, 2, reverted, "con2, and with it dis2: a pool is reset as a whole")
 }
+
+func TestNeedsAreAwaitedBeforeTheFirstStep(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	var mu sync.Mutex
+	tries, early := map[int]int{}, 0
+	spec := r.spec(2)
+	spec.Roles[1].Needs[0].Timeout = 3 * time.Second
+	spec.Roles[1].Needs[0].Do = func(_ context.Context, h, of *pool.Host) error {
+		mu.Lock()
+		defer mu.Unlock()
+		tries[h.Pool]++
+		if h.Pool == 2 || tries[h.Pool] < 3 {
+			return fmt.Errorf("%s does not serve", of.Name)
+		}
+		return nil
+	}
+	spec.Roles[1].Steps = append([]pool.Step{{Name: "first", Version: "1", Do: func(_ context.Context, h *pool.Host) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if tries[h.Pool] < 3 {
+			early++
+		}
+		return nil
+	}}}, spec.Roles[1].Steps...)
+	_, err := pool.Open(t.Context(), spec)
+	require.ErrorContains(t, err, `dis2: ready dis: need "service" of con2: no answer within its timeout (3s): last answer: con2 does not serve`)
+	assert.NotContains(t, err.Error(), "dis1")
+	assert.Equal(t, 3, tries[1])
+	assert.Zero(t, early)
+}

@@ -268,7 +268,7 @@ func TestDeadPeerEndsEverythingThatWaits(t *testing.T) {
 		running := make(chan error, 1)
 		up := make(chan bool, 1)
 		go func() {
-			_, err := c.Run(context.Background(), sshx.Cmd{Script: "echo up; sleep 1000", Stdout: writer(func(p []byte) (int, error) { up <- true; return len(p), nil })})
+			_, err := c.Run(context.Background(), sshx.Cmd{Script: "echo up; sleep 1000", Stdout: &lines{line: func(string) { up <- true }}})
 			running <- err
 		}()
 		<-up

@@ -177,8 +177,13 @@ func (r *run) on(ctx context.Context, s *session) (Result, error) {
 		}
 	}
 	cut := !r.drain(ctx, outDone)
-	if !r.started.Load() && (cut || r.c.Err() != nil) {
-		return r.lost() // the status may be the command's, or that of what failed to start it
+	if !r.started.Load() {
+		// The streams end a moment before the connection is known to have ended, and then the
+		// status may be the command's, or that of what failed to start it.
+		_ = sleep(r.c.life, 250*time.Millisecond)
+		if cut || r.c.Err() != nil {
+			return r.lost()
+		}
 	}
 	return r.finished(s.status, cut)
 }
@@ -231,14 +236,14 @@ func (r *run) copyOutput(s *session) <-chan struct{} {
 func (r *run) copyInput(s *session) <-chan error {
 	result := make(chan error, 1)
 	send := func() {
-		if _, err := io.WriteString(s.ch, r.input); err != nil {
+		if _, err := io.WriteString(s, r.input); err != nil {
 			return
 		}
 		if r.cmd.Stdin == nil {
 			return
 		}
 		in := &failing{r: r.cmd.Stdin}
-		_, _ = io.Copy(struct{ io.Writer }{s.ch}, bufio.NewReaderSize(in, 128<<10))
+		_, _ = io.Copy(struct{ io.Writer }{s}, bufio.NewReaderSize(in, 128<<10))
 		if in.err != nil {
 			result <- in.err
 			return

@@ -21,6 +21,7 @@ type session struct {
 	exited chan struct{} // closed when the machine has sent the exit status
 	status exitStatus    // valid once exited is closed
 	closed chan struct{} // closed when the channel is, from both sides, or the connection
+	stdin  sync.Mutex    // held while writing: the channel does not guard a write against its end
 }
 
 type exitStatus struct {
@@ -84,7 +85,7 @@ func (c *Client) openRetrying(ctx context.Context) (*session, error) {
 		if s := c.takeSpare(true); s != nil {
 			return s, nil
 		}
-		ch, reqs, err := c.ssh.OpenChannel("session", nil)
+		ch, reqs, err := c.openChannel("session", nil)
 		if err == nil {
 			return c.newSession(ch, reqs, true), nil
 		}
@@ -112,6 +113,28 @@ func (c *Client) openRetrying(ctx context.Context) (*session, error) {
 	}
 }
 
+// openChannel is ssh.Client.OpenChannel, but sure to end with the connection; see watched. What
+// makes it so is on a goroutine of its own, which nothing here waits for: it ends with the
+// connection too, unless that dies in the middle of a key exchange.
+func (c *Client) openChannel(kind string, extra []byte) (ssh.Channel, <-chan *ssh.Request, error) {
+	type opened struct {
+		ch   ssh.Channel
+		reqs <-chan *ssh.Request
+		err  error
+	}
+	result := make(chan opened, 1)
+	go func() {
+		ch, reqs, err := c.ssh.OpenChannel(kind, extra)
+		result <- opened{ch, reqs, err}
+	}()
+	select {
+	case o := <-result:
+		return o.ch, o.reqs, o.err
+	case <-c.done:
+		return nil, nil, errGone
+	}
+}
+
 // openExtra opens a session that needs no place in the gate. It tries once.
 func (c *Client) openExtra(ctx context.Context) (*session, error) {
 	if s := c.takeSpare(false); s != nil {
@@ -123,7 +146,7 @@ func (c *Client) openExtra(ctx context.Context) (*session, error) {
 	}
 	result := make(chan opened)
 	started := c.spawn(func() {
-		ch, reqs, err := c.ssh.OpenChannel("session", nil)
+		ch, reqs, err := c.openChannel("session", nil)
 		var s *session
 		if err == nil {
 			s = c.newSession(ch, reqs, false)
@@ -164,7 +187,7 @@ func (c *Client) prepareSpare() {
 		return
 	}
 	c.spare.opening = c.spawn(func() {
-		ch, reqs, err := c.ssh.OpenChannel("session", nil)
+		ch, reqs, err := c.openChannel("session", nil)
 		c.spare.mu.Lock()
 		defer c.spare.mu.Unlock()
 		c.spare.opening = false
@@ -286,9 +309,20 @@ func (s *session) close() {
 	s.c.spawn(func() { s.ch.Close() })
 }
 
-// closeWrite ends stdin. It does not block.
+// Write sends data to the command's stdin.
+func (s *session) Write(data []byte) (int, error) {
+	s.stdin.Lock()
+	defer s.stdin.Unlock()
+	return s.ch.Write(data)
+}
+
+// closeWrite ends stdin, after a Write that is under way. It does not block.
 func (s *session) closeWrite() {
-	s.c.spawn(func() { _ = s.ch.CloseWrite() })
+	s.c.spawn(func() {
+		s.stdin.Lock()
+		defer s.stdin.Unlock()
+		_ = s.ch.CloseWrite()
+	})
 }
 
 // copyTo reads a stream of the session into sink until the stream ends, or over is set.

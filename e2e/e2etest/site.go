@@ -38,16 +38,25 @@ func NewServer(t vspheretest.T, site Site) *vspheretest.Server {
 	return s
 }
 
-// NewUnstartedServer returns one whose fields can be changed before Start; OS must stay what it
-// is. Networks are the site's three, to which others can be added. t may be nil, in a program: then
-// the caller calls Close, and Start panics if it cannot start.
+// NewUnstartedServer returns one whose fields can be changed before Start; see Configure. t may
+// be nil, in a program: then the caller calls Close, and Start panics if it cannot start.
 func NewUnstartedServer(t vspheretest.T, site Site) *vspheretest.Server {
+	s := vspheretest.NewUnstartedServer(t)
+	site.Configure(s)
+	return s
+}
+
+// Configure sets the fields of an unstarted Server that the site is made of: OS, ClientKey and
+// Templates; and it puts the site's port groups before those that Networks has.
+func (site Site) Configure(s *vspheretest.Server) {
 	for _, f := range []struct {
 		field *string
 		value string
 	}{
-		{&site.Template, "e2e-template-rhel9"}, {&site.LabNetwork, "Lab Network"},
-		{&site.PrivateNetwork, "Private Network"}, {&site.ExternalNetwork, "External Network"},
+		{&site.Template, "e2e-template-rhel9"},
+		{&site.LabNetwork, "Lab Network"},
+		{&site.PrivateNetwork, "Private Network"},
+		{&site.ExternalNetwork, "External Network"},
 	} {
 		if *f.field == "" {
 			*f.field = f.value
@@ -60,14 +69,12 @@ func NewUnstartedServer(t vspheretest.T, site Site) *vspheretest.Server {
 		}
 		site.Key = key
 	}
-	s := vspheretest.NewUnstartedServer(t)
 	s.ClientKey = site.Key
 	s.OS = lab.New(lab.Options{
 		LabNetwork: site.LabNetwork, PrivateNetwork: site.PrivateNetwork, ExternalNetwork: site.ExternalNetwork,
 		Reserved: site.Reserved, NameServer: site.NameServer,
 		AuthorizedKey: string(ssh.MarshalAuthorizedKey(site.Key.PublicKey())),
 	})
-	s.Networks = []string{site.LabNetwork, site.PrivateNetwork, site.ExternalNetwork}
+	s.Networks = append([]string{site.LabNetwork, site.PrivateNetwork, site.ExternalNetwork}, s.Networks...)
 	s.Templates = []vspheretest.Template{{Path: site.Template, Networks: s.Networks[:1:1]}}
-	return s
 }

@@ -1,18 +1,49 @@
-// Simlab serves a simulated vCenter, with guests that can be logged in to, until it is interrupted:
+// Simlab serves a simulated vCenter, with guests that can be logged in to, until it is interrupted.
+// In one terminal:
 //
-//	go run ./examples/simlab
+//	$ go run ./examples/simlab
+//	# a vCenter on 127.0.0.1:8989, certificate 5D:1C:...
+//	export GOVC_URL='https://127.0.0.1:8989/sdk'
+//	...
+//	export E2E_SSH_JUMP='lab@127.0.0.1:8922'
+//	export E2E_EXPECT='12s'
+//	# then: go test ./e2e -run Pools -v -count=1
 //
-// It prints lines to paste into another terminal, after which govc, and everything that is
-// configured like govc, works against it:
+// In another, after pasting these lines:
 //
-//	govc ls vm
-//	govc vm.clone -vm template -on vm1
-//	govc vm.ip vm1
-//	ssh -F ~/.cache/poolready-simlab/ssh_config 10.0.0.10
+//	$ go test ./e2e -run Pools -v -count=1   # builds three con/dis pools
+//	$ go test ./e2e -run Pools -v -count=1   # reuses them, in about a second
+//	$ govc snapshot.tree -vm con1
+//	$ ssh -F ~/.cache/poolready-simlab/ssh_config 10.0.2.10 hostname
+//
+// Whatever is configured like govc works against it, and any SSH client that knows jump hosts
+// reaches the guests. (-count=1 keeps go test from repeating what the last run said.)
+//
+// # What it serves
+//
+// By default, what package e2e is for: its template, port groups and address reservations, and
+// guests that look like RHEL 9 to shell scripts, on networks that are modelled (see e2e/e2etest).
+// The topology is e2e's default, with what E2E_* variables and the flags -template and -pools
+// change in it; flags are passed on in the lines to paste, variables have to be set in both terminals.
+//
+// With -guests plain, guests are plain machines with root, on a flat network, which is enough to
+// try programs on vCenter itself:
+//
+//	$ govc vm.clone -vm template -on vm1 && govc vm.ip vm1
+//
+// # What it keeps
 //
 // VMs, snapshots, disks, keys and the certificate are kept in the directory -state, so that the
-// lab can be stopped and started again; what was on boots again. Guests run the default system of
-// package vspheretest: a plain machine with root, on a flat network.
+// lab can be stopped and started again; what was on boots again, as after a power failure. The
+// lines to paste stay the same as long as the addresses do. State is written when the lab stops, and
+// every half a minute. Remove the directory to start anew.
+//
+// # How fast it is
+//
+// -latency brisk keeps the stages of a VM's life in proportion, and makes seven VMs in a few
+// seconds; realistic takes as long as a real vCenter does; -factor multiplies either. E2E_EXPECT
+// tells the first build how long a VM takes here, since it would expect a real vCenter otherwise, and
+// ask for a longer -timeout than go test has by itself.
 package main
 
 import (
@@ -24,8 +55,6 @@ import (
 	"log"
 	"os"
 	"os/signal"
-	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -45,24 +74,22 @@ func main() {
 const saveEvery = 30 * time.Second
 
 // run serves until ctx ends, and then saves and closes.
-func run(ctx context.Context, args []string, out io.Writer) (err error) {
+func run(ctx context.Context, args []string, out io.Writer) error {
 	log.SetOutput(io.Discard) // what vcsim has to say is of no use here
-	srv := vspheretest.NewUnstartedServer(nil)
-	if err := configure(srv, args, out); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil
-		}
+	l, err := configure(args, out)
+	if errors.Is(err, flag.ErrHelp) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(srv.StateDir, 0o700); err != nil {
-		return err
-	}
+	srv := l.srv
 	srv.Logf = func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
 	if err := start(srv); err != nil {
 		return err
 	}
 	defer srv.Close()
-	if err := welcome(srv, out); err != nil {
+	if err := l.welcome(out); err != nil {
 		return err
 	}
 
@@ -90,126 +117,4 @@ func start(srv *vspheretest.Server) (err error) {
 	}()
 	srv.Start()
 	return nil
-}
-
-// configure sets the Server's fields from flags.
-func configure(srv *vspheretest.Server, args []string, out io.Writer) error {
-	dir, err := os.UserCacheDir()
-	if err != nil {
-		dir = os.TempDir()
-	}
-	f := flag.NewFlagSet("simlab", flag.ContinueOnError)
-	f.SetOutput(out)
-	f.StringVar(&srv.Addr, "addr", "127.0.0.1:8989", "`address` to serve vCenter's API on")
-	f.StringVar(&srv.JumpAddr, "jump", "127.0.0.1:8922", "`address` to serve the SSH jump host on")
-	f.StringVar(&srv.Username, "user", "administrator@vsphere.local", "user `name` to log in with")
-	f.StringVar(&srv.Password, "password", "password", "password to log in with")
-	f.StringVar(&srv.StateDir, "state", filepath.Join(dir, "poolready-simlab"), "`directory` to keep the lab in")
-	f.StringVar(&srv.Datacenter, "datacenter", "Datacenter", "`name` of the datacenter")
-	f.IntVar(&srv.Hosts, "hosts", 3, "`number` of ESXi hosts")
-	list(f, "datastore", "Datastore1", "`names` of datastores, separated by commas", &srv.Datastores)
-	list(f, "network", "VM Network", "`names` of port groups, separated by commas", &srv.Networks)
-	list(f, "pool", "", "`names` of resource pools, separated by commas", &srv.ResourcePools)
-	template := f.String("template", "template", "`path` of the template below the VM folder")
-	disk := f.Int("disk", 20, "size of the template's disk in `GiB`")
-	latency := f.String("latency", "brisk", "how long operations take: fast, brisk or realistic")
-	factor := f.Float64("factor", 1, "multiplies all latencies")
-	if err := f.Parse(args); err != nil {
-		return err
-	}
-	if f.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q", f.Arg(0))
-	}
-	presets := map[string]func() vspheretest.Latency{
-		"fast": vspheretest.Fast, "brisk": vspheretest.Brisk, "realistic": vspheretest.Realistic,
-	}
-	preset, ok := presets[*latency]
-	if !ok {
-		return fmt.Errorf("-latency %q: fast, brisk or realistic", *latency)
-	}
-	srv.Latency = preset()
-	srv.Latency.Scale = *factor
-	srv.Templates = []vspheretest.Template{{Path: *template, DiskGiB: *disk}}
-	return nil
-}
-
-// list is a flag of values that are separated by commas.
-func list(f *flag.FlagSet, name, value, usage string, to *[]string) {
-	set := func(s string) error {
-		*to = nil
-		for _, v := range strings.Split(s, ",") {
-			if v = strings.TrimSpace(v); v != "" {
-				*to = append(*to, v)
-			}
-		}
-		return nil
-	}
-	_ = set(value)
-	f.Func(name, usage+fmt.Sprintf(" (default %q)", value), set)
-}
-
-// welcome prints what to paste into another terminal, and writes the files that it names.
-func welcome(srv *vspheretest.Server, out io.Writer) error {
-	known := filepath.Join(srv.StateDir, "known_hosts")
-	var lines strings.Builder
-	fmt.Fprintf(&lines, "%s %s\n", bracketed(srv.Jump), srv.JumpKey)
-	for _, k := range srv.HostKeys {
-		fmt.Fprintf(&lines, "* %s\n", k) // guests are clones: they have the template's keys
-	}
-	if err := os.WriteFile(known, []byte(lines.String()), 0o600); err != nil {
-		return err
-	}
-	ca := filepath.Join(srv.StateDir, "ca.pem") // the Server's own file goes with it
-	if err := os.WriteFile(ca, srv.CA, 0o600); err != nil {
-		return err
-	}
-	key := filepath.Join(srv.StateDir, "id_ed25519")
-
-	fmt.Fprintf(out, "# a vCenter on %s, certificate %s\n", srv.URL.Host, srv.Thumbprint)
-	for _, e := range srv.Env() {
-		name, value, _ := strings.Cut(e, "=")
-		if name == "GOVC_TLS_CA_CERTS" {
-			value = ca
-		}
-		fmt.Fprintf(out, "export %s=%s\n", name, quote(value))
-	}
-	for _, e := range [][2]string{{"E2E_SSH_KEY", key}, {"E2E_KNOWN_HOSTS", known}, {"E2E_SSH_JUMP", "lab@" + srv.Jump}} {
-		fmt.Fprintf(out, "export %s=%s\n", e[0], quote(e[1]))
-	}
-	config := filepath.Join(srv.StateDir, "ssh_config")
-	if err := os.WriteFile(config, []byte(sshConfig(srv.Jump, key, known)), 0o600); err != nil {
-		return err
-	}
-	fmt.Fprintf(out, "# guests: ssh -F %s ADDRESS\n", quote(config))
-	fmt.Fprintln(out, "# Ctrl-C saves and stops; the lab is kept in", srv.StateDir)
-	return nil
-}
-
-// sshConfig is for any OpenSSH client: options on its command line would not reach the jump host.
-func sshConfig(jump, key, known string) string {
-	i := strings.LastIndex(jump, ":")
-	return fmt.Sprintf(`Host simlab-jump
-	HostName %s
-	Port %s
-	User lab
-Host 10.* 192.168.* 172.*
-	ProxyJump simlab-jump
-	User root
-Host *
-	IdentityFile "%s"
-	IdentitiesOnly yes
-	UserKnownHostsFile "%s"
-	StrictHostKeyChecking yes
-`, jump[:i], jump[i+1:], key, known)
-}
-
-// bracketed is host:port as known_hosts has it.
-func bracketed(addr string) string {
-	i := strings.LastIndex(addr, ":")
-	return "[" + addr[:i] + "]:" + addr[i+1:]
-}
-
-// quote is s as one word of a shell.
-func quote(s string) string {
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }

@@ -5,6 +5,9 @@ import (
 	"context"
 	"net/url"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/vmware/govmomi"
+	"github.com/vmware/govmomi/event"
 	"github.com/vmware/govmomi/find"
 	"github.com/vmware/govmomi/session"
 	"github.com/vmware/govmomi/vim25"
@@ -41,8 +45,8 @@ func (o *output) String() string {
 	return o.b.String()
 }
 
-// lab starts the program; stop interrupts it.
-func lab(t *testing.T, args ...string) (env map[string]string, stop func()) {
+// serve starts the program, in this process; stop interrupts it.
+func serve(t *testing.T, args ...string) (env map[string]string, stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	out := new(output)
@@ -50,17 +54,23 @@ func lab(t *testing.T, args ...string) (env map[string]string, stop func()) {
 	args = append(args, "-addr", "127.0.0.1:0", "-jump", "127.0.0.1:0", "-latency", "fast", "-hosts", "1")
 	go func() { done <- run(ctx, args, out) }()
 	require.Eventually(t, func() bool { return strings.Contains(out.String(), "Ctrl-C") }, 20*time.Second, time.Millisecond)
-	env = make(map[string]string)
-	for line := range strings.Lines(out.String()) {
+	env = exports(out.String())
+	return env, sync.OnceFunc(func() {
+		cancel()
+		require.NoError(t, <-done)
+	})
+}
+
+// exports are the lines to paste.
+func exports(said string) map[string]string {
+	env := make(map[string]string)
+	for line := range strings.Lines(said) {
 		if assign, ok := strings.CutPrefix(line, "export "); ok {
 			name, value, _ := strings.Cut(strings.TrimSpace(assign), "=")
 			env[name] = strings.Trim(value, "'")
 		}
 	}
-	return env, sync.OnceFunc(func() {
-		cancel()
-		require.NoError(t, <-done)
-	})
+	return env
 }
 
 // login is what govc does with the environment.
@@ -84,7 +94,7 @@ func login(t *testing.T, env map[string]string) *find.Finder {
 func TestLabIsAsItWasAfterARestart(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	env, stop := lab(t, "-state", dir, "-template", "templates/rhel9", "-pool", "e2e")
+	env, stop := serve(t, "-state", dir, "-template", "templates/rhel9", "-resource-pool", "e2e", "-guests", "plain")
 	defer stop()
 	f := login(t, env)
 	tmpl, err := f.VirtualMachine(t.Context(), "/Datacenter/vm/templates/rhel9")
@@ -104,7 +114,7 @@ func TestLabIsAsItWasAfterARestart(t *testing.T) {
 	}
 	stop()
 
-	env, stop = lab(t, "-state", dir, "-template", "templates/rhel9", "-pool", "e2e")
+	env, stop = serve(t, "-state", dir, "-template", "templates/rhel9", "-resource-pool", "e2e", "-guests", "plain")
 	defer stop()
 	_, err = login(t, env).VirtualMachine(t.Context(), "/Datacenter/vm/vm1")
 	assert.NoError(t, err)
@@ -112,10 +122,164 @@ func TestLabIsAsItWasAfterARestart(t *testing.T) {
 
 func TestFlagsAreChecked(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"-latency", "slow"}, {"-nonsense"}, {"word"}} {
+	for _, args := range [][]string{{"-latency", "slow"}, {"-nonsense"}, {"word"}, {"-factor", "0"}, {"-pools", "-1"}, {"-guests", "none"}} {
 		assert.Error(t, run(t.Context(), append([]string{"-state", t.TempDir()}, args...), new(output)), "%q", args)
 	}
 	out := new(output)
 	assert.NoError(t, run(t.Context(), []string{"-help"}, out))
 	assert.Contains(t, out.String(), "-factor")
+}
+
+func TestSlowLabsAskForATimeout(t *testing.T) {
+	t.Parallel()
+	said := func(args ...string) string {
+		l, err := configure(append(args, "-state", t.TempDir()), new(output))
+		require.NoError(t, err)
+		return timeout(l.expect)
+	}
+	assert.Empty(t, said())
+	assert.Empty(t, said("-latency", "fast"))
+	assert.Equal(t, " -timeout 43m0s", said("-latency", "realistic"))
+	assert.Empty(t, said("-latency", "realistic", "-factor", "0.1"))
+}
+
+func TestFlagsOfTheTopologyArePassedOn(t *testing.T) {
+	t.Parallel()
+	env, stop := serve(t, "-state", t.TempDir(), "-template", "images/rhel9", "-pools", "5", "-network", "more")
+	defer stop()
+	assert.Equal(t, "images/rhel9", env["E2E_TEMPLATE"])
+	assert.Equal(t, "5", env["E2E_POOLS"])
+	f := login(t, env)
+	_, err := f.VirtualMachine(t.Context(), "/Datacenter/vm/images/rhel9")
+	assert.NoError(t, err)
+	for _, network := range []string{"Lab Network", "Private Network", "External Network", "more"} {
+		_, err := f.Network(t.Context(), network)
+		assert.NoError(t, err)
+	}
+}
+
+// program builds a program or, of a package of tests, its binary.
+func program(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), name)
+	cmd := exec.CommandContext(t.Context(), "go", append(args[:1:1], append([]string{"-o", file}, args[1:]...)...)...)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return file
+}
+
+// A process is a simlab in a process of its own.
+type process struct {
+	cmd  *exec.Cmd
+	out  *output
+	env  map[string]string
+	stop func() // as Ctrl-C does
+}
+
+func startProcess(t *testing.T, file string, args ...string) *process {
+	t.Helper()
+	p := &process{cmd: exec.Command(file, args...), out: new(output)}
+	p.cmd.Env = without(os.Environ(), "E2E_")
+	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
+	require.NoError(t, p.cmd.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- p.cmd.Wait() }()
+	p.stop = sync.OnceFunc(func() {
+		assert.NoError(t, p.cmd.Process.Signal(os.Interrupt))
+		select {
+		case err := <-ended:
+			assert.NoError(t, err, "%s", p.out)
+		case <-time.After(30 * time.Second):
+			assert.Fail(t, "simlab does not end", "%s", p.out)
+			_ = p.cmd.Process.Kill()
+			<-ended
+		}
+	})
+	t.Cleanup(p.stop)
+	require.Eventually(t, func() bool { return strings.Contains(p.out.String(), "Ctrl-C") }, 30*time.Second, 5*time.Millisecond)
+	p.env = exports(p.out.String())
+	return p
+}
+
+// without is an environment without the variables that begin with one of the prefixes.
+func without(env []string, prefixes ...string) []string {
+	return slices.DeleteFunc(slices.Clone(env), func(e string) bool {
+		return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(e, p) })
+	})
+}
+
+// e2e runs the tests that "go test ./e2e -run Pools -v -count=1" does, with go test's own timeout and the
+// lines pasted, but the variables named.
+func (p *process) e2e(t *testing.T, file string, but ...string) (said string, err error) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), file, "-test.run", "Pools", "-test.v", "-test.timeout", "10m")
+	cmd.Dir = filepath.Join("..", "..", "e2e")
+	cmd.Env = without(os.Environ(), "E2E_", "GOVC_")
+	for name, value := range p.env {
+		if !slices.Contains(but, name) {
+			cmd.Env = append(cmd.Env, name+"="+value)
+		}
+	}
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// clones counts what vCenter remembers to have cloned.
+func clones(t *testing.T, env map[string]string) (n int) {
+	t.Helper()
+	vm, err := login(t, env).VirtualMachine(t.Context(), "/Datacenter/vm/"+template)
+	require.NoError(t, err)
+	list, err := event.NewManager(vm.Client()).QueryEvents(t.Context(), types.EventFilterSpec{EventTypeId: []string{"VmClonedEvent"}})
+	require.NoError(t, err)
+	return len(list)
+}
+
+const template = "e2e-template-rhel9"
+
+var hosts = []string{"e2e-golden-rhel9", "con1", "con2", "con3", "dis1", "dis2", "dis3"}
+
+func TestSecondRunOfOtherProcessesReusesEverything(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds two programs and seven VMs")
+	}
+	t.Parallel()
+	simlab := program(t, "simlab", "build", ".")
+	tests := program(t, "e2e.test", "test", "-c", "../../e2e")
+	args := []string{"-state", t.TempDir(), "-addr", "127.0.0.1:0", "-jump", "127.0.0.1:0", "-factor", "0.5"}
+	reused := func(said string) {
+		t.Helper()
+		for _, host := range hosts {
+			assert.Regexp(t, `(?m)^.*\b`+host+`\b.*\breuse\b`, said)
+		}
+		assert.NotContains(t, said, "clone ")
+	}
+
+	p := startProcess(t, simlab, args...)
+	assert.Contains(t, p.out.String(), "# then: go test ./e2e -run Pools -v -count=1\n")
+	said, err := p.e2e(t, tests, "E2E_EXPECT")
+	require.Error(t, err, "without a word on how fast this lab is, go test's own timeout is too short\n%s", said)
+	assert.Contains(t, said, "nothing was touched: run go test with -timeout")
+	assert.Zero(t, clones(t, p.env))
+
+	began := time.Now()
+	said, err = p.e2e(t, tests)
+	first := time.Since(began)
+	require.NoError(t, err, "%s", said)
+	assert.Equal(t, len(hosts), clones(t, p.env))
+
+	began = time.Now()
+	said, err = p.e2e(t, tests)
+	second := time.Since(began)
+	require.NoError(t, err, "%s", said)
+	reused(said)
+	assert.Equal(t, len(hosts), clones(t, p.env), "it made no clone")
+	assert.Less(t, second, first/2)
+	t.Logf("built in %s, reused in %s", first, second)
+	p.stop()
+
+	p = startProcess(t, simlab, args...)
+	said, err = p.e2e(t, tests)
+	require.NoError(t, err, "%s", said)
+	reused(said)
+	assert.Zero(t, clones(t, p.env), "events are not kept, and no clone was made since")
 }

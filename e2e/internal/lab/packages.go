@@ -124,7 +124,7 @@ func (g *Guest) reachMirror(ctx context.Context) error {
 	}
 	conn, err := g.node.Dial(netip.AddrPortFrom(list[0], 443))
 	if err != nil {
-		return fmt.Errorf("Curl error (7): Couldn't connect to server for https://%s/repodata/repomd.xml [%v]", host, err)
+		return fmt.Errorf("Curl error (7): Couldn't connect to server for https://%s/repodata/repomd.xml [%w]", host, err)
 	}
 	return conn.Close()
 }
