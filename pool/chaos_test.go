@@ -139,7 +139,7 @@ func shareChild(*testing.M) {
 		useOnce(set, fmt.Sprintf("Test%d", i))
 	}
 	check(set.Close())
-	check(provider.Close(context.Background()))
+	_ = provider.Close(context.Background()) // vCenter may be away, and the session ends by itself
 	fmt.Println("done")
 	os.Exit(0)
 }
