@@ -269,6 +269,11 @@ func (p *Provider) SetLedger(ctx context.Context, set, shard, revision string, v
 		if isGone(err, vm) {
 			return false, nil, changed(err)
 		}
+		if _, busy := fault[types.BaseTaskInProgress](err); busy {
+			p.waitFor(ctx, err) // as a rule another's write, which leaves no room for ours
+			done, lookErr := mine(ctx)
+			return done, nil, lookErr
+		}
 		if !has[*types.ConcurrentAccess](err) {
 			return false, nil, nil
 		}
