@@ -17,13 +17,13 @@
 // # Where it runs
 //
 // With GOVC_URL in the environment, on that vCenter. E2E_SSH_KEY names the private key file that
-// logs in to the template as root; E2E_KNOWN_HOSTS the file with host keys of the template and of jump
-// hosts (without, the first ones shown are trusted, which is said); E2E_SSH_JUMP lists jump hosts as
-// ssh -J has them; E2E_EXPECT is how long one VM takes to be made ready where no record tells yet
-// (half an hour for golden, ten minutes for others). Use -count=1, or go test may repeat what the last
-// run said, and a -timeout. examples/simlab is a simulated vCenter to try that on.
+// logs in to the template as root; E2E_KNOWN_HOSTS the file with host keys of the template and of
+// jump hosts (without, the first ones shown are trusted, which is said); E2E_SSH_JUMP lists jump
+// hosts as ssh -J has them; E2E_EXPECT is how long one VM takes to be made ready where no record
+// tells yet (half an hour for golden, ten minutes for others, for which go test needs a -timeout).
+// examples/simlab is a simulated vCenter to try that on.
 //
-// Without GOVC_URL, on an embedded one
-// (vsphere/vspheretest), whose guests run the same scripts against simulated administration
-// commands on a modelled network (e2e/internal/lab). What the simulation cannot show is said there.
+// Without GOVC_URL, on an embedded one (vsphere/vspheretest), whose guests run the same scripts
+// against simulated administration commands on a modelled network (e2e/e2etest). What the
+// simulation cannot show is said there.
 package e2e

@@ -8,11 +8,19 @@ import (
 	"time"
 )
 
-// watched is a network connection that remembers when it last brought anything.
+// watched is a network connection that remembers when it last brought anything, and on which
+// nothing can be written once reading has failed.
+//
+// The latter is for ssh.Client.OpenChannel: a channel that is registered after the connection's
+// reader has gone through its list of channels, but whose request could still be written, would
+// wait for its answer for ever.
 type watched struct {
 	net.Conn
 	begun time.Time
 	last  atomic.Int64 // of the last read, since begun
+
+	mu     sync.RWMutex // held for reading while writing
+	failed error        // how reading failed; guarded by mu
 }
 
 func watch(conn net.Conn) *watched { return &watched{Conn: conn, begun: time.Now()} }
@@ -22,7 +30,22 @@ func (w *watched) Read(b []byte) (int, error) {
 	if n > 0 {
 		w.last.Store(int64(time.Since(w.begun)))
 	}
+	if err != nil {
+		w.Conn.Close() // ends a Write that hangs
+		w.mu.Lock()
+		w.failed = err
+		w.mu.Unlock()
+	}
 	return n, err
+}
+
+func (w *watched) Write(b []byte) (int, error) {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	if w.failed != nil {
+		return 0, w.failed
+	}
+	return w.Conn.Write(b)
 }
 
 func (w *watched) lastRead() time.Time { return w.begun.Add(time.Duration(w.last.Load())) }

@@ -195,8 +195,18 @@ func TestPatternsOfKnownHosts(t *testing.T) {
 		host     string
 		want     bool
 	}{
-		{"m1", "m1", true}, {"m1", "m12", false}, {"m*", "m1", true}, {"*", "x", true}, {"m?", "m", false}, {"m?", "m1", true},
-		{"*,!m1", "m1", false}, {"*,!m1", "m2", true}, {"!m1", "m2", false}, {"*.lab", "a.b.lab", true}, {"", "m1", false}, {"**", "", true},
+		{"m1", "m1", true},
+		{"m1", "m12", false},
+		{"m*", "m1", true},
+		{"*", "x", true},
+		{"m?", "m", false},
+		{"m?", "m1", true},
+		{"*,!m1", "m1", false},
+		{"*,!m1", "m2", true},
+		{"!m1", "m2", false},
+		{"*.lab", "a.b.lab", true},
+		{"", "m1", false},
+		{"**", "", true},
 	} {
 		assert.Equal(t, c.want, matchHosts(strings.Split(c.patterns, ","), c.host), "%+v", c)
 	}

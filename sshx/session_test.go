@@ -73,6 +73,28 @@ func TestFewSessionsAreEnough(t *testing.T) {
 	}
 }
 
+func TestOpeningWhileTheConnectionDiesEnds(t *testing.T) {
+	t.Parallel()
+	m := newSim(t)
+	for range 20 {
+		c := dial(t, m)
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				for {
+					if _, err := c.Run(context.Background(), sshx.Cmd{Args: []string{"true"}}); err != nil {
+						return
+					}
+				}
+			})
+		}
+		_, _ = c.Run(t.Context(), sshx.Cmd{Args: []string{"true"}})
+		m.DropConnections()
+		wg.Wait()
+		require.NoError(t, c.Close())
+	}
+}
+
 func TestSessionsWaitTheirTurn(t *testing.T) {
 	t.Parallel()
 	m := newSim(t)

@@ -16,14 +16,15 @@ import (
 )
 
 // treeScript unpacks stdin beside dst and moves it there, whole; into a directory that exists it
-// is copied file by file. Names that it removes from dst are none.
+// is copied file by file. tar may take an early end between two files for the end: the stream has
+// come whole if its last file is there.
 const treeScript = `set -eu
-dst=$1 tmp=$2 owner=$3 want=$4
+dst=$1 tmp=$2 owner=$3 last=$4
 trap 'rm -rf "$tmp"' EXIT
 mkdir "$tmp"
 tar -xpf - -C "$tmp"
-n=$(($(find "$tmp" | wc -l) - 1))
-if [ "$n" -ne "$want" ]; then echo "$n of $want files and directories arrived" >&2; exit 1; fi
+if [ ! -f "$tmp/$last" ]; then echo "the stream ended early" >&2; exit 1; fi
+rm "$tmp/$last"
 if [ -n "$owner" ]; then chown -R "$owner" "$tmp"; fi
 if [ -d "$dst" ]; then
 	cp -a "$tmp/." "$dst/"
@@ -70,21 +71,17 @@ func (c *Client) putTree(ctx context.Context, dst string, src fs.FS, o PutOption
 	pr, pw := io.Pipe()
 	sent := make(chan error, 1)
 	in := &counted{r: pr, tell: o.Progress}
+	token := newToken()
+	last := ".sshx-" + token
 	go func() {
-		err := writeTree(pw, src, entries)
+		err := writeTree(pw, src, entries, last)
 		pw.CloseWithError(err)
 		sent <- err
 	}()
-	want := 0
-	for _, e := range entries {
-		if e.name != "." {
-			want++
-		}
-	}
-	tmp := dst + ".sshx-" + newToken()
+	tmp := dst + ".sshx-" + token
 	_, err = c.Run(ctx, Cmd{
 		Name: "unpack " + dst, User: o.user(), Stdin: in, Separate: true,
-		Args: []string{"/bin/sh", "-c", treeScript, "sshx-put", dst, tmp, o.Owner, fmt.Sprint(want)},
+		Args: []string{"/bin/sh", "-c", treeScript, "sshx-put", dst, tmp, o.Owner, last},
 	})
 	pr.CloseWithError(errors.New("the machine takes no more"))
 	serr := <-sent
@@ -146,8 +143,8 @@ func listTree(src fs.FS, o PutOptions) ([]entry, error) {
 // treeBuffer joins headers and contents into packets of full size.
 const treeBuffer = 256 << 10
 
-// writeTree sends the entries as a tar stream, plain enough for every tar.
-func writeTree(w io.Writer, src fs.FS, entries []entry) error {
+// writeTree sends the entries, and an empty file at last, as a tar stream, plain enough for every tar.
+func writeTree(w io.Writer, src fs.FS, entries []entry, last string) error {
 	buf := bufio.NewWriterSize(w, treeBuffer)
 	tw := tar.NewWriter(buf)
 	for _, e := range entries {
@@ -169,6 +166,9 @@ func writeTree(w io.Writer, src fs.FS, entries []entry) error {
 				return err
 			}
 		}
+	}
+	if err := tw.WriteHeader(&tar.Header{Name: last, Mode: 0o600, Typeflag: tar.TypeReg}); err != nil {
+		return err
 	}
 	if err := tw.Close(); err != nil {
 		return err

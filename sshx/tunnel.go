@@ -39,7 +39,7 @@ func (c *Client) DialContext(ctx context.Context, network, address string) (net.
 	}
 	result := make(chan opened)
 	started := c.spawn(func() {
-		ch, reqs, err := c.ssh.OpenChannel("direct-tcpip", ssh.Marshal(struct {
+		ch, reqs, err := c.openChannel("direct-tcpip", ssh.Marshal(struct {
 			Host       string
 			Port       uint32
 			OriginHost string

@@ -7,17 +7,17 @@
 //	...
 //	export E2E_SSH_JUMP='lab@127.0.0.1:8922'
 //	export E2E_EXPECT='12s'
-//	# then: go test ./e2e -run Pools -v -count=1
+//	# then: go test ./e2e -run Pools -v
 //
 // In another, after pasting these lines:
 //
-//	$ go test ./e2e -run Pools -v -count=1   # builds three con/dis pools
-//	$ go test ./e2e -run Pools -v -count=1   # reuses them, in about a second
+//	$ go test ./e2e -run Pools -v   # builds three con/dis pools
+//	$ go test ./e2e -run Pools -v   # reuses them, in about a second
 //	$ govc snapshot.tree -vm con1
 //	$ ssh -F ~/.cache/poolready-simlab/ssh_config 10.0.2.10 hostname
 //
 // Whatever is configured like govc works against it, and any SSH client that knows jump hosts
-// reaches the guests. (-count=1 keeps go test from repeating what the last run said.)
+// reaches the guests.
 //
 // # What it serves
 //

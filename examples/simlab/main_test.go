@@ -208,20 +208,26 @@ func without(env []string, prefixes ...string) []string {
 	})
 }
 
-// e2e runs the tests that "go test ./e2e -run Pools -v -count=1" does, with go test's own timeout and the
+// e2e runs the tests that "go test ./e2e -run Pools -v" does, with go test's own timeout and the
 // lines pasted, but the variables named.
 func (p *process) e2e(t *testing.T, file string, but ...string) (said string, err error) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), file, "-test.run", "Pools", "-test.v", "-test.timeout", "10m")
 	cmd.Dir = filepath.Join("..", "..", "e2e")
-	cmd.Env = without(os.Environ(), "E2E_", "GOVC_")
-	for name, value := range p.env {
-		if !slices.Contains(but, name) {
-			cmd.Env = append(cmd.Env, name+"="+value)
-		}
-	}
+	cmd.Env = p.pasted(but...)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
+}
+
+// pasted is the environment of a terminal into which the lines were pasted, but the variables named.
+func (p *process) pasted(but ...string) []string {
+	env := without(os.Environ(), "E2E_", "GOVC_")
+	for name, value := range p.env {
+		if !slices.Contains(but, name) {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
 }
 
 // clones counts what vCenter remembers to have cloned.
@@ -255,7 +261,7 @@ func TestSecondRunOfOtherProcessesReusesEverything(t *testing.T) {
 	}
 
 	p := startProcess(t, simlab, args...)
-	assert.Contains(t, p.out.String(), "# then: go test ./e2e -run Pools -v -count=1\n")
+	assert.Contains(t, p.out.String(), "# then: go test ./e2e -run Pools -v\n")
 	said, err := p.e2e(t, tests, "E2E_EXPECT")
 	require.Error(t, err, "without a word on how fast this lab is, go test's own timeout is too short\n%s", said)
 	assert.Contains(t, said, "nothing was touched: run go test with -timeout")
@@ -275,6 +281,15 @@ func TestSecondRunOfOtherProcessesReusesEverything(t *testing.T) {
 	assert.Equal(t, len(hosts), clones(t, p.env), "it made no clone")
 	assert.Less(t, second, first/2)
 	t.Logf("built in %s, reused in %s", first, second)
+
+	// go test does not repeat what it said: it looks, without -count=1 too.
+	for range 2 {
+		cmd := exec.CommandContext(t.Context(), "go", "test", "../../e2e", "-run", "Plan")
+		cmd.Env = p.pasted()
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		assert.NotContains(t, string(out), "(cached)")
+	}
 	p.stop()
 
 	p = startProcess(t, simlab, args...)

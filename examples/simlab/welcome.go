@@ -47,7 +47,7 @@ func (l *lab) welcome(out io.Writer) error {
 		return err
 	}
 	if l.expect > 0 {
-		fmt.Fprintf(out, "# then: go test ./e2e -run Pools -v -count=1%s\n", timeout(l.expect))
+		fmt.Fprintf(out, "# then: go test ./e2e -run Pools -v%s\n", timeout(l.expect))
 	}
 	fmt.Fprintf(out, "# guests: ssh -F %s ADDRESS\n", quote(config))
 	fmt.Fprintln(out, "# Ctrl-C saves and stops; the lab is kept in", srv.StateDir)
