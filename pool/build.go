@@ -1,11 +1,15 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/user"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,6 +25,11 @@ type build struct {
 	log  *progress
 	by   string // who builds
 
+	ledger  *ledger
+	only    int                     // the one pool to build, or 0
+	lost    context.CancelCauseFunc // called when a lease is
+	holding sync.Mutex              // held while a pool is taken
+
 	mu      sync.Mutex // guards what follows
 	goldens map[*goldenPlan]golden
 	hosts   map[*hostPlan]*Host
@@ -31,6 +40,8 @@ type build struct {
 	checks  []CheckResult
 	failed  map[int][]error // by pool; 0 is golden
 	stirred map[int]bool    // pools of which a reused host had to be reverted
+	leases  map[int]*lease  // what we hold: pools, and as 0 the claim
+	waited  map[string]bool // shards that somebody else had since the plan was made
 }
 
 // golden is a ready golden.
@@ -41,7 +52,7 @@ type golden struct {
 
 func newBuild(s Spec) *build {
 	return &build{
-		spec: s, by: whoami(), log: &progress{logf: s.Logf, start: time.Now()},
+		spec: s, by: whoami(), ledger: newLedger(s), leases: map[int]*lease{}, waited: map[string]bool{}, log: &progress{logf: s.Logf, start: time.Now()},
 		goldens: map[*goldenPlan]golden{}, hosts: map[*hostPlan]*Host{}, records: map[*hostPlan]record{}, snaps: map[*hostPlan]string{},
 		took: map[*hostPlan]time.Duration{}, times: map[*hostPlan]*stopwatch{}, failed: map[int][]error{}, stirred: map[int]bool{},
 	}
@@ -151,7 +162,7 @@ func (b *build) batch(ctx context.Context, name string, role, limit int, which f
 ) {
 	var todo []*hostPlan
 	for _, h := range b.work.hosts[role] {
-		if which(h) && !b.spoiled(h.Pool) && b.haveGolden(h) {
+		if which(h) && !b.spoiled(h.Pool) && b.haveGolden(h) && (b.only == 0 || h.Pool == b.only) {
 			todo = append(todo, h)
 		}
 	}
@@ -225,6 +236,9 @@ func (b *build) cloneHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 
 // clear destroys the VM that is in h's place, or renames it if it carries what is not ours.
 func (b *build) clear(ctx context.Context, h *hostPlan) error {
+	if err := b.confirm(ctx, h.Pool); err != nil {
+		return err
+	}
 	if !h.aside {
 		return b.spec.Provider.Destroy(ctx, h.info.ID)
 	}
@@ -243,11 +257,12 @@ func (b *build) readyHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 	if h.builds() {
 		return b.buildHost(ctx, st, h)
 	}
-	host := newHost(b.spec, h.role.Name, h.Pool, h.vm, h.info.ID, h.rec.HostKeys)
-	for _, a := range h.info.Addrs[h.vm.mac()] {
-		host.addr = a
-		break
+	host := h.host(b.spec)
+	b.mu.Lock()
+	if b.waited[poolShard(h.Pool)] {
+		host.addr = netip.Addr{}
 	}
+	b.mu.Unlock()
 	b.join(h, host)
 	report := func(what string) { st.at(h.VM, what) }
 	fail := func(err error) (string, error) {
@@ -255,8 +270,18 @@ func (b *build) readyHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 	}
 	b.mu.Lock()
 	b.records[h], b.snaps[h] = h.rec, h.snap
-	stirred := b.stirred[h.Pool]
+	stirred, held := b.stirred[h.Pool], b.leases[h.Pool] != nil
 	b.mu.Unlock()
+	if b.work.taken[h.Pool] != "" && !held {
+		return "is in use", nil
+	}
+	if h.Action == PowerOn {
+		if taken, err := b.hold(ctx, h.Pool); err != nil {
+			return fail(err)
+		} else if taken != "" {
+			return "is in use", nil
+		}
+	}
 	switch {
 	case stirred:
 		b.log.linef("%s: reset: another host of pool %d had to be", h.VM, h.Pool)
@@ -274,6 +299,11 @@ func (b *build) readyHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 		if ctx.Err() != nil {
 			return fail(err)
 		}
+		if taken, err := b.hold(ctx, h.Pool); err != nil {
+			return fail(err)
+		} else if taken != "" {
+			return "is in use", nil // since a moment ago: not answering is its holder's affair
+		}
 		b.log.linef("%s: reset: it does not answer: %s", h.VM, firstLine(err))
 	}
 	b.mu.Lock()
@@ -281,6 +311,9 @@ func (b *build) readyHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 	b.mu.Unlock()
 	report("reverting")
 	host.drop()
+	if err := b.confirm(ctx, h.Pool); err != nil {
+		return fail(err)
+	}
 	if err := b.spec.Provider.Revert(ctx, h.info.ID, h.snap); err != nil {
 		return fail(err)
 	}
@@ -291,6 +324,16 @@ func (b *build) readyHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 		return fail(err)
 	}
 	return "reset", nil
+}
+
+// host is that of a VM that is there and ready.
+func (h *hostPlan) host(s Spec) *Host {
+	host := newHost(s, h.role.Name, h.Pool, h.vm, h.info.ID, h.rec.HostKeys)
+	for _, a := range h.info.Addrs[h.vm.mac()] {
+		host.addr = a
+		break
+	}
+	return host
 }
 
 func (b *build) buildHost(ctx context.Context, st *stage, h *hostPlan) (string, error) {
@@ -435,8 +478,16 @@ func (b *build) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec
 
 // removeOldGoldens removes the older generations on which nothing hangs any more.
 func (b *build) removeOldGoldens(ctx context.Context) {
+	if b.only > 0 || !slices.ContainsFunc(b.work.goldens, func(g *goldenPlan) bool { return len(g.old) > 0 }) {
+		return
+	}
+	// Who has the claim knows that nobody is cloning from them.
+	if taken, err := b.hold(ctx, 0); taken != "" || err != nil {
+		b.log.linef("older goldens: kept: %s", cmp.Or(taken, fmt.Sprint(err)))
+		return
+	}
 	for _, g := range b.work.goldens {
-		if _, ready := b.goldens[g]; !ready || ctx.Err() != nil {
+		if _, ready := b.goldens[g]; !ready || ctx.Err() != nil || b.confirm(ctx, 0) != nil {
 			continue
 		}
 		for _, old := range g.old {
@@ -490,5 +541,5 @@ func whoami() string {
 	if err != nil {
 		host = "?"
 	}
-	return fmt.Sprintf("%s@%s pid %d", name, host, os.Getpid())
+	return fmt.Sprintf("%s@%s pid %d %s", name, host, os.Getpid(), strings.TrimSuffix(filepath.Base(os.Args[0]), ".test"))
 }
