@@ -116,7 +116,7 @@ func (s *Set) take(ctx context.Context, test string) (x *lease, was entry, err e
 		free, state = s.look(b, numbers)
 		n := choose(free, b.line(), line.t.token, numbers)
 		if n > 0 {
-			x, was, err = s.ledger.take(ctx, poolShard(n), test, false, nil)
+			x, was, err = s.ledger.take(ctx, request{shard: poolShard(n), what: test})
 			if err == nil || !errors.As(err, new(*busyError)) {
 				return x, was, late(err)
 			}

@@ -27,6 +27,7 @@ type build struct {
 
 	ledger  *ledger
 	only    int                     // the one pool to build, or 0
+	books   books                   // the ledger as of work
 	lost    context.CancelCauseFunc // called when a lease is
 	holding sync.Mutex              // held while a pool is taken
 
@@ -38,10 +39,12 @@ type build struct {
 	took    map[*hostPlan]time.Duration
 	times   map[*hostPlan]*stopwatch
 	checks  []CheckResult
-	failed  map[int][]error // by pool; 0 is golden
-	stirred map[int]bool    // pools of which a reused host had to be reverted
-	leases  map[int]*lease  // what we hold: pools, and as 0 the claim
-	waited  map[string]bool // shards that somebody else had since the plan was made
+	failed  map[int][]error                       // by pool; 0 is golden
+	stirred map[int]bool                          // pools of which a reused host had to be reverted
+	leases  map[int]*lease                        // what we hold: pools, and as 0 the claim
+	covered map[int]bool                          // newborn pools that we hold with the claim
+	after   map[int]func(now time.Time, e *entry) // what is made of their entries when it is given back
+	waited  map[string]bool                       // shards that somebody else had since the plan was made
 }
 
 // golden is a ready golden.
@@ -52,7 +55,7 @@ type golden struct {
 
 func newBuild(s Spec) *build {
 	return &build{
-		spec: s, by: whoami(), ledger: newLedger(s), leases: map[int]*lease{}, waited: map[string]bool{}, log: &progress{logf: s.Logf, start: time.Now()},
+		spec: s, by: whoami(), ledger: newLedger(s), leases: map[int]*lease{}, covered: map[int]bool{}, after: map[int]func(time.Time, *entry){}, waited: map[string]bool{}, log: &progress{logf: s.Logf, start: time.Now()},
 		goldens: map[*goldenPlan]golden{}, hosts: map[*hostPlan]*Host{}, records: map[*hostPlan]record{}, snaps: map[*hostPlan]string{},
 		took: map[*hostPlan]time.Duration{}, times: map[*hostPlan]*stopwatch{}, failed: map[int][]error{}, stirred: map[int]bool{},
 	}
@@ -140,7 +143,7 @@ func (b *build) goldenClone(g *goldenPlan) CloneSpec {
 	return CloneSpec{
 		Set: b.spec.Name, Source: b.spec.Golden.Template, Template: true, VM: g.vm,
 		Owner: owner{b.spec.Name, g.vm.Name, g.layer, g.from}.String(),
-		Note:  b.note("being built", 0),
+		Note:  b.note("cloned", 0, b.spec.Golden.Snapshot),
 	}
 }
 
@@ -198,7 +201,7 @@ func (b *build) roleClone(h *hostPlan, g golden) CloneSpec {
 	return CloneSpec{
 		Set: b.spec.Name, Source: g.id, Snapshot: g.snapshot, VM: h.vm,
 		Owner: owner{b.spec.Name, h.vm.Name, h.role.Name, or(g.build, "-")}.String(),
-		Note:  b.note("being built", h.Pool),
+		Note:  b.note("cloned", h.Pool, h.role.Snapshot),
 	}
 }
 
@@ -270,7 +273,7 @@ func (b *build) readyHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 	}
 	b.mu.Lock()
 	b.records[h], b.snaps[h] = h.rec, h.snap
-	stirred, held := b.stirred[h.Pool], b.leases[h.Pool] != nil
+	stirred, held := b.stirred[h.Pool], b.leases[h.Pool] != nil || b.covered[h.Pool]
 	b.mu.Unlock()
 	if b.work.taken[h.Pool] != "" && !held {
 		return "is in use", nil
@@ -415,7 +418,7 @@ func (b *build) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec
 	start := time.Now()
 	fail := func(err error) (record, string, error) {
 		if ctx.Err() == nil {
-			_ = h.provider.Annotate(ctx, h.id, b.note("FAILED: "+firstLine(err), l.pool)) // for people; the error itself is reported
+			_ = h.provider.Annotate(ctx, h.id, b.note("FAILED: "+firstLine(err), l.pool, l.snapshot)) // for people; the error itself is reported
 		}
 		return record{}, "", hostError(h, st.name, err)
 	}
@@ -446,9 +449,6 @@ func (b *build) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec
 	}
 	keys, err := c.HostKeys(ctx)
 	if err != nil {
-		return fail(err)
-	}
-	if err := h.provider.Annotate(ctx, h.id, b.note(l.snapshot, l.pool)); err != nil {
 		return fail(err)
 	}
 	report("shutting down")
@@ -524,12 +524,14 @@ func (b *build) removeGolden(ctx context.Context, old VMInfo) string {
 }
 
 // note is the annotation that people see on a VM.
-func (b *build) note(state string, pool int) string {
+// note is for people. It is written once, with the clone, and again only after a failure: whether the VM is ready
+// they see by its snapshot, whose description says more.
+func (b *build) note(state string, pool int, ready string) string {
 	of := "golden"
 	if pool > 0 {
 		of = fmt.Sprintf("pool %d", pool)
 	}
-	return fmt.Sprintf("poolready: %s of set %s: %s, %s, by %s", of, b.spec.Name, state, stamp(time.Now()), b.by)
+	return fmt.Sprintf("poolready: %s of set %s: %s, %s, by %s; ready when it has the snapshot %s", of, b.spec.Name, state, stamp(time.Now()), b.by, ready)
 }
 
 func whoami() string {

@@ -54,48 +54,76 @@ func (b *build) isNew(pool int) bool {
 }
 
 // claim makes this process the one that builds the set, and the holder of every pool that it
-// builds: of all that Ensure one set at the same time, one builds, and the others wait and reuse. It plans
-// again then, since another may have built meanwhile; after that there may be nothing left
+// builds: of all that Ensure one set at the same time, one builds, and the others wait and reuse. If
+// anybody has built since the plan was made, it plans again, and then there may be nothing left
 // to build, and no claim. Who waits for the claim holds no pool, so nobody waits in a circle.
 // Losing any of these leases ends ctx through lost.
 func (b *build) claim(ctx context.Context, lost context.CancelCauseFunc) error {
-	x, err := b.await(ctx, buildShard, "building", len(b.inv.VMs) == 0 && b.inv.Incomplete == "")
+	var values map[string]string
+	x, err := b.await(ctx, request{
+		shard: buildShard, what: "building", fresh: len(b.inv.VMs) == 0 && b.inv.Incomplete == "", first: &b.books,
+		also: func(token string) (_ map[string]string, err error) {
+			values, err = b.cover(b.books, b.todo(), token)
+			return values, err
+		},
+	})
 	if err != nil {
 		return err
 	}
 	b.keep(0, x, lost)
 	doing := b.log.stageName
 	x.doing.Store(&doing)
-	before := b.work.String()
-	if err := b.look(ctx, before); err != nil {
-		return err
-	}
-	if !b.work.Builds() || b.only > 0 && !b.work.buildsPool(b.only) {
-		return b.letGo(ctx, 0, nil)
-	}
-	if b.work.String() != before {
-		clear(b.failed)
-		if err := b.preflight(ctx, time.Time{}); err != nil {
+	if !x.unchanged {
+		before := b.work.String()
+		if err := b.look(ctx, before); err != nil {
+			return err
+		}
+		if !b.work.Builds() || b.only > 0 && !b.work.buildsPool(b.only) {
+			return b.letGo(ctx, 0, nil)
+		}
+		if b.work.String() != before {
+			clear(b.failed)
+			if err := b.preflight(ctx, time.Time{}); err != nil {
+				return err
+			}
+		}
+		err := x.alter(ctx, func(now books, e *entry) (err error) {
+			values, err = b.cover(now, b.todo(), x.token)
+			e.also = values
+			return err
+		})
+		if err != nil {
 			return err
 		}
 	}
-	var todo []int
-	for n := 1; n <= b.spec.Pools; n++ {
-		if b.work.buildsPool(n) && !b.spoiled(n) && (b.only == 0 || n == b.only) {
-			todo = append(todo, n)
+	var own []int
+	for _, n := range b.todo() {
+		if b.covered[n] = values[poolKey(n)] != ""; !b.covered[n] {
+			own = append(own, n)
 		}
 	}
 	var g errgroup.Group
 	g.SetLimit(b.spec.Limits.Clones)
-	for _, n := range todo {
+	for _, n := range own {
 		g.Go(func() error { return b.claimPool(ctx, n, lost) })
 	}
 	return g.Wait()
 }
 
+// todo are the pools that are to be built.
+func (b *build) todo() []int {
+	var all []int
+	for n := 1; n <= b.spec.Pools; n++ {
+		if b.work.buildsPool(n) && !b.spoiled(n) && (b.only == 0 || n == b.only) {
+			all = append(all, n)
+		}
+	}
+	return all
+}
+
 // claimPool takes a pool that is to be built, or spoils it if that must not be.
 func (b *build) claimPool(ctx context.Context, n int, lost context.CancelCauseFunc) error {
-	x, err := b.await(ctx, poolShard(n), "being built", b.isNew(n))
+	x, err := b.await(ctx, request{shard: poolShard(n), what: "being built"})
 	if busy := (*busyError)(nil); errors.As(err, &busy) {
 		h := b.work.poolHosts(n)[0]
 		b.fail(n, &HostError{Host: h.VM, Pool: n, Stage: "plan", Err: fmt.Errorf("pool %d is %w; pool.Release frees it", n, err)})
@@ -109,25 +137,26 @@ func (b *build) claimPool(ctx context.Context, n int, lost context.CancelCauseFu
 
 // await takes a shard of the ledger, waiting for whoever has it. It does not wait for a pool
 // that is kept for a person, or cooling down.
-func (b *build) await(ctx context.Context, shard, what string, fresh bool) (*lease, error) {
-	word := b.log.wait("waiting for "+strings.ReplaceAll(shard, "-", " "), firstWord)
-	if shard == buildShard {
+func (b *build) await(ctx context.Context, r request) (*lease, error) {
+	word := b.log.wait("waiting for "+strings.ReplaceAll(r.shard, "-", " "), firstWord)
+	if r.shard == buildShard {
 		word = b.log.wait("waiting for another process, which builds the set", 0)
 	}
 	for wait := 100 * time.Millisecond; ; wait = min(wait*3/2, 3*time.Second, b.ledger.term/20) {
 		if wait > 100*time.Millisecond { // whoever had it may have reset it: addresses are others now
 			b.mu.Lock()
-			b.waited[shard] = true
+			b.waited[r.shard] = true
 			b.mu.Unlock()
 		}
-		x, _, err := b.ledger.take(ctx, shard, what, fresh, nil)
+		x, _, err := b.ledger.take(ctx, r)
+		r.first = nil
 		busy := (*busyError)(nil)
 		if !errors.As(err, &busy) || busy.kind == blockKept || busy.kind == blockCooling {
 			return x, err
 		}
 		word(busy.why)
 		if sleep(ctx, jitter(wait)) != nil {
-			return nil, fmt.Errorf("%w, while %s is %s", context.Cause(ctx), shard, busy.why)
+			return nil, fmt.Errorf("%w, while %s is %s", context.Cause(ctx), r.shard, busy.why)
 		}
 	}
 }
@@ -137,14 +166,14 @@ func (b *build) await(ctx context.Context, shard, what string, fresh bool) (*lea
 func (b *build) hold(ctx context.Context, n int) (taken string, err error) {
 	b.holding.Lock()
 	defer b.holding.Unlock()
-	if b.leases[n] != nil {
+	if b.holds(n) {
 		return "", nil
 	}
 	shard := buildShard
 	if n > 0 {
 		shard = poolShard(n)
 	}
-	x, _, err := b.ledger.take(ctx, shard, "being made ready", false, nil)
+	x, _, err := b.ledger.take(ctx, request{shard: shard, what: "being made ready"})
 	if busy := (*busyError)(nil); errors.As(err, &busy) {
 		return busy.why, nil
 	}
@@ -153,6 +182,13 @@ func (b *build) hold(ctx context.Context, n int) (taken string, err error) {
 	}
 	b.keep(n, x, b.lost)
 	return "", nil
+}
+
+// holds tells whether a pool, or with 0 the claim, is ours.
+func (b *build) holds(n int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.leases[n] != nil || b.covered[n]
 }
 
 func (b *build) keep(n int, x *lease, lost context.CancelCauseFunc) {
@@ -166,14 +202,21 @@ func (b *build) keep(n int, x *lease, lost context.CancelCauseFunc) {
 	})
 }
 
-// letGo gives back the lease on a pool, or with 0 the claim, if there is one.
+// letGo gives back the lease on a pool, or with 0 the claim, if there is one, with what f makes of its entry. A
+// newborn pool is given back with the claim.
 func (b *build) letGo(ctx context.Context, n int, f func(now time.Time, e *entry)) error {
 	b.mu.Lock()
 	x := b.leases[n]
 	delete(b.leases, n)
+	if b.covered[n] && f != nil {
+		b.after[n] = f
+	}
 	b.mu.Unlock()
 	if x == nil {
 		return nil
+	}
+	if n == 0 && len(b.covered) > 0 {
+		f = func(now time.Time, e *entry) { e.also = b.uncover(now) }
 	}
 	ctx, cancel := afterwards(ctx)
 	defer cancel()
@@ -196,6 +239,9 @@ func (b *build) letAllGo(ctx context.Context) {
 func (b *build) confirm(ctx context.Context, pool int) error {
 	b.mu.Lock()
 	x := b.leases[pool]
+	if b.covered[pool] {
+		x = b.leases[0]
+	}
 	b.mu.Unlock()
 	if x == nil {
 		return fmt.Errorf("%w: pool %d", errNotOurs, pool)
@@ -236,7 +282,7 @@ func (s *Set) rebuild(ctx context.Context, n int) error {
 	if err := b.look(ctx, "-"); err != nil {
 		return err
 	}
-	if err := b.claim(ctx, lost); err != nil || b.leases[n] == nil {
+	if err := b.claim(ctx, lost); err != nil || !b.holds(n) {
 		return errors.Join(append(b.failed[n], err)...)
 	}
 	b.run(ctx)
@@ -247,7 +293,8 @@ func (s *Set) rebuild(ctx context.Context, n int) error {
 	if err == nil {
 		p := b.pool(s, n)
 		s.setPool(p)
-		b.letGoReady(ctx, s, p)
+		books, err := b.ledger.read(ctx, buildShard)
+		b.letGoReady(ctx, s, p, books, err)
 		return nil
 	}
 	if s.ctx.Err() == nil {
@@ -259,12 +306,10 @@ func (s *Set) rebuild(ctx context.Context, n int) error {
 	return err
 }
 
-// letGoReady gives back a pool that has become ready: clean, if all of it was built now and is proved to be.
-func (b *build) letGoReady(ctx context.Context, s *Set, p *Pool) {
-	b.mu.Lock()
-	held := b.leases[p.Number] != nil
-	b.mu.Unlock()
-	if !held {
+// letGoReady gives back a pool that has become ready: clean, if all of it was built now and is proved to be. now is
+// a reading of the ledger, for its clock, or err why there is none.
+func (b *build) letGoReady(ctx context.Context, s *Set, p *Pool, now books, err error) {
+	if !b.holds(p.Number) {
 		return
 	}
 	built := !slices.ContainsFunc(b.work.poolHosts(p.Number), func(h *hostPlan) bool { return !h.builds() })
@@ -272,11 +317,10 @@ func (b *build) letGoReady(ctx context.Context, s *Set, p *Pool) {
 		b.letGo(ctx, p.Number, func(_ time.Time, e *entry) { e.Build, e.Broken = p.build, "" })
 		return
 	}
-	books, err := b.ledger.read(ctx, poolShard(p.Number))
 	var found *proof
 	var boots []string
 	if err == nil {
-		found, boots, err = s.prove(ctx, p, books, nil)
+		found, boots, err = s.prove(ctx, p, now, nil)
 	}
 	if err != nil {
 		b.log.linef("pool %d: it is reset before it is lent: %s", p.Number, firstLine(err))

@@ -147,7 +147,7 @@ func distance(second, from, to time.Time) time.Duration {
 
 // find looks in the inventory for a pool that somebody has rebuilt, and makes it known to the set.
 func (s *Set) find(ctx context.Context, old *Pool) (*Pool, error) {
-	work, _, err := plan(ctx, s.spec)
+	work, _, _, err := plan(ctx, s.spec)
 	if err != nil {
 		return nil, err
 	}

@@ -27,6 +27,9 @@ type lease struct {
 	doing   atomic.Pointer[func() string] // what to write down that it is held for, if that changes
 	writing sync.Mutex                    // held by whoever changes the entry
 
+	// unchanged tells that it was taken with the first reading: nobody had written since.
+	unchanged bool
+
 	mu   sync.Mutex // guards what follows
 	last entry      // as last written
 	ends time.Time  // of the local clock
@@ -40,41 +43,74 @@ type busyError struct {
 
 func (e *busyError) Error() string { return e.why }
 
+// busyError is the error of an entry that is busy.
+func (e entry) busyError(now time.Time) *busyError {
+	busy := &busyError{why: e.busy(now)}
+	if e.holder(now) == nil {
+		busy.kind = e.Block.Kind
+	}
+	return busy
+}
+
+// A request is for a shard.
+type request struct {
+	shard, what string
+	// fresh tells that nobody can hold what the shard is of, since it is not there: a missing entry
+	// then needs no wait.
+	fresh bool
+	// first, if not nil, is a reading to start from; also, if nobody has written since, returns what
+	// is to be written with the lease of that token.
+	first *books
+	also  func(token string) (map[string]string, error)
+}
+
+// errMissing says that a pool has no shard.
+var errMissing = errors.New("it has no entry in the ledger")
+
 // take makes this process the holder of a shard, unless it is busy: then the error is a
-// *busyError. was is what the entry was before. may, if not nil, has the last word on that.
-// fresh tells that nobody can hold what the shard is of, since it is not there: a missing entry
-// then needs no wait.
-func (l *ledger) take(ctx context.Context, shard, what string, fresh bool, may func(entry) error) (x *lease, was entry, err error) {
-	x = &lease{l: l, shard: shard, token: newToken()}
-	err = l.changeEntry(ctx, shard, func(b books, e *entry, there bool) (bool, error) {
+// *busyError. was is what the entry was before.
+func (l *ledger) take(ctx context.Context, r request) (x *lease, was entry, err error) {
+	x = &lease{l: l, shard: r.shard, token: newToken()}
+	var born *entry // of a newborn pool
+	lost := shardPool(r.shard) == 0 || r.fresh
+	write := func(b books, e *entry, there bool) (bool, error) {
 		if e.Lease != nil && e.Lease.Token == x.token {
 			x.noteTaken(b, *e)
 			return false, nil // the answer to our write was lost
 		}
-		if !there && fresh {
+		switch {
+		case there:
+		case r.fresh:
 			*e = entry{}
+		case born != nil:
+			*e = *born
+		case !lost:
+			return false, errMissing
 		}
 		if why := e.busy(b.Now); why != "" {
 			if !there {
 				return true, nil // write down until when it is blocked
 			}
-			busy := &busyError{why: why}
-			if e.holder(b.Now) == nil {
-				busy.kind = e.Block.Kind
-			}
-			return false, busy
-		}
-		if may != nil {
-			if err := may(*e); err != nil {
-				return false, err
-			}
+			return false, e.busyError(b.Now)
 		}
 		was = *e
 		e.Block, e.Clean = nil, nil
-		e.Lease = &tenure{Owner: l.by, For: what, Token: x.token, Since: b.Now, Until: b.Now.Add(l.term)}
+		e.Lease = x.tenure(b.Now, r.what)
+		if x.unchanged = r.first != nil && b.Ledger == r.first.Ledger; x.unchanged && r.also != nil {
+			if e.also, err = r.also(x.token); err != nil {
+				return false, err
+			}
+		}
 		x.noteTaken(b, *e)
 		return true, nil
-	})
+	}
+	err = l.changeEntry(ctx, r.shard, r.first, write)
+	if errors.Is(err, errMissing) {
+		if born, err = l.bear(ctx, x, r.what); err == nil || errors.Is(err, errMissing) {
+			lost = true
+			err = l.changeEntry(ctx, r.shard, nil, write)
+		}
+	}
 	if err != nil {
 		return nil, entry{}, err
 	}
@@ -89,6 +125,10 @@ func (l *ledger) take(ctx context.Context, shard, what string, fresh bool, may f
 	}
 	go x.beat()
 	return x, was, nil
+}
+
+func (x *lease) tenure(now time.Time, what string) *tenure {
+	return &tenure{Owner: x.l.by, For: what, Token: x.token, Since: now, Until: now.Add(x.l.term)}
 }
 
 // noteTaken notes the entry that holds us, and how long it does by the local clock.
@@ -121,6 +161,10 @@ var errNotOurs = errors.New("somebody else has it")
 // set changes the entry, which must be ours, and renews the lease with it. An entry that was lost
 // is written anew as we knew it.
 func (x *lease) set(ctx context.Context, f func(now time.Time, e *entry)) error {
+	return x.alter(ctx, func(b books, e *entry) error { f(b.Now, e); return nil })
+}
+
+func (x *lease) alter(ctx context.Context, f func(b books, e *entry) error) error {
 	x.writing.Lock()
 	defer x.writing.Unlock()
 	if err := x.check(); err != nil {
@@ -128,12 +172,12 @@ func (x *lease) set(ctx context.Context, f func(now time.Time, e *entry)) error 
 	}
 	ctx, stop := x.bind(ctx)
 	defer stop()
-	err := x.write(ctx, func(now time.Time, e *entry) {
-		f(now, e)
+	err := x.write(ctx, func(b books, e *entry) error {
 		if doing := x.doing.Load(); doing != nil {
 			e.Lease.For = (*doing)()
 		}
-		e.Lease.Until = now.Add(x.l.term)
+		e.Lease.Until = b.Now.Add(x.l.term)
+		return f(b, e)
 	})
 	if errors.Is(err, errNotOurs) {
 		err = fmt.Errorf("%w: %w", ErrLeaseLost, err)
@@ -143,10 +187,10 @@ func (x *lease) set(ctx context.Context, f func(now time.Time, e *entry)) error 
 }
 
 // write changes the entry if it is ours.
-func (x *lease) write(ctx context.Context, f func(now time.Time, e *entry)) error {
+func (x *lease) write(ctx context.Context, f func(b books, e *entry) error) error {
 	var b books
 	var e entry
-	err := x.l.changeEntry(ctx, x.shard, func(now books, there *entry, ok bool) (bool, error) {
+	err := x.l.changeEntry(ctx, x.shard, nil, func(now books, there *entry, ok bool) (bool, error) {
 		x.mu.Lock()
 		last := x.last
 		x.mu.Unlock()
@@ -158,7 +202,9 @@ func (x *lease) write(ctx context.Context, f func(now time.Time, e *entry)) erro
 		if there.Lease == nil || there.Lease.Token != x.token {
 			return false, fmt.Errorf("%w: %s", errNotOurs, or(there.busy(now.Now), "it is free"))
 		}
-		f(now.Now, there)
+		if err := f(now, there); err != nil {
+			return false, err
+		}
 		b, e = now, *there
 		return true, nil
 	})
@@ -211,12 +257,13 @@ func (x *lease) release(ctx context.Context, f func(now time.Time, e *entry)) er
 	x.writing.Lock()
 	defer x.writing.Unlock()
 	written := false
-	err := x.write(ctx, func(now time.Time, e *entry) {
+	err := x.write(ctx, func(b books, e *entry) error {
+		written = true
 		if f != nil {
-			f(now, e)
+			f(b.Now, e)
 		}
 		e.Lease = nil
-		written = true
+		return nil
 	})
 	if written && errors.Is(err, errNotOurs) {
 		return nil // the answer was lost, and the write was done

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	mrand "math/rand/v2"
 	"strconv"
 	"strings"
@@ -60,6 +61,10 @@ type entry struct {
 	Failures int       `json:"failures,omitempty"`
 	Failure  string    `json:"failure,omitempty"`
 	FailedAt time.Time `json:"failedAt,omitzero"`
+	// Building is, of a newborn pool, the token of the claim under which it is built.
+	Building string `json:"building,omitempty"`
+
+	also map[string]string // more values that are written with it
 }
 
 // A tenure is a lease as it is written down.
@@ -120,8 +125,7 @@ func clock(t time.Time) string { return t.Local().Format("15:04:05") }
 
 var errDamaged = errors.New("the ledger's entry is unreadable")
 
-func decodeEntry(s Shard) (e entry, err error) {
-	text := s.Values[entryKey]
+func decodeEntry(text string) (e entry, err error) {
 	if text == "" {
 		return entry{}, fmt.Errorf("%w: it is empty", errDamaged)
 	}
@@ -135,6 +139,16 @@ func decodeEntry(s Shard) (e entry, err error) {
 }
 
 func (e entry) values() (map[string]string, error) {
+	text, err := e.text()
+	if err != nil {
+		return nil, err
+	}
+	values := map[string]string{entryKey: text}
+	maps.Copy(values, e.also)
+	return values, nil
+}
+
+func (e entry) text() (string, error) {
 	e.Format = entryFormat
 	e.Failure, e.Broken, e.Used = cut(e.Failure), cut(e.Broken), cut(e.Used)
 	if e.Block != nil {
@@ -146,13 +160,10 @@ func (e entry) values() (map[string]string, error) {
 		e.Lease = &t
 	}
 	text, err := json.Marshal(e)
-	if err != nil {
-		return nil, err
+	if err == nil && len(text) > entryLimit {
+		err = fmt.Errorf("the ledger's entry has %d bytes, at most %d fit: too many roles", len(text), entryLimit)
 	}
-	if len(text) > entryLimit {
-		return nil, fmt.Errorf("the ledger's entry has %d bytes, at most %d fit: too many roles", len(text), entryLimit)
-	}
-	return map[string]string{entryKey: string(text)}, nil
+	return string(text), err
 }
 
 // cut shortens what people read, so that an entry stays small.
@@ -191,10 +202,20 @@ func (l *ledger) read(ctx context.Context, shards ...string) (books, error) {
 // of a lease that is kept: it counts as blocked for as long as a lease lasts, in which its holder, if
 // there is one, writes it anew. there tells whether the entry is really there.
 func (l *ledger) entry(b books, shard string) (e entry, there bool, err error) {
+	if _, ok := b.Shards[shard]; !ok {
+		if e, err := b.newborn(shardPool(shard)); err == nil {
+			return e, true, nil
+		}
+	}
+	return l.own(b, shard)
+}
+
+// own is entry without a look at newborn pools.
+func (l *ledger) own(b books, shard string) (e entry, there bool, err error) {
 	s, ok := b.Shards[shard]
 	why := "its entry in the ledger is missing"
 	if ok {
-		if e, err = decodeEntry(s); err == nil {
+		if e, err = decodeEntry(s.Values[entryKey]); err == nil {
 			return e, true, nil
 		}
 		if !errors.Is(err, errDamaged) {
@@ -208,14 +229,20 @@ func (l *ledger) entry(b books, shard string) (e entry, there bool, err error) {
 // tries is how often a change is tried that fails in other ways than by being overtaken.
 const tries = 4
 
-// change reads a shard, lets f make new values from it, and writes them if nobody else has
+// change reads a shard, or first takes first for such a reading if it is not nil, lets f make new values from it, and writes them if nobody else has
 // written meanwhile; else again from the start. f may be called several times, and also after a
 // write of which it is not known whether it was done: it must recognise its own work, and return
 // no values when there is nothing to write.
-func (l *ledger) change(ctx context.Context, shard string, f func(b books) (map[string]string, error)) error {
+func (l *ledger) change(ctx context.Context, shard string, first *books, f func(b books) (map[string]string, error)) error {
 	failed := 0
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		b, err := l.read(ctx, shard)
+		var b books
+		var err error
+		if first != nil {
+			b, first = *first, nil
+		} else {
+			b, err = l.read(ctx, shard)
+		}
 		if err == nil {
 			var values map[string]string
 			if values, err = f(b); err != nil || len(values) == 0 {
@@ -238,9 +265,9 @@ func (l *ledger) change(ctx context.Context, shard string, f func(b books) (map[
 }
 
 // changeEntry is change for a shard's entry. f returns false when there is nothing to write.
-func (l *ledger) changeEntry(ctx context.Context, shard string, f func(b books, e *entry, there bool) (bool, error)) error {
-	return l.change(ctx, shard, func(b books) (map[string]string, error) {
-		e, there, err := l.entry(b, shard)
+func (l *ledger) changeEntry(ctx context.Context, shard string, first *books, f func(b books, e *entry, there bool) (bool, error)) error {
+	return l.change(ctx, shard, first, func(b books) (map[string]string, error) {
+		e, there, err := l.own(b, shard)
 		if err != nil {
 			return nil, err
 		}

@@ -116,7 +116,7 @@ func (f *fakeStore) set(change func()) {
 func (f *fakeStore) entry(t *testing.T, shard string) entry {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	e, err := decodeEntry(f.shards[shard])
+	e, err := decodeEntry(f.shards[shard].Values[entryKey])
 	require.NoError(t, err)
 	return e
 }
@@ -127,7 +127,7 @@ func (f *fakeStore) ledger(who string) *ledger {
 
 func mustTake(t *testing.T, l *ledger, shard string) (*lease, entry) {
 	t.Helper()
-	x, was, err := l.take(t.Context(), shard, "TestA", true, nil)
+	x, was, err := l.take(t.Context(), request{shard: shard, what: "TestA", fresh: true})
 	require.NoError(t, err)
 	return x, was
 }
@@ -137,18 +137,18 @@ func TestALeaseIsKeptAsLongAsItsHolderLives(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeStore()
 		x, _ := mustTake(t, f.ledger("alice"), "pool-1")
-		_, _, err := f.ledger("bob").take(t.Context(), "pool-1", "TestB", false, nil)
+		_, _, err := f.ledger("bob").take(t.Context(), request{shard: "pool-1", what: "TestB"})
 		require.ErrorAs(t, err, new(*busyError))
 		assert.ErrorContains(t, err, "held by alice (TestA) since")
 		time.Sleep(time.Hour)
 		require.NoError(t, x.check())
-		_, _, err = f.ledger("bob").take(t.Context(), "pool-1", "TestB", false, nil)
+		_, _, err = f.ledger("bob").take(t.Context(), request{shard: "pool-1", what: "TestB"})
 		require.ErrorAs(t, err, new(*busyError), "after an hour")
 		assert.InDelta(t, 60, f.written("pool-1"), 2, "one write a minute: a third of the lease")
 
 		require.NoError(t, x.release(t.Context(), func(_ time.Time, e *entry) { e.Used = "TestA" }))
 		require.ErrorIs(t, x.check(), ErrReturned)
-		y, was, err := f.ledger("bob").take(t.Context(), "pool-1", "TestB", false, nil)
+		y, was, err := f.ledger("bob").take(t.Context(), request{shard: "pool-1", what: "TestB"})
 		require.NoError(t, err)
 		assert.Equal(t, "TestA", was.Used)
 		require.NoError(t, y.release(t.Context(), nil))
@@ -167,7 +167,7 @@ func TestALeaseWhoseHolderDiedIsOver(t *testing.T) {
 		var y *lease
 		for y == nil {
 			var err error
-			if y, _, err = bob.take(t.Context(), "pool-1", "TestB", false, nil); err != nil {
+			if y, _, err = bob.take(t.Context(), request{shard: "pool-1", what: "TestB"}); err != nil {
 				require.ErrorAs(t, err, new(*busyError))
 				time.Sleep(time.Second)
 			}
@@ -192,7 +192,7 @@ func TestALostLeaseEndsItsHolderBeforeAnotherCanHaveIt(t *testing.T) {
 		require.ErrorIs(t, x.check(), ErrLeaseLost)
 		assert.Less(t, lost, 163*time.Second, "nine tenths of the lease")
 		f.set(func() { f.down = false })
-		_, _, err := f.ledger("bob").take(t.Context(), "pool-1", "TestB", false, nil)
+		_, _, err := f.ledger("bob").take(t.Context(), request{shard: "pool-1", what: "TestB"})
 		require.ErrorAs(t, err, new(*busyError), "by the ledger it is not over yet")
 		require.ErrorIs(t, x.confirm(t.Context()), ErrLeaseLost, "lost is lost, though it could still be renewed")
 		<-x.gone
@@ -227,7 +227,7 @@ func TestAStalledHolderNoticesBeforeItTouchesAnything(t *testing.T) {
 		<-x.gone
 		stalled.ctx, stalled.end = context.WithCancelCause(t.Context())
 		time.Sleep(4 * time.Minute)
-		y, _, err := f.ledger("bob").take(t.Context(), "pool-1", "TestB", false, nil)
+		y, _, err := f.ledger("bob").take(t.Context(), request{shard: "pool-1", what: "TestB"})
 		require.NoError(t, err)
 
 		require.NoError(t, stalled.ctx.Err(), "no timer has fired")
@@ -270,7 +270,7 @@ func TestNeverTwoHolders(t *testing.T) {
 				wg.Go(func() {
 					for range 25 {
 						shard := poolShard(1 + roll(3))
-						x, _, err := l.take(t.Context(), shard, "Test", true, nil)
+						x, _, err := l.take(t.Context(), request{shard: shard, what: "Test", fresh: true})
 						if err != nil {
 							time.Sleep(time.Duration(roll(20)) * time.Second)
 							continue
@@ -319,7 +319,7 @@ func TestALostAnswerIsNotASecondHolder(t *testing.T) {
 			return true, nil
 		}
 		f.shards["pool-1"] = Shard{Revision: "0", Values: map[string]string{entryKey: `{"poolready":1,"used":"before"}`}}
-		x, was, err := f.ledger("alice").take(t.Context(), "pool-1", "TestA", false, nil)
+		x, was, err := f.ledger("alice").take(t.Context(), request{shard: "pool-1", what: "TestA"})
 		require.NoError(t, err)
 		assert.Equal(t, "before", was.Used, "what the entry was before the write whose answer was lost")
 		assert.Equal(t, 1, f.written("pool-1"))
@@ -351,7 +351,7 @@ func TestALostEntryFreesNoLease(t *testing.T) {
 				bob := f.ledger("bob")
 				for range 3 {
 					f.set(func() { tt.lose(f) })
-					_, _, err := bob.take(t.Context(), "pool-1", "TestB", false, nil)
+					_, _, err := bob.take(t.Context(), request{shard: "pool-1", what: "TestB"})
 					require.ErrorAs(t, err, new(*busyError))
 					assert.ErrorContains(t, err, "being recovered")
 					time.Sleep(61 * time.Second)
@@ -366,7 +366,7 @@ func TestALostEntryFreesNoLease(t *testing.T) {
 				f.set(func() { tt.lose(f) })
 				began := time.Now()
 				for {
-					y, was, err := bob.take(t.Context(), "pool-1", "TestB", false, nil)
+					y, was, err := bob.take(t.Context(), request{shard: "pool-1", what: "TestB"})
 					if err == nil {
 						assert.Nil(t, was.Clean, "nothing is known of it")
 						require.NoError(t, y.release(t.Context(), nil))
@@ -385,7 +385,7 @@ func TestAnEntryOfANewerFormatIsLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeStore()
 		f.shards["pool-1"] = Shard{Revision: "x", Values: map[string]string{entryKey: `{"poolready":2}`}}
-		_, _, err := f.ledger("bob").take(t.Context(), "pool-1", "TestB", true, nil)
+		_, _, err := f.ledger("bob").take(t.Context(), request{shard: "pool-1", what: "TestB", fresh: true})
 		require.ErrorIs(t, err, errOtherForm)
 		assert.ErrorContains(t, err, "use one version of poolready")
 		assert.Zero(t, f.writes["pool-1"])

@@ -49,7 +49,7 @@ func Plan(ctx context.Context, spec Spec) (*Work, error) {
 	if err := spec.validate(); err != nil {
 		return nil, fmt.Errorf("pool: %w", err)
 	}
-	work, _, err := plan(ctx, spec.withDefaults())
+	work, _, _, err := plan(ctx, spec.withDefaults())
 	if err != nil {
 		return work, fmt.Errorf("pool: set %q: %w", spec.Name, err)
 	}
@@ -75,24 +75,26 @@ func (e *NotReadyError) Error() string {
 // Unwrap gives errors.Is and errors.As the failures.
 func (e *NotReadyError) Unwrap() []error { return e.Failed }
 
-// plan reads the inventory and the ledger and compares. The Spec has its defaults.
-func plan(ctx context.Context, s Spec) (*Work, *Inventory, error) {
+// plan reads the ledger, then the inventory, in this order: while nobody writes in the ledger, nobody changes
+// what the inventory says. Then it compares. The Spec has its defaults.
+func plan(ctx context.Context, s Spec) (*Work, *Inventory, books, error) {
+	l := newLedger(s)
+	books, err := l.read(ctx)
+	if err != nil {
+		return nil, nil, books, err
+	}
 	inv, err := s.Provider.Inventory(ctx, s.Name, s.Golden.Template)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, books, err
 	}
 	work, err := makePlan(s, inv, time.Now())
 	if err != nil {
-		return work, inv, err
+		return work, inv, books, err
 	}
-	l := newLedger(s)
-	books, err := l.read(ctx)
-	if err == nil {
-		err = work.consult(s, l, books)
-	}
+	err = work.consult(s, l, books)
 	work.list()
 	work.Expect = work.expect(s)
-	return work, inv, err
+	return work, inv, books, err
 }
 
 // open is the story of a set: read, plan, claim, golden, clone role by role, make ready role by
@@ -127,14 +129,14 @@ func open(ctx context.Context, spec Spec, end time.Time) (*Set, error) {
 
 // look makes the plan, and says what it is unless it is as before.
 func (b *build) look(ctx context.Context, before string) error {
-	work, inv, err := plan(ctx, b.spec)
+	work, inv, books, err := plan(ctx, b.spec)
 	if work != nil && before != "-" && work.String() != before {
 		b.spec.Logf("%s", work)
 	}
 	if err != nil {
 		return fmt.Errorf("set %q: %w", b.spec.Name, err)
 	}
-	b.work, b.inv = work, inv
+	b.work, b.inv, b.books = work, inv, books
 	return nil
 }
 

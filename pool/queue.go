@@ -106,7 +106,7 @@ func (p *place) keep(ctx context.Context, b books) error {
 	if p.shard == "" {
 		p.shard = b.roomyShard()
 	}
-	err := p.l.change(ctx, p.shard, func(b books) (map[string]string, error) {
+	err := p.l.change(ctx, p.shard, nil, func(b books) (map[string]string, error) {
 		values := map[string]string{}
 		for token, old := range decodeTickets(b.Shards[p.shard]) {
 			if !b.Now.Before(old.Until) {
@@ -148,7 +148,7 @@ func (p *place) leave(ctx context.Context) error {
 	if p.shard == "" {
 		return nil
 	}
-	err := p.l.change(ctx, p.shard, func(b books) (map[string]string, error) {
+	err := p.l.change(ctx, p.shard, nil, func(b books) (map[string]string, error) {
 		if _, ok := b.Shards[p.shard].Values[ticketPrefix+p.t.token]; !ok {
 			return nil, nil
 		}

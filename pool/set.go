@@ -261,14 +261,10 @@ func (b *build) finish(ctx context.Context) (*Set, error) {
 			}
 		}
 	}
-	var g errgroup.Group
-	for _, p := range s.pools {
-		g.Go(func() error {
-			b.letGoReady(ctx, s, p)
-			return nil
-		})
+	if len(b.leases) > 0 {
+		now, err := b.ledger.read(ctx, buildShard)
+		forAll(s.pools, len(s.pools), func(p *Pool) { b.letGoReady(ctx, s, p, now, err) })
 	}
-	g.Wait()
 	b.log.linef("set %q: %d of %d pools ready\n%s", s.Name, len(s.pools), b.spec.Pools, s.Table())
 	if len(s.pools) >= b.spec.MinPools {
 		for _, err := range b.failures() {

@@ -82,15 +82,11 @@ func Status(ctx context.Context, spec Spec) (*Standing, error) {
 }
 
 func status(ctx context.Context, s Spec) (*Standing, error) {
-	work, inv, err := plan(ctx, s)
+	work, inv, b, err := plan(ctx, s)
 	if err != nil && work == nil {
 		return nil, err
 	}
 	l := newLedger(s)
-	b, err := l.read(ctx)
-	if err != nil {
-		return nil, err
-	}
 	st := &Standing{Set: s.Name, At: b.Now}
 	if e, there, err := l.entry(b, buildShard); err == nil && there {
 		st.Builder = e.holder(b.Now).holding()
@@ -226,7 +222,7 @@ func Release(ctx context.Context, spec Spec, pool int) error {
 	}
 	s := spec.withDefaults()
 	l := newLedger(s)
-	err := l.changeEntry(ctx, poolShard(pool), func(b books, e *entry, there bool) (bool, error) {
+	err := l.changeEntry(ctx, poolShard(pool), nil, func(b books, e *entry, there bool) (bool, error) {
 		if pool < 1 || pool > s.Pools {
 			return false, fmt.Errorf("the set has pools 1 to %d", s.Pools)
 		}

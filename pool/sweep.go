@@ -78,9 +78,9 @@ func sweep(ctx context.Context, s Spec, o SweepOptions) (all []Leftover, err err
 	if b.inv.Incomplete != "" {
 		return all, fmt.Errorf("nothing was removed, since the inventory was read incompletely: %s", b.inv.Incomplete)
 	}
-	for name := range books.Shards {
-		if n := shardPool(name); n > s.Pools {
-			if e, _, err := b.ledger.entry(books, name); err != nil || e.busy(books.Now) != "" {
+	for _, n := range books.pools() {
+		if n > s.Pools {
+			if e, _, err := b.ledger.entry(books, poolShard(n)); err != nil || e.busy(books.Now) != "" {
 				return all, errors.Join(err, busyOr(e.busy(books.Now), fmt.Sprintf("nothing was removed: pool %d is ", n)))
 			}
 		}
@@ -209,16 +209,9 @@ func destroy(ctx context.Context, s Spec) (removed []string, err error) {
 
 // holdAll takes the claim and every pool that the ledger knows, or says who has one.
 func (b *build) holdAll(ctx context.Context, books books) error {
-	numbers := []int{0}
-	for name := range books.Shards {
-		if n := shardPool(name); n > 0 {
-			numbers = append(numbers, n)
-			b.spec.Pools = max(b.spec.Pools, n) // all are let go
-		}
-	}
-	slices.Sort(numbers)
 	var busy []error
-	for _, n := range numbers {
+	for _, n := range append([]int{0}, books.pools()...) {
+		b.spec.Pools = max(b.spec.Pools, n) // all are let go
 		taken, err := b.hold(ctx, n)
 		if err != nil {
 			return err

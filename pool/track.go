@@ -81,8 +81,8 @@ func (x *lease) values(ctx context.Context, f func(b books) (map[string]string, 
 	defer x.writing.Unlock()
 	ctx, stop := x.bind(ctx)
 	defer stop()
-	return x.l.change(ctx, x.shard, func(b books) (map[string]string, error) {
-		e, there, err := x.l.entry(b, x.shard)
+	return x.l.change(ctx, x.shard, nil, func(b books) (map[string]string, error) {
+		e, there, err := x.l.own(b, x.shard)
 		if err != nil {
 			return nil, err
 		}

@@ -29,7 +29,7 @@ const (
 
 func ledgerName(set, shard string) string { return set + "-ledger-" + shard }
 
-// Ledger implements pool.Provider. It costs two calls: one for vCenter's clock and one for the shards.
+// Ledger implements pool.Provider. It costs one call for the shards, and one a minute for vCenter's clock.
 // A shard whose VM was renamed by hand is found all the same, as long as it stays in its folder.
 func (p *Provider) Ledger(ctx context.Context, set string, shards ...string) (*pool.Ledger, error) {
 	fail := func(err error) (*pool.Ledger, error) {
@@ -70,14 +70,7 @@ func (p *Provider) Ledger(ctx context.Context, set string, shards ...string) (*p
 		}
 		l.Shards[shard] = pool.Shard{ID: vm.Self.Value, Revision: vm.Self.Value + "@" + vm.Config.ChangeVersion, Values: ledgerValues(vm)}
 	}
-	err = p.s.read(ctx, func(c *conn) error {
-		now, err := methods.GetCurrentTime(ctx, c)
-		if err == nil {
-			l.Now = *now
-		}
-		return err
-	})
-	if err != nil {
+	if l.Now, err = p.now(ctx); err != nil {
 		return fail(fmt.Errorf("vCenter's clock: %w", err))
 	}
 	return l, nil

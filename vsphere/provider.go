@@ -38,6 +38,7 @@ type Provider struct {
 	mu    sync.Mutex
 	names map[types.ManagedObjectReference]string // of VMs, for errors
 
+	clock   reading                                 // of vCenter's clock, the last
 	shards  map[string]types.ManagedObjectReference // of ledgers, by set and shard, where they were last seen
 	ledgers map[string]pool.VM                      // by set: on which datastore and in which resource pool its ledger goes
 }
