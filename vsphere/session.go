@@ -166,13 +166,20 @@ func (s *session) do(ctx context.Context, f func(c *conn) error) error {
 	}
 }
 
-// read is do for calls that change nothing: they are repeated while the connection breaks.
+// read is do for calls that change nothing: they are repeated while the connection breaks, and for
+// a while if a vCenter that has not answered yet is starting up.
 func (s *session) read(ctx context.Context, f func(c *conn) error) error {
-	b := backoff{patience: s.patience}
+	b, start := backoff{patience: s.patience}, backoff{patience: s.patience / 5}
 	for {
 		err := s.do(ctx, f)
-		if err == nil || ctx.Err() != nil || !s.reached(ctx) {
+		if err == nil || ctx.Err() != nil {
 			return err
+		}
+		if !s.reached(ctx) {
+			if !startingUp(err) || !start.wait(ctx) {
+				return err
+			}
+			continue
 		}
 		switch classify(err) {
 		case again, unknown, busy:

@@ -114,6 +114,21 @@ func TestSessionIsOneForAllCalls(t *testing.T) {
 	require.NoError(t, l.p.Close(ctx))
 }
 
+func TestVCenterThatStartsUpIsAwaited(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, vspheretest.Fast())
+	l.Inject(vspheretest.Fault{Method: "RetrieveServiceContent", Times: 3, Effect: vspheretest.Status(503)})
+	_, err := l.p.Inventory(within(t, 30*time.Second), "set")
+	require.NoError(t, err)
+	calls, _ := l.counts()
+	assert.Equal(t, 4, calls["RetrieveServiceContent"])
+
+	// Whatever else answers is no vCenter.
+	l.Inject(vspheretest.Fault{Method: "RetrieveServiceContent", Effect: vspheretest.Status(502)})
+	_, err = l.provider(t).Inventory(within(t, 30*time.Second), "set")
+	require.ErrorContains(t, err, "502")
+}
+
 func TestExpiredSessionDoesNotLookLikeAnEmptyVCenter(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, vspheretest.Fast())
