@@ -42,8 +42,12 @@ type Job struct {
 }
 
 // Detach starts cmd on the machine, in a session of its own, and returns when it has started. Its
-// output is merged into a log on the machine. Cmd.Stdin must be nil; Separate, WaitDelay and ExpectDisconnect do not
-// apply. Where systemd's KillUserProcesses=yes ends what a user left behind, detach as root.
+// output is merged into a log on the machine. Cmd.Stdin and Cmd.PTY must be nil; Separate, WaitDelay and ExpectDisconnect do not
+// apply.
+//
+// Where systemd runs, the job of root, or of a user who lingers (loginctl enable-linger), is in a
+// scope of its own, sshx-ID.scope, and Kill reaches all that is in it. So it survives the end of login sessions, also with
+// KillUserProcesses=yes, which ends the jobs of other users: detach as root there.
 //
 // The log and what else belongs to the job are in a directory below /var/tmp, which Wait and
 // Follow remove when they have seen the job's end.
