@@ -371,3 +371,16 @@ func TestRunDoesNotIgnoreSIGINT(t *testing.T) {
 		_, _ = p.finish(t)
 	})
 }
+
+func TestReadySaysSoAndRunsTheText(t *testing.T) {
+	t.Parallel()
+	underShells(t, func(t *testing.T, sh func(bool, string, ...string) *exec.Cmd) {
+		cmd := sh(true, Ready, "a b", "c")
+		cmd.Args[len(cmd.Args)-3] = `echo "$0 $1"` // in the place of $0
+		p := start(t, cmd, "")
+		out, code := p.finish(t)
+		assert.Equal(t, "a b c\n", out)
+		assert.Zero(t, code)
+		assert.Equal(t, ReadyLine+"\n", p.err.String())
+	})
+}
