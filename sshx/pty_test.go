@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
@@ -137,4 +138,36 @@ func TestTerminalThatIsNotGiven(t *testing.T) {
 	}
 	_, err = c.Detach(t.Context(), sshx.Cmd{Args: []string{"true"}, PTY: &sshx.PTY{}, Stdout: io.Discard})
 	require.ErrorContains(t, err, "not for detached")
+}
+
+// The machine's /bin/sh is another one, as it is elsewhere.
+func TestTerminalUnderOtherShells(t *testing.T) {
+	t.Parallel()
+	for _, shell := range []string{"bash", "busybox"} {
+		t.Run(shell, func(t *testing.T) {
+			t.Parallel()
+			path, err := exec.LookPath(shell)
+			if err != nil {
+				t.Skipf("this machine lacks %s", shell)
+			}
+			m := newSSHD(t)
+			m.mount(t, map[string]string{"/bin/sh": path})
+			c := dial(t, m)
+			res, err := c.Run(t.Context(), sshx.Cmd{
+				Script: "cmp /bin/sh " + path + " && [ -t 0 ] && [ -t 2 ] && echo \"$A\"; exit 3", Env: map[string]string{"A": "it's\na line"}, PTY: &sshx.PTY{},
+			})
+			require.ErrorContains(t, err, "exit status 3")
+			assert.Equal(t, "it's\na line\n", string(res.Stdout))
+			res, err = c.Run(t.Context(), sshx.Cmd{Args: []string{"cat"}, Stdin: strings.NewReader("typed\n"), PTY: &sshx.PTY{}})
+			require.NoError(t, err)
+			assert.Equal(t, "typed\n", string(res.Stdout))
+			cmd := sshx.Cmd{Script: "echo up; (trap '' TERM HUP; sleep 1000) & sleep 1000 | cat", PTY: &sshx.PTY{}}
+			ctx, cancel := contextWithLine(t, &cmd)
+			defer cancel()
+			_, err = c.Run(ctx, cmd)
+			ce, ok := errors.AsType[*sshx.CanceledError](err)
+			require.True(t, ok, "%v", err)
+			assert.True(t, ce.Killed, "%v", err)
+		})
+	}
 }

@@ -116,7 +116,11 @@ func (c *Client) newRun(cmd Cmd) (*run, error) {
 		r.call.Args = append([]string{token, flags + "a"}, cmd.Args...)
 	default:
 		r.call.Args = []string{token, flags}
-		r.input = wire.Header(int64(len(cmd.Script)), cmd.preamble(r.call.User != "")) + cmd.Script
+		header := wire.Header
+		if cmd.PTY != nil {
+			header = wire.TerminalHeader
+		}
+		r.input = header(int64(len(cmd.Script)), cmd.preamble(r.call.User != "")) + cmd.Script
 	}
 	r.sinks(wire.Marker + token + " ")
 	return r, nil

@@ -45,7 +45,11 @@ func (h *Host) wireTerminal(ctx context.Context, p *Proc) int {
 		return wireFail(p, errors.New("too few arguments"))
 	}
 	in := bufio.NewReader(p.Stdin)
-	preamble, script, err := wireInput(in)
+	n, preamble, err := wire.ReadTerminalHeader(in)
+	if err != nil {
+		return wireFail(p, errors.New("input ended early"))
+	}
+	script, err := wireScript(in, n)
 	if err != nil {
 		return wireFail(p, err)
 	}

@@ -53,11 +53,16 @@ func wireInput(in *bufio.Reader) (preamble string, script []byte, err error) {
 	if err != nil {
 		return "", nil, errors.New("input ended early")
 	}
-	script = make([]byte, n)
+	script, err = wireScript(in, n)
+	return preamble, script, err
+}
+
+func wireScript(in io.Reader, n int64) ([]byte, error) {
+	script := make([]byte, n)
 	if _, err := io.ReadFull(in, script); err != nil {
-		return "", nil, errors.New("script ended early")
+		return nil, errors.New("script ended early")
 	}
-	return preamble, script, nil
+	return script, nil
 }
 
 func wireFail(p *Proc, err error) int {

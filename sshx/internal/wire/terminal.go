@@ -1,8 +1,18 @@
 package wire
 
-// Terminal is Run for a command with a terminal, with the same input. It never has Lead before
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+)
+
+// Terminal is Run for a command with a terminal, with the input of TerminalHeader. It never has Lead before
 // it, since a session of its own would take the terminal away; PID is that of the process group that it is in.
 // Flags are empty.
+//
+// bash reads ahead on a terminal, so the header is not a line, but of fixed length.
 //
 // The terminal must be raw when input is sent: no echo, no signals, nothing translated. Before the
 // command is announced it is made sane, but for echo and the CRs of output. What is sent from
@@ -14,7 +24,9 @@ var Terminal = line(`
 _sshx_t=$1; _sshx_f=; _sshx_n=0; _sshx_e=; _sshx_p=$$;
 kill -s 0 -- -$$ 2>/dev/null || { read -r _sshx_e </proc/$$/stat && set -- ${_sshx_e##*) } && _sshx_p=$3; };
 exec 3<&0 </dev/null;
-` + input + `
+set -- $(dd bs=1 count=32 2>/dev/null <&3); _sshx_n=$1;
+_sshx_e=$(dd bs=1 count="$2" 2>/dev/null <&3);
+case $_sshx_e in *" #end") ;; *) echo "sshx: input ended early" >&2; exit 125;; esac;
 if [ "$_sshx_n" -gt 0 ]; then
 	_sshx_f=${TMPDIR:-/tmp}/sshx.$_sshx_t;
 	trap "rm -f \"\$_sshx_f\"" EXIT;
@@ -44,3 +56,38 @@ eval "$_sshx_e";
 echo "sshx $_sshx_t $_sshx_p";
 exec "$@"
 `)
+
+// terminalHeader is the length of what precedes the preamble.
+const terminalHeader = 32
+
+// TerminalHeader is what precedes a script of n bytes.
+func TerminalHeader(n int64, preamble string) string {
+	return fmt.Sprintf("%-*s\n", terminalHeader-1, fmt.Sprintf("%d %d", n, len(preamble))) + preamble
+}
+
+// ReadTerminalHeader reads a TerminalHeader; the script, of n bytes, is what r reads next.
+func ReadTerminalHeader(r io.Reader) (n int64, preamble string, err error) {
+	b := make([]byte, terminalHeader)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return 0, "", short(err)
+	}
+	f := strings.Fields(string(b))
+	if len(f) != 2 {
+		return 0, "", fmt.Errorf("header %q", b)
+	}
+	if n, err = strconv.ParseInt(f[0], 10, 64); err != nil || n < 0 {
+		return 0, "", fmt.Errorf("length of script %q", f[0])
+	}
+	m, err := strconv.Atoi(f[1])
+	if err != nil || m < 0 {
+		return 0, "", fmt.Errorf("length of preamble %q", f[1])
+	}
+	b = make([]byte, m)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return 0, "", short(err)
+	}
+	if !strings.HasSuffix(string(b), end) {
+		return 0, "", errors.New("preamble without end")
+	}
+	return n, string(b), nil
+}

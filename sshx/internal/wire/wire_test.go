@@ -50,6 +50,22 @@ func TestCallsAreParsedAsTheyWereMade(t *testing.T) {
 	}
 }
 
+func TestTerminalHeadersAreReadAsTheyWereWritten(t *testing.T) {
+	t.Parallel()
+	for _, p := range []string{Preamble(nil, "", []string{"true"}), Preamble(map[string]string{"B": "two\nlines\n"}, "/tmp", []string{"sh"})} {
+		r := strings.NewReader(TerminalHeader(1<<40, p) + "rest")
+		n, got, err := ReadTerminalHeader(r)
+		require.NoError(t, err)
+		assert.EqualValues(t, 1<<40, n)
+		assert.Equal(t, p, got)
+		assert.Equal(t, 4, r.Len())
+	}
+	for _, s := range []string{"", "0", strings.Repeat(" ", 32), TerminalHeader(-1, " #end"), TerminalHeader(0, "set --"), TerminalHeader(0, "x #end")[:36]} {
+		_, _, err := ReadTerminalHeader(strings.NewReader(s))
+		assert.Error(t, err, "%q", s)
+	}
+}
+
 func TestHeadersAreReadAsTheyWereWritten(t *testing.T) {
 	t.Parallel()
 	for _, p := range []string{
