@@ -67,7 +67,7 @@ func (k *kept) end(n int) []byte {
 // secrets out, keeps head and tail, and passes everything on to the caller's writer.
 type sink struct {
 	marker string // "sshx TOKEN "; "" once it was seen
-	seen   func(pid string)
+	seen   func(line string) // is told the rest of the marker's line
 
 	mu      sync.Mutex // guards what follows; never held while the caller's writer is at work
 	early   []byte     // what came before the marker
@@ -81,7 +81,7 @@ type sink struct {
 // earlyMax bounds what is kept of the noise before the marker.
 const earlyMax = 64 << 10
 
-func newSink(marker string, secrets []string, live *lockedWriter, seen func(pid string)) *sink {
+func newSink(marker string, secrets []string, live *lockedWriter, seen func(line string)) *sink {
 	s := &sink{marker: marker, seen: seen, live: live, kept: kept{max: keepBytes}}
 	s.red = newRedactor(writerFunc(s.pass), secrets)
 	return s
@@ -118,13 +118,13 @@ func (s *sink) untilMarker(p []byte) []byte {
 	if j < 0 {
 		return nil
 	}
-	pid := string(s.early[i+len(s.marker) : i+j])
+	line := string(s.early[i+len(s.marker) : i+j])
 	rest := s.early[i+j+1:]
 	s.early = s.early[:i]
 	s.marker = ""
 	s.started = true
 	if s.seen != nil {
-		s.seen(pid)
+		s.seen(line)
 	}
 	return rest
 }

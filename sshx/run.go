@@ -54,7 +54,13 @@ func (c *Client) run(ctx context.Context, cmd Cmd, raw bool) (Result, error) {
 		r.out.raw()
 	}
 	r.begun = time.Now()
-	return r.on(ctx, s)
+	res, err := r.on(ctx, s)
+	if _, ok := errors.AsType[*StartError](err); ok && r.call.Direct {
+		// $SHELL is not what sshd took. Nothing was started, as there is no marker.
+		c.posix.Store(false)
+		return c.run(ctx, cmd, raw)
+	}
+	return res, err
 }
 
 // bare takes "sshx: host: " off an error that becomes part of another of the same host.
@@ -107,7 +113,9 @@ func (c *Client) newRun(cmd Cmd) (*run, error) {
 	r.call = c.call(wire.Run, cmd)
 	switch {
 	case r.call.User == "" && cmd.Script == "" && len(cmd.Env) == 0 && cmd.Dir == "" && plainWords(cmd.Args):
-		r.call.Args = append([]string{token, flags + "a"}, cmd.Args...)
+		r.call.Text = wire.Exec
+		r.call.Args = append([]string{token, flags}, cmd.Args...)
+		r.call.Direct = !r.call.Lead && c.posix.Load()
 	default:
 		r.call.Args = []string{token, flags}
 		r.input = wire.Header(int64(len(cmd.Script)), cmd.preamble(r.call.User != "")) + cmd.Script
@@ -128,7 +136,11 @@ func (r *run) sinks(marker string) {
 			errs = out
 		}
 	}
-	seen := func(pid string) {
+	seen := func(line string) {
+		pid, shell, ok := strings.Cut(line, " ")
+		if ok && !r.call.Direct && !r.c.asked.Swap(true) {
+			r.c.posix.Store(wire.SuitsDirect(shell))
+		}
 		r.started.Store(true)
 		select {
 		case r.pid <- pid:

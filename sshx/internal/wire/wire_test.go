@@ -12,7 +12,7 @@ import (
 func TestTextsSuitEveryLoginShell(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]string{
-		"Lead": Lead, "Run": Run, "Stop": Stop, "Detach": Detach, "Job": Job, "Poll": Poll, "Kill": Kill,
+		"Lead": Lead, "Run": Run, "Exec": Exec, "Stop": Stop, "Detach": Detach, "Job": Job, "Poll": Poll, "Kill": Kill,
 	} {
 		assert.NotContains(t, text, "'", name)
 		assert.NotContains(t, text, "!", name)
@@ -28,6 +28,8 @@ func TestCallsAreParsedAsTheyWereMade(t *testing.T) {
 		{Text: Run, Name: "sshx", Args: []string{"0123abcd", "m"}},
 		{Text: Run, Name: "sshx:install", Lead: true, Args: []string{"t", "si"}},
 		{Text: Run, Name: "sshx", Lead: true, User: "o'neil $x", Args: []string{"t", "s"}},
+		{Text: Exec, Name: "sshx", Args: []string{"t", "mi", "ls", "-l", "it's", ""}},
+		{Text: Exec, Name: "sshx", Direct: true, Args: []string{"t", "m", "ls", "it's", "two\nlines", "!\\"}},
 		{Text: Stop, Name: "sshx", Args: []string{"4711"}},
 		{Text: Detach, Name: "sshx", Args: []string{"id", Job}},
 		{Text: Poll, Name: "sshx", Args: []string{"id", "0", "65536"}},
@@ -40,6 +42,7 @@ func TestCallsAreParsedAsTheyWereMade(t *testing.T) {
 	for _, s := range []string{
 		"", "exec", "true", "exec /bin/sh -c", "exec /bin/sh -c 'true' sshx", "exec /bin/sh -c '", "exec /bin/sh -c $(x) y",
 		Call{Text: Run, Name: "sshx"}.Command() + "; true", "sudo -n true",
+		"set -- t m $(x); " + Exec, "set -- t m; " + Run,
 	} {
 		_, ok := Parse(s)
 		assert.False(t, ok, "%q", s)
