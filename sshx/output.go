@@ -66,7 +66,7 @@ func (k *kept) end(n int) []byte {
 // A sink takes one stream of a command: it drops what precedes the wrapper's marker, takes
 // secrets out, keeps head and tail, and passes everything on to the caller's writer.
 type sink struct {
-	marker string // "sshx TOKEN "; "" once it was seen
+	marker string            // "sshx TOKEN "; "" once it was seen
 	seen   func(line string) // is told the rest of the marker's line
 
 	mu      sync.Mutex // guards what follows; never held while the caller's writer is at work
