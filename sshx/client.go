@@ -25,8 +25,7 @@ type Client struct {
 	hops    []*Client     // that the connection goes through, first hop first
 	gate    chan struct{} // one entry for each session that is open, or being opened or closed
 	spare   spare
-	asked   atomic.Bool // a command has told its login shell
-	posix   atomic.Bool // which can run wire.Exec itself
+	shell   atomic.Int32 // shellUnknown and so on
 
 	stop context.CancelCauseFunc // ends what keeps the connection
 	life context.Context         // ends with the connection; its cause says why

@@ -55,10 +55,8 @@ func (c *Client) run(ctx context.Context, cmd Cmd, raw bool) (Result, error) {
 	}
 	r.begun = time.Now()
 	res, err := r.on(ctx, s)
-	if _, ok := errors.AsType[*StartError](err); ok && r.call.Direct {
-		// $SHELL is not what sshd took. Nothing was started, as there is no marker.
-		c.posix.Store(false)
-		return c.run(ctx, cmd, raw)
+	if _, ok := errors.AsType[*StartError](err); ok && r.call.Direct && c.shell.CompareAndSwap(shellSuits, shellOther) {
+		return c.run(ctx, cmd, raw) // $SHELL was not the login shell; nothing was started, as there is no marker
 	}
 	return res, err
 }
@@ -111,17 +109,38 @@ func (c *Client) newRun(cmd Cmd) (*run, error) {
 		flags += "i"
 	}
 	r.call = c.call(wire.Run, cmd)
+	direct := !r.call.Lead && (c.shell.Load() == shellProven || c.shell.Load() == shellSuits && cmd.Stdin == nil)
 	switch {
-	case r.call.User == "" && cmd.Script == "" && len(cmd.Env) == 0 && cmd.Dir == "" && plainWords(cmd.Args):
+	case r.call.User == "" && cmd.Script == "" && len(cmd.Env) == 0 && cmd.Dir == "" && (direct || plainWords(cmd.Args)) && short(cmd.Args):
 		r.call.Text = wire.Exec
 		r.call.Args = append([]string{token, flags}, cmd.Args...)
-		r.call.Direct = !r.call.Lead && c.posix.Load()
+		r.call.Direct = direct
 	default:
 		r.call.Args = []string{token, flags}
 		r.input = wire.Header(int64(len(cmd.Script)), cmd.preamble(r.call.User != "")) + cmd.Script
 	}
 	r.sinks(wire.Marker + token + " ")
 	return r, nil
+}
+
+// What is known of the login shell, by the first command that names it, and then by one that it ran itself.
+const (
+	shellUnknown = iota
+	shellSuits   // to run wire.Exec itself, by its name
+	shellProven
+	shellOther
+)
+
+// learn takes what the marker of a call says of the login shell.
+func (c *Client) learn(call wire.Call, shell string) {
+	switch {
+	case call.Direct:
+		c.shell.CompareAndSwap(shellSuits, shellProven)
+	case call.Text == wire.Exec && wire.SuitsDirect(shell):
+		c.shell.CompareAndSwap(shellUnknown, shellSuits)
+	case call.Text == wire.Exec:
+		c.shell.CompareAndSwap(shellUnknown, shellOther)
+	}
 }
 
 // sinks makes where output goes.
@@ -137,10 +156,8 @@ func (r *run) sinks(marker string) {
 		}
 	}
 	seen := func(line string) {
-		pid, shell, ok := strings.Cut(line, " ")
-		if ok && !r.call.Direct && !r.c.asked.Swap(true) {
-			r.c.posix.Store(wire.SuitsDirect(shell))
-		}
+		pid, shell, _ := strings.Cut(line, " ")
+		r.c.learn(r.call, shell)
 		r.started.Store(true)
 		select {
 		case r.pid <- pid:
