@@ -190,11 +190,11 @@ func with(b *testing.B, ours contender, tools map[string][]contender) []contende
 // end the command when the connection is lost.
 func BenchmarkCommands(b *testing.B) {
 	rtts(b, func(b *testing.B, m *bench) {
-		n := 64
-		if m.rtt > 0 {
-			n = 24
-		}
 		for _, width := range []int{1, 8} {
+			n := 64
+			if m.rtt > 0 && width == 1 {
+				n = 24
+			}
 			b.Run(fmt.Sprintf("%d at a time", width), func(b *testing.B) {
 				many := func(one func() error) error {
 					var wg sync.WaitGroup
