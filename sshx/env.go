@@ -27,14 +27,14 @@ func FromEnv(prefix string, logf func(format string, args ...any)) (Config, erro
 	if file := os.Getenv(prefix + "SSH_KEY"); file == "" {
 		bad("SSH_KEY", "is empty; set it to the private key file that logs in")
 	} else if key, err := ReadKey(file, ""); err != nil {
-		bad("SSH_KEY", "is %q: %w", file, unprefixed(err))
+		bad("SSH_KEY", "is no key file: %w", unprefixed(err))
 	} else {
 		cfg.Keys = []ssh.Signer{key}
 	}
 	cfg.HostKeys.KnownHosts = os.Getenv(prefix + "KNOWN_HOSTS")
 	cfg.HostKeys.TrustFirst = cfg.HostKeys.KnownHosts == ""
 	if _, err := newTrust(cfg.filled()); err != nil {
-		bad("KNOWN_HOSTS", "is %q: %w", cfg.HostKeys.KnownHosts, errors.Unwrap(err))
+		bad("KNOWN_HOSTS", "is no known_hosts file: %w", errors.Unwrap(err))
 	}
 	var jump []Config
 	for _, hop := range strings.Split(os.Getenv(prefix+"SSH_JUMP"), ",") {

@@ -122,12 +122,40 @@ func TestLabIsAsItWasAfterARestart(t *testing.T) {
 
 func TestFlagsAreChecked(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"-latency", "slow"}, {"-nonsense"}, {"word"}, {"-factor", "0"}, {"-pools", "-1"}, {"-guests", "none"}} {
+	for _, args := range [][]string{{"-latency", "slow"}, {"-nonsense"}, {"word"}, {"-factor", "0"}, {"-pools", "-1"}, {"-guests", "none"}, {"-hosts", "-1"}, {"-disk", "0"}} {
 		assert.Error(t, run(t.Context(), append([]string{"-state", t.TempDir()}, args...), new(output)), "%q", args)
+	}
+	err := run(t.Context(), []string{"-state", t.TempDir(), "-hosts", "0", "-latency", "slow", "-guests", "none"}, new(output))
+	for _, name := range []string{"-hosts", "-latency", "-guests"} {
+		assert.ErrorContains(t, err, name, "all at once")
 	}
 	out := new(output)
 	assert.NoError(t, run(t.Context(), []string{"-help"}, out))
 	assert.Contains(t, out.String(), "-factor")
+}
+
+func TestOneLabAtATime(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	env, stop := serve(t, "-state", dir, "-guests", "plain")
+	defer stop()
+	known, err := os.ReadFile(env["E2E_KNOWN_HOSTS"])
+	require.NoError(t, err)
+	assert.Equal(t, "template", env["E2E_TEMPLATE"])
+
+	second := func(args ...string) error {
+		return run(t.Context(), append(args, "-guests", "plain", "-jump", "127.0.0.1:0"), new(output))
+	}
+	assert.ErrorContains(t, second("-state", dir, "-addr", "127.0.0.1:0"), dir+" is in use by another simlab")
+	after, err := os.ReadFile(env["E2E_KNOWN_HOSTS"])
+	require.NoError(t, err)
+	assert.Equal(t, string(known), string(after), "the first one's files are as they were")
+	u, err := url.Parse(env["GOVC_URL"])
+	require.NoError(t, err)
+	assert.ErrorContains(t, second("-state", t.TempDir(), "-addr", u.Host), "is another simlab running?")
+	stop()
+	_, stop = serve(t, "-state", dir, "-guests", "plain")
+	stop()
 }
 
 func TestSlowLabsAskForATimeout(t *testing.T) {
@@ -135,6 +163,7 @@ func TestSlowLabsAskForATimeout(t *testing.T) {
 	said := func(args ...string) string {
 		l, err := configure(append(args, "-state", t.TempDir()), new(output))
 		require.NoError(t, err)
+		defer l.unlock()
 		return timeout(l.expect)
 	}
 	assert.Empty(t, said())
