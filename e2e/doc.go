@@ -21,7 +21,8 @@
 // jump hosts (without, the first ones shown are trusted, which is said); E2E_SSH_JUMP lists jump
 // hosts as ssh -J has them; E2E_EXPECT is how long one VM takes to be made ready where no record
 // tells yet (half an hour for golden, ten minutes for others, for which go test needs a -timeout).
-// examples/simlab is a simulated vCenter to try that on.
+// examples/simlab is a simulated vCenter to try that on. [SpecFromEnv] reads it all, for other packages;
+// examples/suites has some.
 //
 // Without GOVC_URL, on an embedded one (vsphere/vspheretest), whose guests run the same scripts
 // against simulated administration commands on a modelled network (e2e/e2etest). What the

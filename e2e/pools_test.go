@@ -77,7 +77,7 @@ func (e *embedded) spec(t testing.TB) pool.Spec {
 func theSpec(t *testing.T) (pool.Spec, *embedded) {
 	t.Helper()
 	if os.Getenv("GOVC_URL") != "" {
-		return real(t), nil
+		return SpecFromEnv(t, theTopology(t)), nil
 	}
 	e := newEmbedded(t, theTopology(t))
 	return e.spec(t), e

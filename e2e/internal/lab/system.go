@@ -222,7 +222,7 @@ func (g *Guest) commands() map[string]sshtest.Command {
 		"dig": g.dig, "getent": g.getent, "ping": g.ping, "curl": g.curl, "ss": g.ss, "ssh": g.ssh,
 		"dnf": g.dnf, "rpm": g.rpm, "needs-restarting": g.needsRestarting, "podman": g.podman,
 		"visudo": g.visudo, "findmnt": g.findmnt, "growpart": g.growpart, "xfs_growfs": g.xfsGrowfs,
-		"git": onlyVersion, "make": onlyVersion, "tmux": onlyVersion, "jq": onlyVersion, "rsync": onlyVersion,
+		"python3": g.python3, "git": onlyVersion, "make": onlyVersion, "tmux": onlyVersion, "jq": onlyVersion, "rsync": onlyVersion,
 	}
 }
 
