@@ -77,7 +77,11 @@ func (e *NotReadyError) Unwrap() []error { return e.Failed }
 
 // plan reads the inventory and compares. The Spec has its defaults.
 func plan(ctx context.Context, s Spec) (*Work, *Inventory, error) {
-	inv, err := s.Provider.Inventory(ctx, s.Name, s.Golden.Template)
+	var templates []string
+	for _, g := range s.goldens() {
+		templates = append(templates, g.Template)
+	}
+	inv, err := s.Provider.Inventory(ctx, s.Name, templates...)
 	if err != nil {
 		return nil, nil, err
 	}
