@@ -151,7 +151,7 @@ func TestComplaintAllHostsHitTheMirrorAtOnce(t *testing.T) {
 
 func TestComplaintChildrenAteTheScript(t *testing.T) {
 	t.Parallel()
-	r, con, _ := pair(t)
+	r, con, _ := pair(t, testTopology())
 	stdout, stderr, code := r.script(con, "#!/bin/sh\nset -eu\nssh root@localhost cat\ncat </dev/null\necho end\n")
 	require.Zero(t, code, stderr)
 	assert.Equal(t, "end\n", stdout)

@@ -29,7 +29,7 @@ type check struct{ name, want string }
 
 // Steps by role, in order. "secrets" comes with the files that it installs.
 var steps = map[string][]string{
-	Golden: {"ssh", "grow", "network", "firewall", "packages", "time", "update", "keys", "user", "secrets", "marker", "clean", "identity"},
+	Golden: {"ssh", "network", "packages", "grow", "firewall", "time", "update", "keys", "user", "secrets", "marker", "clean", "identity"},
 	Con:    {"ssh", "hostname", "network", "firewall", "dnsmasq", "resolver", "update", "time", "user", "secrets", "marker", "product", "clean"},
 	Dis:    {"ssh", "update", "hostname", "network", "firewall", "resolver", "wait-con", "time", "user", "secrets", "marker", "strip", "clean", "cut"},
 }
@@ -37,6 +37,7 @@ var steps = map[string][]string{
 // Checks that more than one role has.
 var (
 	everywhere = []check{
+		{"os", "${OS}"},
 		{"timezone", "${TIMEZONE}"},
 		{"firewalld", "active enabled"},
 		{"masquerade", "now yes, then yes"},
@@ -59,7 +60,7 @@ var (
 		{"hostname", "${HOST_NAME}"},
 		{"vlan-address", "${VLAN_ADDR}"},
 		{"mtu", "${LAB_IF}=${MTU} ${TRUNK_IF}=${MTU} ${VLAN_IF}=${MTU} ${EXT_IF}=${MTU}"},
-		{"nm-dns", "none"},
+		{"dns-manager", "none"},
 		{"resolver", "${RESOLVER}"},
 	}
 	connected = []check{
@@ -82,7 +83,7 @@ var checks = map[string][]check{
 	Con: concat(everywhere, conAndDis, connected, []check{
 		{"dnsmasq", "active enabled"},
 		{"dns-records", "all answer"},
-		{"dns-upstream", "answers"},
+		{"dns-upstream", "${OUTSIDE_NAMES}"},
 		{"lab-dns", "${CON_LAB_ADDR}, automatic ones ignored: yes"},
 		{"chrony-allow", "Access allowed"},
 		{"product", "installed"},
@@ -94,6 +95,7 @@ var checks = map[string][]check{
 		{"con-ping", "answers"},
 		{"con-ssh", "${CON_NAME}\n${CON_NAME}"},
 		{"con-names", "${CON_LAB_ADDR}\n${DIS_LAB_ADDR}\n${CON_LAB_ADDR}"},
+		{"dns-policy", "${OUTSIDE_NAMES}"},
 		{"pull-secret", "root: absent\n${ADMIN_USER}: absent"},
 		{"proxy", "root: absent, off\n${ADMIN_USER}: absent, off"},
 		{"packages-removed", "none present"},
@@ -112,13 +114,15 @@ func concat(lists ...[]check) []check {
 
 func (t Topology) steps(role string) []pool.Step {
 	var list []pool.Step
-	for _, name := range steps[role] {
+	for _, name := range t.stepsOf(role) {
 		s := pool.Script(name, script("steps", name))
 		switch name {
 		case "secrets":
 			s = t.secrets(s, role)
 		case "update":
 			s = update(s)
+		case "introduce":
+			s = introduce()
 		}
 		list = append(list, s)
 	}

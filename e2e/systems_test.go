@@ -1,0 +1,75 @@
+package e2e
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/poolready/poolready/pool"
+)
+
+func TestPoolsOnDebian(t *testing.T) {
+	t.Parallel()
+	topology := DefaultTopology().On("debian12", "debian12")
+	topology.Pools = 1
+	e := newEmbedded(t, topology, fast)
+	spec := e.spec(t)
+	set := pool.Ensure(t, spec)
+	proved(t, spec, set)
+	assert.Len(t, set.Checks(), len(checks[Golden])+len(checks[Con])+len(checks[Dis])+1, "all checks, and that of the cable")
+}
+
+func TestPoolsOnTwoSystems(t *testing.T) {
+	t.Parallel()
+	topology := DefaultTopology().On("debian12", "rhel9")
+	topology.Pools = 2
+	e := newEmbedded(t, topology, fast)
+	spec := e.spec(t)
+	set := pool.Ensure(t, spec)
+	proved(t, spec, set)
+	p := set.Pools()[0]
+	assert.Equal(t, "debian12", p.Host(Con).MustRun(t, "sh", "-c", `. /etc/os-release; echo "$ID${VERSION_ID%%.*}"`))
+	assert.Equal(t, "rhel9", p.Host(Dis).MustRun(t, "sh", "-c", `. /etc/os-release; echo "$ID${VERSION_ID%%.*}"`))
+	h := e.history(t)
+	for _, golden := range []string{topology.GoldenName, topology.DisGolden} {
+		assert.Contains(t, h, "snapshot "+golden)
+		assert.Less(t, last(h, "snapshot "+golden), first(h, "cloned con"), h)
+	}
+	again := e.during(t, func() { e.open(t, e.spec(t)) })
+	assert.Empty(t, again, "what is ready is reused")
+}
+
+func TestSystemsOfATopology(t *testing.T) {
+	t.Parallel()
+	topology, _, err := LoadTopology(Source{Flags: map[string]string{"os": "debian12"}})
+	require.NoError(t, err)
+	assert.Equal(t, "e2e-template-debian12", topology.Template)
+	assert.Equal(t, "e2e-golden-debian12", topology.Hosts()[0].Name)
+	env := topology.env(topology.Host(Dis, 1))
+	assert.Equal(t, "tmux git make podman rsync dnsmasq chrony firewalld bind9-dnsutils curl cloud-guest-utils", env["PACKAGES"])
+	assert.Equal(t, "git make jq python3-jinja2 python3-yaml", env["PACKAGES_REMOVED"])
+
+	topology, _, err = LoadTopology(Source{File: "t.yaml", YAML: []byte("os: rocky9\ndis-os: ubuntu24\ndis-golden: mine\n")})
+	require.NoError(t, err)
+	assert.Equal(t, "e2e-template-rocky9", topology.Template)
+	assert.Equal(t, "e2e-template-ubuntu24", topology.DisTemplate)
+	assert.Equal(t, "mine", topology.DisGolden)
+	assert.Contains(t, topology.env(topology.Host(Con, 1))["PACKAGES"], "bind-utils")
+	assert.Contains(t, topology.env(topology.Host(Dis, 1))["PACKAGES"], "bind9-dnsutils")
+	assert.Len(t, topology.Hosts(), 2+2*topology.Pools)
+
+	for yaml, want := range map[string]string{
+		"os: windows11": `t.yaml:1: os: "windows11" is no system such as`,
+		"os: debian":    `os: "debian" is no system`,
+		"dis-os: beos5": `t.yaml:1: dis-os: "beos5" is no system`,
+		"dis-os: rhel9": "is that of con: leave it empty",
+		"dis-golden: x": "dis-os: is empty, but dis-template or dis-golden is set",
+		"dis-os: debian12\ndis-golden: e2e-golden-rhel9": "t.yaml:2: dis-golden: is that of con",
+		"dis-os: debian12\ndis-template: ''":             "dis-template: is required",
+		"packages: [git, suse:tmux]":                     `"suse:tmux" is for neither rhel nor debian`,
+	} {
+		_, _, err := LoadTopology(Source{File: "t.yaml", YAML: []byte(yaml)})
+		assert.ErrorContains(t, err, want, yaml)
+	}
+}
