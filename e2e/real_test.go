@@ -21,6 +21,7 @@ import (
 // real returns the spec for the vCenter of the environment. GOVC_* say how to log in to it, and
 //
 //   - E2E_SSH_KEY names the private key file that logs in to the template as root;
+//   - E2E_SHARE_KEY, if it is not empty, gives that key to root and the default user of every host, too;
 //   - E2E_KNOWN_HOSTS names the file with the host keys of the template, and of jump hosts; without,
 //     they are trusted on first use, and that is said;
 //   - E2E_SSH_JUMP lists jump hosts as ssh -J has them, [user@]host[:port],..., for guests that are not
@@ -48,6 +49,9 @@ func real(t *testing.T) pool.Spec {
 	})
 	topology := theTopology(t)
 	topology.RunnerKey = strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
+	if os.Getenv("E2E_SHARE_KEY") != "" {
+		topology.KeyPair = data
+	}
 	known := os.Getenv("E2E_KNOWN_HOSTS")
 	access := sshx.Config{
 		Keys: []ssh.Signer{signer}, HostKeys: sshx.HostKeys{KnownHosts: known, TrustFirst: known == ""}, Logf: t.Logf,

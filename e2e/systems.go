@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -135,25 +134,21 @@ func introduce() pool.Step {
 	install := step.Do
 	step.Version += "+files"
 	step.Do = func(ctx context.Context, h *pool.Host) error {
-		con, dir := h.Peer(Con), h.VM.Env["SECRETS_DIR"]
-		if _, err := h.Run(ctx, "install", "-d", "-m", "700", dir); err != nil {
-			return err
-		}
-		files := map[string]*bytes.Buffer{"id_ed25519": new(bytes.Buffer), "id_ed25519.pub": new(bytes.Buffer)}
-		for name, data := range files {
-			if err := con.Get(ctx, "/root/.ssh/"+name, data); err != nil {
+		con := h.Peer(Con)
+		var files []secretFile
+		for _, name := range []string{"id_ed25519", "id_ed25519.pub"} {
+			var data bytes.Buffer
+			if err := con.Get(ctx, "/root/.ssh/"+name, &data); err != nil {
 				return err
 			}
+			files = append(files, secretFile{name, data.Bytes()})
 		}
 		keys, err := con.Script(ctx, "#!/bin/sh\nset -eu\ncut -d' ' -f1,2 /etc/ssh/ssh_host_*_key.pub\n")
 		if err != nil {
 			return err
 		}
-		files["host_keys"] = bytes.NewBufferString(keys + "\n")
-		for name, data := range files {
-			if err := h.Put(ctx, path.Join(dir, name), data, 0o600); err != nil {
-				return err
-			}
+		if err := putSecrets(ctx, h, append(files, secretFile{"host_keys", []byte(keys + "\n")})...); err != nil {
+			return err
 		}
 		return install(ctx, h)
 	}

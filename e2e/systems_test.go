@@ -1,10 +1,16 @@
 package e2e
 
 import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/poolready/poolready/pool"
 )
@@ -13,17 +19,72 @@ func TestPoolsOnDebian(t *testing.T) {
 	t.Parallel()
 	topology := DefaultTopology().On("debian12", "debian12")
 	topology.Pools = 1
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	require.NoError(t, err)
+	block, err := ssh.MarshalPrivateKey(private, "")
+	require.NoError(t, err)
+	topology.KeyPair = pem.EncodeToMemory(block)
 	e := newEmbedded(t, topology, fast)
 	spec := e.spec(t)
 	set := pool.Ensure(t, spec)
 	proved(t, spec, set)
 	assert.Len(t, set.Checks(), len(checks[Golden])+len(checks[Con])+len(checks[Dis])+1, "all checks, and that of the cable")
+
+	want, err := ssh.NewPublicKey(public)
+	require.NoError(t, err)
+	for _, h := range []*pool.Host{set.Pools()[0].Host(Con), set.Pools()[0].Host(Dis)} {
+		got := h.MustRun(t, "cut", "-d ", "-f1,2", "/root/.ssh/id_ed25519.pub")
+		assert.Equal(t, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(want))), got, "%s has the key that it was given", h.Name)
+		_, err := h.Run(t.Context(), "test", "!", "-e", h.VM.Env["SECRETS_DIR"])
+		assert.NoError(t, err)
+	}
+	t.Run("the cut done again changes nothing", func(t *testing.T) {
+		dis := set.Acquire(t).Host(Dis)
+		look := func() string {
+			link, err := dis.Link(t.Context(), extNIC)
+			require.NoError(t, err)
+			out, err := dis.Script(t.Context(), "#!/bin/sh\nip -br link\nip -br addr\nip route\ncat /etc/systemd/network/*.network\n")
+			require.NoError(t, err)
+			return link.String() + "\n" + out
+		}
+		before := look()
+		_, err := dis.Script(t.Context(), script("steps", "cut"))
+		require.NoError(t, err)
+		require.NoError(t, unplug.Do(t.Context(), dis))
+		assert.Equal(t, before, look())
+	})
+}
+
+func TestDebianWithNetworkManager(t *testing.T) {
+	t.Parallel()
+	topology := testTopology().On("debian12", "debian12")
+	topology.Pools = 1
+	r := newRig(t, topology)
+	golden := topology.Host(Golden, 0)
+	r.boot(golden, nil)
+	out, code := r.guests[golden.Name].Host().Run(t.Context(), "apt-get update && apt-get -y install network-manager")
+	require.Zero(t, code, out)
+	assert.Empty(t, r.configureTwice(golden))
+	assert.Empty(t, r.verify(golden))
+	disk := r.off(golden)
+	for _, role := range []string{Con, Dis} {
+		h := topology.Host(role, 1)
+		r.boot(h, disk.Clone())
+		r.configure(h)
+		assert.Empty(t, r.verify(h), h.Name)
+		restart(r, h)
+		assert.Empty(t, r.verify(h), "%s after a boot", h.Name)
+	}
 }
 
 func TestPoolsOnTwoSystems(t *testing.T) {
 	t.Parallel()
 	topology := DefaultTopology().On("debian12", "rhel9")
 	topology.Pools = 2
+	topology.Product = Product{
+		Install: []pool.Step{pool.Script("mirror", "#!/bin/sh\nset -eu\nmkdir -p \"$PRODUCT_DIR\"\necho 1.2.3 >\"$PRODUCT_DIR/version\"\n")},
+		Checks:  []pool.Check{pool.ScriptCheck("mirror version", "1.2.3", "#!/bin/sh\ncat \"$PRODUCT_DIR/version\"\n")},
+	}
 	e := newEmbedded(t, topology, fast)
 	spec := e.spec(t)
 	set := pool.Ensure(t, spec)
@@ -31,6 +92,7 @@ func TestPoolsOnTwoSystems(t *testing.T) {
 	p := set.Pools()[0]
 	assert.Equal(t, "debian12", p.Host(Con).MustRun(t, "sh", "-c", `. /etc/os-release; echo "$ID${VERSION_ID%%.*}"`))
 	assert.Equal(t, "rhel9", p.Host(Dis).MustRun(t, "sh", "-c", `. /etc/os-release; echo "$ID${VERSION_ID%%.*}"`))
+	assert.True(t, slices.ContainsFunc(set.Checks(), func(c pool.CheckResult) bool { return c.Name == "mirror version" }), "the product's own check ran")
 	h := e.history(t)
 	for _, golden := range []string{topology.GoldenName, topology.DisGolden} {
 		assert.Contains(t, h, "snapshot "+golden)

@@ -52,10 +52,14 @@ type Topology struct {
 
 	AdminUser, TestUser string
 	RunnerKey           string // public key that may log in, in authorized_keys form
+	// KeyPair is the private key, in OpenSSH's form, that root and AdminUser have on every host; give it the
+	// runner's if hosts are to reach what the runner reaches. Empty: golden makes one, for its hosts alone.
+	KeyPair []byte
 	// Packages are on all hosts; PackagesRemoved are removed from dis. "debian:NAME" is for Debian and
 	// what is like it, "rhel:NAME" for RHEL and its like, NAME for both.
 	Packages, PackagesRemoved []string
-	ProductDir                string
+	ProductDir                string // where the product is: on con, and nowhere else
+	Product                   Product
 	Proxy                     string // of the proxy scripts, which nothing loads by itself
 	// PullSecret and Credentials are contents of files; empty ones make placeholders.
 	PullSecret, Credentials []byte

@@ -195,7 +195,7 @@ func (g *Guest) dnf(ctx context.Context, p *sshtest.Proc) int {
 	case "check-update":
 		old := g.outdated(have)
 		for _, name := range old {
-			fmt.Fprintf(p.Stdout, "%s.x86_64  %s  base\n", name, g.os.mirror[name].update)
+			fmt.Fprintf(p.Stdout, "%s.x86_64  %s  base\n", name, g.os.mirror[name].newest())
 		}
 		if len(old) > 0 {
 			return 100
@@ -203,7 +203,7 @@ func (g *Guest) dnf(ctx context.Context, p *sshtest.Proc) int {
 		return 0
 	case "update", "upgrade":
 		for _, name := range g.outdated(have) {
-			have[name] = g.os.mirror[name].update
+			have[name] = g.os.mirror[name].newest()
 			g.restartUnits(g.os.mirror[name]) // as the packages' own scripts do
 		}
 	case "install":
