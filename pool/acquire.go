@@ -6,227 +6,351 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 )
 
 var errClosed = errors.New("the set is closed")
 
 // Acquire lends t a whole pool, as it was when it became ready, until t ends. It waits, first
-// come first served, until one is free, no longer than t's context lasts, and fails t if there
-// is none by then, or at once if t, or a test that it is part of, holds a pool already: two
-// tests that each hold one and wait for another would wait for ever.
+// come first served within a process and by turns among processes, until one is free, no longer than
+// t's context and go test's -timeout last, and fails t if there is none by then, with who holds them. It fails
+// at once if t, or a test that it is part of, holds a pool already: two tests that each
+// hold one and wait for another would wait for ever.
 //
-// A pool that was used, now or by an earlier process, is reset before it is lent: reverted,
-// booted, and what its hosts need of each other has answered. The reset starts when the
-// pool is given back, so that the next test rarely waits for it.
+// A pool that was used, now or by another process, is reset before it is lent: reverted,
+// booted, and shown to be clean. The reset starts when the pool is given back, so
+// that the next test rarely waits for it.
+//
+// The pool is leased in the set's ledger for as long as t runs, and nobody else uses it
+// meanwhile. If the lease is lost all the same, since vCenter was out of reach for longer than Limits.Lease,
+// or the process was stopped for so long, all work on the pool's hosts ends with ErrLeaseLost, and t fails.
 func (s *Set) Acquire(t T) *Pool {
 	t.Helper()
-	p, err := s.acquire(t.Context(), t.Name())
+	ctx, cancel := acquireContext(t)
+	defer cancel()
+	p, err := s.acquire(ctx, t.Name())
 	if err != nil {
 		t.Fatalf("pool: acquire a pool of set %q: %v", s.Name, err)
 	}
-	t.Cleanup(func() { s.release(p) })
+	t.Cleanup(func() {
+		t.Helper()
+		failed, can := t.(interface{ Failed() bool })
+		if err := s.release(p, can && failed.Failed()); err != nil {
+			t.Errorf("pool: pool %d of set %q, which this test used: %v", p.Number, s.Name, err)
+		}
+	})
 	return p
 }
 
-func (s *Set) acquire(ctx context.Context, owner string) (*Pool, error) {
-	for {
-		p, clean, err := s.lender.take(ctx, owner)
+// acquireContext ends early enough before go test kills the process for the reason to be told.
+func acquireContext(t T) (context.Context, context.CancelFunc) {
+	at, ok := deadline(t)
+	if !ok {
+		return t.Context(), func() {}
+	}
+	margin := min(time.Until(at)/10, 15*time.Second)
+	return context.WithDeadlineCause(t.Context(), at.Add(-margin), errors.New("go test's -timeout is nearly over"))
+}
+
+func (s *Set) acquire(ctx context.Context, test string) (_ *Pool, err error) {
+	if err := s.desk.come(test); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.desk.leave(test)
+		}
+	}()
+	for again := false; ; again = true {
+		done, err := s.desk.turn(ctx, again)
+		if err != nil {
+			return nil, fmt.Errorf("none was free: %w; %s", err, s.who(ctx))
+		}
+		x, was, err := s.take(ctx, test)
+		done()
 		if err != nil {
 			return nil, err
 		}
-		if clean {
+		p, err := s.prepare(ctx, x, was)
+		if err == nil {
+			s.desk.hold(test, p.Number)
 			return p, nil
 		}
-		if err := s.reset(ctx, p); err == nil {
-			return p, nil
-		} else if ctx.Err() != nil {
-			s.lender.give(p, false)
+		if ctx.Err() != nil || s.ctx.Err() != nil {
+			s.giveBack(x, nil)
+			return nil, fmt.Errorf("prepare pool %d: %w", shardPool(x.shard), err)
+		}
+		s.failed(x, err)
+	}
+}
+
+// take waits for a pool that is free and our turn, and leases it. was is what the ledger said of it before.
+func (s *Set) take(ctx context.Context, test string) (x *lease, was entry, err error) {
+	numbers := s.numbers()
+	line := s.ledger.place(test, numbers)
+	defer func() {
+		ctx, cancel := afterwards(ctx)
+		defer cancel()
+		_ = line.leave(ctx) // if it fails, the ticket runs out
+	}()
+	word := s.log.wait(fmt.Sprintf("%s: waiting for a pool", test), firstWord)
+	const first = 100 * time.Millisecond
+	most := min(3*time.Second, s.ledger.term/20)
+	var state poolsState
+	late := func(err error) error {
+		if ctx.Err() != nil {
+			return fmt.Errorf("none was free: %w; %s", context.Cause(ctx), state)
+		}
+		return err
+	}
+	for wait := first; ; wait = min(wait*3/2, most) {
+		freed := s.desk.freed()
+		b, err := s.ledger.read(ctx)
+		if err != nil {
+			return nil, entry{}, late(err)
+		}
+		if numbers = s.numbers(); len(numbers) == 0 {
+			return nil, entry{}, fmt.Errorf("no pool is left: %w", errors.Join(s.desk.unfit()...))
+		}
+		var free []int
+		free, state = s.look(b, numbers)
+		n := choose(free, b.line(), line.t.token, numbers)
+		if n > 0 {
+			x, was, err = s.ledger.take(ctx, request{shard: poolShard(n), what: test})
+			if err == nil || !errors.As(err, new(*busyError)) {
+				return x, was, late(err)
+			}
+			wait = first
+		} else if state.lost() {
+			return nil, entry{}, fmt.Errorf("no pool is left: %s", state)
+		}
+		for _, n := range state.broken {
+			s.repair(n)
+		}
+		if n == 0 {
+			if err := line.keep(ctx, b); err != nil {
+				return nil, entry{}, late(err)
+			}
+		}
+		word(state.String())
+		select {
+		case <-ctx.Done():
+			return nil, entry{}, late(nil)
+		case <-s.ctx.Done():
+			return nil, entry{}, context.Cause(s.ctx)
+		case <-freed:
+		case <-time.After(jitter(wait)):
+		}
+	}
+}
+
+// A poolsState is what the ledger says of the pools that would do.
+type poolsState struct {
+	words       []string
+	broken      []int // to be built anew by whoever gets to it
+	quarantined int
+	of          int
+}
+
+func (p poolsState) String() string { return strings.Join(p.words, ", ") }
+
+// lost tells that no pool will be free before long.
+func (p poolsState) lost() bool { return p.quarantined == p.of }
+
+// look returns the pools that are free, the clean ones first, and what the others are.
+func (s *Set) look(b books, numbers []int) (free []int, state poolsState) {
+	state.of = len(numbers)
+	var clean, dirty []int
+	for _, n := range numbers {
+		e, there, err := s.ledger.entry(b, poolShard(n))
+		why := e.busy(b.Now)
+		switch {
+		case err != nil:
+			state.quarantined++
+			state.words = append(state.words, fmt.Sprintf("pool %d: %v", n, err))
+		case !there:
+			dirty = append(dirty, n) // taking it writes down until when it is blocked
+		case why != "":
+			if e.holder(b.Now) == nil && e.Block.Kind == blockCooling {
+				state.quarantined++
+			}
+			state.words = append(state.words, fmt.Sprintf("pool %d is %s", n, why))
+		case e.Broken != "":
+			state.broken = append(state.broken, n)
+			state.words = append(state.words, fmt.Sprintf("pool %d is to be built anew: %s", n, e.Broken))
+		case e.Clean != nil:
+			clean = append(clean, n)
+		default:
+			dirty = append(dirty, n)
+		}
+	}
+	if free = append(clean, dirty...); len(free) > 0 {
+		state.words = append(state.words, fmt.Sprintf("%d free, and others' turn", len(free)))
+	}
+	return free, state
+}
+
+// who says who holds the pools, if the ledger can be read.
+func (s *Set) who(ctx context.Context) string {
+	ctx, cancel := afterwards(ctx)
+	defer cancel()
+	b, err := s.ledger.read(ctx)
+	if err != nil {
+		return err.Error()
+	}
+	_, state := s.look(b, s.numbers())
+	return state.String()
+}
+
+// afterwards returns a context for what must still be done when ctx has ended.
+func afterwards(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+}
+
+// prepare makes a leased pool fit to be lent: finds it again if somebody has rebuilt it, resets
+// it unless nobody has used it since it was proved clean, and leaves a mark on its hosts.
+func (s *Set) prepare(ctx context.Context, x *lease, was entry) (*Pool, error) {
+	ctx, stop := x.bind(ctx)
+	defer stop()
+	p := s.pool(shardPool(x.shard))
+	if was.Clean == nil {
+		if err := s.cleanExternals(ctx, x); err != nil {
 			return nil, err
 		}
 	}
-}
-
-// release takes the pool back and cleans it for the next.
-func (s *Set) release(p *Pool) {
-	s.lender.back(p)
-	s.resets.Go(func() {
-		if err := s.reset(s.ctx, p); err == nil || s.ctx.Err() != nil {
-			s.lender.give(p, err == nil)
+	if was.Build != p.build {
+		fresh, err := s.find(ctx, p)
+		if err != nil {
+			return nil, err
 		}
-	})
-}
-
-// reset resets a pool that the caller holds. A pool that cannot be reset is lent no more.
-func (s *Set) reset(ctx context.Context, p *Pool) error {
-	start := time.Now()
-	err := p.reset(ctx)
-	switch {
-	case err == nil:
-		s.log.linef("pool %d: reset in %s", p.Number, round(time.Since(start)))
-	case ctx.Err() == nil:
-		s.log.linef("pool %d: lent no more: %s", p.Number, indent(err.Error(), "    "))
-		s.lender.lose(p, err)
+		if p = fresh; was.Build != p.build {
+			was.Clean = nil
+		}
 	}
-	return err
+	if was.Clean != nil {
+		if !slices.Equal(s.lastBoots(p.Number), was.Boots) {
+			p.forget() // somebody has reset it since we connected: it would take long to find out
+		}
+		boots, err := p.mark(ctx)
+		if err == nil && slices.Equal(boots, was.Boots) {
+			return p.lend(x, boots), nil
+		}
+		if err == nil {
+			err = errors.New("it was rebooted")
+		}
+		s.log.linef("pool %d: reset, though it was clean: %s", p.Number, firstLine(err))
+	}
+	if _, _, err := s.reset(ctx, x, p, was.Boots); err != nil {
+		return nil, err
+	}
+	boots, err := p.mark(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = x.set(ctx, func(_ time.Time, e *entry) {
+		e.cleaned(p, nil, boots)
+		e.Used = e.Lease.For
+	})
+	if err != nil {
+		return nil, err
+	}
+	return p.lend(x, boots), nil
 }
 
-// A lender says who holds which pool, in this process. It is where a ledger that many processes
-// share takes its place: take and give are all that the Set knows of it.
-type lender struct {
-	mu      sync.Mutex // guards what follows
-	free    []*Pool    // clean ones first
-	clean   map[*Pool]bool
-	holders map[*Pool]string
-	dirty   map[*Pool]string // pools given back and not yet reset, and who held them
-	waiting []*claim         // in the order they came
-	lost    []error          // why pools are lent no more
-	pools   int
+// release takes a pool back when its test is over, and cleans it for the next. The error says
+// that the test had lost it.
+func (s *Set) release(p *Pool, failed bool) error {
+	err := p.lease.check()
+	p.giveBack()
+	test := s.desk.leaveNumber(p.Number)
+	if err != nil {
+		<-p.lease.gone
+		return err
+	}
+	if !s.background(func() { s.cleanUp(p, test, failed) }) {
+		s.giveBack(p.lease, func(_ time.Time, e *entry) { e.Used = test }) // the set is closed
+	}
+	return nil
 }
 
-type claim struct {
-	owner string
-	got   chan *Pool // has room for one; closed when no pool is left
-}
-
-func newLender() *lender {
-	return &lender{clean: map[*Pool]bool{}, holders: map[*Pool]string{}, dirty: map[*Pool]string{}}
-}
-
-func (l *lender) add(p *Pool, clean bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.pools++
-	l.clean[p] = clean
-	l.put(p)
-}
-
-// put hands p to the first that waits, or keeps it. Callers hold mu.
-func (l *lender) put(p *Pool) {
-	if len(l.waiting) > 0 {
-		c := l.waiting[0]
-		l.waiting = l.waiting[1:]
-		l.holders[p] = c.owner
-		c.got <- p
+// cleanUp resets a pool that a test has given back, still under its lease, and frees it.
+func (s *Set) cleanUp(p *Pool, test string, failed bool) {
+	x := p.lease
+	if s.keep(p, test, failed) {
 		return
 	}
-	i := len(l.free)
-	if l.clean[p] {
-		if i = slices.IndexFunc(l.free, func(q *Pool) bool { return !l.clean[q] }); i < 0 {
-			i = len(l.free)
-		}
+	base := s.pool(p.Number)
+	err := x.set(s.ctx, func(_ time.Time, e *entry) { e.Used, e.Lease.For = test, "reset after "+test })
+	var found *proof
+	var boots []string
+	if err == nil {
+		err = s.cleanExternals(s.ctx, x)
 	}
-	l.free = slices.Insert(l.free, i, p)
-}
-
-// take waits for a pool and makes owner its holder. clean tells that nobody has used it since its reset.
-func (l *lender) take(ctx context.Context, owner string) (p *Pool, clean bool, err error) {
-	l.mu.Lock()
-	if held := l.heldBy(owner); held != "" {
-		l.mu.Unlock()
-		return nil, false, fmt.Errorf("%s holds one already: a test gets one pool, for itself and its subtests", held)
+	if err == nil {
+		found, boots, err = s.reset(s.ctx, x, base, p.boots)
 	}
-	c := &claim{owner: owner, got: make(chan *Pool, 1)}
-	l.waiting = append(l.waiting, c)
-	if len(l.free) > 0 {
-		next := l.free[0]
-		l.free = l.free[1:]
-		l.put(next)
-	} else if l.pools == 0 {
-		l.noMore()
-	}
-	l.mu.Unlock()
-	select {
-	case p = <-c.got:
-	case <-ctx.Done():
-		if p = l.withdraw(c); p == nil {
-			return nil, false, fmt.Errorf("none was free: %w; %s", context.Cause(ctx), l.who())
-		}
-	}
-	if p == nil {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		return nil, false, fmt.Errorf("no pool is left: %w", errors.Join(l.lost...))
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	clean = l.clean[p]
-	l.clean[p] = false
-	return p, clean, nil
-}
-
-// withdraw takes back a claim, unless it has just been served: then it returns the pool.
-func (l *lender) withdraw(c *claim) *Pool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.waiting = slices.DeleteFunc(l.waiting, func(o *claim) bool { return o == c })
-	select {
-	case p := <-c.got:
-		return p
+	switch {
+	case err == nil:
+		s.sawBoots(p.Number, boots)
+		s.giveBack(x, func(_ time.Time, e *entry) { e.cleaned(base, found, boots) })
+	case s.ctx.Err() != nil || x.check() != nil:
+		s.giveBack(x, nil)
 	default:
-		return nil
+		s.failed(x, err)
 	}
 }
 
-// back notes that the holder has given the pool back; it is lent again after give.
-func (l *lender) back(p *Pool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.dirty[p] = l.holders[p]
-	delete(l.holders, p)
+// giveBack frees a pool with what f makes of its entry; it is dirty unless f says otherwise.
+func (s *Set) giveBack(x *lease, f func(now time.Time, e *entry)) {
+	ctx, cancel := afterwards(s.ctx)
+	defer cancel()
+	if err := x.release(ctx, f); err != nil && !errors.Is(err, errNotOurs) {
+		s.log.linef("pool %d: not given back, so it is free when its lease is over: %v", shardPool(x.shard), err)
+	}
+	s.desk.free()
 }
 
-// give makes a pool free that was held or dirty.
-func (l *lender) give(p *Pool, clean bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.holders, p)
-	delete(l.dirty, p)
-	l.clean[p] = clean
-	l.put(p)
+// coolDown is how long a pool rests that could not be made clean, and coolAfter after how many failures.
+const (
+	coolDown  = 5 * time.Minute
+	coolAfter = 3
+)
+
+// failed frees a pool that could not be made clean: it is built anew before anybody gets it, and if it
+// fails again and again it is left alone for a while.
+func (s *Set) failed(x *lease, err error) {
+	n := shardPool(x.shard)
+	if errors.Is(err, errUnfit) {
+		s.desk.strike(n, err)
+		s.log.linef("pool %d: lent no more: %s", n, indent(err.Error(), "    "))
+		s.giveBack(x, nil)
+		return
+	}
+	s.log.linef("pool %d: %s", n, indent(err.Error(), "    "))
+	s.giveBack(x, func(now time.Time, e *entry) { e.fail(now, err) })
+	s.repair(n)
 }
 
-// lose strikes a pool that cannot be reset off the list.
-func (l *lender) lose(p *Pool, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.holders, p)
-	delete(l.dirty, p)
-	l.lost = append(l.lost, err)
-	if l.pools--; l.pools == 0 {
-		l.noMore()
+// cleaned notes in the entry that the pool is clean.
+func (e *entry) cleaned(p *Pool, found *proof, boots []string) {
+	e.Build, e.Clean, e.Boots = p.build, found, boots
+	e.Broken, e.Failures, e.Failure, e.FailedAt = "", 0, "", time.Time{}
+}
+
+// fail notes in the entry that the pool could not be made clean.
+func (e *entry) fail(now time.Time, err error) {
+	e.Failures++
+	e.Clean, e.Failure, e.FailedAt = nil, err.Error(), now
+	if !errors.As(err, new(*cleanupError)) {
+		e.Broken = firstLine(err)
+	}
+	if e.Failures >= coolAfter {
+		e.Block = &block{Kind: blockCooling, Why: fmt.Sprintf("%d failures, the last: %s", e.Failures, firstLine(err)), Until: now.Add(coolDown)}
 	}
 }
 
-func (l *lender) noMore() {
-	for _, c := range l.waiting {
-		close(c.got)
-	}
-	l.waiting = nil
-}
+// A cleanupError is a failure to clean up outside of the VMs, which building them anew does not mend.
+type cleanupError struct{ err error }
 
-// heldBy returns the test that holds a pool and is owner, or has it as its subtest.
-func (l *lender) heldBy(owner string) string {
-	for _, h := range l.holders {
-		if owner == h || strings.HasPrefix(owner, h+"/") {
-			return h
-		}
-	}
-	return ""
-}
-
-// who tells who holds the pools.
-func (l *lender) who() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var all []string
-	for p, h := range l.holders {
-		all = append(all, fmt.Sprintf("pool %d is held by %s", p.Number, h))
-	}
-	for p, h := range l.dirty {
-		all = append(all, fmt.Sprintf("pool %d is being reset after %s", p.Number, h))
-	}
-	slices.Sort(all)
-	return strings.Join(all, ", ")
-}
+func (e *cleanupError) Error() string { return e.err.Error() }
+func (e *cleanupError) Unwrap() error { return e.err }

@@ -1,11 +1,15 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/user"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,6 +25,12 @@ type build struct {
 	log  *progress
 	by   string // who builds
 
+	ledger  *ledger
+	only    int                     // the one pool to build, or 0
+	books   books                   // the ledger as of work
+	lost    context.CancelCauseFunc // called when a lease is
+	holding sync.Mutex              // held while a pool is taken
+
 	mu      sync.Mutex // guards what follows
 	goldens map[*goldenPlan]golden
 	hosts   map[*hostPlan]*Host
@@ -29,8 +39,12 @@ type build struct {
 	took    map[*hostPlan]time.Duration
 	times   map[*hostPlan]*stopwatch
 	checks  []CheckResult
-	failed  map[int][]error // by pool; 0 is golden
-	stirred map[int]bool    // pools of which a reused host had to be reverted
+	failed  map[int][]error                       // by pool; 0 is golden
+	stirred map[int]bool                          // pools of which a reused host had to be reverted
+	leases  map[int]*lease                        // what we hold: pools, and as 0 the claim
+	covered map[int]bool                          // newborn pools that we hold with the claim
+	after   map[int]func(now time.Time, e *entry) // what is made of their entries when it is given back
+	waited  map[string]bool                       // shards that somebody else had since the plan was made
 }
 
 // golden is a ready golden.
@@ -41,7 +55,7 @@ type golden struct {
 
 func newBuild(s Spec) *build {
 	return &build{
-		spec: s, by: whoami(), log: &progress{logf: s.Logf, start: time.Now()},
+		spec: s, by: whoami(), ledger: newLedger(s), leases: map[int]*lease{}, covered: map[int]bool{}, after: map[int]func(time.Time, *entry){}, waited: map[string]bool{}, log: &progress{logf: s.Logf, start: time.Now()},
 		goldens: map[*goldenPlan]golden{}, hosts: map[*hostPlan]*Host{}, records: map[*hostPlan]record{}, snaps: map[*hostPlan]string{},
 		took: map[*hostPlan]time.Duration{}, times: map[*hostPlan]*stopwatch{}, failed: map[int][]error{}, stirred: map[int]bool{},
 	}
@@ -129,7 +143,7 @@ func (b *build) goldenClone(g *goldenPlan) CloneSpec {
 	return CloneSpec{
 		Set: b.spec.Name, Source: g.recipe.Template, Template: true, VM: g.vm,
 		Owner: owner{b.spec.Name, g.vm.Name, g.layer, g.from}.String(),
-		Note:  b.note("being built", 0),
+		Note:  b.note("cloned", 0, g.recipe.Snapshot),
 	}
 }
 
@@ -151,7 +165,7 @@ func (b *build) batch(ctx context.Context, name string, role, limit int, which f
 ) {
 	var todo []*hostPlan
 	for _, h := range b.work.hosts[role] {
-		if which(h) && !b.spoiled(h.Pool) && b.haveGolden(h) {
+		if which(h) && !b.spoiled(h.Pool) && b.haveGolden(h) && (b.only == 0 || h.Pool == b.only) {
 			todo = append(todo, h)
 		}
 	}
@@ -187,7 +201,7 @@ func (b *build) roleClone(h *hostPlan, g golden) CloneSpec {
 	return CloneSpec{
 		Set: b.spec.Name, Source: g.id, Snapshot: g.snapshot, VM: h.vm,
 		Owner: owner{b.spec.Name, h.vm.Name, h.role.Name, or(g.build, "-")}.String(),
-		Note:  b.note("being built", h.Pool),
+		Note:  b.note("cloned", h.Pool, h.role.Snapshot),
 	}
 }
 
@@ -225,6 +239,9 @@ func (b *build) cloneHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 
 // clear destroys the VM that is in h's place, or renames it if it carries what is not ours.
 func (b *build) clear(ctx context.Context, h *hostPlan) error {
+	if err := b.confirm(ctx, h.Pool); err != nil {
+		return err
+	}
 	if !h.aside {
 		return b.spec.Provider.Destroy(ctx, h.info.ID)
 	}
@@ -243,11 +260,12 @@ func (b *build) readyHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 	if h.builds() {
 		return b.buildHost(ctx, st, h)
 	}
-	host := newHost(b.spec, h.role.Name, h.Pool, h.vm, h.info.ID, h.rec.HostKeys)
-	for _, a := range h.info.Addrs[h.vm.mac()] {
-		host.addr = a
-		break
+	host := h.host(b.spec)
+	b.mu.Lock()
+	if b.waited[poolShard(h.Pool)] {
+		host.addr = netip.Addr{}
 	}
+	b.mu.Unlock()
 	b.join(h, host)
 	report := func(what string) { st.at(h.VM, what) }
 	fail := func(err error) (string, error) {
@@ -255,8 +273,18 @@ func (b *build) readyHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 	}
 	b.mu.Lock()
 	b.records[h], b.snaps[h] = h.rec, h.snap
-	stirred := b.stirred[h.Pool]
+	stirred, held := b.stirred[h.Pool], b.leases[h.Pool] != nil || b.covered[h.Pool]
 	b.mu.Unlock()
+	if b.work.taken[h.Pool] != "" && !held {
+		return "is in use", nil
+	}
+	if h.Action == PowerOn {
+		if taken, err := b.hold(ctx, h.Pool); err != nil {
+			return fail(err)
+		} else if taken != "" {
+			return "is in use", nil
+		}
+	}
 	switch {
 	case stirred:
 		b.log.linef("%s: reset: another host of pool %d had to be", h.VM, h.Pool)
@@ -274,6 +302,11 @@ func (b *build) readyHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 		if ctx.Err() != nil {
 			return fail(err)
 		}
+		if taken, err := b.hold(ctx, h.Pool); err != nil {
+			return fail(err)
+		} else if taken != "" {
+			return "is in use", nil // since a moment ago: not answering is its holder's affair
+		}
 		b.log.linef("%s: reset: it does not answer: %s", h.VM, firstLine(err))
 	}
 	b.mu.Lock()
@@ -281,6 +314,9 @@ func (b *build) readyHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 	b.mu.Unlock()
 	report("reverting")
 	host.drop()
+	if err := b.confirm(ctx, h.Pool); err != nil {
+		return fail(err)
+	}
 	if err := b.spec.Provider.Revert(ctx, h.info.ID, h.snap); err != nil {
 		return fail(err)
 	}
@@ -291,6 +327,16 @@ func (b *build) readyHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 		return fail(err)
 	}
 	return "reset", nil
+}
+
+// host is that of a VM that is there and ready.
+func (h *hostPlan) host(s Spec) *Host {
+	host := newHost(s, h.role.Name, h.Pool, h.vm, h.info.ID, h.rec.HostKeys)
+	for _, a := range h.info.Addrs[h.vm.mac()] {
+		host.addr = a
+		break
+	}
+	return host
 }
 
 func (b *build) buildHost(ctx context.Context, st *stage, h *hostPlan) (string, error) {
@@ -372,7 +418,7 @@ func (b *build) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec
 	start := time.Now()
 	fail := func(err error) (record, string, error) {
 		if ctx.Err() == nil {
-			_ = h.provider.Annotate(ctx, h.id, b.note("FAILED: "+firstLine(err), l.pool)) // for people; the error itself is reported
+			_ = h.provider.Annotate(ctx, h.id, b.note("FAILED: "+firstLine(err), l.pool, l.snapshot)) // for people; the error itself is reported
 		}
 		return record{}, "", hostError(h, st.name, err)
 	}
@@ -405,9 +451,6 @@ func (b *build) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec
 	if err != nil {
 		return fail(err)
 	}
-	if err := h.provider.Annotate(ctx, h.id, b.note(l.snapshot, l.pool)); err != nil {
-		return fail(err)
-	}
 	report("shutting down")
 	err = l.times.measure("shutdown", func() error {
 		forced, err := h.lower(ctx)
@@ -435,8 +478,16 @@ func (b *build) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec
 
 // removeOldGoldens removes the older generations on which nothing hangs any more.
 func (b *build) removeOldGoldens(ctx context.Context) {
+	if b.only > 0 || !slices.ContainsFunc(b.work.goldens, func(g *goldenPlan) bool { return len(g.old) > 0 }) {
+		return
+	}
+	// Who has the claim knows that nobody is cloning from them.
+	if taken, err := b.hold(ctx, 0); taken != "" || err != nil {
+		b.log.linef("older goldens: kept: %s", cmp.Or(taken, fmt.Sprint(err)))
+		return
+	}
 	for _, g := range b.work.goldens {
-		if _, ready := b.goldens[g]; !ready || ctx.Err() != nil {
+		if _, ready := b.goldens[g]; !ready || ctx.Err() != nil || b.confirm(ctx, 0) != nil {
 			continue
 		}
 		for _, old := range g.old {
@@ -473,12 +524,14 @@ func (b *build) removeGolden(ctx context.Context, old VMInfo) string {
 }
 
 // note is the annotation that people see on a VM.
-func (b *build) note(state string, pool int) string {
+// note is for people. It is written once, with the clone, and again only after a failure: whether the VM is ready
+// they see by its snapshot, whose description says more.
+func (b *build) note(state string, pool int, ready string) string {
 	of := "golden"
 	if pool > 0 {
 		of = fmt.Sprintf("pool %d", pool)
 	}
-	return fmt.Sprintf("poolready: %s of set %s: %s, %s, by %s", of, b.spec.Name, state, stamp(time.Now()), b.by)
+	return fmt.Sprintf("poolready: %s of set %s: %s, %s, by %s; ready when it has the snapshot %s", of, b.spec.Name, state, stamp(time.Now()), b.by, ready)
 }
 
 func whoami() string {
@@ -490,5 +543,5 @@ func whoami() string {
 	if err != nil {
 		host = "?"
 	}
-	return fmt.Sprintf("%s@%s pid %d", name, host, os.Getpid())
+	return fmt.Sprintf("%s@%s pid %d %s", name, host, os.Getpid(), strings.TrimSuffix(filepath.Base(os.Args[0]), ".test"))
 }

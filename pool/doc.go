@@ -58,8 +58,8 @@
 //	remove     an older golden on whose disks no clone hangs any more
 //	refuse     something that we did not make is in the way
 //
-// A reused host that does not let us in is reverted to its snapshot, and so are the later
-// hosts of its pool.
+// A reused host that does not let us in, of a pool that nobody uses, is reverted to its snapshot,
+// and so are the later hosts of its pool.
 //
 // # What is never deleted
 //
@@ -96,6 +96,30 @@
 //
 // # Sharing
 //
-// [Set.Acquire] keeps the tests of one process out of each other's way. Processes that use one
-// set at the same time are not yet kept apart: let one finish before the next begins.
+// The packages of one go test, CI runners and laptops share a set on one vCenter. Who uses what is
+// written in the set's ledger, in vCenter, by compare-and-swap and vCenter's clock; nothing that is reverted or rebuilt
+// holds it. [Status] shows it, as a table or as JSON.
+//
+// A pool is leased as a whole, for Limits.Lease, and the lease is renewed until the test and what follows it
+// are over: one small write a minute for each pool that is held, each in a shard of its own, and one for each
+// process that waits or builds. A process that dies loses its pools when their leases are over; whoever
+// gets them resets them first. A process that cannot renew stops before others may go on: its
+// contexts end with [ErrLeaseLost], its hosts no longer work, and its test fails. A stopped process that wakes
+// finds so before it touches a host.
+//
+// Of those who Ensure one set at the same time, one builds and the others wait, say for whom,
+// and reuse. A builder that dies is replaced when its claim is over. A pool in use is neither
+// probed nor cured by others, and who must rebuild it waits. Processes with different Specs for one Name rebuild each
+// other's pools: give them different Names.
+//
+// # Clean
+//
+// A pool is lent only if it is proved clean: since its last use every host was reverted and has a new boot id,
+// its disk lacks the file that every lent host has, its clock is right, its needs answer, and Role.AfterReset passes. The
+// proof is in the ledger, so an idle clean pool is lent at once, by any process, if its hosts still have the boot ids of the proof.
+// A pool that cannot be reset is built anew once; if that fails too, or it was the third time, it rests
+// for five minutes.
+//
+// [Keep] leaves the pool of a failed test to a person; [Release] frees it. [Pool.Track] notes what a test makes elsewhere,
+// so that it is cleaned up even if the process dies. [Sweep] removes what the Spec no longer has, [Destroy] all of it.
 package pool

@@ -9,6 +9,17 @@ import (
 // ErrExists is returned by a Provider when a VM of that name is already there.
 var ErrExists = errors.New("a VM of that name exists")
 
+// ErrChanged is returned by a LedgerStore when a shard is no longer as it was read.
+var ErrChanged = errors.New("the ledger was changed by somebody else")
+
+// ErrLeaseLost is why the work on a pool ends when its lease was not kept: vCenter was out of reach
+// for too long, or the process was stopped, or somebody removed the lease. From then on the pool
+// may be somebody else's. It is the cause of the contexts that end, and in the errors of hosts.
+var ErrLeaseLost = errors.New("the lease on the pool is lost")
+
+// ErrReturned is in the errors of a pool's hosts when they are used after the pool was given back.
+var ErrReturned = errors.New("the pool has been given back")
+
 // A HostError is what kept one host, and so its pool, from being ready.
 type HostError struct {
 	Host  string // the VM's name

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -28,6 +29,7 @@ type Host struct {
 	peers    map[string]*Host
 
 	cfg sshx.Config // but for the address
+	use *usage      // of a host that is lent; else nil
 
 	dialing sync.Mutex // held while connecting
 	mu      sync.Mutex // guards what follows
@@ -42,6 +44,52 @@ func newHost(s Spec, role string, pool int, vm VM, id string, keys []string) *Ho
 		cfg.HostKeys = sshx.HostKeys{Pinned: keys}
 	}
 	return &Host{Name: vm.Name, Role: role, Pool: pool, VM: vm, provider: s.Provider, limits: s.Limits, id: id, cfg: cfg}
+}
+
+// A usage is the time in which a lent host may be used.
+type usage struct {
+	ctx   context.Context // ends with the loan
+	lease *lease
+}
+
+// bind returns a context that ends when ctx does, or the loan of the host.
+func (h *Host) bind(ctx context.Context) (context.Context, func(), error) {
+	if h.use == nil {
+		return ctx, func() {}, nil
+	}
+	err := context.Cause(h.use.ctx)
+	if err == nil {
+		err = h.use.lease.check()
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", h.Name, err)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(h.use.ctx, func() { cancel(fmt.Errorf("%s: %w", h.Name, context.Cause(h.use.ctx))) })
+	return ctx, func() { stop(); cancel(nil) }, nil
+}
+
+// blame adds to an error why it came to be, if the loan of the host is over.
+func (h *Host) blame(err error) error {
+	if err == nil || h.use == nil || h.use.ctx.Err() == nil {
+		return err
+	}
+	if cause := context.Cause(h.use.ctx); !errors.Is(err, cause) {
+		return fmt.Errorf("%s: %w: %w", h.Name, cause, err)
+	}
+	return err
+}
+
+// lent returns the host for one loan, which takes the connection over.
+func (h *Host) lent(u *usage) *Host {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l := &Host{
+		Name: h.Name, Role: h.Role, Pool: h.Pool, VM: h.VM, provider: h.provider, limits: h.limits, id: h.id,
+		cfg: h.cfg, use: u, addr: h.addr, client: h.client,
+	}
+	h.client = nil
+	return l
 }
 
 // Addr is the address of the first NIC, where SSH answers.
@@ -86,32 +134,54 @@ func (h *Host) Script(ctx context.Context, text string) (string, error) {
 
 // Put writes r to the file dst, whole or not at all. Mode 0 means 0644.
 func (h *Host) Put(ctx context.Context, dst string, r io.Reader, mode fs.FileMode) error {
+	ctx, done, err := h.bind(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	c, err := h.SSH(ctx)
 	if err != nil {
 		return err
 	}
-	return c.Put(ctx, dst, r, sshx.PutOptions{Mode: mode})
+	return h.blame(c.Put(ctx, dst, r, sshx.PutOptions{Mode: mode}))
 }
 
 // Get copies the file src to w.
 func (h *Host) Get(ctx context.Context, src string, w io.Writer) error {
+	ctx, done, err := h.bind(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	c, err := h.SSH(ctx)
 	if err != nil {
 		return err
 	}
-	return c.Get(ctx, src, w)
+	return h.blame(c.Get(ctx, src, w))
 }
 
 func (h *Host) run(ctx context.Context, cmd sshx.Cmd) (sshx.Result, error) {
+	ctx, done, err := h.bind(ctx)
+	if err != nil {
+		return sshx.Result{}, err
+	}
+	defer done()
 	c, err := h.SSH(ctx)
 	if err != nil {
 		return sshx.Result{}, err
 	}
-	return c.Run(ctx, cmd)
+	res, err := c.Run(ctx, cmd)
+	return res, h.blame(err)
 }
 
 // SSH returns the connection to the host, made anew if the last one has ended. Do not close it.
+// That of a lent host ends with the loan.
 func (h *Host) SSH(ctx context.Context) (*sshx.Client, error) {
+	ctx, done, err := h.bind(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	return h.connect(ctx, sshx.Ready{})
 }
 
@@ -133,6 +203,10 @@ func (h *Host) connect(ctx context.Context, ready sshx.Ready) (*sshx.Client, err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.use != nil && h.use.ctx.Err() != nil { // given back while we connected: nobody would close it
+		c.Close()
+		return nil, fmt.Errorf("%s: %w", h.Name, context.Cause(h.use.ctx))
+	}
 	h.client = c
 	return c, nil
 }

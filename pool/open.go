@@ -49,7 +49,7 @@ func Plan(ctx context.Context, spec Spec) (*Work, error) {
 	if err := spec.validate(); err != nil {
 		return nil, fmt.Errorf("pool: %w", err)
 	}
-	work, _, err := plan(ctx, spec.withDefaults())
+	work, _, _, err := plan(ctx, spec.withDefaults())
 	if err != nil {
 		return work, fmt.Errorf("pool: set %q: %w", spec.Name, err)
 	}
@@ -75,51 +75,85 @@ func (e *NotReadyError) Error() string {
 // Unwrap gives errors.Is and errors.As the failures.
 func (e *NotReadyError) Unwrap() []error { return e.Failed }
 
-// plan reads the inventory and compares. The Spec has its defaults.
-func plan(ctx context.Context, s Spec) (*Work, *Inventory, error) {
+// plan reads the ledger, then the inventory, in this order: while nobody writes in the ledger, nobody changes
+// what the inventory says. Then it compares. The Spec has its defaults.
+func plan(ctx context.Context, s Spec) (*Work, *Inventory, books, error) {
+	l := newLedger(s)
+	books, err := l.read(ctx)
+	if err != nil {
+		return nil, nil, books, err
+	}
 	var templates []string
 	for _, g := range s.goldens() {
 		templates = append(templates, g.Template)
 	}
 	inv, err := s.Provider.Inventory(ctx, s.Name, templates...)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, books, err
 	}
 	work, err := makePlan(s, inv, time.Now())
-	return work, inv, err
+	if err != nil {
+		return work, inv, books, err
+	}
+	err = work.consult(s, l, books)
+	work.list()
+	work.Expect = work.expect(s)
+	return work, inv, books, err
 }
 
-// open is the story of a set: read, plan, golden, clone role by role, make ready role by role.
-// end is when the process will be killed, or zero.
+// open is the story of a set: read, plan, claim, golden, clone role by role, make ready role by
+// role. end is when the process will be killed, or zero.
 func open(ctx context.Context, spec Spec, end time.Time) (*Set, error) {
 	if err := spec.validate(); err != nil {
 		return nil, err
 	}
+	ctx, lost := context.WithCancelCause(ctx)
+	defer lost(nil)
 	b := newBuild(spec.withDefaults())
-	work, inv, err := plan(ctx, b.spec)
-	if work != nil {
-		b.spec.Logf("%s", work)
+	b.lost = lost
+	defer b.letAllGo(ctx)
+	if err := b.look(ctx, ""); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		return nil, fmt.Errorf("set %q: %w", spec.Name, err)
-	}
-	b.work, b.inv = work, inv
 	if err := b.preflight(ctx, end); err != nil {
 		return nil, err
 	}
-	b.makeGoldens(ctx)
-	for i := range work.hosts {
-		b.cloneRole(ctx, i)
+	if b.work.Builds() {
+		if err := b.claim(ctx, lost); err != nil {
+			return nil, fmt.Errorf("set %q: %w", spec.Name, err)
+		}
 	}
-	for i := range work.hosts {
-		b.readyRole(ctx, i)
-	}
-	b.removeOldGoldens(ctx)
+	b.run(ctx)
 	if ctx.Err() != nil {
 		b.closeHosts()
 		return nil, fmt.Errorf("set %q: interrupted: %w; what is ready stays ready, the rest is built anew by the next run", spec.Name, context.Cause(ctx))
 	}
-	return b.finish()
+	return b.finish(ctx)
+}
+
+// look makes the plan, and says what it is unless it is as before.
+func (b *build) look(ctx context.Context, before string) error {
+	work, inv, books, err := plan(ctx, b.spec)
+	if work != nil && before != "-" && work.String() != before {
+		b.spec.Logf("%s", work)
+	}
+	if err != nil {
+		return fmt.Errorf("set %q: %w", b.spec.Name, err)
+	}
+	b.work, b.inv, b.books = work, inv, books
+	return nil
+}
+
+// run carries out the plan.
+func (b *build) run(ctx context.Context) {
+	b.makeGoldens(ctx)
+	for i := range b.work.hosts {
+		b.cloneRole(ctx, i)
+	}
+	for i := range b.work.hosts {
+		b.readyRole(ctx, i)
+	}
+	b.removeOldGoldens(ctx)
 }
 
 // preflight finds, before anything is touched, what would fail later.

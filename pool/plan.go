@@ -35,7 +35,9 @@ type Work struct {
 	Expect time.Duration
 
 	goldens []*goldenPlan
-	hosts   [][]*hostPlan // by role, then by pool
+	hosts   [][]*hostPlan  // by role, then by pool
+	taken   map[int]string // pools that somebody has, and who
+	builder *tenure        // who builds the set now, if anybody does
 }
 
 // An Item is one line of a plan.
@@ -366,6 +368,7 @@ func inTheWay(there ...VMInfo) string {
 
 // list fills Items, in the order of the work.
 func (p *Work) list() {
+	p.Items = nil
 	for _, g := range p.goldens {
 		p.Items = append(p.Items, *g.Item)
 		for _, old := range g.old {
@@ -374,10 +377,14 @@ func (p *Work) list() {
 	}
 	for _, hosts := range p.hosts {
 		for _, h := range hosts {
+			item := *h.Item
 			if h.aside && h.Action == Rebuild {
-				h.Reason += "; the VM that is there is kept under another name, since it has snapshots that poolready did not take"
+				item.Reason += "; the VM that is there is kept under another name, since it has snapshots that poolready did not take"
 			}
-			p.Items = append(p.Items, *h.Item)
+			if why := p.taken[h.Pool]; why != "" {
+				item.Reason += "; its pool is " + why
+			}
+			p.Items = append(p.Items, item)
 		}
 	}
 }

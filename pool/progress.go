@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,6 +19,8 @@ const (
 type progress struct {
 	logf  func(format string, args ...any)
 	start time.Time
+
+	current atomic.Pointer[string] // the stage that last began
 }
 
 func (p *progress) linef(format string, args ...any) {
@@ -41,7 +44,29 @@ type stage struct {
 	doing  map[string]string // host -> what it is at
 }
 
+// stageName is what is done now, for others to know.
+func (p *progress) stageName() string {
+	if name := p.current.Load(); name != nil {
+		return "building: " + *name
+	}
+	return "building"
+}
+
+// wait returns a function that says what is awaited, whenever it is called after a silence, of
+// which first is the first.
+func (p *progress) wait(what string, first time.Duration) func(state string) {
+	began := time.Now()
+	next := began.Add(first)
+	return func(state string) {
+		if now := time.Now(); !now.Before(next) {
+			next = now.Add(nextWord)
+			p.linef("%s (for %s): %s", what, round(now.Sub(began)), state)
+		}
+	}
+}
+
 func (p *progress) stage(name string, total int) *stage {
+	p.current.Store(&name)
 	now := time.Now()
 	s := &stage{progress: p, name: name, total: total, began: now, spoke: now, stop: make(chan struct{}), doing: map[string]string{}}
 	s.gone.Go(s.speak)

@@ -62,6 +62,9 @@ type Provider interface {
 	// the NIC of that MAC ("" is the first NIC), and returns it. IPv4 is preferred; link-local
 	// addresses do not count.
 	Address(ctx context.Context, id, mac string) (netip.Addr, error)
+
+	// A Provider keeps the ledger of its sets.
+	LedgerStore
 }
 
 // An Inventory is one reading of a set.
@@ -111,4 +114,36 @@ type CloneSpec struct {
 	Owner    string // read back as VMInfo.Owner
 	Note     string // for people
 	VM       VM
+}
+
+// A LedgerStore keeps a set's ledger: small texts that processes share, on the hypervisor, where no
+// revert, rebuild or clone of the set's VMs touches them. It is divided into shards, each
+// written as a whole and by itself, so that writers of different shards never meet.
+type LedgerStore interface {
+	// Ledger reads the shards named, or all if none is, in one bulk reading, and the hypervisor's
+	// clock. A set without a ledger has no shards; that is no error, and neither is a shard that
+	// is not there.
+	Ledger(ctx context.Context, set string, shards ...string) (*Ledger, error)
+
+	// SetLedger writes values to a shard if its revision still is what Ledger read; "" makes a
+	// shard that must not be there yet, and the set's folder with it. Keys that are not in values
+	// stay as they are; those with the value "" are removed. It is one atomic change, made wholly or
+	// not at all. If somebody else was faster, it returns an error for which errors.Is(err,
+	// ErrChanged) holds: read again and decide anew. After any other error the outcome is unknown:
+	// read again, too. Keys are made of a-z, 0-9, "." and "-"; values are shorter than 4 KiB.
+	SetLedger(ctx context.Context, set, shard, revision string, values map[string]string) error
+}
+
+// A Ledger is one reading of a set's ledger.
+type Ledger struct {
+	// Now is the hypervisor's clock, by which all leases are measured.
+	Now    time.Time
+	Shards map[string]Shard
+}
+
+// A Shard is one part of a ledger.
+type Shard struct {
+	ID       string // the VM that holds it
+	Revision string // never empty; changes with every write
+	Values   map[string]string
 }

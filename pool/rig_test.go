@@ -153,7 +153,9 @@ func (r *rig) names() []string {
 	require.NoError(r.t, err)
 	var all []string
 	for _, vm := range vms {
-		all = append(all, vm.Name())
+		if !strings.HasPrefix(vm.Name(), "lab-ledger-") {
+			all = append(all, vm.Name())
+		}
 	}
 	slices.Sort(all)
 	return all

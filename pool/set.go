@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -19,10 +21,15 @@ type Set struct {
 
 	spec   Spec
 	log    *progress
-	pools  []*Pool
 	status []HostStatus
 	checks []CheckResult
-	lender *lender
+	ledger *ledger
+	desk   *desk
+
+	mu        sync.Mutex // guards what follows
+	pools     []*Pool
+	repairing map[int]bool
+	boots     map[int][]string // of pools, since we connected to their hosts
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelCauseFunc
@@ -43,10 +50,19 @@ type HostStatus struct {
 type Pool struct {
 	Number int
 
-	hosts []*Host
-	roles []Role
-	snaps []string // the ready snapshots' IDs, as hosts
-	set   *Set
+	hosts  []*Host
+	roles  []Role
+	snaps  []string // the ready snapshots' IDs, as hosts
+	builds []string // that the hosts are of, as hosts
+	build  string   // stands for builds
+	set    *Set
+
+	// Of a pool that is lent:
+	lease  *lease
+	ctx    context.Context // ends with the loan
+	cancel context.CancelCauseFunc
+	boots  []string
+	gone   sync.WaitGroup
 }
 
 // Host returns the pool's host of a role. It panics if the Spec has no such role.
@@ -61,12 +77,110 @@ func (p *Pool) Host(role string) *Host {
 	panic(fmt.Sprintf("pool: no role %q in set %q; it has %s", role, p.set.Name, strings.Join(names, ", ")))
 }
 
+// Context returns a context that ends when the pool is given back or its lease is lost;
+// context.Cause tells which: ErrReturned or ErrLeaseLost.
+func (p *Pool) Context() context.Context {
+	if p.ctx == nil {
+		return p.set.ctx
+	}
+	return p.ctx
+}
+
+// lend returns the pool for one loan, with hosts of its own, which no longer work when it is over.
+func (p *Pool) lend(x *lease, boots []string) *Pool {
+	l := &Pool{Number: p.Number, roles: p.roles, snaps: p.snaps, builds: p.builds, build: p.build, set: p.set, lease: x, boots: boots}
+	l.ctx, l.cancel = context.WithCancelCause(x.ctx)
+	u := &usage{l.ctx, x}
+	peers := map[string]*Host{}
+	for _, h := range p.hosts {
+		host := h.lent(u)
+		host.peers = maps.Clone(peers)
+		peers[h.Role] = host
+		l.hosts = append(l.hosts, host)
+	}
+	l.gone.Go(func() {
+		<-l.ctx.Done()
+		for _, h := range l.hosts {
+			h.drop()
+		}
+	})
+	return l
+}
+
+// giveBack ends the loan for the hosts; the lease goes on.
+func (p *Pool) giveBack() {
+	p.cancel(ErrReturned)
+	p.gone.Wait()
+}
+
 // Hosts returns the pool's hosts in the order of roles.
 func (p *Pool) Hosts() []*Host { return slices.Clone(p.hosts) }
 
-// Pools returns the ready pools by number. They are for looking, and for tests that run one at
-// a time: Acquire is what keeps tests out of each other's way.
-func (s *Set) Pools() []*Pool { return slices.Clone(s.pools) }
+// Pools returns the ready pools by number. They are for looking: Acquire is what keeps tests
+// and processes out of each other's way.
+func (s *Set) Pools() []*Pool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.pools)
+}
+
+// pool returns the ready pool of a number.
+func (s *Set) pool(n int) *Pool {
+	for _, p := range s.Pools() {
+		if p.Number == n {
+			return p
+		}
+	}
+	return nil
+}
+
+// setPool puts a pool in the place of the one of its number.
+func (s *Set) setPool(p *Pool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i, ok := slices.BinarySearchFunc(s.pools, p.Number, func(q *Pool, n int) int { return q.Number - n })
+	if !ok {
+		s.pools = slices.Insert(s.pools, i, p)
+		return
+	}
+	for _, h := range s.pools[i].hosts {
+		h.drop()
+	}
+	s.pools = slices.Clone(s.pools)
+	s.pools[i] = p
+}
+
+// sawBoots notes the boot ids of a pool's hosts while we are connected to them.
+func (s *Set) sawBoots(n int, boots []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.boots[n] = boots
+}
+
+func (s *Set) lastBoots(n int) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.boots[n]
+}
+
+// forget lets go of the connections to the pool's hosts, and of their addresses.
+func (p *Pool) forget() {
+	for _, h := range p.hosts {
+		h.drop()
+		h.setAddr(netip.Addr{})
+	}
+}
+
+// numbers are those of the pools that will do.
+func (s *Set) numbers() []int {
+	var all []int
+	for _, p := range s.Pools() {
+		if !s.desk.isStruck(p.Number) {
+			all = append(all, p.Number)
+		}
+	}
+	return all
+}
 
 // Status returns every host of the Spec as Open left it, by pool and role.
 func (s *Set) Status() []HostStatus { return slices.Clone(s.status) }
@@ -91,9 +205,11 @@ func table(status []HostStatus) string {
 // Close ends the set's connections and background work. The VMs stay as they are. Closing
 // twice does nothing.
 func (s *Set) Close() error {
-	s.cancel(errClosed)
+	s.mu.Lock()
+	s.cancel(errClosed) // under mu, so that background starts nothing after it
+	s.mu.Unlock()
 	s.resets.Wait()
-	for _, p := range s.pools {
+	for _, p := range s.Pools() {
 		for _, h := range p.hosts {
 			h.drop()
 		}
@@ -101,19 +217,42 @@ func (s *Set) Close() error {
 	return nil
 }
 
+// background runs f, which must end soon after s.ctx does, and returns false if the set is closed.
+func (s *Set) background(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() != nil {
+		return false
+	}
+	s.resets.Go(f)
+	return true
+}
+
+// pool is what was built, or found, of one number.
+func (b *build) pool(s *Set, n int) *Pool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p := &Pool{Number: n, set: s, roles: b.spec.Roles}
+	for _, h := range b.work.poolHosts(n) {
+		if host := b.hosts[h]; host != nil {
+			p.hosts = append(p.hosts, host)
+			p.snaps = append(p.snaps, b.snaps[h])
+			p.builds = append(p.builds, b.records[h].Build)
+		}
+	}
+	p.build = hash(p.builds...)
+	return p
+}
+
 // finish makes the Set of what was built, or the error of what was not.
-func (b *build) finish() (*Set, error) {
-	s := &Set{Name: b.spec.Name, spec: b.spec, log: b.log, checks: b.checks}
+func (b *build) finish(ctx context.Context) (*Set, error) {
+	s := &Set{Name: b.spec.Name, spec: b.spec, log: b.log, checks: b.checks, ledger: b.ledger, desk: newDesk(), repairing: map[int]bool{}, boots: map[int][]string{}}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	for n := 1; n <= b.spec.Pools; n++ {
-		p := &Pool{Number: n, set: s, roles: b.spec.Roles}
 		for _, h := range b.work.poolHosts(n) {
 			s.status = append(s.status, b.status(h))
-			if host := b.hosts[h]; host != nil {
-				p.hosts = append(p.hosts, host)
-				p.snaps = append(p.snaps, b.snaps[h])
-			}
 		}
+		p := b.pool(s, n)
 		if !b.spoiled(n) && len(p.hosts) == len(b.spec.Roles) {
 			s.pools = append(s.pools, p)
 		} else {
@@ -122,10 +261,9 @@ func (b *build) finish() (*Set, error) {
 			}
 		}
 	}
-	s.lender = newLender()
-	for _, p := range s.pools {
-		clean := !slices.ContainsFunc(b.work.poolHosts(p.Number), func(h *hostPlan) bool { return !h.builds() })
-		s.lender.add(p, clean)
+	if len(b.leases) > 0 {
+		now, err := b.ledger.read(ctx, buildShard)
+		forAll(s.pools, len(s.pools), func(p *Pool) { b.letGoReady(ctx, s, p, now, err) })
 	}
 	b.log.linef("set %q: %d of %d pools ready\n%s", s.Name, len(s.pools), b.spec.Pools, s.Table())
 	if len(s.pools) >= b.spec.MinPools {

@@ -29,6 +29,11 @@ type Spec struct {
 	// connection to a new golden. From then on the keys that golden has are pinned: clones
 	// and reverted VMs have the same ones. Name and Address are filled in.
 	SSH sshx.Config
+	// Keep says when a pool stays as its test left it; the zero value means never.
+	Keep Keep
+	// Cleanups clean up, by kind, what tests make outside of their VMs; see Pool.Track. ref is what
+	// Track was given. A cleanup must succeed if the thing is not there.
+	Cleanups map[string]func(ctx context.Context, ref string) error
 	// Limits bound time and parallelism; the zero value has useful defaults.
 	Limits Limits
 	// Logf receives one line per event; nil means t.Logf in Ensure, and nothing in Open.
@@ -71,6 +76,9 @@ type Role struct {
 	// Steps, in order, then Checks, all of them.
 	Steps  []Step
 	Checks []Check
+	// AfterReset are short checks that show, beside what every reset shows, that a host is as it was
+	// when ready. They are no part of the fingerprint.
+	AfterReset []Check
 	// Expect is how long making one VM of this role ready takes when no record of an earlier
 	// build tells; 0 means 10 minutes.
 	Expect time.Duration
@@ -155,6 +163,13 @@ type Limits struct {
 	Checks int
 	// Boot bounds the time from power on to a login that works; 0 means 10 minutes.
 	Boot time.Duration
+	// Lease is how long a pool stays taken when the process that has it dies, and how long vCenter
+	// may be out of reach before a pool is lost; 0 means 3 minutes. Who holds a pool, builds or waits
+	// writes to the ledger, which is one small task in vCenter, three times in that time: once a minute.
+	Lease time.Duration
+	// ClockSkew is how far the clock of a host may be from the hypervisor's after a reset; 0 means
+	// 2 seconds, and a negative value that clocks are not looked at.
+	ClockSkew time.Duration
 	// Shutdown bounds an orderly shutdown; then the power is cut. 0 means 1 minute.
 	Shutdown time.Duration
 }
@@ -174,6 +189,9 @@ func (l Limits) withDefaults() Limits {
 		Checks:   or(l.Checks, 4),
 		Boot:     or(l.Boot, 10*time.Minute),
 		Shutdown: or(l.Shutdown, time.Minute),
+
+		Lease:     or(l.Lease, 3*time.Minute),
+		ClockSkew: or(l.ClockSkew, 2*time.Second),
 	}
 }
 

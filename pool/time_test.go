@@ -64,108 +64,47 @@ func TestPollReportsTheLastAnswerBesideTheDeadline(t *testing.T) {
 // start is when a bubble's clock begins.
 func start(*testing.T) time.Time { return time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) }
 
-func TestLenderServesInTheOrderOfClaims(t *testing.T) {
+func TestTheDeskServesInTheOrderOfArrival(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := newLender()
-		p := &Pool{Number: 1}
-		l.add(p, true)
-		got, clean, err := l.take(t.Context(), "TestA")
+		d := newDesk()
+		first, err := d.turn(t.Context(), false)
 		require.NoError(t, err)
-		assert.True(t, clean)
-		assert.Same(t, p, got)
 		var order []string
 		var wg sync.WaitGroup
 		for _, name := range []string{"TestB", "TestC", "TestD"} {
 			wg.Go(func() {
-				got, clean, err := l.take(t.Context(), name)
+				done, err := d.turn(t.Context(), false)
 				assert.NoError(t, err)
-				assert.False(t, clean, "a pool given back unclean")
 				order = append(order, name)
-				l.back(got)
-				l.give(got, false)
+				done()
 			})
 			synctest.Wait()
 		}
-		l.back(p)
-		l.give(p, false)
-		wg.Wait()
-		assert.Equal(t, []string{"TestB", "TestC", "TestD"}, order)
-	})
-}
-
-func TestLenderRefusesASecondClaimOfOneTest(t *testing.T) {
-	t.Parallel()
-	l := newLender()
-	l.add(&Pool{Number: 1}, true)
-	l.add(&Pool{Number: 2}, true)
-	p, _, err := l.take(t.Context(), "TestA")
-	require.NoError(t, err)
-	_, _, err = l.take(t.Context(), "TestA/sub")
-	assert.ErrorContains(t, err, "TestA holds one already")
-	_, _, err = l.take(t.Context(), "TestAB")
-	assert.NoError(t, err, "another test whose name begins alike")
-	l.back(p)
-	l.give(p, true)
-	_, _, err = l.take(t.Context(), "TestA")
-	assert.NoError(t, err, "a test that has given its pool back")
-}
-
-func TestLenderWaitsNoLongerThanTheContext(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		l := newLender()
-		p := &Pool{Number: 7}
-		l.add(p, true)
-		_, _, err := l.take(t.Context(), "TestA")
-		require.NoError(t, err)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		wg.Go(func() {
+			done, err := d.turn(t.Context(), true)
+			assert.NoError(t, err)
+			order = append(order, "again")
+			done()
+		})
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errors.New("too late"))
 		defer cancel()
-		_, _, err = l.take(ctx, "TestB")
-		assert.ErrorIs(t, err, context.DeadlineExceeded)
-		assert.ErrorContains(t, err, "pool 7 is held by TestA")
-		l.back(p)
-		_, _, err = l.take(ctx, "TestB")
-		assert.ErrorContains(t, err, "pool 7 is being reset after TestA")
-		l.give(p, true)
-		_, clean, err := l.take(t.Context(), "TestC")
-		assert.NoError(t, err, "a claim that was withdrawn is not served")
-		assert.True(t, clean)
+		_, err = d.turn(ctx, false)
+		require.ErrorContains(t, err, "too late")
+		first()
+		wg.Wait()
+		assert.Equal(t, []string{"again", "TestB", "TestC", "TestD"}, order)
 	})
 }
 
-func TestLenderSaysWhenNoPoolIsLeft(t *testing.T) {
+func TestTheDeskRefusesASecondClaimOfOneTest(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		l := newLender()
-		p := &Pool{Number: 1}
-		l.add(p, true)
-		_, _, err := l.take(t.Context(), "TestA")
-		require.NoError(t, err)
-		failed := make(chan error)
-		go func() {
-			_, _, err := l.take(t.Context(), "TestB")
-			failed <- err
-		}()
-		synctest.Wait()
-		l.lose(p, errors.New("con1: reset: no answer"))
-		assert.ErrorContains(t, <-failed, "no pool is left: con1: reset: no answer")
-		_, _, err = l.take(t.Context(), "TestC")
-		assert.ErrorContains(t, err, "no pool is left")
-	})
-}
-
-func TestCleanPoolsAreLentFirst(t *testing.T) {
-	t.Parallel()
-	l := newLender()
-	for n, clean := range []bool{false, true, false, true} {
-		l.add(&Pool{Number: n + 1}, clean)
-	}
-	var order []int
-	for i := range 4 {
-		p, _, err := l.take(t.Context(), fmt.Sprint("Test", i))
-		require.NoError(t, err)
-		order = append(order, p.Number)
-	}
-	assert.Equal(t, []int{2, 4, 1, 3}, order)
+	d := newDesk()
+	require.NoError(t, d.come("TestA"))
+	require.ErrorContains(t, d.come("TestA"), "TestA waits for one already")
+	d.hold("TestA", 2)
+	require.ErrorContains(t, d.come("TestA/sub"), "TestA holds one already (pool 2)")
+	require.NoError(t, d.come("TestAB"), "another test whose name begins alike")
+	assert.Equal(t, "TestA", d.leaveNumber(2))
+	require.NoError(t, d.come("TestA"), "a test that has given its pool back")
 }

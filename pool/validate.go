@@ -6,6 +6,7 @@ import (
 	"net"
 	"regexp"
 	"strings"
+	"time"
 )
 
 var (
@@ -54,6 +55,13 @@ func (s Spec) validate() error {
 	f.notNegative("Spec.Limits.Checks", int64(s.Limits.Checks))
 	f.notNegative("Spec.Limits.Boot", int64(s.Limits.Boot))
 	f.notNegative("Spec.Limits.Shutdown", int64(s.Limits.Shutdown))
+	s.Keep.validate(&f)
+	for kind, clean := range s.Cleanups {
+		if kind == "" || clean == nil {
+			f.addf("Spec.Cleanups", "%q: kind and function are required", kind)
+		}
+	}
+	f.notNegative("Spec.Limits.Lease", int64(s.Limits.Lease))
 	if len(s.SSH.Keys) == 0 {
 		f.addf("Spec.SSH.Keys", "is empty: no way to log in")
 	}
@@ -113,6 +121,7 @@ func (s Spec) validateRoles(f *faults) {
 			}
 		}
 		f.steps(path, r.Steps, r.Checks)
+		f.checks(path, "AfterReset", r.AfterReset)
 		for j, n := range r.Needs {
 			at := fmt.Sprintf("%s: Needs[%d] (%q)", path, j, n.Name)
 			if k, ok := seen[n.Role]; !ok || k >= i {
@@ -191,29 +200,36 @@ func (f *faults) vm(path string, vm VM, most int) {
 
 func (f *faults) steps(path string, steps []Step, checks []Check) {
 	seen := map[string]bool{}
-	each := func(kind string, i int, name, version string, timeout int64, noDo bool, fault error) {
-		at := fmt.Sprintf("%s: %s[%d] (%q)", path, kind, i, name)
-		if fault != nil {
-			f.addf(at, "%v", fault)
-		}
-		if name == "" {
-			f.addf(at, "Name is required")
-		} else if seen[kind+name] {
-			f.addf(at, "has the name of an earlier one")
-		}
-		seen[kind+name] = true
-		if noDo {
-			f.addf(at, "Do is required")
-		}
-		if version == "" {
-			f.addf(at, "Version is required: a function cannot be hashed (pool.Script and the like set it)")
-		}
-		f.notNegative(at+": Timeout", timeout)
-	}
 	for i, s := range steps {
-		each("Steps", i, s.Name, s.Version, int64(s.Timeout), s.Do == nil, s.fault)
+		f.part(seen, path, "Steps", i, s.Name, s.Version, s.Timeout, s.Do == nil)
+		if s.fault != nil {
+			f.addf(fmt.Sprintf("%s: Steps[%d] (%q)", path, i, s.Name), "%v", s.fault)
+		}
 	}
+	f.checks(path, "Checks", checks)
+}
+
+func (f *faults) checks(path, kind string, checks []Check) {
+	seen := map[string]bool{}
 	for i, c := range checks {
-		each("Checks", i, c.Name, c.Version, int64(c.Timeout), c.Do == nil, nil)
+		f.part(seen, path, kind, i, c.Name, c.Version, c.Timeout, c.Do == nil)
 	}
+}
+
+// part looks at what steps and checks have in common.
+func (f *faults) part(seen map[string]bool, path, kind string, i int, name, version string, timeout time.Duration, noDo bool) {
+	at := fmt.Sprintf("%s: %s[%d] (%q)", path, kind, i, name)
+	if name == "" {
+		f.addf(at, "Name is required")
+	} else if seen[name] {
+		f.addf(at, "has the name of an earlier one")
+	}
+	seen[name] = true
+	if noDo {
+		f.addf(at, "Do is required")
+	}
+	if version == "" {
+		f.addf(at, "Version is required: a function cannot be hashed (pool.Script and the like set it)")
+	}
+	f.notNegative(at+": Timeout", int64(timeout))
 }

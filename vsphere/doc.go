@@ -27,7 +27,7 @@
 //	datacenter, cluster, hosts,   the read-only role
 //	distributed switches
 //	GOVC_FOLDER, propagated       Folder.Create
-//	                              VirtualMachine.Inventory.CreateFromExisting, Delete
+//	                              VirtualMachine.Inventory.Create, CreateFromExisting, Delete
 //	                              VirtualMachine.Provisioning.Clone
 //	                              VirtualMachine.Config.AdvancedConfig, Annotation, AddRemoveDevice, EditDevice,
 //	                              CPUCount, Memory, Settings, Rename, and DiskExtend if golden grows its disk
@@ -54,6 +54,14 @@
 // repeats: a clone carries a nonce in the ExtraConfig key poolready.clone, a snapshot is known by its name and record,
 // and power, names and removal are read. An expired session is logged in again, and so is one that
 // vCenter forgot; a refused password is not tried twice. A vCenter that was reached once is waited for up to five minutes.
+//
+// # The ledger
+//
+// What processes tell each other lies in VMs "<set>-ledger-..." in the folder "ledger" of the set's, which have no disk and are
+// never powered on: one for each pool, one for who builds, and one for every eight processes that wait.
+// A write is one ReconfigVM_Task with changeVersion, so that of two at a time one is told ConcurrentAccess.
+// A ledger lies where Preflight was last told that a VM of the set goes, else on the defaults of Config.
+// vCenter's clock is the one that counts; keep the user's from being set back and forth.
 //
 // # What it costs
 //

@@ -56,6 +56,9 @@ func (p *Provider) Inventory(ctx context.Context, set string, templates ...strin
 		if err != nil {
 			return nil, p.errorf(err, "inventory of set %q: %s", set, p.nameOf(o.Obj))
 		}
+		if _, ledger := ledgerShard(set, vm); ledger {
+			continue
+		}
 		info := vmInfo(vm)
 		if vm.Parent != nil {
 			info.Folder = strings.TrimPrefix(pathIn(folders, *vm.Parent), "/")

@@ -15,7 +15,7 @@ import (
 // Privileges that building and using pools takes, by the object they are needed on.
 var (
 	folderPrivileges = []string{
-		"VirtualMachine.Inventory.CreateFromExisting", "VirtualMachine.Inventory.Delete",
+		"VirtualMachine.Inventory.Create", "VirtualMachine.Inventory.CreateFromExisting", "VirtualMachine.Inventory.Delete",
 		"VirtualMachine.Provisioning.Clone",
 		"VirtualMachine.Config.AdvancedConfig", "VirtualMachine.Config.Annotation", "VirtualMachine.Config.AddRemoveDevice",
 		"VirtualMachine.Config.EditDevice", "VirtualMachine.Config.CPUCount", "VirtualMachine.Config.Memory",
@@ -63,6 +63,7 @@ func (p *Provider) Preflight(ctx context.Context, clones []pool.CloneSpec) error
 			errs = append(errs, err)
 		}
 	}
+	p.placeLedgers(clones)
 	need := &needs{privileges: map[types.ManagedObjectReference][]string{}}
 	if err := p.preflightPlaces(ctx, clones, need, report); err != nil {
 		return p.errorf(err, "preflight")
@@ -77,6 +78,17 @@ func (p *Provider) Preflight(ctx context.Context, clones []pool.CloneSpec) error
 		return p.errorf(err, "preflight")
 	}
 	return p.errorf(errors.Join(errs...), "preflight")
+}
+
+// placeLedgers notes where the sets' VMs are to go: their ledgers go there, too.
+func (p *Provider) placeLedgers(clones []pool.CloneSpec) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range clones {
+		if _, ok := p.ledgers[c.Set]; !ok {
+			p.ledgers[c.Set] = pool.VM{Datastore: c.VM.Datastore, ResourcePool: c.VM.ResourcePool}
+		}
+	}
 }
 
 // preflightPlaces finds everything that the clones name. An error returned, here and below, is

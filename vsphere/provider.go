@@ -37,6 +37,10 @@ type Provider struct {
 
 	mu    sync.Mutex
 	names map[types.ManagedObjectReference]string // of VMs, for errors
+
+	clock   reading                                 // of vCenter's clock, the last
+	shards  map[string]types.ManagedObjectReference // of ledgers, by set and shard, where they were last seen
+	ledgers map[string]pool.VM                      // by set: on which datastore and in which resource pool its ledger goes
 }
 
 var _ pool.Provider = (*Provider)(nil)
@@ -57,7 +61,7 @@ func newProvider(cfg Config, end endpoint, pace pace) *Provider {
 		cfg: cfg, s: s, pump: newPump(s, pace), patience: pace.patient,
 		clones: make(gate, maxClones), powers: make(gate, maxPowers), snapshots: make(gate, maxSnapshots),
 		places: newPlaces(), sources: newSources(),
-		names: map[types.ManagedObjectReference]string{},
+		names: map[types.ManagedObjectReference]string{}, ledgers: map[string]pool.VM{}, shards: map[string]types.ManagedObjectReference{},
 	}
 }
 

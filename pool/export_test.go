@@ -1,0 +1,9 @@
+package pool
+
+import "testing"
+
+// AddChild makes main what TestMain is in child processes of that mode.
+func AddChild(mode string, main func(m *testing.M)) { children[mode] = main }
+
+// ChildEnv is the environment variable that holds the mode.
+const ChildEnv = childEnv

@@ -1,0 +1,272 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A lease is a shard of the ledger that this process holds, until it gives it back or loses it. A
+// goroutine renews it at a third of its term; lost or given back, its context ends.
+//
+// The ledger's clock says when a lease is over, the local one when this process must stop: a
+// tenth of the term earlier than the ledger would, counted from before the ledger's clock was
+// asked, by the monotonic clock and by the wall clock, of which one or the other goes on while the
+// process or the machine sleeps.
+type lease struct {
+	l     *ledger
+	shard string
+	token string
+	ctx   context.Context
+	end   context.CancelCauseFunc
+	gone  chan struct{} // closed when the heart has stopped
+
+	doing   atomic.Pointer[func() string] // what to write down that it is held for, if that changes
+	writing sync.Mutex                    // held by whoever changes the entry
+
+	// unchanged tells that it was taken with the first reading: nobody had written since.
+	unchanged bool
+
+	mu   sync.Mutex // guards what follows
+	last entry      // as last written
+	ends time.Time  // of the local clock
+}
+
+// A busyError says why somebody else has it.
+type busyError struct {
+	why  string
+	kind string // of the block, or "" if somebody holds it
+}
+
+func (e *busyError) Error() string { return e.why }
+
+// busyError is the error of an entry that is busy.
+func (e entry) busyError(now time.Time) *busyError {
+	busy := &busyError{why: e.busy(now)}
+	if e.holder(now) == nil {
+		busy.kind = e.Block.Kind
+	}
+	return busy
+}
+
+// A request is for a shard.
+type request struct {
+	shard, what string
+	// fresh tells that nobody can hold what the shard is of, since it is not there: a missing entry
+	// then needs no wait.
+	fresh bool
+	// first, if not nil, is a reading to start from; also, if nobody has written since, returns what
+	// is to be written with the lease of that token.
+	first *books
+	also  func(token string) (map[string]string, error)
+}
+
+// errMissing says that a pool has no shard.
+var errMissing = errors.New("it has no entry in the ledger")
+
+// take makes this process the holder of a shard, unless it is busy: then the error is a
+// *busyError. was is what the entry was before.
+func (l *ledger) take(ctx context.Context, r request) (x *lease, was entry, err error) {
+	x = &lease{l: l, shard: r.shard, token: newToken()}
+	var born *entry // of a newborn pool
+	lost := shardPool(r.shard) == 0 || r.fresh
+	write := func(b books, e *entry, there bool) (bool, error) {
+		if e.Lease != nil && e.Lease.Token == x.token {
+			x.noteTaken(b, *e)
+			return false, nil // the answer to our write was lost
+		}
+		switch {
+		case there:
+		case r.fresh:
+			*e = entry{}
+		case born != nil:
+			*e = *born
+		case !lost:
+			return false, errMissing
+		}
+		if why := e.busy(b.Now); why != "" {
+			if !there {
+				return true, nil // write down until when it is blocked
+			}
+			return false, e.busyError(b.Now)
+		}
+		was = *e
+		e.Block, e.Clean = nil, nil
+		e.Lease = x.tenure(b.Now, r.what)
+		if x.unchanged = r.first != nil && b.Ledger == r.first.Ledger; x.unchanged && r.also != nil {
+			if e.also, err = r.also(x.token); err != nil {
+				return false, err
+			}
+		}
+		x.noteTaken(b, *e)
+		return true, nil
+	}
+	err = l.changeEntry(ctx, r.shard, r.first, write)
+	if errors.Is(err, errMissing) {
+		if born, err = l.bear(ctx, x, r.what); err == nil || errors.Is(err, errMissing) {
+			lost = true
+			err = l.changeEntry(ctx, r.shard, nil, write)
+		}
+	}
+	if err != nil {
+		return nil, entry{}, err
+	}
+	if x.last.Lease == nil { // only the block was written
+		return nil, entry{}, &busyError{why: "being recovered: its entry in the ledger was lost, and whoever holds it may still be there", kind: blockUnknown}
+	}
+	x.ctx, x.end = context.WithCancelCause(context.Background())
+	x.gone = make(chan struct{})
+	if err := x.check(); err != nil { // it took longer than a lease lasts
+		x.end(err)
+		return nil, entry{}, err
+	}
+	go x.beat()
+	return x, was, nil
+}
+
+func (x *lease) tenure(now time.Time, what string) *tenure {
+	return &tenure{Owner: x.l.by, For: what, Token: x.token, Since: now, Until: now.Add(x.l.term)}
+}
+
+// noteTaken notes the entry that holds us, and how long it does by the local clock.
+func (x *lease) noteTaken(b books, e entry) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.last = e
+	x.ends = b.asked.Add(e.Lease.Until.Sub(b.Now) - x.l.term/10)
+}
+
+// check tells, without asking anybody, whether the lease may still be relied on.
+func (x *lease) check() error {
+	if err := context.Cause(x.ctx); err != nil {
+		return err
+	}
+	x.mu.Lock()
+	ends := x.ends
+	x.mu.Unlock()
+	if now := time.Now(); now.Before(ends) && now.Round(0).Before(ends.Round(0)) {
+		return nil
+	}
+	err := fmt.Errorf("%w: it was not renewed in time", ErrLeaseLost)
+	x.end(err)
+	return err
+}
+
+// errNotOurs is what changing an entry returns when somebody else holds it.
+var errNotOurs = errors.New("somebody else has it")
+
+// set changes the entry, which must be ours, and renews the lease with it. An entry that was lost
+// is written anew as we knew it.
+func (x *lease) set(ctx context.Context, f func(now time.Time, e *entry)) error {
+	return x.alter(ctx, func(b books, e *entry) error { f(b.Now, e); return nil })
+}
+
+func (x *lease) alter(ctx context.Context, f func(b books, e *entry) error) error {
+	x.writing.Lock()
+	defer x.writing.Unlock()
+	if err := x.check(); err != nil {
+		return err
+	}
+	ctx, stop := x.bind(ctx)
+	defer stop()
+	err := x.write(ctx, func(b books, e *entry) error {
+		if doing := x.doing.Load(); doing != nil {
+			e.Lease.For = (*doing)()
+		}
+		e.Lease.Until = b.Now.Add(x.l.term)
+		return f(b, e)
+	})
+	if errors.Is(err, errNotOurs) {
+		err = fmt.Errorf("%w: %w", ErrLeaseLost, err)
+		x.end(err)
+	}
+	return err
+}
+
+// write changes the entry if it is ours.
+func (x *lease) write(ctx context.Context, f func(b books, e *entry) error) error {
+	var b books
+	var e entry
+	err := x.l.changeEntry(ctx, x.shard, nil, func(now books, there *entry, ok bool) (bool, error) {
+		x.mu.Lock()
+		last := x.last
+		x.mu.Unlock()
+		if !ok || there.Lease == nil && there.Block != nil && there.Block.Kind == blockUnknown {
+			mine := *last.Lease
+			last.Lease = &mine
+			*there = last
+		}
+		if there.Lease == nil || there.Lease.Token != x.token {
+			return false, fmt.Errorf("%w: %s", errNotOurs, or(there.busy(now.Now), "it is free"))
+		}
+		if err := f(now, there); err != nil {
+			return false, err
+		}
+		b, e = now, *there
+		return true, nil
+	})
+	if err == nil && e.Lease != nil {
+		x.noteTaken(b, e)
+	}
+	return err
+}
+
+// bind returns a context that ends when ctx or the lease does.
+func (x *lease) bind(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(x.ctx, func() { cancel(context.Cause(x.ctx)) })
+	return ctx, func() { stop(); cancel(nil) }
+}
+
+// confirm asks the ledger whether the lease is ours, as must be done right before anything that
+// cannot be undone, and leaves time for it: what is left of the lease is at least half.
+func (x *lease) confirm(ctx context.Context) error {
+	return x.set(ctx, func(time.Time, *entry) {})
+}
+
+// beat renews the lease until it is over.
+func (x *lease) beat() {
+	defer close(x.gone)
+	wait := x.l.term / 3
+	for {
+		x.mu.Lock()
+		left := time.Until(x.ends)
+		x.mu.Unlock()
+		if sleep(x.ctx, min(wait, max(left, 0))) != nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(x.ctx, max(left-wait, 0))
+		err := x.set(ctx, func(time.Time, *entry) {})
+		cancel()
+		if x.check() != nil {
+			return
+		}
+		if wait = x.l.term / 3; err != nil {
+			wait = x.l.term / 30 // vCenter may be back soon
+		}
+	}
+}
+
+// release gives the shard back, if it is still ours, with what f makes of the entry.
+func (x *lease) release(ctx context.Context, f func(now time.Time, e *entry)) error {
+	x.end(ErrReturned)
+	<-x.gone
+	x.writing.Lock()
+	defer x.writing.Unlock()
+	written := false
+	err := x.write(ctx, func(b books, e *entry) error {
+		written = true
+		if f != nil {
+			f(b.Now, e)
+		}
+		e.Lease = nil
+		return nil
+	})
+	if written && errors.Is(err, errNotOurs) {
+		return nil // the answer was lost, and the write was done
+	}
+	return err
+}

@@ -1,0 +1,348 @@
+package pool_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/poolready/poolready/pool"
+	"github.com/poolready/poolready/vsphere/vspheretest"
+)
+
+// A fakeT is the T of a test that may fail.
+type fakeT struct {
+	pool.T
+	name     string
+	ctx      context.Context
+	mu       sync.Mutex
+	cleanups []func()
+	errs     []string
+	failed   bool
+}
+
+func (f *fakeT) Name() string             { return f.name }
+func (f *fakeT) Context() context.Context { return f.ctx }
+func (f *fakeT) Cleanup(g func())         { f.cleanups = append(f.cleanups, g) }
+func (f *fakeT) Failed() bool             { return f.failed }
+func (f *fakeT) Errorf(format string, args ...any) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.failed = true
+	f.errs = append(f.errs, fmt.Sprintf(format, args...))
+}
+
+func (f *fakeT) Fatalf(format string, args ...any) {
+	f.Errorf(format, args...)
+	panic(f)
+}
+
+// a test that runs on another goroutine, or in another process, or fails.
+func testOf(t *testing.T, name string) *fakeT {
+	return &fakeT{T: t, name: name, ctx: t.Context()}
+}
+
+// acquire returns nil if the test failed.
+func (f *fakeT) acquire(s *pool.Set) (p *pool.Pool) {
+	defer func() {
+		if r := recover(); r != nil && r != f {
+			panic(r)
+		}
+	}()
+	return s.Acquire(f)
+}
+
+// end runs the cleanups.
+func (f *fakeT) end() {
+	for _, g := range slices.Backward(f.cleanups) {
+		g()
+	}
+	f.cleanups = nil
+}
+
+// count returns how often something happened to VMs whose names begin so.
+func (r *rig) count(kind, prefix string) (n int) {
+	for _, e := range r.history() {
+		if strings.HasPrefix(e, kind+" "+prefix) {
+			n++
+		}
+	}
+	return n
+}
+
+// spec2 is a spec for another process: with a provider of its own.
+func (r *rig) shared(pools int, lease time.Duration) pool.Spec {
+	spec := r.spec(pools)
+	spec.Limits.Lease = lease
+	return spec
+}
+
+func TestManyWhoEnsureOneSetBuildItOnce(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(s *vspheretest.Server) { s.Latency = vspheretest.Brisk() })
+	const processes = 4
+	var wg sync.WaitGroup
+	sets := make([]*pool.Set, processes)
+	for i := range sets {
+		spec := r.shared(2, 10*time.Second)
+		wg.Go(func() {
+			s, err := pool.Open(t.Context(), spec)
+			if assert.NoError(t, err) {
+				sets[i] = s
+			}
+		})
+	}
+	wg.Wait()
+	for _, vm := range []string{"golden", "con1", "con2", "dis1", "dis2"} {
+		assert.Equal(t, 1, r.count("VmCloned", vm), vm)
+		assert.Equal(t, 1, r.count("VirtualMachine.createSnapshot", vm), vm)
+		assert.Zero(t, r.count("VmRemoved", vm), vm)
+	}
+	assert.Contains(t, r.saying(), "waiting for another process, which builds the set (for ")
+	for _, s := range sets {
+		require.NotNil(t, s)
+		for _, p := range s.Pools() {
+			assert.Equal(t, fmt.Sprintf("dis%d uses it", p.Number), p.Host("dis").MustRun(t, "cat", "/etc/used"))
+		}
+		s.Close()
+	}
+}
+
+func TestABuilderThatDiedIsTakenOver(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	spec := r.shared(1, 2*time.Second)
+	dead, die := context.WithCancelCause(t.Context())
+	spec.Roles[1].Steps = append(spec.Roles[1].Steps, pool.Step{Name: "hang", Version: "1", Do: func(ctx context.Context, h *pool.Host) error {
+		// The process dies: nothing that it would do reaches vCenter any more.
+		require.NoError(t, spec.Provider.(interface{ Close(context.Context) error }).Close(ctx))
+		die(errors.New("killed"))
+		<-ctx.Done()
+		return ctx.Err()
+	}})
+	_, err := pool.Open(dead, spec)
+	require.Error(t, err)
+
+	began := time.Now()
+	set := r.open(r.shared(1, 2*time.Second))
+	assert.Greater(t, time.Since(began), 500*time.Millisecond, "the dead builder's claim holds until it is over")
+	assert.Equal(t, "dis1 uses it", set.Pools()[0].Host("dis").MustRun(t, "cat", "/etc/used"))
+	assert.Equal(t, 1, r.count("VmCloned", "golden"), "what was ready stays")
+	assert.Equal(t, 1, r.count("VmCloned", "con1"))
+	assert.Equal(t, 2, r.count("VmCloned", "dis1"), "what was half built is replaced")
+	assert.Regexp(t, `another process, which builds the set \(for \S+\): held by \S+ pid \d+ \S+ \(building.*\) since`, r.saying())
+}
+
+func TestPoolsAreLentToOneProcessAtATime(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	a, b := r.open(r.shared(1, 10*time.Second)), r.open(r.shared(1, 10*time.Second))
+
+	first := testOf(t, "TestFirst")
+	p := first.acquire(a)
+	require.NotNil(t, p)
+	p.Host("con").MustRun(t, "touch", "/var/dirt")
+
+	late := testOf(t, "TestLate")
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 300*time.Millisecond, errors.New("no time left"))
+	defer cancel()
+	late.ctx = ctx
+	require.Nil(t, late.acquire(b))
+	require.Len(t, late.errs, 1)
+	assert.Contains(t, late.errs[0], `pool: acquire a pool of set "lab": none was free: no time left; pool 1 is held by`)
+	assert.Contains(t, late.errs[0], "(TestFirst) since")
+
+	got := make(chan *pool.Pool)
+	second := testOf(t, "TestSecond")
+	go func() { got <- second.acquire(b) }()
+	select {
+	case <-got:
+		t.Error("two have the pool")
+	case <-time.After(200 * time.Millisecond):
+	}
+	first.end()
+	q := <-got
+	require.NotNil(t, q)
+	for _, h := range q.Hosts() {
+		_, err := h.Run(t.Context(), "test", "-e", "/var/dirt")
+		assert.Error(t, err, "%s is clean", h.Name)
+	}
+	_, err := p.Host("con").Run(t.Context(), "true")
+	require.ErrorIs(t, err, pool.ErrReturned, "a pool that was given back is not used any more")
+	require.ErrorIs(t, context.Cause(p.Context()), pool.ErrReturned)
+	second.end()
+	assert.Empty(t, second.errs)
+}
+
+func TestAnIdleCleanPoolIsLentAtOnce(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	a := r.open(r.shared(1, 10*time.Second))
+	b := r.open(r.shared(1, 10*time.Second))
+	n := len(r.Requests())
+	first := testOf(t, "TestFirst")
+	require.NotNil(t, first.acquire(b), "just built by another process")
+	for _, asked := range r.asked(n) {
+		assert.NotContains(t, asked, "Revert")
+	}
+	first.end()
+	b.Close() // the reset after TestFirst may be cut short by it
+
+	c := testOf(t, "TestAgain")
+	require.NotNil(t, c.acquire(a), "%v", c.errs)
+	c.end()
+	require.Eventually(t, func() bool { return strings.Contains(r.saying(), "pool 1: reset in") }, 10*time.Second, time.Millisecond)
+}
+
+func (r *rig) saying() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return strings.Join(r.said, "\n")
+}
+
+func TestACleanPoolThatWasRebootedIsResetBeforeItIsLent(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	set := r.open(r.shared(1, 10*time.Second))
+	set.Pools()[0].Host("con").MustRun(t, "touch", "/var/dirt")
+	r.byHand(r.vm("con1").Reset)
+	p := set.Acquire(t)
+	_, err := p.Host("con").Run(t.Context(), "test", "-e", "/var/dirt")
+	require.Error(t, err)
+	assert.Contains(t, r.saying(), "pool 1: reset, though it was clean: ")
+}
+
+func TestALostLeaseEndsTheWorkOnThePool(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	spec := r.shared(1, 1500*time.Millisecond)
+	set := r.open(spec)
+	ft := testOf(t, "TestVictim")
+	p := ft.acquire(set)
+	require.NotNil(t, p, "%v", ft.errs)
+	running := make(chan error)
+	go func() {
+		_, err := p.Host("con").Run(t.Context(), "sleep", "60")
+		running <- err
+	}()
+	r.Restart(5 * time.Second)
+	require.ErrorIs(t, <-running, pool.ErrLeaseLost, "what runs ends")
+	require.ErrorIs(t, context.Cause(p.Context()), pool.ErrLeaseLost)
+	_, err := p.Host("dis").Run(t.Context(), "true")
+	require.ErrorIs(t, err, pool.ErrLeaseLost, "and nothing new begins")
+	ft.end()
+	require.Len(t, ft.errs, 1)
+	assert.Contains(t, ft.errs[0], "the lease on the pool is lost")
+	require.Eventually(t, func() bool { _, err := pool.Plan(t.Context(), spec); return err == nil }, 20*time.Second, 10*time.Millisecond, "vCenter is back")
+}
+
+func TestARestartOfVCenterIsSurvived(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	set := r.open(r.shared(1, 6*time.Second))
+	ft := testOf(t, "TestLong")
+	p := ft.acquire(set)
+	require.NotNil(t, p, "%v", ft.errs)
+	r.Restart(2 * time.Second)
+	end := time.Now().Add(8 * time.Second)
+	for time.Now().Before(end) {
+		p.Host("con").MustRun(t, "true")
+		time.Sleep(100 * time.Millisecond)
+	}
+	require.NoError(t, p.Context().Err())
+	ft.end()
+	assert.Empty(t, ft.errs)
+}
+
+func TestAPoolThatCannotBeResetIsBuiltAnew(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	set := r.open(r.shared(1, 10*time.Second))
+	first := testOf(t, "TestFirst")
+	require.NotNil(t, first.acquire(set))
+	r.Inject(vspheretest.Fault{Method: "RevertToSnapshot_Task", Name: "con1", Effect: vspheretest.Refuse(&types.FileFault{File: "[ds] con1.vmdk"})})
+	first.end()
+	second := testOf(t, "TestSecond")
+	p := second.acquire(set)
+	require.NotNil(t, p, "%v", second.errs)
+	assert.Equal(t, "dis1 uses it", p.Host("dis").MustRun(t, "cat", "/etc/used"))
+	assert.Equal(t, 2, r.count("VmCloned", "con1"))
+	assert.Equal(t, 2, r.count("VmCloned", "dis1"))
+	assert.Equal(t, 1, r.count("VmCloned", "golden"))
+	second.end()
+}
+
+func TestAPoolThatCannotBeRebuiltEitherCoolsDown(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	set := r.open(r.shared(1, 10*time.Second))
+	first := testOf(t, "TestFirst")
+	require.NotNil(t, first.acquire(set))
+	r.Inject(vspheretest.Fault{Method: "RevertToSnapshot_Task", Name: "con1", Times: -1, Effect: vspheretest.Refuse(&types.FileFault{File: "[ds] con1.vmdk"})})
+	r.Inject(vspheretest.Fault{Method: "CloneVM_Task", Times: -1, Effect: vspheretest.Refuse(&types.NoDiskSpace{Datastore: "ds"})})
+	first.end()
+	second := testOf(t, "TestSecond")
+	require.Nil(t, second.acquire(set))
+	assert.Contains(t, second.errs[0], "no pool is left: pool 1 is cooling down until")
+	assert.Contains(t, second.errs[0], `datastore "ds" is full`)
+	_, err := pool.Open(t.Context(), r.shared(1, 10*time.Second))
+	require.ErrorContains(t, err, "pool 1 is cooling down until", "nobody builds it over and over")
+}
+
+func TestAPoolThatAnotherProcessRebuiltIsFound(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	a := r.open(r.shared(1, 10*time.Second))
+	r.byHand(r.vm("dis1").PowerOff)
+	r.byHand(r.vm("dis1").Destroy)
+	r.open(r.shared(1, 10*time.Second)).Close()
+	ft := testOf(t, "TestOld")
+	p := ft.acquire(a)
+	require.NotNil(t, p, "%v", ft.errs)
+	assert.Equal(t, "dis1 uses it", p.Host("dis").MustRun(t, "cat", "/etc/used"))
+	ft.end()
+
+	// And one that was rebuilt from another Spec is not what this process wants.
+	a2 := r.open(r.shared(1, 10*time.Second))
+	other := r.shared(1, 10*time.Second)
+	other.Roles[1].Steps = append(other.Roles[1].Steps, pool.Script("more", "echo more > /etc/more"))
+	r.open(other).Close()
+	last := testOf(t, "TestLast")
+	require.Nil(t, last.acquire(a2))
+	assert.Contains(t, last.errs[0], `it is no longer what this Spec asks for: dis1: rebuild: step "more" is gone`)
+}
+
+func TestABuilderWaitsForWhoUsesThePool(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	a := r.open(r.shared(2, 10*time.Second))
+	ft := testOf(t, "TestLong")
+	p := ft.acquire(a)
+	require.NotNil(t, p)
+	other := r.shared(2, 10*time.Second)
+	other.Roles[1].Steps = append(other.Roles[1].Steps, pool.Script("more", "echo more > /etc/more"))
+	opened := make(chan error, 1)
+	go func() {
+		s, err := pool.Open(t.Context(), other)
+		if err == nil {
+			s.Close()
+		}
+		opened <- err
+	}()
+	select {
+	case err := <-opened:
+		t.Fatalf("the pool was taken from under its holder: %v", err)
+	case <-time.After(500 * time.Millisecond):
+	}
+	p.Host("dis").MustRun(t, "true")
+	ft.end()
+	require.NoError(t, <-opened)
+}

@@ -1,0 +1,233 @@
+package pool_test
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/vmware/govmomi/find"
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/poolready/poolready/pool"
+)
+
+func (r *rig) status(spec pool.Spec) *pool.Standing {
+	r.t.Helper()
+	st, err := pool.Status(r.t.Context(), spec)
+	require.NoError(r.t, err)
+	return st
+}
+
+func TestStatusSaysWhoUsesWhat(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	spec := r.shared(2, 10*time.Second)
+	assert.Equal(t, "not ready", r.status(spec).Pools[0].State, "before anything is there")
+
+	set := r.open(spec)
+	ft := testOf(t, "TestUser")
+	p := ft.acquire(set)
+	require.NotNil(t, p)
+	n := len(r.Requests())
+	st := r.status(r.shared(2, 10*time.Second))
+	assert.Empty(t, r.asked(n), "looking changes nothing")
+	used, free := st.Pools[p.Number-1], st.Pools[2-p.Number]
+	assert.Equal(t, "in use", used.State)
+	assert.Equal(t, "TestUser", used.Holder.For)
+	assert.Contains(t, used.Holder.Owner, " pid ")
+	assert.Equal(t, "clean", free.State)
+	assert.NotEmpty(t, free.Hosts[0].Fingerprint)
+	assert.Contains(t, st.String(), "TestUser")
+	assert.Contains(t, st.String(), "in use")
+	var back pool.Standing
+	require.NoError(t, json.Unmarshal([]byte(st.JSON()), &back))
+	assert.Equal(t, st.Pools[0].Hosts, back.Pools[0].Hosts)
+	ft.end()
+	require.Eventually(t, func() bool {
+		mine := r.status(spec).Pools[p.Number-1]
+		return mine.State == "clean" && mine.LastUser == "TestUser" && !mine.Cleaned.IsZero()
+	}, 20*time.Second, 10*time.Millisecond)
+}
+
+func TestAPoolIsKeptForAPerson(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	spec := r.shared(2, 10*time.Second)
+	spec.Keep = pool.Keep{When: "failed", For: time.Hour}
+	set := r.open(spec)
+	fail := func(name string) *pool.Pool {
+		ft := testOf(t, name)
+		p := ft.acquire(set)
+		require.NotNil(t, p, "%v", ft.errs)
+		p.Host("con").MustRun(t, "touch", "/var/evidence")
+		ft.Errorf("it broke")
+		ft.end()
+		return p
+	}
+	p := fail("TestBroken")
+	require.Eventually(t, func() bool { return r.status(spec).Pools[p.Number-1].State == "kept" }, 20*time.Second, 10*time.Millisecond)
+	assert.Contains(t, r.status(spec).Pools[p.Number-1].Why, "TestBroken, which failed")
+	assert.Contains(t, r.saying(), "con"+string(rune('0'+p.Number))+": ssh root@10.", "it says how to get in")
+
+	q := fail("TestBrokenToo")
+	assert.NotEqual(t, p.Number, q.Number)
+	require.Eventually(t, func() bool { return r.status(spec).Pools[q.Number-1].State == "clean" }, 20*time.Second, 10*time.Millisecond, "no more than Keep.Pools")
+	set.Close()
+
+	r.open(spec).Close()
+	assert.Equal(t, "kept", r.status(spec).Pools[p.Number-1].State, "another run leaves it alone")
+	require.NoError(t, pool.Release(t.Context(), spec, p.Number))
+	assert.Equal(t, "dirty", r.status(spec).Pools[p.Number-1].State)
+	set = r.open(spec)
+	for _, name := range []string{"TestA", "TestB"} {
+		ft := testOf(t, name)
+		p := ft.acquire(set)
+		require.NotNil(t, p, "%v", ft.errs)
+		defer ft.end()
+		_, err := p.Host("con").Run(t.Context(), "test", "-e", "/var/evidence")
+		assert.Error(t, err, "it is reset before it is lent")
+	}
+}
+
+func TestWhatATestMadeElsewhereIsCleanedUp(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	var mu sync.Mutex
+	var cleaned []string
+	with := func() pool.Spec {
+		spec := r.shared(1, 2*time.Second)
+		spec.Cleanups = map[string]func(context.Context, string) error{"record": func(_ context.Context, ref string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			cleaned = append(cleaned, ref)
+			return nil
+		}}
+		return spec
+	}
+	set := r.open(with())
+	ft := testOf(t, "TestMaker")
+	p := ft.acquire(set)
+	require.NotNil(t, p)
+	require.ErrorContains(t, p.Track(t.Context(), "cloud", "x"), "no such kind")
+	require.NoError(t, p.Track(t.Context(), "record", "a"))
+	require.NoError(t, p.Track(t.Context(), "record", "b"))
+	require.Len(t, r.status(with()).Pools[0].Left, 2)
+	ft.end()
+	set.Acquire(t)
+	mu.Lock()
+	assert.Equal(t, []string{"b", "a"}, cleaned, "newest first, before the next test")
+	cleaned = nil
+	mu.Unlock()
+}
+
+func TestWhatADeadProcessMadeElsewhereIsCleanedUp(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	var mu sync.Mutex
+	var cleaned []string
+	with := func() pool.Spec {
+		spec := r.shared(1, 2*time.Second)
+		spec.Cleanups = map[string]func(context.Context, string) error{"record": func(_ context.Context, ref string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			cleaned = append(cleaned, ref)
+			return nil
+		}}
+		return spec
+	}
+	dying := with()
+	set := r.open(dying)
+	ft := testOf(t, "TestDies")
+	p := ft.acquire(set)
+	require.NotNil(t, p)
+	require.NoError(t, p.Track(t.Context(), "record", "left"))
+	require.NoError(t, dying.Provider.(interface{ Close(context.Context) error }).Close(t.Context())) // nothing of it reaches vCenter any more
+	<-p.Context().Done()
+	next := r.open(with())
+	ft2 := testOf(t, "TestNext")
+	require.NotNil(t, ft2.acquire(next), "%v", ft2.errs)
+	mu.Lock()
+	assert.Equal(t, []string{"left"}, cleaned)
+	mu.Unlock()
+	assert.Empty(t, r.status(with()).Pools[0].Left)
+	ft2.end()
+	ft.end()
+	assert.Len(t, ft.errs, 1, "its lease was lost")
+}
+
+func TestSweepRemovesWhatTheSpecNoLongerHas(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.open(r.shared(2, 10*time.Second)).Close()
+	foreign := "/Datacenter/vm/lab/pool2"
+	f := find.NewFinder(r.client().Client)
+	folder, err := f.Folder(t.Context(), foreign)
+	require.NoError(t, err)
+	tpl, err := f.VirtualMachine(t.Context(), "/Datacenter/vm/templates/rhel9")
+	require.NoError(t, err)
+	rp, err := f.ResourcePool(t.Context(), "/Datacenter/host/Cluster/Resources")
+	require.NoError(t, err)
+	ref := rp.Reference()
+	r.byHand(func(ctx context.Context) (*object.Task, error) {
+		return tpl.Clone(ctx, folder, "a-test-made-it", types.VirtualMachineCloneSpec{Location: types.VirtualMachineRelocateSpec{Pool: &ref}})
+	})
+	one := r.shared(1, 10*time.Second)
+	assert.Equal(t, []string{"pool2/a-test-made-it"}, r.status(one).Foreign, "it is found and reported")
+
+	n := len(r.Requests())
+	list, err := pool.Sweep(t.Context(), one, pool.SweepOptions{})
+	require.NoError(t, err)
+	require.Len(t, list, 2)
+	assert.Equal(t, "con2: to be removed: a con that the Spec no longer has", list[0].String())
+	assert.Empty(t, r.asked(n), "listing removes nothing")
+
+	list, err = pool.Sweep(t.Context(), one, pool.SweepOptions{Remove: true, OlderThan: time.Hour})
+	require.NoError(t, err)
+	for _, l := range list {
+		assert.False(t, l.Gone)
+		assert.Contains(t, l.Spared, "not known to be older than 1h")
+	}
+
+	two := r.open(r.shared(2, 10*time.Second))
+	var fts []*fakeT
+	for _, name := range []string{"TestOne", "TestTwo"} {
+		ft := testOf(t, name)
+		require.NotNil(t, ft.acquire(two))
+		fts = append(fts, ft)
+	}
+	_, err = pool.Sweep(t.Context(), one, pool.SweepOptions{Remove: true})
+	require.ErrorContains(t, err, "nothing was removed: pool 2 is held by")
+	_, err = pool.Destroy(t.Context(), one)
+	require.ErrorContains(t, err, "nothing was removed: pool 1 is held by")
+	require.ErrorContains(t, err, "pool 2 is held by")
+	for _, ft := range fts {
+		ft.end()
+	}
+	two.Close()
+
+	list, err = pool.Sweep(t.Context(), one, pool.SweepOptions{Remove: true})
+	require.NoError(t, err)
+	for _, l := range list {
+		assert.True(t, l.Gone, "%s", l)
+	}
+	assert.Equal(t, []string{"a-test-made-it", "con1", "dis1", "golden"}, r.names())
+	for vm, what := range r.plan(one) {
+		assert.True(t, strings.HasPrefix(what, "reuse") || strings.HasPrefix(what, "power on"), "%s: %s", vm, what)
+	}
+
+	removed, err := pool.Destroy(t.Context(), one)
+	require.NoError(t, err)
+	assert.ElementsMatch(t, []string{"con1", "dis1", "golden"}, removed)
+	assert.Equal(t, []string{"a-test-made-it"}, r.names())
+	_, err = f.VirtualMachineList(t.Context(), "/Datacenter/vm/lab/ledger/*")
+	require.Error(t, err, "the ledger is gone, too")
+	removed, err = pool.Destroy(t.Context(), one)
+	require.NoError(t, err)
+	assert.Empty(t, removed)
+}
