@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/pem"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -15,8 +16,17 @@ import (
 	"github.com/poolready/poolready/pool"
 )
 
+// embeddedOnly keeps what has the main job's name, but not its topology, off a real vCenter.
+func embeddedOnly(t *testing.T) {
+	t.Helper()
+	if os.Getenv("GOVC_URL") != "" {
+		t.Skip("GOVC_URL is set: this is for the embedded vCenter; -set os=debian12 is for others")
+	}
+}
+
 func TestPoolsOnDebian(t *testing.T) {
 	t.Parallel()
+	embeddedOnly(t)
 	topology := DefaultTopology().On("debian12", "debian12")
 	topology.Pools = 1
 	public, private, err := ed25519.GenerateKey(rand.Reader)
@@ -38,7 +48,7 @@ func TestPoolsOnDebian(t *testing.T) {
 		_, err := h.Run(t.Context(), "test", "!", "-e", h.VM.Env["SECRETS_DIR"])
 		assert.NoError(t, err)
 	}
-	t.Run("the cut done again changes nothing", func(t *testing.T) {
+	t.Run("the cut done again changes nothing, and its undoing is noticed", func(t *testing.T) {
 		dis := set.Acquire(t).Host(Dis)
 		look := func() string {
 			link, err := dis.Link(t.Context(), extNIC)
@@ -52,6 +62,11 @@ func TestPoolsOnDebian(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, unplug.Do(t.Context(), dis))
 		assert.Equal(t, before, look())
+
+		e.plugIn(t, dis.Name, dis.VM.NICs[extNIC].MAC)
+		got, err := unplugged.Do(t.Context(), dis)
+		require.NoError(t, err)
+		assert.NotEqual(t, unplugged.Want, got, "the check notices a cable that somebody plugs in")
 	})
 }
 
@@ -78,6 +93,7 @@ func TestDebianWithNetworkManager(t *testing.T) {
 
 func TestPoolsOnTwoSystems(t *testing.T) {
 	t.Parallel()
+	embeddedOnly(t)
 	topology := DefaultTopology().On("debian12", "rhel9")
 	topology.Pools = 1
 	topology.Product = Product{

@@ -14,7 +14,7 @@ set -eu
 put_aside() {
 	aside=
 	ifupdown=/etc/network/interfaces
-	if grep -qE '^iface[[:space:]]' "$ifupdown" 2>/dev/null && ! grep -q '^# poolready' "$ifupdown"; then
+	if [ -e "$ifupdown" ] && ! grep -q '^# poolready' "$ifupdown"; then
 		cp "$ifupdown" "$ifupdown.poolready-off"
 		printf '%s\n' '# poolready: other interfaces are configured elsewhere.' 'auto lo' 'iface lo inet loopback' >"$ifupdown"
 		aside=yes
