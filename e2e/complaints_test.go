@@ -204,7 +204,7 @@ func TestComplaintAllHostsHitTheMirrorAtOnce(t *testing.T) {
 func TestComplaintAKilledRunLeftOrphans(t *testing.T) {
 	t.Parallel()
 	topology := DefaultTopology()
-	topology.Pools = 2
+	topology.Pools = 1
 	e := newEmbedded(t, topology, fast)
 	spec := e.spec(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -220,14 +220,14 @@ func TestComplaintAKilledRunLeftOrphans(t *testing.T) {
 	require.ErrorContains(t, err, "killed")
 
 	set := e.open(t, spec)
-	require.Len(t, set.Pools(), 2)
+	require.Len(t, set.Pools(), 1)
 	names := map[string]int{}
 	for _, name := range e.vmNames(t) {
 		names[name]++
 	}
 	delete(names, topology.Template)
 	delete(names, topology.Set+"-ledger-build") // no clone: it says who builds
-	assert.Equal(t, map[string]int{topology.GoldenName: 1, "con1": 1, "con2": 1, "dis1": 1, "dis2": 1}, names)
+	assert.Equal(t, map[string]int{topology.GoldenName: 1, "con1": 1, "dis1": 1}, names)
 }
 
 // vmNames are the names of all VMs.
