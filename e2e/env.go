@@ -15,7 +15,8 @@ import (
 
 // SpecFromEnv returns the Spec of topology on the vCenter that GOVC_* name, with a connection that ends
 // with t. How to log in to the template and to jump hosts is in E2E_SSH_KEY, E2E_KNOWN_HOSTS and
-// E2E_SSH_JUMP (see sshx.FromEnv). E2E_EXPECT is how long golden, and then each VM, takes to be made ready
+// E2E_SSH_JUMP (see sshx.FromEnv). E2E_SHARE_KEY, if it is not empty, gives the key of E2E_SSH_KEY to root and the
+// default user of every host, too. E2E_EXPECT is how long golden, and then each VM, takes to be made ready
 // where no record of an earlier build tells, such as 90s. Without, half an hour and ten minutes,
 // for which go test needs a -timeout of its own the first time. What is missing or wrong is fatal to t.
 func SpecFromEnv(t pool.T, topology Topology) pool.Spec {
@@ -46,6 +47,11 @@ func SpecFromEnv(t pool.T, topology Topology) pool.Spec {
 		}
 	})
 	topology.RunnerKey = strings.TrimSpace(string(ssh.MarshalAuthorizedKey(access.Keys[0].PublicKey())))
+	if os.Getenv("E2E_SHARE_KEY") != "" {
+		if topology.KeyPair, err = os.ReadFile(os.Getenv("E2E_SSH_KEY")); err != nil {
+			t.Fatalf("E2E_SHARE_KEY is set: %v", err)
+		}
+	}
 	spec := topology.Spec(p, access)
 	if expect > 0 {
 		spec.Golden.Expect = expect

@@ -120,8 +120,9 @@ func (l *lab) conDis(template string, pools int) error {
 	if err != nil {
 		return err
 	}
+	templates := t.Templates()
 	e2etest.Site{
-		Template: t.Template, LabNetwork: t.LabNetwork, PrivateNetwork: t.PrivateNetwork, ExternalNetwork: t.ExternalNetwork,
+		Template: templates["rhel"], Debian: templates["debian"], LabNetwork: t.LabNetwork, PrivateNetwork: t.PrivateNetwork, ExternalNetwork: t.ExternalNetwork,
 		Reserved: t.Reservations(), NameServer: t.NameServer, Key: key,
 	}.Configure(l.srv)
 	l.expect = expect(l.srv.Latency)
