@@ -47,8 +47,9 @@ func (s Spec) validate() error {
 	}
 	f.notNegative("Spec.Pools", int64(s.Pools))
 	f.notNegative("Spec.MinPools", int64(s.MinPools))
-	if s.MinPools > max(s.Pools, 1) {
-		f.addf("Spec.MinPools", "is %d, more than the %d in Spec.Pools", s.MinPools, max(s.Pools, 1))
+	s.validateOnly(&f)
+	if most := s.withDefaults().numbers(); s.MinPools > len(most) && len(most) > 0 {
+		f.addf("Spec.MinPools", "is %d, more than the %d in Spec.Pools and Spec.Only", s.MinPools, len(most))
 	}
 	f.notNegative("Spec.Limits.Clones", int64(s.Limits.Clones))
 	f.notNegative("Spec.Limits.Hosts", int64(s.Limits.Hosts))
@@ -81,6 +82,11 @@ func (s Spec) validateGolden(f *faults) {
 	f.notNegative("Spec.Golden.MaxAge", int64(g.MaxAge))
 	f.notNegative("Spec.Golden.Expect", int64(g.Expect))
 	f.vm("Spec.Golden.VM", g.VM, 40) // leaves room for "-<datastore>" and "-g<generation>"
+	for i, nic := range g.VM.NICs {
+		if nic.Unplugged {
+			f.addf(fmt.Sprintf("Spec.Golden.VM.NICs[%d].Unplugged", i), "is for roles")
+		}
+	}
 	f.steps("Spec.Golden", g.Steps, g.Checks)
 }
 
@@ -128,6 +134,7 @@ func (s Spec) validateRoles(f *faults) {
 				f.addf(at+".DiskGiB", "is %d: a linked clone's disk cannot grow; set Spec.Golden.VM.DiskGiB", vm.DiskGiB)
 			}
 			f.unique(owners, at, "Name", vm.Name)
+			s.validateUnplugged(f, at, vm)
 			for _, nic := range vm.NICs {
 				f.unique(owners, at, "MAC", strings.ToLower(nic.MAC))
 			}
