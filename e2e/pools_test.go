@@ -28,9 +28,16 @@ type embedded struct {
 // hosts of the topology.
 func newEmbedded(t testing.TB, topology Topology, prepare ...func(*vspheretest.Server)) *embedded {
 	t.Helper()
+	return newEmbeddedFor(t, nil, topology, prepare...)
+}
+
+// newEmbeddedFor is newEmbedded whose template lets in key, or a fresh one.
+func newEmbeddedFor(t testing.TB, key ssh.Signer, topology Topology, prepare ...func(*vspheretest.Server)) *embedded {
+	t.Helper()
 	server := e2etest.NewUnstartedServer(t, e2etest.Site{
 		Template: topology.Template, LabNetwork: topology.LabNetwork, PrivateNetwork: topology.PrivateNetwork,
 		ExternalNetwork: topology.ExternalNetwork, Reserved: topology.Reservations(), NameServer: topology.NameServer,
+		Key: key,
 	})
 	for _, f := range prepare {
 		f(server)
@@ -90,7 +97,7 @@ func TestPlan(t *testing.T) {
 	require.NoError(t, err)
 	t.Log(work)
 	if e != nil {
-		assert.Len(t, work.Items, 1+2*spec.Pools)
+		assert.Len(t, work.Items, 1+2*len(theTopology(t).numbers()))
 		assert.Empty(t, e.history(t))
 	}
 }
@@ -102,7 +109,7 @@ func TestPools(t *testing.T) {
 	for _, c := range set.Checks() {
 		assert.True(t, c.OK(), "%s: %s", c.Host, c)
 	}
-	require.Len(t, set.Pools(), spec.Pools)
+	require.Len(t, set.Pools(), len(theTopology(t).numbers()))
 
 	for _, p := range set.Pools() {
 		con, dis := p.Host(Con), p.Host(Dis)

@@ -28,7 +28,7 @@ import (
 //   - E2E_EXPECT is how long golden, and then each VM, takes to be made ready where no record of an
 //     earlier build tells, such as 90s. Without, half an hour and ten minutes, for which go test
 //     needs a -timeout of its own the first time.
-func real(t *testing.T) pool.Spec {
+func real(t pool.T) pool.Spec {
 	t.Helper()
 	uncached(t)
 	cfg, err := vsphere.FromEnv()
@@ -69,7 +69,7 @@ func real(t *testing.T) pool.Spec {
 // does not save the result of a run that opened a file below the module with a time later than two
 // seconds ago, so this opens one with a time to come. It lies in the user's directory for caches;
 // the path to it begins in the module, so that go test minds it.
-func uncached(t *testing.T) {
+func uncached(t pool.T) {
 	t.Helper()
 	try := func() error {
 		dir, err := os.UserCacheDir()

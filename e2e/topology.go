@@ -45,7 +45,8 @@ type Topology struct {
 	Packages            []string
 	PackagesRemoved     []string // from dis
 	ProductDir          string
-	Proxy               string // of the proxy scripts, which nothing loads by itself
+	WatchPaths          []string // of the files that are facts; see pool.Spec.Facts
+	Proxy               string   // of the proxy scripts, which nothing loads by itself
 	// PullSecret and Credentials are contents of files; empty ones make placeholders.
 	PullSecret, Credentials []byte
 
@@ -72,6 +73,7 @@ func DefaultTopology() Topology {
 		Timezone: "Asia/Singapore", AdminUser: "steve", TestUser: "testy",
 		Packages:        strings.Fields("tmux git make podman rsync dnsmasq bind-utils chrony firewalld"),
 		PackagesRemoved: strings.Fields("git hostname make jq python3-jinja2 python3-pyyaml"),
+		WatchPaths:      strings.Fields("/etc /usr/local /opt /srv /var/spool/cron"),
 		ProductDir:      "/opt/product", Proxy: "http://10.0.1.8:3128",
 		OutsideAddr: netip.MustParseAddr("1.1.1.1"), OutsideAddr6: netip.MustParseAddr("2606:4700:4700::1111"),
 		OutsideName: "one.one.one.one", InternetURL: "https://one.one.one.one/",
@@ -192,6 +194,7 @@ func (t Topology) VM(h Host) pool.VM {
 		if i < len(h.MACs) {
 			nic.MAC = h.MACs[i]
 		}
+		nic.Unplugged = h.Role == Dis && i == extNIC
 		vm.NICs = append(vm.NICs, nic)
 	}
 	return vm
@@ -211,6 +214,7 @@ func (t Topology) env(h Host) map[string]string {
 		"MARKER": "POOLREADY_TESTING=1", "PROXY": t.Proxy, "PRODUCT_DIR": t.ProductDir,
 		"PULL_SECRET": ".pull-secret.json", "CREDENTIALS": ".vmware.conf", "SECRETS_DIR": "/root/.poolready-secrets",
 		"OUTSIDE_ADDR": t.OutsideAddr.String(), "OUTSIDE_ADDR6": t.OutsideAddr6.String(),
+		"WATCH_PATHS":  strings.Join(t.WatchPaths, " "),
 		"OUTSIDE_NAME": t.OutsideName, "INTERNET_URL": t.InternetURL,
 	}
 	if h.Role == Golden {

@@ -43,7 +43,7 @@ func TestTheDefaultTopologyIsThatOfTheDocument(t *testing.T) {
 	assert.Equal(t, []pool.NIC{
 		{Network: "Lab Network", MAC: "00:50:56:ac:03:04"},
 		{Network: "Private Network", MAC: "00:50:56:ac:03:05"},
-		{Network: "External Network", MAC: "00:50:56:ac:03:06"},
+		{Network: "External Network", MAC: "00:50:56:ac:03:06", Unplugged: true},
 	}, vm.NICs)
 	assert.Len(t, topology.Warnings(), 1, "its MACs are outside of vCenter's static range")
 }

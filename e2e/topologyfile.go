@@ -49,6 +49,7 @@ var settings = []setting{
 	text("test-user", "the test user", func(t *Topology) *string { return &t.TestUser }),
 	words("packages", "on all hosts", func(t *Topology) *[]string { return &t.Packages }),
 	words("packages-removed", "from dis", func(t *Topology) *[]string { return &t.PackagesRemoved }),
+	words("watch-paths", "files below are facts, of which a test that is watched may change none", func(t *Topology) *[]string { return &t.WatchPaths }),
 	text("product-dir", "where the product is", func(t *Topology) *string { return &t.ProductDir }),
 	text("proxy", "of the proxy scripts", func(t *Topology) *string { return &t.Proxy }),
 	addr("outside-addr", "an address that answers to every probe", func(t *Topology) *netip.Addr { return &t.OutsideAddr }),
