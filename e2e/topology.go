@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"maps"
@@ -54,6 +55,9 @@ type Topology struct {
 	// and a page.
 	OutsideAddr, OutsideAddr6 netip.Addr
 	OutsideName, InternetURL  string
+
+	// Override is what is otherwise in single pools, by number.
+	Override map[int]Override
 
 	RetryPause int // seconds between tries of what a mirror may refuse
 	WaitCon    int // seconds that dis waits for con
@@ -115,7 +119,7 @@ func (t Topology) Host(role string, n int) Host {
 	for i := range 3 {
 		h.MACs = append(h.MACs, fmt.Sprintf("%s:%02x:%02x", t.MACPrefix, n, 3*first+i+1))
 	}
-	return h
+	return t.Override[n].host(h)
 }
 
 // Hosts returns golden and then all hosts of the pools in use, role by role.
@@ -142,7 +146,9 @@ func (t Topology) numbers() []int {
 }
 
 // PoolDomain is the domain of pool n.
-func (t Topology) PoolDomain(n int) string { return fmt.Sprintf("p%d.%s", n, t.Domain) }
+func (t Topology) PoolDomain(n int) string {
+	return cmp.Or(t.Override[n].Domain, fmt.Sprintf("p%d.%s", n, t.Domain))
+}
 
 // FQDN is the host's full name.
 func (t Topology) FQDN(h Host) string { return h.Name + "." + t.Domain }
@@ -187,7 +193,9 @@ func (t Topology) VM(h Host) pool.VM {
 	if h.Role == Golden {
 		vm.DiskGiB = t.DiskGiB
 	} else {
-		vm.Folder = fmt.Sprintf("pool%d", h.Pool)
+		o := t.Override[h.Pool]
+		vm.Folder = cmp.Or(o.Folder, fmt.Sprintf("pool%d", h.Pool))
+		vm.Datastore = cmp.Or(o.Datastore, t.Datastore)
 	}
 	for i, network := range []string{t.LabNetwork, t.PrivateNetwork, t.ExternalNetwork} {
 		nic := pool.NIC{Network: network}
