@@ -111,6 +111,7 @@ func first(history []string, prefix string) int {
 func TestTheSetIsBuiltInBatchesByRole(t *testing.T) {
 	t.Parallel()
 	topology := DefaultTopology()
+	topology.Pools = 4
 	e := newEmbedded(t, topology, fast)
 	spec := e.spec(t)
 

@@ -136,25 +136,3 @@ func TestParseNumbers(t *testing.T) {
 		assert.Error(t, err, in)
 	}
 }
-
-func TestOnlySomeNumbers(t *testing.T) {
-	t.Parallel()
-	topology := DefaultTopology()
-	topology.Pools, topology.Only = 4, []int{2, 4}
-	e := newEmbedded(t, topology, fast)
-	set := e.open(t, e.spec(t))
-	var names []string
-	for _, s := range set.Status() {
-		names = append(names, s.Host)
-	}
-	assert.ElementsMatch(t, []string{"con2", "dis2", "con4", "dis4"}, names)
-	h := e.during(t, func() {
-		e.topology.Only = nil
-		e.open(t, e.spec(t))
-	})
-	for _, line := range h {
-		assert.NotContains(t, line, "golden")
-	}
-	assert.Contains(t, h, "cloned con1")
-	assert.Contains(t, h, "cloned dis3")
-}
