@@ -140,11 +140,12 @@ func TestOperations(t *testing.T) {
 		assert.Equal(t, "dis1 prove clean", failed.Host+" "+failed.Stage)
 		assert.Contains(t, ok(Operation{Name: "status"}, only(1)), "broken", "nobody gets it")
 	})
-	t.Run("rebuild cures it", func(t *testing.T) {
+	t.Run("rebuild cures it, and the air gap is in the hypervisor", func(t *testing.T) {
 		h := e.during(t, func() { ok(Operation{Name: "rebuild", Role: Dis}, only(1)) })
 		assert.Contains(t, h, "cloned dis1")
 		assert.NotContains(t, h, "cloned dis2")
 		assert.Contains(t, ok(Operation{Name: "status"}, only(1)), "clean")
+		e.testAirGap(t, e.open(t, only(1)))
 	})
 	t.Run("diff tells what the recipe did, and what was done since", func(t *testing.T) {
 		set.Close()

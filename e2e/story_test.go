@@ -262,33 +262,6 @@ func TestWhatPeopleDoByHandIsCured(t *testing.T) {
 	}
 }
 
-func TestOneBadHostSpoilsItsOwnPoolOnly(t *testing.T) {
-	t.Parallel()
-	topology := DefaultTopology()
-	e := newEmbedded(t, topology, fast)
-	spec := e.spec(t)
-	good := spec.Roles[0].Steps
-	spec.Roles[0].Steps = append(slices.Clone(good), pool.Script("break", "#!/bin/sh\n[ \"$POOL\" != 2 ] || timedatectl set-timezone UTC\n"))
-
-	_, err := pool.Open(t.Context(), spec)
-	require.Error(t, err)
-	for _, want := range []string{
-		"2 of the 3 pools wanted are ready", "con2", `check "timezone": want "Asia/Singapore", got "UTC"`, "ssh root@10.0.2.20",
-	} {
-		assert.Contains(t, err.Error(), want)
-	}
-	assert.NotContains(t, err.Error(), "con1")
-	assert.NotContains(t, err.Error(), "con3")
-
-	spec.MinPools = 2
-	set := e.open(t, spec)
-	var numbers []int
-	for _, p := range set.Pools() {
-		numbers = append(numbers, p.Number)
-	}
-	assert.Equal(t, []int{1, 3}, numbers)
-}
-
 func TestADeadNameServerFailsTheDisThatNeedsIt(t *testing.T) {
 	t.Parallel()
 	topology := DefaultTopology()
