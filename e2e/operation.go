@@ -204,7 +204,14 @@ func (o Operation) keep(ctx context.Context, spec pool.Spec, w io.Writer) error 
 			return err
 		}
 	}
-	return Operation{}.status(ctx, spec, w)
+	if err := (Operation{}).status(ctx, spec, w); err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "to free a pool: -op release -pools N; to look at its hosts:")
+	return pool.Look(ctx, spec, func(_ context.Context, h *pool.Host) error {
+		_, err := fmt.Fprintf(w, "  %s: %s\n", h.Name, h.Look())
+		return err
+	})
 }
 
 func (o Operation) release(ctx context.Context, spec pool.Spec, w io.Writer) error {

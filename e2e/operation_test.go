@@ -192,7 +192,9 @@ rm /etc/dnsmasq.d/poolready.conf
 		})
 		set.Close()
 		for range 2 {
-			assert.Contains(t, ok(Operation{Name: "keep", For: time.Hour}, only(2)), "kept")
+			out := ok(Operation{Name: "keep", For: time.Hour}, only(2))
+			assert.Contains(t, out, "kept")
+			assert.Contains(t, out, "dis2: ssh root@10.0.2.21")
 		}
 		_, err := do(Operation{Name: "destroy", Yes: true}, spec)
 		assert.ErrorContains(t, err, "nothing was removed: pool 2 is kept until")

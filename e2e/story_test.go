@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -108,10 +109,11 @@ func first(history []string, prefix string) int {
 	return slices.IndexFunc(history, func(s string) bool { return strings.HasPrefix(s, prefix) })
 }
 
-func TestTheSetIsBuiltInBatchesByRole(t *testing.T) {
+func TestFourPoolsAreBuiltFromNothingInBatchesByRole(t *testing.T) {
 	t.Parallel()
 	topology := DefaultTopology()
 	topology.Pools = 4
+	topology.Override = map[int]Override{4: {Folder: "other", Con: HostOverride{Name: "con-four", Lab: netip.MustParseAddr("10.0.3.40")}}}
 	e := newEmbedded(t, topology, fast)
 	spec := e.spec(t)
 
@@ -151,6 +153,28 @@ func TestTheSetIsBuiltInBatchesByRole(t *testing.T) {
 	assert.Less(t, last(h, "cloned dis"), first(h, "on con"), story)
 	assert.Less(t, last(h, "snapshot con"), first(h, "on dis"), "no dis is configured before the last con is ready\n%s", story)
 	assert.Less(t, first(h, "snapshot con1"), last(h, "on con1"), "con is on again\n%s", story)
+
+	t.Run("pool 3 is disabled", func(t *testing.T) {
+		for _, name := range []string{"con3", "dis3"} {
+			vm := e.vm(t, name)
+			for _, do := range []func(context.Context) (*object.Task, error){vm.PowerOff, vm.Destroy} {
+				task, err := do(t.Context())
+				require.NoError(t, err)
+				require.NoError(t, task.Wait(t.Context()))
+			}
+		}
+		spec.Only = []int{1, 2, 4}
+		var set *pool.Set
+		assert.Empty(t, e.during(t, func() { set = e.open(t, spec) }), "nobody misses it")
+		var names []string
+		for _, s := range set.Status() {
+			names = append(names, fmt.Sprintf("%d %s", s.Pool, s.Host))
+		}
+		assert.ElementsMatch(t, []string{"1 con1", "1 dis1", "2 con2", "2 dis2", "4 con-four", "4 dis4"}, names)
+		four := set.Pools()[2]
+		assert.Equal(t, "con-four", four.Host(Con).MustRun(t, "hostnamectl", "--static"))
+		assert.Equal(t, "10.0.3.40", four.Host(Dis).MustRun(t, "dig", "+short", "registry.p4.example.com"))
+	})
 }
 
 func TestChangesRebuildWhatTheyTouch(t *testing.T) {

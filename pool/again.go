@@ -114,7 +114,7 @@ func resetPools(ctx context.Context, s Spec) error {
 		var err error
 		if held[i], was[i], err = b.ledger.take(ctx, request{shard: poolShard(n), what: "reset by hand"}); err != nil {
 			for _, x := range held[:i] {
-				set.giveBack(x, nil)
+				err = errors.Join(err, letGoOf(ctx, x, nil))
 			}
 			return fmt.Errorf("nothing was touched: pool %d is %w", n, err)
 		}
@@ -141,18 +141,26 @@ func (s *Set) resetHeld(ctx context.Context, x *lease, was entry, p *Pool) error
 	if err == nil {
 		found, boots, err = s.reset(ctx, x, p, was.Boots)
 	}
-	s.giveBack(x, func(now time.Time, e *entry) {
+	failed := err
+	err = errors.Join(err, letGoOf(ctx, x, func(now time.Time, e *entry) {
 		switch {
-		case err == nil:
+		case failed == nil:
 			e.cleaned(p, found, boots)
 		case ctx.Err() == nil:
-			e.fail(now, err)
+			e.fail(now, failed)
 		}
-	})
+	}))
 	if err != nil {
 		return fmt.Errorf("pool %d: %w", p.Number, err)
 	}
 	return nil
+}
+
+// letGoOf gives a lease back, also when ctx has ended, with what f makes of its entry.
+func letGoOf(ctx context.Context, x *lease, f func(now time.Time, e *entry)) error {
+	ctx, cancel := afterwards(ctx)
+	defer cancel()
+	return x.release(ctx, f)
 }
 
 // KeepPool leaves a pool as it is to a person, for d, as Spec.Keep does with that of a failed test: nobody

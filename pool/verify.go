@@ -133,9 +133,7 @@ func verifyPool(ctx context.Context, s Spec, n int, hosts []*hostPlan) ([]HostRe
 		}
 	})
 	stop()
-	after, cancel := afterwards(ctx)
-	defer cancel()
-	err = x.release(after, func(now time.Time, e *entry) {
+	err = letGoOf(ctx, x, func(now time.Time, e *entry) {
 		if err := reportError(reports); was.Clean != nil && err != nil && ctx.Err() == nil {
 			e.Clean, e.Failures, e.Failure, e.FailedAt = nil, e.Failures+1, "verify: "+err.Error(), now
 			return
