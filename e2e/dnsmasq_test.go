@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -19,17 +20,20 @@ func TestAConWhoseDnsmasqNeverStartsSpoilsItsOwnPoolOnly(t *testing.T) {
 	topology.Pools = 2
 	e := newEmbedded(t, topology, fast)
 	spec := e.spec(t)
-	var mended atomic.Bool
-	steps := slices.Clone(spec.Roles[0].Steps)
-	spec.Roles[0].Steps = slices.Insert(steps, slices.IndexFunc(steps, func(s pool.Step) bool { return s.Name == "dnsmasq" }), pool.Step{
-		Name: "somebody's setting", Version: "1",
-		Do: func(ctx context.Context, h *pool.Host) error {
-			if h.Name != "con2" || mended.Load() {
+	spec.Roles[1].Needs[0].Timeout = 300 * time.Millisecond
+	var starts atomic.Bool
+	break2 := func(name string, now func() bool) pool.Step {
+		return pool.Step{Name: name, Version: "1", Do: func(ctx context.Context, h *pool.Host) error {
+			if h.Name != "con2" || !now() {
 				return nil
 			}
 			return h.Put(ctx, "/etc/dnsmasq.d/somebody.conf", strings.NewReader("no-such-option\n"), 0o644)
-		},
-	})
+		}}
+	}
+	steps := slices.Clone(spec.Roles[0].Steps)
+	steps = slices.Insert(steps, slices.IndexFunc(steps, func(s pool.Step) bool { return s.Name == "dnsmasq" }),
+		break2("somebody's setting", func() bool { return !starts.Load() }))
+	spec.Roles[0].Steps = append(steps, break2("a time bomb", starts.Load))
 	_, err := pool.Open(t.Context(), spec)
 	var not *pool.NotReadyError
 	require.ErrorAs(t, err, &not)
@@ -44,10 +48,14 @@ func TestAConWhoseDnsmasqNeverStartsSpoilsItsOwnPoolOnly(t *testing.T) {
 	assert.NotContains(t, h, "on dis2", "there is no sense in configuring it")
 	assert.NotContains(t, h, "snapshot con2")
 
-	mended.Store(true)
-	h = e.during(t, func() { e.open(t, spec) })
+	// It starts, and dies when con2 has become ready: its checks have passed.
+	starts.Store(true)
+	h = e.during(t, func() { _, err = pool.Open(t.Context(), spec) })
+	require.Error(t, err)
+	for _, want := range []string{"1 of the 2 pools wanted are ready", "dis2", `need "name server" of con2`, "no answer within its timeout (300ms)"} {
+		assert.Contains(t, err.Error(), want)
+	}
 	assert.Contains(t, h, "snapshot con2")
-	assert.Contains(t, h, "snapshot dis2")
 	for _, line := range h {
 		assert.NotContains(t, line, "con1")
 		assert.NotContains(t, line, "dis1")

@@ -121,7 +121,6 @@ func TestOperations(t *testing.T) {
 		}
 		assert.Contains(t, ok(Operation{Name: "status"}, only(1)), "verify: dis1", "it is not lent before it was reset")
 		assert.Contains(t, ok(Operation{Name: "reset"}, only(1)), "clean")
-		ok(Operation{Name: "verify"}, only(1))
 
 		// One that comes back with every reset: the reset itself finds it.
 		leaky := only(1)
@@ -188,7 +187,6 @@ rm /etc/dnsmasq.d/poolready.conf
 				assert.ErrorContains(t, err, "TestOperations", op.Name)
 			}
 			assert.Contains(t, ok(Operation{Name: "verify"}, only(p.Number)), "skipped: pool 2 is held by")
-			assert.Empty(t, p.Verify(t.Context()).Failed())
 		})
 		set.Close()
 		for range 2 {
