@@ -1,9 +1,10 @@
 GO       ?= go
 LINT     ?= golangci-lint
+OP        = $(GO) test ./e2e -v -count=1 -timeout 0 $(if $(POOLS),-pools $(POOLS)) $(ARGS) -op
 FUZZTIME ?= 30s
 
 .DEFAULT_GOAL := help
-.PHONY: help test race lint pools plan bench fuzz tidy shellcheck ci
+.PHONY: help test race lint pools plan status verify diff rebuild reset keep release sweep destroy bench fuzz tidy shellcheck ci
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +23,33 @@ pools: ## The main job: build or reuse the con/dis pools and prove them
 
 plan: ## Print what `make pools` would do, and why; change nothing
 	$(GO) test ./e2e -run Plan -v -count=1
+
+status: ## Show who uses which pool, and how each stands (as all that follows: POOLS=1-2,4, and flags in ARGS)
+	$(OP) status
+
+verify: ## Run all checks on all hosts
+	$(OP) verify
+
+diff: ## Show what changed on the hosts since they became ready
+	$(OP) diff
+
+rebuild: ## Build anew ROLE=golden, con or dis, or the pools of POOLS
+	$(OP) rebuild $(if $(ROLE),-role $(ROLE))
+
+reset: ## Put pools back to pool-ready, and prove that they are clean
+	$(OP) reset
+
+keep: ## Leave POOLS to a person
+	$(OP) keep
+
+release: ## Free POOLS that are kept
+	$(OP) release
+
+sweep: ## List what the topology no longer has; with ARGS=-yes remove it
+	$(OP) sweep
+
+destroy: ## Remove the set, after asking for its name
+	$(OP) destroy
 
 bench: ## Run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...

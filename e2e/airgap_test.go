@@ -13,13 +13,8 @@ import (
 // airtight is what the probes of a host without internet say.
 const airtight = "open: none\nclosed: icmp tcp80 tcp443 dns-udp dns-tcp http-by-name icmp6 tcp443-6 proxy-env"
 
-func TestTheAirGapIsInTheHypervisorAndComesBackWithAReset(t *testing.T) {
-	t.Parallel()
-	topology := DefaultTopology()
-	topology.Pools = 1
-	e := newEmbedded(t, topology, fast)
-	set := e.open(t, e.spec(t))
-
+// testAirGap shows that the air gap is in the hypervisor, and comes back with a reset. set has one pool.
+func (e *embedded) testAirGap(t *testing.T, set *pool.Set) {
 	probes := func(h *pool.Host) string {
 		t.Helper()
 		out, err := h.Script(t.Context(), script("checks", "internet"))

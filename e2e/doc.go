@@ -37,6 +37,33 @@
 // them to everybody, and con itself asks the lab's server besides. What the lab's own name server
 // answers dis, which reaches it on the lab's network, is the lab's to decide.
 //
+// # The air gap
+//
+// dis's internet NIC is disconnected in the hypervisor, and stays so at power on (pool.NIC.Unplugged); its interface is
+// down, and it has no default route. Probes show that nothing gets through (scripts/checks/internet.sh), and on con that they
+// find a way out where there is one. All that is checked before pool-ready and by -op verify; cable, interface, routes and
+// probes after every reset, too. A pool with a leak is not lent: the evidence is in the error and in -op status. The cable
+// is part of what every plan compares, so that a run that would only reuse a dis notices one that was plugged in by hand.
+//
+// # Operations
+//
+// With -op the tests' binary runs no tests but does one thing with the set; see Operation. Combinations that
+// make no sense are refused in one sentence before anything is touched. scripts/facts.sh lists what there is on a host: -op diff
+// and pool.Pool.Watch, for a test that wants to leave nothing, tell the changes by name.
+//
+// # The topology
+//
+// A YAML file (-topology FILE) says what differs from DefaultTopology, an environment variable E2E_KEY wins over it, and
+// a flag -set key=value over both; -print-topology lists all keys, and where each value is from. Names, MACs,
+// addresses, datastores and folders of single pools are below "pool-N" (see Override):
+//
+//	pools: 4
+//	pool-2:
+//	  con-name: bastion2
+//	  con-macs: [00:50:56:01:02:01, 00:50:56:01:02:02, 00:50:56:01:02:03]
+//	  con-lab: 10.0.2.25
+//	  datastore: Datastore4-2
+//
 // # Where it runs
 //
 // With GOVC_URL in the environment, on that vCenter. E2E_SSH_KEY names the private key file that

@@ -4,6 +4,7 @@ import (
 	"context"
 	"embed"
 	"path"
+	"slices"
 
 	"github.com/poolready/poolready/pool"
 )
@@ -129,9 +130,6 @@ func (t Topology) steps(role string) []pool.Step {
 		}
 		list = append(list, s)
 	}
-	if role == Dis {
-		list = append(list, unplug)
-	}
 	return list
 }
 
@@ -149,15 +147,17 @@ func (t Topology) checks(role string) []pool.Check {
 	return list
 }
 
-// extNIC is the one that leads out, in the order of VM.NICs.
-const extNIC = 2
-
-// unplug pulls the cable of dis's internet NIC in the hypervisor: what a guest cut off itself,
-// somebody in the guest can connect again.
-var unplug = pool.Step{
-	Name: "unplug", Version: "1",
-	Do: func(ctx context.Context, h *pool.Host) error { return h.SetLink(ctx, extNIC, false) },
+// airGap are the checks that show after every reset, besides the cable (pool.NIC.Unplugged), that there is no
+// way out of dis. What they got is the evidence.
+func (t Topology) airGap() []pool.Check {
+	return slices.DeleteFunc(t.checks(Dis), func(c pool.Check) bool {
+		return !slices.Contains([]string{"internet", "default-route", "ext-link", "dns-policy"}, c.Name)
+	})
 }
+
+// extNIC is the one that leads out, in the order of VM.NICs. On dis its cable is pulled in the hypervisor: what
+// a guest cut off itself, somebody in the guest can connect again.
+const extNIC = 2
 
 // unplugged asks the hypervisor whether the cable is out.
 var unplugged = pool.Check{

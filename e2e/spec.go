@@ -9,27 +9,27 @@ import (
 	"github.com/poolready/poolready/sshx"
 )
 
-// Spec returns the set that t describes, for a provider and a way to log in as root. If only
-// some pools are in use, the set's pool 1 is the first of them, and so on.
+// Spec returns the set that t describes, for a provider and a way to log in as root.
 // ssh.HostKeys must prove the templates on the first connection to golden.
 func (t Topology) Spec(provider pool.Provider, ssh sshx.Config) pool.Spec {
-	numbers := t.numbers()
 	spec := pool.Spec{
 		Name:     t.Set,
 		Provider: provider,
-		Pools:    len(numbers),
+		Pools:    t.Pools,
+		Only:     t.Only,
+		Facts:    script("", "facts"),
 		Golden:   t.golden(t.Host(Golden, 0), t.Template),
 		Roles: []pool.Role{
 			{
-				Name: Con, VM: func(n int) pool.VM { return t.VM(t.Host(Con, numbers[n-1])) },
+				Name: Con, VM: func(n int) pool.VM { return t.VM(t.Host(Con, n)) },
 				Steps: t.steps(Con), Checks: t.checks(Con),
 			},
 			{
-				Name: Dis, VM: func(n int) pool.VM { return t.VM(t.Host(Dis, numbers[n-1])) },
+				Name: Dis, VM: func(n int) pool.VM { return t.VM(t.Host(Dis, n)) },
 				Needs: []pool.Need{{
 					Name: "name server", Role: Con, Timeout: 5 * time.Minute, Do: answersNames,
 				}},
-				Steps: t.steps(Dis), Checks: t.checks(Dis),
+				Steps: t.steps(Dis), Checks: t.checks(Dis), AfterReset: t.airGap(),
 			},
 		},
 		SSH: ssh,

@@ -60,7 +60,7 @@ func TestPoolsOnDebian(t *testing.T) {
 		before := look()
 		_, err := dis.Script(t.Context(), script("steps", "cut"))
 		require.NoError(t, err)
-		require.NoError(t, unplug.Do(t.Context(), dis))
+		require.NoError(t, dis.SetLink(t.Context(), extNIC, false))
 		assert.Equal(t, before, look())
 
 		e.plugIn(t, dis.Name, dis.VM.NICs[extNIC].MAC)

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"maps"
@@ -58,7 +59,8 @@ type Topology struct {
 	// Packages are on all hosts; PackagesRemoved are removed from dis. "debian:NAME" is for Debian and
 	// what is like it, "rhel:NAME" for RHEL and its like, NAME for both.
 	Packages, PackagesRemoved []string
-	ProductDir                string // where the product is: on con, and nowhere else
+	ProductDir                string   // where the product is: on con, and nowhere else
+	WatchPaths                []string // of the files that are facts; see pool.Spec.Facts
 	Product                   Product
 	Proxy                     string // of the proxy scripts, which nothing loads by itself
 	// PullSecret and Credentials are contents of files; empty ones make placeholders.
@@ -68,6 +70,9 @@ type Topology struct {
 	// and a page.
 	OutsideAddr, OutsideAddr6 netip.Addr
 	OutsideName, InternetURL  string
+
+	// Override is what is otherwise in single pools, by number.
+	Override map[int]Override
 
 	RetryPause int // seconds between tries of what a mirror may refuse
 	WaitCon    int // seconds that dis waits for con
@@ -87,6 +92,7 @@ func DefaultTopology() Topology {
 		Timezone: "Asia/Singapore", AdminUser: "steve", TestUser: "testy",
 		Packages:        strings.Fields("tmux git make podman rsync dnsmasq chrony firewalld rhel:bind-utils debian:bind9-dnsutils debian:curl debian:cloud-guest-utils"),
 		PackagesRemoved: strings.Fields("git make jq python3-jinja2 rhel:hostname rhel:python3-pyyaml debian:python3-yaml"),
+		WatchPaths:      strings.Fields("/etc /usr/local /opt /srv /var/spool/cron"),
 		ProductDir:      "/opt/product", Proxy: "http://10.0.1.8:3128",
 		OutsideAddr: netip.MustParseAddr("1.1.1.1"), OutsideAddr6: netip.MustParseAddr("2606:4700:4700::1111"),
 		OutsideName: "one.one.one.one", InternetURL: "https://one.one.one.one/",
@@ -129,7 +135,7 @@ func (t Topology) Host(role string, n int) Host {
 	for i := range 3 {
 		h.MACs = append(h.MACs, fmt.Sprintf("%s:%02x:%02x", t.MACPrefix, n, 3*first+i+1))
 	}
-	return h
+	return t.Override[n].host(h)
 }
 
 // Hosts returns golden, dis's own golden if it has one, and then all hosts of the pools in use,
@@ -160,7 +166,9 @@ func (t Topology) numbers() []int {
 }
 
 // PoolDomain is the domain of pool n.
-func (t Topology) PoolDomain(n int) string { return fmt.Sprintf("p%d.%s", n, t.Domain) }
+func (t Topology) PoolDomain(n int) string {
+	return cmp.Or(t.Override[n].Domain, fmt.Sprintf("p%d.%s", n, t.Domain))
+}
 
 // FQDN is the host's full name.
 func (t Topology) FQDN(h Host) string { return h.Name + "." + t.Domain }
@@ -205,13 +213,16 @@ func (t Topology) VM(h Host) pool.VM {
 	if h.Role == Golden {
 		vm.DiskGiB = t.DiskGiB
 	} else {
-		vm.Folder = fmt.Sprintf("pool%d", h.Pool)
+		o := t.Override[h.Pool]
+		vm.Folder = cmp.Or(o.Folder, fmt.Sprintf("pool%d", h.Pool))
+		vm.Datastore = cmp.Or(o.Datastore, t.Datastore)
 	}
 	for i, network := range []string{t.LabNetwork, t.PrivateNetwork, t.ExternalNetwork} {
 		nic := pool.NIC{Network: network}
 		if i < len(h.MACs) {
 			nic.MAC = h.MACs[i]
 		}
+		nic.Unplugged = h.Role == Dis && i == extNIC
 		vm.NICs = append(vm.NICs, nic)
 	}
 	return vm
@@ -231,6 +242,7 @@ func (t Topology) env(h Host) map[string]string {
 		"MARKER": "POOLREADY_TESTING=1", "PROXY": t.Proxy, "PRODUCT_DIR": t.ProductDir,
 		"PULL_SECRET": ".pull-secret.json", "CREDENTIALS": ".vmware.conf", "SECRETS_DIR": "/root/.poolready-secrets",
 		"OUTSIDE_ADDR": t.OutsideAddr.String(), "OUTSIDE_ADDR6": t.OutsideAddr6.String(),
+		"WATCH_PATHS":  strings.Join(t.WatchPaths, " "),
 		"OUTSIDE_NAME": t.OutsideName, "OUTSIDE_NAMES": t.OutsideNames, "INTERNET_URL": t.InternetURL,
 	}
 	if h.Role == Golden {

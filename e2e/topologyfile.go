@@ -14,14 +14,14 @@ import (
 
 // A setting is one key of a topology file. The same key is the environment variable
 // E2E_<KEY>, in capitals with "_" for "-", and can be set by a flag.
-type setting struct {
+type setting[T any] struct {
 	key, about string
-	get        func(t *Topology) string
-	set        func(t *Topology, value string) error
+	get        func(t *T) string
+	set        func(t *T, value string) error
 }
 
 // settings are all keys, in the order in which they are printed.
-var settings = []setting{
+var settings = []setting[Topology]{
 	text("set", "names the set and its folder", func(t *Topology) *string { return &t.Set }),
 	number("pools", "how many pools there are", func(t *Topology) *int { return &t.Pools }),
 	numbers("only", "the pools to use; empty is all", func(t *Topology) *[]int { return &t.Only }),
@@ -54,6 +54,7 @@ var settings = []setting{
 	text("test-user", "the test user", func(t *Topology) *string { return &t.TestUser }),
 	words("packages", "on all hosts", func(t *Topology) *[]string { return &t.Packages }),
 	words("packages-removed", "from dis", func(t *Topology) *[]string { return &t.PackagesRemoved }),
+	words("watch-paths", "files below are facts, of which a test that is watched may change none", func(t *Topology) *[]string { return &t.WatchPaths }),
 	text("product-dir", "where the product is", func(t *Topology) *string { return &t.ProductDir }),
 	text("proxy", "of the proxy scripts", func(t *Topology) *string { return &t.Proxy }),
 	addr("outside-addr", "an address that answers to every probe", func(t *Topology) *netip.Addr { return &t.OutsideAddr }),
@@ -65,11 +66,11 @@ var settings = []setting{
 }
 
 // of makes a setting of a field by its form.
-func of[V any](key, about string, field func(*Topology) *V, print func(V) string, parse func(string) (V, error)) setting {
-	return setting{
+func of[T, V any](key, about string, field func(*T) *V, print func(V) string, parse func(string) (V, error)) setting[T] {
+	return setting[T]{
 		key: key, about: about,
-		get: func(t *Topology) string { return print(*field(t)) },
-		set: func(t *Topology, s string) error {
+		get: func(t *T) string { return print(*field(t)) },
+		set: func(t *T, s string) error {
 			v, err := parse(s)
 			if err == nil {
 				*field(t) = v
@@ -79,11 +80,11 @@ func of[V any](key, about string, field func(*Topology) *V, print func(V) string
 	}
 }
 
-func text(key, about string, field func(*Topology) *string) setting {
+func text[T any](key, about string, field func(*T) *string) setting[T] {
 	return of(key, about, field, func(s string) string { return s }, func(s string) (string, error) { return s, nil })
 }
 
-func number(key, about string, field func(*Topology) *int) setting {
+func number(key, about string, field func(*Topology) *int) setting[Topology] {
 	return of(key, about, field, strconv.Itoa, func(s string) (int, error) {
 		n, err := strconv.Atoi(s)
 		if err != nil || n < 0 {
@@ -93,7 +94,7 @@ func number(key, about string, field func(*Topology) *int) setting {
 	})
 }
 
-func addr(key, about string, field func(*Topology) *netip.Addr) setting {
+func addr[T any](key, about string, field func(*T) *netip.Addr) setting[T] {
 	return of(key, about, field, netip.Addr.String, func(s string) (netip.Addr, error) {
 		a, err := netip.ParseAddr(s)
 		if err != nil {
@@ -103,7 +104,7 @@ func addr(key, about string, field func(*Topology) *netip.Addr) setting {
 	})
 }
 
-func prefix(key, about string, field func(*Topology) *netip.Prefix) setting {
+func prefix(key, about string, field func(*Topology) *netip.Prefix) setting[Topology] {
 	return of(key, about, field, netip.Prefix.String, func(s string) (netip.Prefix, error) {
 		p, err := netip.ParsePrefix(s)
 		if err != nil || !p.Addr().Is4() {
@@ -113,12 +114,12 @@ func prefix(key, about string, field func(*Topology) *netip.Prefix) setting {
 	})
 }
 
-func words(key, about string, field func(*Topology) *[]string) setting {
+func words[T any](key, about string, field func(*T) *[]string) setting[T] {
 	return of(key, about, field, func(w []string) string { return strings.Join(w, " ") },
 		func(s string) ([]string, error) { return strings.Fields(s), nil })
 }
 
-func numbers(key, about string, field func(*Topology) *[]int) setting {
+func numbers(key, about string, field func(*Topology) *[]int) setting[Topology] {
 	return of(key, about, field, func(list []int) string {
 		return strings.Trim(strings.ReplaceAll(fmt.Sprint(list), " ", ","), "[]")
 	}, ParsePools)
@@ -162,7 +163,7 @@ type Origins map[string]string
 func LoadTopology(src Source) (Topology, Origins, error) {
 	t, from := DefaultTopology(), Origins{}
 	errs := t.readYAML(src, from)
-	apply := func(s setting, value, origin string) {
+	apply := func(s setting[Topology], value, origin string) {
 		if err := s.set(&t, value); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %s: %w", origin, s.key, err))
 			return
@@ -170,8 +171,8 @@ func LoadTopology(src Source) (Topology, Origins, error) {
 		from[s.key] = origin
 	}
 	flags := maps.Clone(src.Flags)
-	for _, s := range settings {
-		name := "E2E_" + strings.ToUpper(strings.ReplaceAll(s.key, "-", "_"))
+	consider := func(s setting[Topology]) {
+		name := "E2E_" + strings.ToUpper(keyNames.Replace(s.key))
 		if src.Env != nil {
 			if v, ok := src.Env(name); ok {
 				apply(s, v, name)
@@ -180,6 +181,14 @@ func LoadTopology(src Source) (Topology, Origins, error) {
 		if v, ok := flags[s.key]; ok {
 			apply(s, v, "-"+s.key)
 			delete(flags, s.key)
+		}
+	}
+	for _, s := range settings {
+		consider(s)
+	}
+	for n := 1; n <= min(t.Pools, mostPools); n++ {
+		for _, s := range poolSettings {
+			consider(s.of(n))
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(flags)) {
@@ -199,7 +208,11 @@ func LoadTopology(src Source) (Topology, Origins, error) {
 	return t, from, nil
 }
 
-// readYAML takes over a file: one mapping of scalars and lists of scalars.
+// keyNames turns a key into the end of a variable's name.
+var keyNames = strings.NewReplacer("-", "_", ".", "_")
+
+// readYAML takes over a file: one mapping of scalars and lists of scalars, and of such mappings for
+// single pools.
 func (t *Topology) readYAML(src Source, from Origins) (errs []error) {
 	var doc yaml.Node
 	if err := yaml.Unmarshal(src.YAML, &doc); err != nil {
@@ -212,24 +225,37 @@ func (t *Topology) readYAML(src Source, from Origins) (errs []error) {
 	if root.Kind != yaml.MappingNode {
 		return []error{fmt.Errorf("%s:%d: is no mapping of keys to values", src.File, root.Line)}
 	}
-	for i := 0; i+1 < len(root.Content); i += 2 {
-		k, v := root.Content[i], root.Content[i+1]
-		at := fmt.Sprintf("%s:%d", src.File, k.Line)
-		j := slices.IndexFunc(settings, func(s setting) bool { return s.key == k.Value })
-		value, ok := scalar(v)
-		switch {
-		case j < 0:
-			errs = append(errs, fmt.Errorf("%s: %s: no such key; -print-topology lists them", at, k.Value))
-		case from[k.Value] != "":
-			errs = append(errs, fmt.Errorf("%s: %s: is set at %s already", at, k.Value, from[k.Value]))
-		case !ok:
-			errs = append(errs, fmt.Errorf("%s: %s: is neither a value nor a list of values", at, k.Value))
-		default:
-			if err := settings[j].set(t, value); err != nil {
-				errs = append(errs, fmt.Errorf("%s: %s: %w", at, k.Value, err))
+	return t.readMapping(src, from, "", root)
+}
+
+func (t *Topology) readMapping(src Source, from Origins, under string, node *yaml.Node) (errs []error) {
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		k, v := node.Content[i], node.Content[i+1]
+		at, key := fmt.Sprintf("%s:%d", src.File, k.Line), under+k.Value
+		if v.Kind == yaml.MappingNode && under == "" && poolKey.MatchString(key) {
+			if from[key] != "" {
+				errs = append(errs, fmt.Errorf("%s: %s: is set at %s already", at, key, from[key]))
 				continue
 			}
-			from[k.Value] = at
+			from[key] = at
+			errs = append(errs, t.readMapping(src, from, key+".", v)...)
+			continue
+		}
+		s, found := settingOf(key)
+		value, ok := scalar(v)
+		switch {
+		case !found:
+			errs = append(errs, fmt.Errorf("%s: %s: no such key; -print-topology lists them", at, key))
+		case from[key] != "":
+			errs = append(errs, fmt.Errorf("%s: %s: is set at %s already", at, key, from[key]))
+		case !ok:
+			errs = append(errs, fmt.Errorf("%s: %s: is neither a value nor a list of values", at, key))
+		default:
+			if err := s.set(t, value); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %s: %w", at, key, err))
+				continue
+			}
+			from[key] = at
 		}
 	}
 	return errs
@@ -253,19 +279,30 @@ func scalar(n *yaml.Node) (string, bool) {
 	return "", false
 }
 
-// YAML prints the topology as a file that makes it, with what keys mean and where values are from.
+// YAML prints the topology as a file that makes it, with what keys mean and where values are from. Of
+// what is set for single pools only that is printed.
 func (t Topology) YAML(from Origins) string {
 	var b strings.Builder
-	for _, s := range settings {
-		value, err := yaml.Marshal(s.get(&t))
+	line := func(indent, key, value, about, origin string) {
+		text, err := yaml.Marshal(value)
 		if err != nil {
-			continue // strings can always be written
+			return // strings can always be written
 		}
-		origin := from[s.key]
 		if origin == "" {
 			origin = "default"
 		}
-		fmt.Fprintf(&b, "%s: %s # %s (%s)\n", s.key, strings.TrimSpace(string(value)), s.about, origin)
+		fmt.Fprintf(&b, "%s%s: %s # %s (%s)\n", indent, key, strings.TrimSpace(string(text)), about, origin)
+	}
+	for _, s := range settings {
+		line("", s.key, s.get(&t), s.about, from[s.key])
+	}
+	for _, n := range slices.Sorted(maps.Keys(t.Override)) {
+		fmt.Fprintf(&b, "pool-%d:\n", n)
+		for _, s := range poolSettings {
+			if value := s.of(n); value.get(&t) != "" {
+				line("  ", s.key, value.get(&t), s.about, from[value.key])
+			}
+		}
 	}
 	return b.String()
 }

@@ -34,8 +34,8 @@ func (t Topology) faults() []topologyFault {
 	fault := func(key, format string, args ...any) {
 		all = append(all, topologyFault{key, fmt.Errorf(format, args...)})
 	}
-	if t.Pools < 1 || t.Pools > 99 {
-		fault("pools", "is %d, must be from 1 to 99", t.Pools)
+	if t.Pools < 1 || t.Pools > mostPools {
+		fault("pools", "is %d, must be from 1 to %d", t.Pools, mostPools)
 		return all
 	}
 	for _, n := range t.Only {
@@ -74,35 +74,37 @@ func (t Topology) faults() []topologyFault {
 	if t.OutsideNames != "allowed" && t.OutsideNames != "refused" {
 		fault("outside-names", "is %q, must be allowed or refused", t.OutsideNames)
 	}
-	all = append(all, t.osFaults()...)
-	return append(all, t.addressFaults()...)
+	return slices.Concat(all, t.osFaults(), t.overrideFaults(), t.addressFaults())
 }
+
+// mostPools is how many pools there can be: what is derived from the number has no room for more.
+const mostPools = 99
 
 // addressFaults finds addresses that two have, or that lie outside of their network.
 func (t Topology) addressFaults() (all []topologyFault) {
 	if !t.PoolBase.Is4() || !t.VLANPrefix.IsValid() || !t.LabPrefix.IsValid() {
 		return []topologyFault{{"pool-base", errors.New("addresses must be IPv4")}}
 	}
-	owner := map[netip.Addr]string{}
-	for key, a := range map[string]netip.Addr{"name-server": t.NameServer} {
-		owner[a] = key
-	}
+	owner, keys := map[netip.Addr]string{t.NameServer: "name-server"}, map[netip.Addr]string{}
 	claim := func(key, who string, a netip.Addr, in netip.Prefix) {
 		if !in.Contains(a) {
 			all = append(all, topologyFault{key, fmt.Errorf("%s would have %s, which is not in %s", who, a, in)})
 			return
 		}
 		if other, ok := owner[a]; ok {
+			if isOverride(keys[a]) && !isOverride(key) {
+				key = keys[a]
+			}
 			all = append(all, topologyFault{key, fmt.Errorf("%s would have %s, which is that of %s", who, a, other)})
 			return
 		}
-		owner[a] = who
+		owner[a], keys[a] = who, key
 	}
 	for n := 1; n <= t.Pools; n++ {
 		for _, role := range []string{Con, Dis} {
 			h := t.Host(role, n)
-			claim("pool-base", h.Name, h.Lab, t.LabPrefix)
-			claim("vlan-prefix", h.Name+"'s VLAN interface", h.VLAN, t.VLANPrefix)
+			claim(t.keyOf(n, role+"-lab", "pool-base"), h.Name, h.Lab, t.LabPrefix)
+			claim(t.keyOf(n, role+"-vlan", "vlan-prefix"), h.Name+"'s VLAN interface", h.VLAN, t.VLANPrefix)
 		}
 		for i, what := range []string{"node", "API", "apps"} {
 			who := fmt.Sprintf("the cluster %s of pool %d", what, n)
@@ -113,12 +115,18 @@ func (t Topology) addressFaults() (all []topologyFault) {
 	return all
 }
 
+const staticMACs = "00:50:56:00 to 00:50:56:3f, the static addresses of vCenter: some vCenters refuse it"
+
+func static(mac net.HardwareAddr) bool {
+	return mac[0] == 0 && mac[1] == 0x50 && mac[2] == 0x56 && mac[3] <= 0x3f
+}
+
 // Warnings are what may be meant, but should be known.
 func (t Topology) Warnings() []string {
 	var list []string
 	mac, err := net.ParseMAC(t.MACPrefix + ":00:00")
-	if err == nil && (mac[0] != 0 || mac[1] != 0x50 || mac[2] != 0x56 || mac[3] > 0x3f) {
-		list = append(list, fmt.Sprintf("mac-prefix %s is outside of 00:50:56:00 to 00:50:56:3f, the static addresses of vCenter: some vCenters refuse it", t.MACPrefix))
+	if err == nil && !static(mac) {
+		list = append(list, fmt.Sprintf("mac-prefix %s is outside of %s", t.MACPrefix, staticMACs))
 	}
-	return list
+	return append(list, t.overrideWarnings()...)
 }

@@ -165,7 +165,7 @@ func (b *build) batch(ctx context.Context, name string, role, limit int, which f
 ) {
 	var todo []*hostPlan
 	for _, h := range b.work.hosts[role] {
-		if which(h) && !b.spoiled(h.Pool) && b.haveGolden(h) && (b.only == 0 || h.Pool == b.only) {
+		if which(h) && !h.idle && !b.spoiled(h.Pool) && b.haveGoldens(h.Pool) && (b.only == 0 || h.Pool == b.only) {
 			todo = append(todo, h)
 		}
 	}
@@ -188,13 +188,15 @@ func (b *build) batch(ctx context.Context, name string, role, limit int, which f
 	})
 }
 
-// haveGolden tells whether the golden that h hangs on is ready. It is not needed for a host
+// haveGoldens tells whether the goldens that a pool's hosts hang on are ready. They are not needed for a host
 // that is reused, but a plan reuses none whose golden is not.
-func (b *build) haveGolden(h *hostPlan) bool {
+func (b *build) haveGoldens(pool int) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	_, ok := b.goldens[h.golden]
-	return ok
+	return !slices.ContainsFunc(b.work.poolHosts(pool), func(h *hostPlan) bool {
+		_, ok := b.goldens[h.golden]
+		return !ok
+	})
 }
 
 func (b *build) roleClone(h *hostPlan, g golden) CloneSpec {
@@ -278,7 +280,7 @@ func (b *build) readyHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 	if b.work.taken[h.Pool] != "" && !held {
 		return "is in use", nil
 	}
-	if h.Action == PowerOn {
+	if h.Action == PowerOn || h.Action == Reset {
 		if taken, err := b.hold(ctx, h.Pool); err != nil {
 			return fail(err)
 		} else if taken != "" {
@@ -288,6 +290,8 @@ func (b *build) readyHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 	switch {
 	case stirred:
 		b.log.linef("%s: reset: another host of pool %d had to be", h.VM, h.Pool)
+	case h.Action == Reset:
+		b.log.linef("%s: reset: %s", h.VM, h.Reason)
 	case h.Action == PowerOn:
 		if err := host.raise(ctx, report); err != nil {
 			return fail(err)
@@ -431,6 +435,9 @@ func (b *build) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec
 	if err := runSteps(ctx, h, l.steps, report, l.times); err != nil {
 		return fail(err)
 	}
+	if err := h.unplug(ctx); err != nil {
+		return fail(err)
+	}
 	report("checks")
 	var results []CheckResult
 	err = l.times.measure("checks", func() (err error) {
@@ -441,6 +448,9 @@ func (b *build) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec
 	b.checks = append(b.checks, results...)
 	b.mu.Unlock()
 	if err != nil {
+		return fail(err)
+	}
+	if err := h.noteFacts(ctx, b.spec.Facts); err != nil {
 		return fail(err)
 	}
 	c, err := h.SSH(ctx)

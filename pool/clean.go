@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -88,7 +87,9 @@ func (s *Set) prove(ctx context.Context, p *Pool, b books, old []string) (*proof
 			before = old[i]
 		}
 		g.Go(func() (err error) {
-			boots[i], skews[i], err = s.proveHost(gctx, h, before, now)
+			if boots[i], skews[i], err = s.proveHost(gctx, h, before, now); err == nil {
+				err = h.unplugged(gctx)
+			}
 			if err == nil {
 				_, err = runChecks(gctx, h, p.roles[i].AfterReset)
 			}
@@ -151,20 +152,14 @@ func (s *Set) find(ctx context.Context, old *Pool) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Pool{Number: old.Number, set: s, roles: s.spec.Roles}
-	peers := map[string]*Host{}
-	for _, h := range work.poolHosts(old.Number) {
-		if h.Action != Reuse && h.Action != PowerOn {
+	hosts := work.poolHosts(old.Number)
+	for _, h := range hosts {
+		if !h.ready() {
 			return nil, fmt.Errorf("%w: %s: %s: %s", errUnfit, h.VM, h.Action, h.Reason)
 		}
-		host := h.host(s.spec)
-		host.peers = maps.Clone(peers)
-		peers[h.Role] = host
-		p.hosts = append(p.hosts, host)
-		p.snaps = append(p.snaps, h.snap)
-		p.builds = append(p.builds, h.rec.Build)
 	}
-	p.build = hash(p.builds...)
+	p := fromPlan(s.spec, hosts)
+	p.set = s
 	if p.build == old.build {
 		return old, nil
 	}

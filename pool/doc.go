@@ -52,6 +52,7 @@
 //
 //	reuse      it is ready and runs
 //	power on   it is ready and off
+//	reset      it is ready, but a NIC is not connected as it was then: reverted
 //	clone      it is not there
 //	rebuild    it is not, or no longer, what the Spec asks for: destroyed and cloned again
 //	finish     an interrupted golden that nobody has used: its steps are run again
@@ -119,6 +120,9 @@
 // proof is in the ledger, so an idle clean pool is lent at once, by any process, if its hosts still have the boot ids of the proof.
 // A pool that cannot be reset is built anew once; if that fails too, or it was the third time, it rests
 // for five minutes.
+//
+// [Verify] runs all checks of all hosts, and [ResetPools] and [RebuildPools] do by hand what else happens by itself. A test
+// that wants to leave nothing behind calls [Pool.Watch], which names what it left.
 //
 // [Keep] leaves the pool of a failed test to a person; [Release] frees it. [Pool.Track] notes what a test makes elsewhere,
 // so that it is cleaned up even if the process dies. [Sweep] removes what the Spec no longer has, [Destroy] all of it.

@@ -41,6 +41,9 @@ func (f *fingerprint) vm(vm VM) {
 	var nics []string
 	for _, n := range vm.NICs {
 		nics = append(nics, n.Network, strings.ToLower(n.MAC))
+		if n.Unplugged {
+			nics = append(nics, "unplugged")
+		}
 	}
 	f.add("network interfaces", nics...)
 	var env []string

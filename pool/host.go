@@ -25,6 +25,7 @@ type Host struct {
 
 	provider Provider
 	limits   Limits
+	facts    string // Spec.Facts
 	id       string // in the provider
 	peers    map[string]*Host
 
@@ -43,7 +44,7 @@ func newHost(s Spec, role string, pool int, vm VM, id string, keys []string) *Ho
 	if len(keys) > 0 {
 		cfg.HostKeys = sshx.HostKeys{Pinned: keys}
 	}
-	return &Host{Name: vm.Name, Role: role, Pool: pool, VM: vm, provider: s.Provider, limits: s.Limits, id: id, cfg: cfg}
+	return &Host{Name: vm.Name, Role: role, Pool: pool, VM: vm, provider: s.Provider, limits: s.Limits, facts: s.Facts, id: id, cfg: cfg}
 }
 
 // A usage is the time in which a lent host may be used.
@@ -85,7 +86,7 @@ func (h *Host) lent(u *usage) *Host {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	l := &Host{
-		Name: h.Name, Role: h.Role, Pool: h.Pool, VM: h.VM, provider: h.provider, limits: h.limits, id: h.id,
+		Name: h.Name, Role: h.Role, Pool: h.Pool, VM: h.VM, provider: h.provider, limits: h.limits, facts: h.facts, id: h.id,
 		cfg: h.cfg, use: u, addr: h.addr, client: h.client,
 	}
 	h.client = nil

@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"fmt"
+	"net"
 )
 
 // A Linker is a Provider that can pull the cable of a VM's NIC. It is a capability of its own:
@@ -49,6 +50,74 @@ func (h *Host) Link(ctx context.Context, nic int) (Link, error) {
 		return Link{}, err
 	}
 	return l.Link(ctx, h.id, mac)
+}
+
+// unplug disconnects the NICs that are to be so when the host is ready.
+func (h *Host) unplug(ctx context.Context) error {
+	for i, nic := range h.VM.NICs {
+		if nic.Unplugged {
+			if err := h.SetLink(ctx, i, false); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// unplugged shows that they are.
+func (h *Host) unplugged(ctx context.Context) error {
+	for i, nic := range h.VM.NICs {
+		if !nic.Unplugged {
+			continue
+		}
+		l, err := h.Link(ctx, i)
+		if err != nil {
+			return err
+		}
+		if l != (Link{}) {
+			return fmt.Errorf("NIC %d (%s) is %s; the Spec has it unplugged", i+1, nic.MAC, l)
+		}
+	}
+	return nil
+}
+
+// rewired says which NIC of a ready VM is not connected as it was when it became ready, or "".
+func rewired(vm VM, info VMInfo) string {
+	if info.Links == nil {
+		return ""
+	}
+	for i, nic := range vm.NICs {
+		mac, err := net.ParseMAC(nic.MAC)
+		if err != nil {
+			continue
+		}
+		l, there := info.Links[mac.String()]
+		switch {
+		case !there:
+			return fmt.Sprintf("NIC %d (%s) is gone", i+1, nic.MAC)
+		case nic.Unplugged && l != (Link{}):
+			return fmt.Sprintf("NIC %d (%s), which was unplugged when it became ready, is %s", i+1, nic.MAC, l)
+		case !nic.Unplugged && (!l.AtPowerOn || info.On && !l.Connected):
+			return fmt.Sprintf("NIC %d (%s), which was connected when it became ready, is %s", i+1, nic.MAC, l)
+		}
+	}
+	return ""
+}
+
+func (s Spec) validateUnplugged(f *faults, at string, vm VM) {
+	_, can := s.Provider.(Linker)
+	for i, nic := range vm.NICs {
+		path := fmt.Sprintf("%s.NICs[%d].Unplugged", at, i)
+		switch {
+		case !nic.Unplugged:
+		case i == 0:
+			f.addf(path, "SSH goes to this NIC")
+		case nic.MAC == "":
+			f.addf(path, "the NIC has no MAC")
+		case !can && s.Provider != nil:
+			f.addf(path, "the provider (%T) cannot connect and disconnect NICs: it is no pool.Linker", s.Provider)
+		}
+	}
 }
 
 func (h *Host) linker(nic int) (Linker, string, error) {

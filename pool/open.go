@@ -170,7 +170,7 @@ func (b *build) preflight(ctx context.Context, end time.Time) error {
 			}
 		}
 	}
-	if ready := b.spec.Pools - len(b.failed); ready < b.spec.MinPools {
+	if ready := len(b.spec.numbers()) - len(b.failed); ready < b.spec.MinPools {
 		err := b.notReady(ready)
 		return fmt.Errorf("%w\nnothing was touched", err)
 	}

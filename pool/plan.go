@@ -18,6 +18,7 @@ type Action string
 const (
 	Reuse   Action = "reuse"    // it is ready and runs (golden: it is ready)
 	PowerOn Action = "power on" // it is ready and off
+	Reset   Action = "reset"    // it is ready, and its NICs are not connected as they were then
 	Finish  Action = "finish"   // an interrupted golden: its steps are run again, on it
 	Clone   Action = "clone"    // it is not there
 	Rebuild Action = "rebuild"  // it is there and not, or no longer, what the Spec asks for
@@ -100,9 +101,25 @@ type hostPlan struct {
 	snap   string // the ready snapshot's ID
 	rec    record // of the ready snapshot, when reused or powered on
 	aside  bool   // what is there carries things that are not ours: rename it, do not destroy it
+	idle   bool   // its pool is not in Spec.Only: it has no Action
 }
 
 func (h *hostPlan) builds() bool { return h.Action == Clone || h.Action == Rebuild }
+
+// ready tells whether the VM has the snapshot that the Spec asks for.
+func (h *hostPlan) ready() bool {
+	return h.Action == Reuse || h.Action == PowerOn || h.Action == Reset
+}
+
+// isIdle tells whether no pool in use hangs on a golden.
+func (p *Work) isIdle(g *goldenPlan) bool {
+	for _, hosts := range p.hosts {
+		if slices.ContainsFunc(hosts, func(h *hostPlan) bool { return h.golden == g && !h.idle }) {
+			return false
+		}
+	}
+	return true
+}
 
 // makePlan compares the Spec, with defaults filled in, to an inventory.
 func makePlan(s Spec, inv *Inventory, now time.Time) (*Work, error) {
@@ -111,9 +128,7 @@ func makePlan(s Spec, inv *Inventory, now time.Time) (*Work, error) {
 	for _, vm := range inv.VMs {
 		byName[vm.Name] = append(byName[vm.Name], vm)
 	}
-	var missing error
 	for _, recipe := range s.goldens() {
-		_, found := inv.Templates[recipe.Template]
 		datastores := s.datastores(recipe)
 		for _, ds := range datastores {
 			g := &goldenPlan{recipe: recipe, vm: recipe.VM, Item: &Item{Role: "golden"}}
@@ -123,27 +138,32 @@ func makePlan(s Spec, inv *Inventory, now time.Time) (*Work, error) {
 			}
 			planGolden(s, g, inv, byName, now)
 			p.goldens = append(p.goldens, g)
-			if !found && g.Action != Reuse {
-				missing = fmt.Errorf("template %q of %s does not exist (is the name or inventory path right, and may this user see it?)", recipe.Template, s.pathOf(recipe))
-			}
 		}
 	}
 	for _, r := range s.Roles {
 		var hosts []*hostPlan
 		for n := 1; n <= s.Pools; n++ {
 			vm := s.vm(r, n)
-			h := &hostPlan{role: r, vm: vm, Item: &Item{VM: vm.Name, Role: r.Name, Pool: n}}
+			h := &hostPlan{role: r, vm: vm, Item: &Item{VM: vm.Name, Role: r.Name, Pool: n}, idle: !s.uses(n)}
 			h.golden = p.goldens[slices.IndexFunc(p.goldens, func(g *goldenPlan) bool {
 				return g.recipe.VM.Name == s.golden(r).VM.Name && g.vm.Datastore == vm.Datastore
 			})]
-			planHost(s, h, byName[vm.Name], p.hosts)
 			hosts = append(hosts, h)
+			if !h.idle {
+				planHost(s, h, byName[vm.Name], p.hosts)
+			}
 		}
 		p.hosts = append(p.hosts, hosts)
 	}
+	p.goldens = slices.DeleteFunc(p.goldens, p.isIdle)
 	p.list()
 	p.Expect = p.expect(s)
-	return p, missing
+	for _, g := range p.goldens {
+		if _, found := inv.Templates[g.recipe.Template]; !found && g.Action != Reuse {
+			return p, fmt.Errorf("template %q of %s does not exist (is the name or inventory path right, and may this user see it?)", g.recipe.Template, s.pathOf(g.recipe))
+		}
+	}
+	return p, nil
 }
 
 // datastores returns those that the roles of a golden use, sorted. "" is the provider's default.
@@ -191,7 +211,7 @@ func planGolden(s Spec, g *goldenPlan, inv *Inventory, byName map[string][]VMInf
 	slices.SortFunc(mine, func(a, b VMInfo) int { return generation(base, b.Name) - generation(base, a.Name) })
 	chosen := -1
 	for i, vm := range mine {
-		action, reason, rec, snap := judgeGolden(g, vm, found, now)
+		action, reason, rec, snap := judgeGolden(s, g, vm, found, now)
 		if i == 0 || action == Reuse || g.Action == Rebuild && action != Rebuild {
 			g.Action, g.Reason, g.rec, g.snap, g.info = action, reason, rec, snap, vm
 			if action != Rebuild {
@@ -231,7 +251,7 @@ func generation(base, name string) int {
 	return n
 }
 
-func judgeGolden(g *goldenPlan, vm VMInfo, templateFound bool, now time.Time) (Action, string, record, string) {
+func judgeGolden(s Spec, g *goldenPlan, vm VMInfo, templateFound bool, now time.Time) (Action, string, record, string) {
 	o, _ := parseOwner(vm.Owner)
 	rec, snap, why, err := readySnapshot(vm, g.recipe.Snapshot)
 	switch {
@@ -243,6 +263,8 @@ func judgeGolden(g *goldenPlan, vm VMInfo, templateFound bool, now time.Time) (A
 		return Refuse, why, record{}, ""
 	case err != nil:
 		return Rebuild, why, record{}, ""
+	case s.again.has("golden"):
+		return Rebuild, asked, record{}, ""
 	}
 	print := g.print
 	note := ""
@@ -287,6 +309,8 @@ func planHost(s Spec, h *hostPlan, there []VMInfo, earlier [][]*hostPlan) {
 		set(Refuse, "%s", why)
 	case err != nil:
 		set(Rebuild, "%s", why)
+	case s.again.has(h.role.Name):
+		set(Rebuild, "%s", asked)
 	case h.golden.Action != Reuse:
 		set(Rebuild, "%s is built anew", h.golden.vm.Name)
 	default:
@@ -299,7 +323,9 @@ func planHost(s Spec, h *hostPlan, there []VMInfo, earlier [][]*hostPlan) {
 			break
 		}
 		h.rec, h.snap = rec, snap
-		if set(Reuse, "ready since %s", stamp(rec.At)); !h.info.On {
+		if why := rewired(h.vm, h.info); why != "" {
+			set(Reset, "%s", why)
+		} else if set(Reuse, "ready since %s", stamp(rec.At)); !h.info.On {
 			set(PowerOn, "is off; ready since %s", stamp(rec.At))
 		}
 	}
@@ -311,7 +337,7 @@ func partners(s Spec, h *hostPlan, rec record, earlier [][]*hostPlan) string {
 		i := slices.IndexFunc(s.Roles, func(r Role) bool { return r.Name == need.Role })
 		of := earlier[i][h.Pool-1]
 		switch {
-		case of.Action != Reuse && of.Action != PowerOn:
+		case !of.ready():
 			return fmt.Sprintf("%s, which it needs, is built anew", of.VM)
 		case rec.Needs[need.Role] != of.rec.Build:
 			return fmt.Sprintf("was made ready with an earlier %s", of.VM)
@@ -377,6 +403,9 @@ func (p *Work) list() {
 	}
 	for _, hosts := range p.hosts {
 		for _, h := range hosts {
+			if h.idle {
+				continue
+			}
 			item := *h.Item
 			if h.aside && h.Action == Rebuild {
 				item.Reason += "; the VM that is there is kept under another name, since it has snapshots that poolready did not take"

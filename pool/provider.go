@@ -93,6 +93,9 @@ type VMInfo struct {
 	Snapshots []Snapshot
 	// Linked tells that at least one disk has a parent that belongs to another VM.
 	Linked bool
+	// Links maps the MACs of NICs, in lower case, to how they are connected. nil is not known, as of
+	// a Provider that is no Linker.
+	Links map[string]Link
 	// Addrs maps the MACs of NICs, in lower case, to the addresses the guest last reported
 	// there. They may be stale: only a host that proves its key is the host.
 	Addrs map[string][]netip.Addr

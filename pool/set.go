@@ -244,11 +244,17 @@ func (b *build) pool(s *Set, n int) *Pool {
 	return p
 }
 
-// finish makes the Set of what was built, or the error of what was not.
-func (b *build) finish(ctx context.Context) (*Set, error) {
+// bare is a Set without pools.
+func (b *build) bare() *Set {
 	s := &Set{Name: b.spec.Name, spec: b.spec, log: b.log, checks: b.checks, ledger: b.ledger, desk: newDesk(), repairing: map[int]bool{}, boots: map[int][]string{}}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
-	for n := 1; n <= b.spec.Pools; n++ {
+	return s
+}
+
+// finish makes the Set of what was built, or the error of what was not.
+func (b *build) finish(ctx context.Context) (*Set, error) {
+	s := b.bare()
+	for _, n := range b.spec.numbers() {
 		for _, h := range b.work.poolHosts(n) {
 			s.status = append(s.status, b.status(h))
 		}
@@ -265,7 +271,7 @@ func (b *build) finish(ctx context.Context) (*Set, error) {
 		now, err := b.ledger.read(ctx, buildShard)
 		forAll(s.pools, len(s.pools), func(p *Pool) { b.letGoReady(ctx, s, p, now, err) })
 	}
-	b.log.linef("set %q: %d of %d pools ready\n%s", s.Name, len(s.pools), b.spec.Pools, s.Table())
+	b.log.linef("set %q: %d of %d pools ready\n%s", s.Name, len(s.pools), len(b.spec.numbers()), s.Table())
 	if len(s.pools) >= b.spec.MinPools {
 		for _, err := range b.failures() {
 			b.log.linef("not ready, and not needed for MinPools %d: %s", b.spec.MinPools, indent(err.Error(), "    "))

@@ -19,6 +19,9 @@ type Spec struct {
 	Provider Provider
 	// Pools is how many pools there are, numbered from 1; 0 means 1.
 	Pools int
+	// Only are the numbers of the pools that this process is about; empty means all. The others
+	// stay as they are, and everybody's: pools keep their numbers, and so their hosts and leases.
+	Only []int
 	// MinPools is how many pools must be ready for Open to succeed; 0 means all.
 	MinPools int
 	// Golden is the VM that the roles are cloned from.
@@ -29,6 +32,10 @@ type Spec struct {
 	// connection to a new golden. From then on the keys that golden has are pinned: clones
 	// and reverted VMs have the same ones. Name and Address are filled in.
 	SSH sshx.Config
+	// Facts is a script like that of Script, which prints what there is on a host, in lines of kind, name
+	// and value with tabs between them: "package\tgit\t2.43". See Host.Facts and Pool.Watch. It is no
+	// part of the fingerprint.
+	Facts string
 	// Keep says when a pool stays as its test left it; the zero value means never.
 	Keep Keep
 	// Cleanups clean up, by kind, what tests make outside of their VMs; see Pool.Track. ref is what
@@ -38,6 +45,8 @@ type Spec struct {
 	Limits Limits
 	// Logf receives one line per event; nil means t.Logf in Ensure, and nothing in Open.
 	Logf func(format string, args ...any)
+
+	again *again // of RebuildPools
 }
 
 // Golden is the VM that is configured once and then cloned. It is never destroyed while clones
@@ -111,6 +120,10 @@ type NIC struct {
 	// MAC is in the form 00:50:56:00:01:02; "" lets the hypervisor choose. vCenter wants static
 	// ones in 00:50:56:00:00:00-00:50:56:3f:ff:ff.
 	MAC string
+	// Unplugged tells that the NIC is disconnected in the hypervisor when the host is ready: that
+	// happens after the last step and before the checks, and is proved by every reset. The NIC must
+	// have a MAC, not be the first one, nor golden's, and the Provider be a Linker.
+	Unplugged bool
 }
 
 // A Step is one named change to a host. Script and Files make the common ones.
@@ -198,7 +211,7 @@ func (l Limits) withDefaults() Limits {
 // withDefaults returns a copy with every default filled in.
 func (s Spec) withDefaults() Spec {
 	s.Pools = or(s.Pools, 1)
-	s.MinPools = or(s.MinPools, s.Pools)
+	s.MinPools = or(s.MinPools, len(s.numbers()))
 	s.Limits = s.Limits.withDefaults()
 	s.Golden = s.Golden.withDefaults()
 	roles := make([]Role, len(s.Roles))

@@ -94,7 +94,7 @@ func status(ctx context.Context, s Spec) (*Standing, error) {
 	for _, t := range b.line() {
 		st.Waiting = append(st.Waiting, Holding{t.Owner, t.For, t.At, t.Until})
 	}
-	for n := 1; n <= s.Pools; n++ {
+	for _, n := range s.numbers() {
 		st.Pools = append(st.Pools, poolStanding(l, b, work, n))
 	}
 	for _, i := range work.Items {
@@ -120,16 +120,20 @@ func (t *tenure) holding() *Holding {
 
 func poolStanding(l *ledger, b books, work *Work, n int) PoolStanding {
 	p := PoolStanding{Pool: n, State: "dirty"}
-	build := ""
+	build, rewired := "", ""
 	for _, h := range work.poolHosts(n) {
 		host := HostStanding{Host: h.VM, Role: h.Role, On: h.info.On, Plan: h.Action, Reason: h.Reason}
 		for _, a := range h.info.Addrs[h.vm.mac()] {
 			host.Addr = a.String()
 			break
 		}
-		if h.Action == Reuse || h.Action == PowerOn {
+		if h.ready() {
 			host.Fingerprint = h.rec.Fingerprint
-		} else if build == "" {
+		}
+		if h.Action == Reset {
+			rewired = fmt.Sprintf("%s: %s", h.VM, h.Reason)
+		}
+		if !h.ready() && build == "" {
 			build = fmt.Sprintf("%s: %s: %s", h.VM, h.Action, h.Reason)
 		}
 		p.Hosts = append(p.Hosts, host)
@@ -155,6 +159,8 @@ func poolStanding(l *ledger, b books, work *Work, n int) PoolStanding {
 		p.State, p.Why = "broken", e.Broken
 	case build != "":
 		p.State, p.Why = "not ready", build
+	case rewired != "":
+		p.Why = rewired
 	case e.Clean != nil:
 		p.State = "clean"
 	}

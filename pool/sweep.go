@@ -56,6 +56,7 @@ func Sweep(ctx context.Context, spec Spec, o SweepOptions) ([]Leftover, error) {
 func sweep(ctx context.Context, s Spec, o SweepOptions) (all []Leftover, err error) {
 	ctx, lost := context.WithCancelCause(ctx)
 	defer lost(nil)
+	s.Only = nil // it is about the whole set
 	b := newBuild(s)
 	b.lost = lost
 	defer b.letAllGo(ctx)

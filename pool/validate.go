@@ -47,8 +47,9 @@ func (s Spec) validate() error {
 	}
 	f.notNegative("Spec.Pools", int64(s.Pools))
 	f.notNegative("Spec.MinPools", int64(s.MinPools))
-	if s.MinPools > max(s.Pools, 1) {
-		f.addf("Spec.MinPools", "is %d, more than the %d in Spec.Pools", s.MinPools, max(s.Pools, 1))
+	s.validateOnly(&f)
+	if most := s.withDefaults().numbers(); s.MinPools > len(most) && len(most) > 0 {
+		f.addf("Spec.MinPools", "is %d, more than the %d in Spec.Pools and Spec.Only", s.MinPools, len(most))
 	}
 	f.notNegative("Spec.Limits.Clones", int64(s.Limits.Clones))
 	f.notNegative("Spec.Limits.Hosts", int64(s.Limits.Hosts))
@@ -80,6 +81,11 @@ func (f *faults) golden(path string, g Golden) {
 	f.notNegative(path+".MaxAge", int64(g.MaxAge))
 	f.notNegative(path+".Expect", int64(g.Expect))
 	f.vm(path+".VM", g.VM, 40) // leaves room for "-<datastore>" and "-g<generation>"
+	for i, nic := range g.VM.NICs {
+		if nic.Unplugged {
+			f.addf(fmt.Sprintf("%s.VM.NICs[%d].Unplugged", path, i), "is for roles")
+		}
+	}
 	f.steps(path, g.Steps, g.Checks)
 }
 
@@ -146,6 +152,7 @@ func (s Spec) validateRoles(f *faults) {
 				f.addf(at+".DiskGiB", "is %d: a linked clone's disk cannot grow; set Spec.Golden.VM.DiskGiB", vm.DiskGiB)
 			}
 			f.unique(owners, at, "Name", vm.Name)
+			s.validateUnplugged(f, at, vm)
 			for _, nic := range vm.NICs {
 				f.unique(owners, at, "MAC", strings.ToLower(nic.MAC))
 			}

@@ -135,6 +135,7 @@ func vmInfo(vm mo.VirtualMachine) pool.VMInfo {
 	}
 	disks := disksOf(vm)
 	info.Linked = len(disks.foreign) > 0
+	info.Links = links(vm)
 	if vm.Guest != nil {
 		info.Addrs = nicAddrs(vm.Guest.Net)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/poolready/poolready/pool"
@@ -63,7 +64,31 @@ func (p *Provider) Link(ctx context.Context, id, mac string) (pool.Link, error) 
 	if c == nil {
 		return pool.Link{}, p.errorf(fmt.Errorf("%s: vCenter does not say whether the NIC is connected", p.label(id)), "read NIC "+mac)
 	}
-	return pool.Link{Connected: c.Connected, AtPowerOn: c.StartConnected, GuestControl: c.AllowGuestControl}, nil
+	return asLink(*c), nil
+}
+
+// links are how a VM's NICs are connected, by MAC; nil if vCenter does not say.
+func links(vm mo.VirtualMachine) map[string]pool.Link {
+	if vm.Config == nil {
+		return nil
+	}
+	all := map[string]pool.Link{}
+	for _, dev := range vm.Config.Hardware.Device {
+		card, ok := dev.(types.BaseVirtualEthernetCard)
+		if !ok {
+			continue
+		}
+		c := card.GetVirtualEthernetCard()
+		if c.Connectable == nil {
+			return nil
+		}
+		all[normalMAC(c.MacAddress)] = asLink(*c.Connectable)
+	}
+	return all
+}
+
+func asLink(c types.VirtualDeviceConnectInfo) pool.Link {
+	return pool.Link{Connected: c.Connected, AtPowerOn: c.StartConnected, GuestControl: c.AllowGuestControl}
 }
 
 // card reads the NIC of that MAC.

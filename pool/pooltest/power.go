@@ -181,4 +181,5 @@ func (f *fixture) linked(id, mac string, want pool.Link) {
 	got, err := base.Link(f.ctx, id, mac)
 	require.NoError(f, err)
 	assert.Equal(f, want, got)
+	assert.Equal(f, want, f.look(id).Links[strings.ToLower(mac)], "the inventory says the same")
 }

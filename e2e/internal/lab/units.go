@@ -130,8 +130,11 @@ func (g *Guest) stopUnit(unit string) {
 }
 
 // systemctl knows: enable|disable [--now] UNIT..., start|stop|restart|try-restart|reload UNIT...,
-// is-active|is-enabled|is-failed [--quiet] UNIT, is-system-running, daemon-reload, reboot, poweroff.
+// is-active|is-enabled|is-failed [--quiet] UNIT, is-system-running, daemon-reload, reboot, poweroff, and what unitList does.
 func (g *Guest) systemctl(ctx context.Context, p *sshtest.Proc) int {
+	if slices.ContainsFunc(p.Args[1:], func(a string) bool { return a == "list-units" || a == "list-unit-files" }) {
+		return g.unitList(p, p.Args[1:])
+	}
 	var words []string
 	now, quiet := false, false
 	for _, a := range p.Args[1:] {

@@ -1,0 +1,52 @@
+#!/bin/sh
+# What there is on the host, one fact a line: kind, name and value with tabs between them. What a test left
+# is the difference between this before it and after it.
+set -eu
+
+fact() { # KIND NAME [VALUE...]
+	kind=$1
+	name=$2
+	shift 2
+	printf '%s\t%s\t%s\n' "$kind" "$name" "$*"
+}
+
+if command -v rpm >/dev/null; then
+	rpm -qa | while read -r package; do fact package "$package"; done
+else
+	# shellcheck disable=SC2016 # what dpkg-query replaces
+	dpkg-query -W -f '${db:Status-Abbrev} ${Package} ${Version}\n' | while read -r status package version; do
+		[ "$status" != ii ] || fact package "$package" "$version"
+	done
+fi
+
+# Ports from 32768 on are those that programs get for a moment.
+for proto in tcp udp; do
+	ss -Hl"${proto%??}"n | while read -r _ _ _ local _; do
+		[ "${local##*:}" -ge 32768 ] || fact port "$proto $local"
+	done
+done
+
+for list in passwd group; do
+	getent "$list" | while IFS=: read -r name rest; do fact "$list" "$name" "$rest"; done
+done
+
+if firewall-cmd -q --state; then
+	for when in "" --permanent; do
+		for what in ports services; do
+			# shellcheck disable=SC2086 # $when is one option or none
+			fact firewall "${when:-now} $what" "$(firewall-cmd $when --list-$what)"
+		done
+		# shellcheck disable=SC2086
+		if firewall-cmd -q $when --query-masquerade; then fact firewall "${when:-now} masquerade"; fi
+	done
+fi
+
+for family in -4 -6; do
+	ip "$family" route show | sed 's/ expires [0-9]*sec//; s/ *$//' | while read -r route; do fact route "$route"; done
+done
+
+systemctl list-unit-files --type=service --no-legend --no-pager | while read -r unit state _; do fact unit "$unit" "$state"; done
+systemctl list-units --type=service --state=running --plain --no-legend --no-pager | while read -r unit _; do fact running "$unit"; done
+
+# shellcheck disable=SC2086 # a list of paths
+find $WATCH_PATHS -type f -exec sha256sum {} + 2>/dev/null | while read -r sum file; do fact file "$file" "$sum"; done
