@@ -32,7 +32,7 @@ func (p *Work) consult(s Spec, l *ledger, b books) error {
 			continue
 		}
 		for _, h := range p.poolHosts(n) {
-			if h.Action == Reuse || h.Action == PowerOn {
+			if h.ready() {
 				h.Action, h.Reason = Rebuild, "its pool could not be reset: "+e.Broken
 			}
 		}

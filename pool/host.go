@@ -26,6 +26,7 @@ type Host struct {
 	provider Provider
 	limits   Limits
 	id       string // in the provider
+	frozen   string // the boot id in its ready snapshot, if that is of the running VM
 	peers    map[string]*Host
 
 	cfg sshx.Config // but for the address
@@ -35,6 +36,7 @@ type Host struct {
 	mu      sync.Mutex // guards what follows
 	addr    netip.Addr
 	client  *sshx.Client
+	drops   int // how often the connection was dropped
 }
 
 func newHost(s Spec, role string, pool int, vm VM, id string, keys []string) *Host {
@@ -85,7 +87,7 @@ func (h *Host) lent(u *usage) *Host {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	l := &Host{
-		Name: h.Name, Role: h.Role, Pool: h.Pool, VM: h.VM, provider: h.provider, limits: h.limits, id: h.id,
+		Name: h.Name, Role: h.Role, Pool: h.Pool, VM: h.VM, provider: h.provider, limits: h.limits, id: h.id, frozen: h.frozen,
 		cfg: h.cfg, use: u, addr: h.addr, client: h.client,
 	}
 	h.client = nil
@@ -197,6 +199,9 @@ func (h *Host) connect(ctx context.Context, ready sshx.Ready) (*sshx.Client, err
 	defer cancel()
 	cfg := h.cfg
 	cfg.Address = h.Addr().String()
+	h.mu.Lock()
+	drops := h.drops
+	h.mu.Unlock()
 	c, err := sshx.WaitReady(ctx, cfg, ready)
 	if err != nil {
 		return nil, err
@@ -206,6 +211,10 @@ func (h *Host) connect(ctx context.Context, ready sshx.Ready) (*sshx.Client, err
 	if h.use != nil && h.use.ctx.Err() != nil { // given back while we connected: nobody would close it
 		c.Close()
 		return nil, fmt.Errorf("%s: %w", h.Name, context.Cause(h.use.ctx))
+	}
+	if h.drops != drops { // it leads to a machine that has been taken away since
+		c.Close()
+		return nil, fmt.Errorf("%s: the connection was dropped while it was being made", h.Name)
 	}
 	h.client = c
 	return c, nil
@@ -236,6 +245,11 @@ func (h *Host) raise(ctx context.Context, report func(string)) error {
 	if err := h.provider.PowerOn(ctx, h.id); err != nil {
 		return err
 	}
+	return h.reach(ctx, report)
+}
+
+// reach waits for the address that the guest reports, and for SSH.
+func (h *Host) reach(ctx context.Context, report func(string)) error {
 	report("waiting for its address")
 	find := func(ctx context.Context) (string, error) {
 		addr, err := h.provider.Address(ctx, h.id, h.VM.mac())
@@ -290,6 +304,7 @@ func (h *Host) lower(ctx context.Context) (forced bool, err error) {
 func (h *Host) drop() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.drops++
 	if h.client != nil {
 		h.client.Close()
 		h.client = nil

@@ -18,6 +18,7 @@ type Action string
 const (
 	Reuse   Action = "reuse"    // it is ready and runs (golden: it is ready)
 	PowerOn Action = "power on" // it is ready and off
+	Reset   Action = "reset"    // it is off, and ready means running: it is reverted to its snapshot
 	Finish  Action = "finish"   // an interrupted golden: its steps are run again, on it
 	Clone   Action = "clone"    // it is not there
 	Rebuild Action = "rebuild"  // it is there and not, or no longer, what the Spec asks for
@@ -102,6 +103,9 @@ type hostPlan struct {
 }
 
 func (h *hostPlan) builds() bool { return h.Action == Clone || h.Action == Rebuild }
+
+// ready tells whether the VM has the snapshot that the Spec asks for.
+func (h *hostPlan) ready() bool { return h.Action == Reuse || h.Action == PowerOn || h.Action == Reset }
 
 // makePlan compares the Spec, with defaults filled in, to an inventory.
 func makePlan(s Spec, inv *Inventory, now time.Time) (*Work, error) {
@@ -288,11 +292,33 @@ func planHost(s Spec, h *hostPlan, there []VMInfo, earlier [][]*hostPlan) {
 			set(Rebuild, "%s", why)
 			break
 		}
+		if why := h.stateOf(rec, snap); why != "" {
+			set(Rebuild, "%s", why)
+			break
+		}
 		h.rec, h.snap = rec, snap
-		if set(Reuse, "ready since %s", stamp(rec.At)); !h.info.On {
+		switch set(Reuse, "ready since %s", stamp(rec.At)); {
+		case h.info.On:
+		case rec.Boot != "":
+			set(Reset, "is off, and runs when ready; ready since %s", stamp(rec.At))
+		default:
 			set(PowerOn, "is off; ready since %s", stamp(rec.At))
 		}
 	}
+}
+
+// stateOf says why the ready snapshot is not of the state that the role asks for, or "". Its fingerprint says that it is; but a VM
+// may have stopped while its snapshot was taken.
+func (h *hostPlan) stateOf(rec record, id string) string {
+	i := slices.IndexFunc(h.info.Snapshots, func(s Snapshot) bool { return s.ID == id })
+	running := h.role.Ready == Running
+	switch {
+	case running && (!h.info.Snapshots[i].Running || rec.Boot == ""):
+		return "its ready snapshot lacks the VM's memory"
+	case !running && h.info.Snapshots[i].Running:
+		return "its ready snapshot is of a VM that ran"
+	}
+	return ""
 }
 
 // partners says why h does not belong together with the hosts that it needs, or "".
@@ -301,7 +327,7 @@ func partners(s Spec, h *hostPlan, rec record, earlier [][]*hostPlan) string {
 		i := slices.IndexFunc(s.Roles, func(r Role) bool { return r.Name == need.Role })
 		of := earlier[i][h.Pool-1]
 		switch {
-		case of.Action != Reuse && of.Action != PowerOn:
+		case !of.ready():
 			return fmt.Sprintf("%s, which it needs, is built anew", of.VM)
 		case rec.Needs[need.Role] != of.rec.Build:
 			return fmt.Sprintf("was made ready with an earlier %s", of.VM)

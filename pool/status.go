@@ -127,7 +127,7 @@ func poolStanding(l *ledger, b books, work *Work, n int) PoolStanding {
 			host.Addr = a.String()
 			break
 		}
-		if h.Action == Reuse || h.Action == PowerOn {
+		if h.ready() {
 			host.Fingerprint = h.rec.Fingerprint
 		} else if build == "" {
 			build = fmt.Sprintf("%s: %s: %s", h.VM, h.Action, h.Reason)

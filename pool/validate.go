@@ -102,6 +102,9 @@ func (s Spec) validateRoles(f *faults) {
 			seen[r.Name] = i
 		}
 		f.notNegative(path+": Expect", int64(r.Expect))
+		if r.Ready != "" && r.Ready != Off && r.Ready != Running {
+			f.addf(path+": Ready", "is %q; it must be %q or %q", r.Ready, Off, Running)
+		}
 		f.steps(path, r.Steps, r.Checks)
 		f.checks(path, "AfterReset", r.AfterReset)
 		for j, n := range r.Needs {

@@ -92,7 +92,7 @@ func (h *Host) Boot() {
 	h.Halt()
 	id := newUUID()
 	d := h.disk
-	for _, dir := range []string{"/run", "/proc"} {
+	for _, dir := range []string{"/run", "/proc", "/dev/shm"} {
 		list, _ := d.ReadDir(dir)
 		for _, e := range list {
 			_ = d.RemoveAll(dir + "/" + e.Name())
