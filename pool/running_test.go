@@ -2,13 +2,16 @@ package pool_test
 
 import (
 	"context"
+	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/poolready/poolready/pool"
@@ -217,7 +220,7 @@ func TestAResumeThatIsNoneIsNoticed(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, nil)
 			spec := r.running(1, "con")
-			spec.Limits.Boot = 3 * time.Second
+			spec.Limits.Boot = 2 * time.Second
 			spec.Roles = spec.Roles[:1]
 			spec.Provider = lazy{spec.Provider, c.revert}
 			set := r.open(spec)
@@ -252,4 +255,175 @@ func TestACleanPoolThatWasRevertedByHandIsResetBeforeItIsLent(t *testing.T) {
 	p := set.Acquire(t)
 	assert.Contains(t, r.saying(), "pool 1: reset, though it was clean: ", "its boot id is the same, but its clock is behind")
 	p.Host("con").MustRun(t, "true")
+}
+
+func TestTheGuestsOwnMeansAreAsked(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	spec := r.running(1, "con", "dis")
+	spec.Golden.Steps = append(spec.Golden.Steps, pool.Script("time and leases", `set -e
+mkdir -p /usr/local/bin
+cat > /usr/local/bin/chronyc <<'END'
+#!/bin/sh
+echo "chronyc $*" >> /var/log/asked
+END
+cat > /usr/local/bin/networkctl <<'END'
+#!/bin/sh
+if test "$1" = --no-legend; then
+	echo "  1 lo     loopback carrier    unmanaged"
+	echo "  2 ens192 ether    routable   configured"
+	exit 0
+fi
+echo "networkctl $*" >> /var/log/asked
+END
+chmod 755 /usr/local/bin/chronyc /usr/local/bin/networkctl
+`))
+	set := r.open(spec)
+	first := testOf(t, "TestFirst")
+	p := first.acquire(set)
+	require.NotNil(t, p, "%v", first.errs)
+	first.end()
+	p = set.Acquire(t)
+	for _, h := range p.Hosts() {
+		assert.Equal(t, "chronyc makestep\nnetworkctl renew ens192", h.MustRun(t, "cat", "/var/log/asked"), h.Name)
+	}
+}
+
+func TestAResumedHostIsLookedForAnew(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	set := r.open(r.running(1, "con"))
+	addr := set.Pools()[0].Host("con").Addr()
+	first := testOf(t, "TestFirst")
+	require.NotNil(t, first.acquire(set), "%v", first.errs)
+	first.end()
+
+	// Since it was reverted, the next boot gets another address, which vCenter goes on telling after the revert.
+	second := testOf(t, "TestSecond")
+	p := second.acquire(set)
+	require.NotNil(t, p, "%v", second.errs)
+	c, err := p.Host("con").SSH(t.Context())
+	require.NoError(t, err)
+	boot := p.Host("con").MustRun(t, "cat", bootID)
+	_, _ = p.Host("con").Run(t.Context(), "reboot")
+	<-c.Done()
+	old := addr.String()
+	require.Eventually(t, func() bool {
+		at, err := r.address("con1")
+		return err == nil && at != "" && at != old
+	}, 20*time.Second, 5*time.Millisecond)
+	second.end()
+
+	p = set.Acquire(t)
+	assert.Equal(t, boot, p.Host("con").MustRun(t, "cat", bootID))
+	assert.Equal(t, addr, p.Host("con").Addr())
+	assert.Equal(t, 1, r.count("VmCloned", "con1"))
+}
+
+// A confused provider tells another VM's address for a while after a revert.
+type confused struct {
+	pool.Provider
+	mu    sync.Mutex
+	other netip.Addr
+	left  int
+}
+
+func (c *confused) Address(ctx context.Context, id, mac string) (netip.Addr, error) {
+	c.mu.Lock()
+	if c.left > 0 && mac == "00:50:56:01:01:01" { // con1
+		c.left--
+		defer c.mu.Unlock()
+		return c.other, nil
+	}
+	c.mu.Unlock()
+	return c.Provider.Address(ctx, id, mac)
+}
+
+func TestAnotherCloneIsNotTakenForTheResumedHost(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	spec := r.running(2, "con")
+	spec.Roles = spec.Roles[:1]
+	provider := &confused{Provider: spec.Provider}
+	spec.Provider = provider
+	set := r.open(spec)
+	first := testOf(t, "TestFirst")
+	p := first.acquire(set)
+	require.NotNil(t, p, "%v", first.errs)
+	require.Equal(t, 1, p.Number)
+	provider.mu.Lock()
+	provider.other, provider.left = set.Pools()[1].Host("con").Addr(), 3
+	provider.mu.Unlock()
+	first.end()
+	require.Eventually(t, func() bool { return strings.Contains(r.saying(), "pool 1: reset in") }, 20*time.Second, time.Millisecond)
+	provider.mu.Lock()
+	assert.Zero(t, provider.left)
+	provider.mu.Unlock()
+	assert.Equal(t, "served by con1", set.Pools()[0].Host("con").MustRun(t, "cat", "/etc/served"))
+}
+
+func TestASnapshotThatLostTheMemoryIsNotReady(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	spec := r.running(1, "dis")
+	r.open(spec).Close()
+	var o mo.VirtualMachine
+	require.NoError(t, r.vm("dis1").Properties(t.Context(), r.vm("dis1").Reference(), []string{"snapshot"}, &o))
+	record := o.Snapshot.RootSnapshotList[0].Description
+	r.byHand(func(ctx context.Context) (*object.Task, error) {
+		return r.vm("dis1").RemoveSnapshot(ctx, "pool-ready", false, nil)
+	})
+	r.byHand(func(ctx context.Context) (*object.Task, error) {
+		return r.vm("dis1").CreateSnapshot(ctx, "pool-ready", record, false, false)
+	})
+	assert.Equal(t, "rebuild: its ready snapshot lacks the VM's memory", r.plan(spec)["dis1"])
+}
+
+// resetTime is how long it takes from the end of one test until the next has the pool.
+func resetTime(t *testing.T, roles ...string) time.Duration {
+	t.Helper()
+	r := newRig(t, func(s *vspheretest.Server) { s.Latency = vspheretest.Brisk() })
+	set := r.open(r.running(1, roles...))
+	first := testOf(t, "TestFirst")
+	require.NotNil(t, first.acquire(set), "%v", first.errs)
+	start := time.Now()
+	first.end()
+	second := testOf(t, "TestSecond")
+	require.NotNil(t, second.acquire(set), "%v", second.errs)
+	took := time.Since(start)
+	second.end()
+	set.Close()
+	return took
+}
+
+// TestResumingIsFasterThanBooting compares the two in one run.
+func TestResumingIsFasterThanBooting(t *testing.T) {
+	t.Parallel()
+	ratio := 1.0
+	for try := 0; try < 3 && ratio > 0.7; try++ {
+		off, running := resetTime(t), resetTime(t, "con", "dis")
+		ratio = min(ratio, running.Seconds()/off.Seconds())
+		t.Logf("resumed in %s, booted in %s: ratio %.2f", running.Round(time.Millisecond), off.Round(time.Millisecond), running.Seconds()/off.Seconds())
+	}
+	assert.LessOrEqual(t, ratio, 0.7)
+}
+
+// address is what vCenter tells of a VM's first NIC.
+func (r *rig) address(name string) (string, error) {
+	var o mo.VirtualMachine
+	vm := r.vm(name)
+	if err := vm.Properties(r.t.Context(), vm.Reference(), []string{"guest.net"}, &o); err != nil {
+		return "", err
+	}
+	for _, nic := range o.Guest.Net {
+		if !strings.HasPrefix(nic.MacAddress, "00:50:56") || nic.IpConfig == nil {
+			continue
+		}
+		for _, a := range nic.IpConfig.IpAddress {
+			if a.PrefixLength == 8 {
+				return a.IpAddress, nil
+			}
+		}
+	}
+	return "", nil
 }
