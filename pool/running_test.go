@@ -22,7 +22,7 @@ const bootID = "/proc/sys/kernel/random/boot_id"
 
 // running is a spec whose roles of these names are resumed, not booted.
 func (r *rig) running(pools int, roles ...string) pool.Spec {
-	spec := r.shared(pools, 10*time.Second)
+	spec := r.spec(pools)
 	for i := range spec.Roles {
 		for _, name := range roles {
 			if spec.Roles[i].Name == name {

@@ -314,9 +314,8 @@ func (b *build) closeHosts() {
 }
 
 // reset puts all hosts of the pool back to their ready snapshots, as one act, and waits until
-// they are up and what each needs of the earlier ones answers. None comes back before all the others are off,
-// so that it meets nobody of before: a revert leaves a host off, or runs it, and those that it runs it brings back in their turn. b has
-// the hypervisor's clock.
+// they are up and what each needs of the earlier ones answers. None comes back before all the others are off, so that
+// it meets nobody of before; so hosts that a revert resumes are reverted in their turn. b has the hypervisor's clock.
 func (p *Pool) reset(ctx context.Context, b books) error {
 	var g errgroup.Group
 	for i, h := range p.hosts {

@@ -2,6 +2,7 @@ package vspheretest
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"sync"
 
@@ -37,8 +38,12 @@ func (s *Server) startGuest(ctx *simulator.Context, m *vm) { s.run(s.newGuest(ct
 
 // resumeGuest has the guest of a VM that was reverted go on from memory.
 func (s *Server) resumeGuest(ctx *simulator.Context, m *vm, memory []byte) error {
+	o, ok := s.OS.(Resumer)
+	if !ok {
+		return errors.New("the OS is no Resumer")
+	}
 	r := s.newGuest(ctx, m)
-	g, err := s.OS.(Resumer).Resume(r.m, memory)
+	g, err := o.Resume(r.m, memory)
 	if err != nil {
 		return err
 	}
@@ -47,6 +52,7 @@ func (s *Server) resumeGuest(ctx *simulator.Context, m *vm, memory []byte) error
 	return nil
 }
 
+// newGuest returns the guest of a VM, which does not run yet.
 func (s *Server) newGuest(ctx *simulator.Context, m *vm) *running {
 	hw := hardware(m.config(ctx))
 	s.mu.Lock()
@@ -64,6 +70,7 @@ func (s *Server) newGuest(ctx *simulator.Context, m *vm) *running {
 	return r
 }
 
+// run makes r the guest of its VM.
 func (s *Server) run(r *running) {
 	s.mu.Lock()
 	r.vm.disk, r.vm.guest = r.m.Disk, r
@@ -74,6 +81,9 @@ func (s *Server) run(r *running) {
 	s.mu.Unlock()
 	if closed {
 		close(r.done)
+		if g != nil {
+			g.Kill()
+		}
 	}
 }
 
