@@ -239,7 +239,8 @@ func TestAResumeThatIsNoneIsNoticed(t *testing.T) {
 			assert.Contains(t, r.saying(), c.want)
 			_, err := p.Host("con").Run(t.Context(), "test", "-e", "/var/dirt")
 			require.Error(t, err, "it is built anew instead")
-			assert.Equal(t, 2, r.count("VmCloned", "con1"))
+			// Once more, if the connection was dropped when the process took the rebuilt pool over: such a pool is reset first.
+			assert.GreaterOrEqual(t, r.count("VmCloned", "con1"), 2)
 			second.end()
 		})
 	}
