@@ -321,10 +321,10 @@ func (b *build) readyHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 	if err := b.confirm(ctx, h.Pool); err != nil {
 		return fail(err)
 	}
-	if err := b.spec.Provider.Revert(ctx, h.info.ID, h.snap); err != nil {
+	if err := host.revert(ctx, h.snap); err != nil {
 		return fail(err)
 	}
-	if err := host.raise(ctx, report); err != nil {
+	if err := host.back(ctx, b.books, report); err != nil {
 		return fail(err)
 	}
 	if err := awaitNeeds(ctx, host, h.role.Needs, report); err != nil {
@@ -336,6 +336,7 @@ func (b *build) readyHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 // host is that of a VM that is there and ready.
 func (h *hostPlan) host(s Spec) *Host {
 	host := newHost(s, h.role.Name, h.Pool, h.vm, h.info.ID, h.rec.HostKeys)
+	host.frozen = h.rec.Boot
 	for _, a := range h.info.Addrs[h.vm.mac()] {
 		host.addr = a
 		break
@@ -359,7 +360,7 @@ func (b *build) buildHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 	b.mu.Unlock()
 	b.join(h, host)
 	rec, snap, err := b.makeReady(ctx, st, host, layer{
-		name: h.role.Name, pool: h.Pool, snapshot: h.role.Snapshot,
+		name: h.role.Name, pool: h.Pool, snapshot: h.role.Snapshot, ready: h.role.Ready,
 		steps: h.role.Steps, checks: h.role.Checks, needs: h.role.Needs, needBuilds: needs,
 		print: b.spec.rolePrint(h.role, h.vm, g.build), golden: g.build, times: times,
 	})
@@ -369,8 +370,13 @@ func (b *build) buildHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 	b.mu.Lock()
 	b.records[h], b.snaps[h] = rec, snap
 	b.mu.Unlock()
-	st.at(h.VM, "powering on again")
-	if err := host.raise(ctx, func(what string) { st.at(h.VM, what) }); err != nil {
+	if h.role.Ready == Running {
+		err = host.settle(ctx, b.books) // it was stopped for a while
+	} else {
+		st.at(h.VM, "powering on again")
+		err = host.raise(ctx, func(what string) { st.at(h.VM, what) })
+	}
+	if err != nil {
 		return "", hostError(host, st.name, err)
 	}
 	return "is " + h.role.Snapshot, nil
@@ -404,6 +410,7 @@ func (p *Work) poolHosts(pool int) []*hostPlan {
 // A layer is what makeReady makes of a host.
 type layer struct {
 	name, snapshot string
+	ready          ReadyState
 	pool           int
 	steps          []Step
 	checks         []Check
@@ -416,7 +423,7 @@ type layer struct {
 
 // makeReady is the one place where a VM becomes ready: power on, log in, wait for what it
 // needs, all steps, all checks, shut down from inside, snapshot with the record. The VM is off
-// afterwards. After a failure it is left as it is.
+// afterwards, unless ready means running. After a failure it is left as it is.
 func (b *build) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec record, snap string, err error) {
 	report := func(what string) { st.at(h.Name, what) }
 	start := time.Now()
@@ -461,29 +468,42 @@ func (b *build) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec
 	if err != nil {
 		return fail(err)
 	}
-	report("shutting down")
-	err = l.times.measure("shutdown", func() error {
-		forced, err := h.lower(ctx)
-		if forced {
-			b.log.linef("%s: did not shut down within %s: its power was cut", h.Name, h.limits.Shutdown)
+	take, boot := h.provider.Snapshot, ""
+	if l.ready == Running {
+		take = h.provider.SnapshotRunning
+		if boot, err = h.bootID(ctx); err != nil {
+			return fail(err)
 		}
-		return err
-	})
-	if err != nil {
+		h.drop() // what is in the snapshot is a machine that nobody is connected to
+	} else if err := l.times.measure("shutdown", func() error { return b.lower(ctx, report, h) }); err != nil {
 		return fail(err)
 	}
 	report("snapshot")
 	all := time.Since(start) + l.times.of(tookClone)
 	rec = record{
 		Set: b.spec.Name, VM: h.Name, Layer: l.name, Pool: l.pool, Fingerprint: l.print.sum(), Parts: l.print,
-		Build: rand.Text(), Golden: l.golden, Needs: l.needBuilds, At: time.Now().UTC().Truncate(time.Second), By: b.by,
+		Build: rand.Text(), Golden: l.golden, Needs: l.needBuilds, Boot: boot, At: time.Now().UTC().Truncate(time.Second), By: b.by,
 		Took: append(l.times.took, took{tookAll, all.Round(time.Millisecond).Seconds()}), HostKeys: keys, Checks: digest(results),
 	}
-	if snap, err = h.provider.Snapshot(ctx, h.id, l.snapshot, rec.encode()); err != nil {
+	if snap, err = take(ctx, h.id, l.snapshot, rec.encode()); err != nil {
+		if l.ready == Running && ctx.Err() == nil {
+			err = fmt.Errorf("%w; if the VM cannot be snapshotted with its memory, set Role.Ready to Off", err)
+		}
 		return fail(err)
 	}
 	h.pin(keys)
+	h.frozen = boot
 	return rec, snap, nil
+}
+
+// lower shuts the host down from inside, and says if that needed force.
+func (b *build) lower(ctx context.Context, report func(string), h *Host) error {
+	report("shutting down")
+	forced, err := h.lower(ctx)
+	if forced {
+		b.log.linef("%s: did not shut down within %s: its power was cut", h.Name, h.limits.Shutdown)
+	}
+	return err
 }
 
 // removeOldGoldens removes the older generations on which nothing hangs any more.

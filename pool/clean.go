@@ -15,23 +15,28 @@ import (
 // errUnfit says that a pool is not, or no longer, what this process's Spec asks for.
 var errUnfit = errors.New("it is no longer what this Spec asks for")
 
-// canary is a file that is on the disks of a pool's hosts while it is lent: one that has it was not reverted.
-const canary = "/var/tmp/.poolready-lent"
+// canary is a file that is on the disks of a pool's hosts while it is lent: one that has it was not reverted. What
+// was resumed has no boot id of its own: stamped, which is in memory, has in its place what the proof wrote there.
+const (
+	canary  = "/var/tmp/.poolready-lent"
+	stamped = "/dev/shm/.poolready-proved"
+)
 
 const (
 	markScript = `set -e
 mkdir -p /var/tmp
 echo lent > ` + canary + `
 cat /proc/sys/kernel/random/boot_id
+if test -e ` + stamped + `; then cat ` + stamped + `; fi
 `
 	proofScript = `set -e
 cat /proc/sys/kernel/random/boot_id
-if test -e ` + canary + `; then echo lent; else echo clean; fi
+if test -e ` + canary + `; then echo lent; elif test -e ` + stamped + `; then echo stamped; else echo clean; fi
 date +%s
 `
 )
 
-// mark leaves the canary on the pool's hosts and returns their boot ids.
+// mark leaves the canary on the pool's hosts and returns their boot ids, with the stamps of those that have one.
 func (p *Pool) mark(ctx context.Context) ([]string, error) {
 	boots := make([]string, len(p.hosts))
 	g, ctx := errgroup.WithContext(ctx)
@@ -41,7 +46,7 @@ func (p *Pool) mark(ctx context.Context) ([]string, error) {
 				return hostError(h, "lend", err)
 			}
 			out, err := h.Script(ctx, markScript)
-			boots[i] = out
+			boots[i] = strings.Join(strings.Fields(out), "/")
 			return hostError(h, "lend", err)
 		})
 	}
@@ -49,8 +54,9 @@ func (p *Pool) mark(ctx context.Context) ([]string, error) {
 }
 
 // reset puts the pool, which x holds, back to its ready snapshots, and proves that it is clean: every host has
-// booted anew since old was read, its disk does not have the canary, its clock is right, what it needs
-// answers, and the role's AfterReset checks pass. It returns the proof and the new boot ids.
+// booted anew since old was read, or goes on from the boot of its snapshot and lacks the stamp of an earlier proof; its disk does
+// not have the canary, its clock is right, what it needs answers, and the role's AfterReset checks pass. It returns the proof and
+// the new boot ids.
 func (s *Set) reset(ctx context.Context, x *lease, p *Pool, old []string) (*proof, []string, error) {
 	ctx, stop := x.bind(ctx)
 	defer stop()
@@ -58,11 +64,11 @@ func (s *Set) reset(ctx context.Context, x *lease, p *Pool, old []string) (*proo
 	if err := x.confirm(ctx); err != nil {
 		return nil, nil, err
 	}
-	if err := p.reset(ctx); err != nil {
-		return nil, nil, err
-	}
 	b, err := s.ledger.read(ctx, x.shard)
 	if err != nil {
+		return nil, nil, err
+	}
+	if err := p.reset(ctx, b); err != nil {
 		return nil, nil, err
 	}
 	found, boots, err := s.prove(ctx, p, b, old)
@@ -79,7 +85,6 @@ const clockTime = 30 * time.Second
 func (s *Set) prove(ctx context.Context, p *Pool, b books, old []string) (*proof, []string, error) {
 	skews := make([]time.Duration, len(p.hosts))
 	boots := make([]string, len(p.hosts))
-	now := func(t time.Time) time.Time { return b.Now.Add(t.Sub(b.asked)) }
 	g, gctx := errgroup.WithContext(ctx)
 	for i, h := range p.hosts {
 		before := ""
@@ -87,7 +92,7 @@ func (s *Set) prove(ctx context.Context, p *Pool, b books, old []string) (*proof
 			before = old[i]
 		}
 		g.Go(func() (err error) {
-			if boots[i], skews[i], err = s.proveHost(gctx, h, before, now); err == nil {
+			if boots[i], skews[i], err = s.proveHost(gctx, h, before, b); err == nil {
 				err = h.unplugged(gctx)
 			}
 			if err == nil {
@@ -103,7 +108,7 @@ func (s *Set) prove(ctx context.Context, p *Pool, b books, old []string) (*proof
 	return &proof{At: b.Now.UTC().Truncate(time.Second), By: s.ledger.by, Skew: skew}, boots, nil
 }
 
-func (s *Set) proveHost(ctx context.Context, h *Host, old string, now func(time.Time) time.Time) (boot string, skew time.Duration, err error) {
+func (s *Set) proveHost(ctx context.Context, h *Host, old string, b books) (boot string, skew time.Duration, err error) {
 	for end := time.Now().Add(clockTime); ; {
 		asked := time.Now()
 		out, err := h.Script(ctx, proofScript)
@@ -119,19 +124,27 @@ func (s *Set) proveHost(ctx context.Context, h *Host, old string, now func(time.
 		switch {
 		case err != nil:
 			return "", 0, fmt.Errorf("the host's clock says %q", lines[2])
-		case lines[0] == old:
+		case h.frozen == "" && lines[0] == old:
 			return "", 0, fmt.Errorf("it was not rebooted: its boot id is still %s", old)
+		case h.frozen != "" && lines[0] != h.frozen:
+			return "", 0, fmt.Errorf("it does not go on from its snapshot: its boot id is %s, that of the snapshot is %s", lines[0], h.frozen)
+		case lines[1] == "stamped":
+			return "", 0, fmt.Errorf("its memory was not reverted: %s, which an earlier proof wrote, is there", stamped)
 		case lines[1] != "clean":
 			return "", 0, fmt.Errorf("its disk was not reverted: %s, which only a lent host has, is there", canary)
 		}
-		skew = distance(time.Unix(seconds, 0), now(asked), now(answered))
+		skew = distance(time.Unix(seconds, 0), b.at(asked), b.at(answered))
 		if limit := s.spec.Limits.ClockSkew; limit >= 0 && skew > limit {
 			if time.Now().Before(end) && sleep(ctx, 500*time.Millisecond) == nil {
 				continue // it may be being set
 			}
 			return "", 0, fmt.Errorf("its clock is %s from the hypervisor's, more than Limits.ClockSkew (%s)", round(skew), limit)
 		}
-		return lines[0], skew, nil
+		if h.frozen == "" {
+			return lines[0], skew, nil
+		}
+		boot, err = h.stamp(ctx, lines[0])
+		return boot, skew, err
 	}
 }
 

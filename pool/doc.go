@@ -33,7 +33,8 @@
 //	golden       template --full clone--> golden; steps, checks; shut down; snapshot golden-ready
 //	clone ROLE   for each role in order: linked clones from golden-ready, all pools at once
 //	ready ROLE   for each role in order: power on, needs, steps, checks; shut down; snapshot
-//	             pool-ready; power on again
+//	             pool-ready; power on again. If Role.Ready is Running: snapshot pool-ready
+//	             with memory, and no shutdown
 //
 // [Plan] returns the plan without doing it.
 //
@@ -42,7 +43,7 @@
 // The snapshot is the commit: a VM is ready when it has exactly one snapshot of exactly the
 // right name, whose description is our record, and the record's fingerprint is the one that
 // the Spec asks for. It is taken after every check has passed and the guest has shut itself
-// down. Whatever else there is counts as unfinished.
+// down, or, of a [Running] role, while it runs, with its memory. Whatever else there is counts as unfinished.
 //
 // The fingerprint of golden is made of the template's identity, the VM's data, and the names
 // and versions of the steps and checks in order. That of a role's VM is made of golden's build,
@@ -52,7 +53,7 @@
 //
 //	reuse      it is ready and runs
 //	power on   it is ready and off
-//	reset      it is ready, but a NIC is not connected as it was then: reverted
+//	reset      it is ready, but a NIC is not connected as it was then, or it is off and Running when ready: reverted
 //	clone      it is not there
 //	rebuild    it is not, or no longer, what the Spec asks for: destroyed and cloned again
 //	finish     an interrupted golden that nobody has used: its steps are run again
@@ -118,6 +119,8 @@
 // A pool is lent only if it is proved clean: since its last use every host was reverted and has a new boot id,
 // its disk lacks the file that every lent host has, its clock is right, its needs answer, and Role.AfterReset passes. The
 // proof is in the ledger, so an idle clean pool is lent at once, by any process, if its hosts still have the boot ids of the proof.
+// A host that was resumed must have the boot id of its snapshot instead, and lack, in its memory (/dev/shm), the
+// stamp that every proof leaves there; that stamp then stands for a boot id of its own.
 // A pool that cannot be reset is built anew once; if that fails too, or it was the third time, it rests
 // for five minutes.
 //
@@ -126,4 +129,29 @@
 //
 // [Keep] leaves the pool of a failed test to a person; [Release] frees it. [Pool.Track] notes what a test makes elsewhere,
 // so that it is cleaned up even if the process dies. [Sweep] removes what the Spec no longer has, [Destroy] all of it.
+//
+// # Running
+//
+// With Role.Ready [Running], what a reset brings back is a machine that runs: it takes seconds instead of a boot. Roles of
+// both kinds go together in one pool; in a reset nobody comes back before all the others of the pool are off, and con before dis.
+// Golden is always off. Use it where booting takes long; [Off] is simpler, since nothing in a machine that boots is stale.
+//
+// It costs, for each VM: as much space on the datastore as it has RAM; the time to write that, and to read it at every reset; and
+// the VM answers slowly, or not at all, meanwhile. The snapshot is not quiesced: with memory, vCenter's API does one or the other.
+// vCenter refuses it for VMs with devices that forbid it, such as PCI passthrough, some vGPUs, and independent disks; the error names
+// Off as the remedy. A VM may only be resumed by a host with a CPU like that of the host where its snapshot was taken.
+//
+// What is stale in a machine that goes on, and what becomes of it:
+//
+//   - Connections. Ours are dropped before the snapshot and before each revert. Those that services had among each other
+//     are dead, and are noticed when they are next used; services must be able to connect anew. Needs and AfterReset show it.
+//   - The clock is as far behind as the snapshot is old. It is set before Needs are looked at: "chronyc makestep" where there is chrony,
+//     and, as that corrects only what it has measured, "date -s" with the hypervisor's time, as root (by sudo -n
+//     if SSH.User is another); then it is proved to be within Limits.ClockSkew. Where guest tools do it by
+//     themselves (time.synchronize.restore), there is nothing left to do. A negative ClockSkew leaves clocks alone.
+//   - The address. vCenter is asked for it again with every try to log in, and who answers is the host only if its boot
+//     id is that of the snapshot. systemd-networkd is told to renew its leases ("networkctl renew"); NetworkManager and
+//     others have no way that leaves connections alone, and renew when they would have, so give such hosts reserved or static addresses,
+//     or leases that are longer than a pool lives.
+//   - Tokens, certificates and timers that ran out meanwhile. A step that makes such things should make them last.
 package pool

@@ -39,7 +39,7 @@ func (p *Work) expect(s Spec) time.Duration {
 			switch {
 			case h.builds():
 				clones, works = clones+1, works+1
-			case h.Action == PowerOn:
+			case h.Action == PowerOn, h.Action == Reset:
 				boot = expectBoot
 			}
 		}

@@ -27,6 +27,7 @@ type Host struct {
 	limits   Limits
 	facts    string // Spec.Facts
 	id       string // in the provider
+	frozen   string // the boot id in its ready snapshot, if that is of the running VM
 	peers    map[string]*Host
 
 	cfg sshx.Config // but for the address
@@ -36,6 +37,7 @@ type Host struct {
 	mu      sync.Mutex // guards what follows
 	addr    netip.Addr
 	client  *sshx.Client
+	drops   int // how often the connection was dropped
 }
 
 func newHost(s Spec, role string, pool int, vm VM, id string, keys []string) *Host {
@@ -86,7 +88,7 @@ func (h *Host) lent(u *usage) *Host {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	l := &Host{
-		Name: h.Name, Role: h.Role, Pool: h.Pool, VM: h.VM, provider: h.provider, limits: h.limits, facts: h.facts, id: h.id,
+		Name: h.Name, Role: h.Role, Pool: h.Pool, VM: h.VM, provider: h.provider, limits: h.limits, facts: h.facts, id: h.id, frozen: h.frozen,
 		cfg: h.cfg, use: u, addr: h.addr, client: h.client,
 	}
 	h.client = nil
@@ -198,11 +200,12 @@ func (h *Host) connect(ctx context.Context, ready sshx.Ready) (*sshx.Client, err
 	defer cancel()
 	cfg := h.cfg
 	cfg.Address = h.Addr().String()
+	drops := h.dropped()
 	c, err := sshx.WaitReady(ctx, cfg, ready)
 	if err != nil {
 		return nil, err
 	}
-	if err := h.keep(c); err != nil {
+	if err := h.keep(c, drops); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -233,6 +236,11 @@ func (h *Host) raise(ctx context.Context, report func(string)) error {
 	if err := h.provider.PowerOn(ctx, h.id); err != nil {
 		return err
 	}
+	return h.reach(ctx, report)
+}
+
+// reach waits for the address that the guest reports, and for SSH.
+func (h *Host) reach(ctx context.Context, report func(string)) error {
 	report("waiting for its address")
 	find := func(ctx context.Context) (string, error) {
 		addr, err := h.provider.Address(ctx, h.id, h.VM.mac())
@@ -287,6 +295,7 @@ func (h *Host) lower(ctx context.Context) (forced bool, err error) {
 func (h *Host) drop() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.drops++
 	if h.client != nil {
 		h.client.Close()
 		h.client = nil
@@ -322,16 +331,20 @@ func (vm VM) mac() string {
 	return mac.String()
 }
 
-// poll calls f until it succeeds or ctx ends, and then returns f's last error.
+// poll calls f until it succeeds or ctx ends, and then returns the last error that f had before.
 func poll(ctx context.Context, f func(context.Context) error) error {
+	var last error
 	for wait := 100 * time.Millisecond; ; wait = min(wait*3/2, 5*time.Second) {
 		err := f(ctx)
 		if err == nil {
 			return nil
 		}
+		if last == nil || ctx.Err() == nil { // else it only says that time is over
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w: last answer: %w", context.Cause(ctx), err)
+			return fmt.Errorf("%w: last answer: %w", context.Cause(ctx), last)
 		case <-time.After(wait):
 		}
 	}

@@ -41,20 +41,33 @@ func (h *Host) Reboot(ctx context.Context) error {
 	defer h.dialing.Unlock()
 	ctx, cancel := context.WithTimeoutCause(ctx, h.limits.Boot, fmt.Errorf("not up within Limits.Boot (%s)", h.limits.Boot))
 	defer cancel()
+	drops := h.dropped()
 	next, err := c.Reboot(ctx, sshx.Ready{})
 	if err != nil {
 		return h.blame(err)
 	}
-	return h.keep(next)
+	return h.keep(next, drops)
 }
 
-// keep makes c the host's connection, unless the host was given back meanwhile, when nobody would close it.
-func (h *Host) keep(c *sshx.Client) error {
+// dropped counts how often the connection was dropped.
+func (h *Host) dropped() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.drops
+}
+
+// keep makes c the host's connection, unless the host was given back meanwhile, when nobody would close it, or the
+// connection was dropped since drops was counted: c then leads to a machine that has been taken away.
+func (h *Host) keep(c *sshx.Client, drops int) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.use != nil && h.use.ctx.Err() != nil {
 		c.Close()
 		return fmt.Errorf("%s: %w", h.Name, context.Cause(h.use.ctx))
+	}
+	if h.drops != drops {
+		c.Close()
+		return fmt.Errorf("%s: the connection was dropped while it was being made", h.Name)
 	}
 	h.client = c
 	return nil

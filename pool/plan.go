@@ -18,7 +18,7 @@ type Action string
 const (
 	Reuse   Action = "reuse"    // it is ready and runs (golden: it is ready)
 	PowerOn Action = "power on" // it is ready and off
-	Reset   Action = "reset"    // it is ready, and its NICs are not connected as they were then
+	Reset   Action = "reset"    // it is ready, but not as it was then: NICs are connected otherwise, or it is off and was running
 	Finish  Action = "finish"   // an interrupted golden: its steps are run again, on it
 	Clone   Action = "clone"    // it is not there
 	Rebuild Action = "rebuild"  // it is there and not, or no longer, what the Spec asks for
@@ -322,13 +322,35 @@ func planHost(s Spec, h *hostPlan, there []VMInfo, earlier [][]*hostPlan) {
 			set(Rebuild, "%s", why)
 			break
 		}
+		if why := h.stateOf(rec, snap); why != "" {
+			set(Rebuild, "%s", why)
+			break
+		}
 		h.rec, h.snap = rec, snap
-		if why := rewired(h.vm, h.info); why != "" {
-			set(Reset, "%s", why)
-		} else if set(Reuse, "ready since %s", stamp(rec.At)); !h.info.On {
+		switch set(Reuse, "ready since %s", stamp(rec.At)); {
+		case rewired(h.vm, h.info) != "":
+			set(Reset, "%s", rewired(h.vm, h.info))
+		case h.info.On:
+		case rec.Boot != "":
+			set(Reset, "is off, and runs when ready; ready since %s", stamp(rec.At))
+		default:
 			set(PowerOn, "is off; ready since %s", stamp(rec.At))
 		}
 	}
+}
+
+// stateOf says why the ready snapshot is not of the state that the role asks for, or "". Its fingerprint says that it is; but a VM
+// may have stopped while its snapshot was taken.
+func (h *hostPlan) stateOf(rec record, id string) string {
+	i := slices.IndexFunc(h.info.Snapshots, func(s Snapshot) bool { return s.ID == id })
+	running := h.role.Ready == Running
+	switch {
+	case running && (!h.info.Snapshots[i].Running || rec.Boot == ""):
+		return "its ready snapshot lacks the VM's memory"
+	case !running && h.info.Snapshots[i].Running:
+		return "its ready snapshot is of a VM that ran"
+	}
+	return ""
 }
 
 // partners says why h does not belong together with the hosts that it needs, or "".

@@ -42,7 +42,13 @@ type Provider interface {
 	// the snapshot's ID.
 	Snapshot(ctx context.Context, id, name, record string) (snapshot string, err error)
 
-	// Revert puts the VM back to the snapshot. A VM whose snapshot has no memory is off afterwards.
+	// SnapshotRunning is Snapshot with the memory of a VM that runs, not quiesced, and the VM runs on. It is an error
+	// if the VM does not run, or if what came of it has no memory.
+	SnapshotRunning(ctx context.Context, id, name, record string) (snapshot string, err error)
+
+	// Revert puts the VM back to the snapshot, whatever it does now. After that of Snapshot it is off. After that of
+	// SnapshotRunning it runs, and has not booted: it goes on from the moment of the snapshot. What its guest tools
+	// then report may for a while be what they reported before the revert.
 	Revert(ctx context.Context, id, snapshot string) error
 
 	// Rename renames the VM. ErrExists as in Clone.
@@ -58,7 +64,7 @@ type Provider interface {
 	// Annotate sets the note that people see on the VM. No decision rests on it.
 	Annotate(ctx context.Context, id, note string) error
 
-	// Address waits until the guest has, since it was last powered on, reported an address on
+	// Address waits until the guest runs and has, since it was last powered on, reported an address on
 	// the NIC of that MAC ("" is the first NIC), and returns it. IPv4 is preferred; link-local
 	// addresses do not count.
 	Address(ctx context.Context, id, mac string) (netip.Addr, error)
@@ -106,6 +112,7 @@ type Snapshot struct {
 	ID, Name string
 	Record   string // its description
 	Created  time.Time
+	Running  bool // it has the memory of a VM that ran
 }
 
 // CloneSpec is one VM to be made.

@@ -26,12 +26,14 @@ type record struct {
 	Golden      string      `json:"golden,omitempty"` // the golden build it was cloned from
 	// Needs maps the earlier roles that it was made ready with to their builds: VMs of one
 	// pool belong together only while these are the current ones.
-	Needs    map[string]string `json:"needs,omitempty"`
-	At       time.Time         `json:"at"`
-	By       string            `json:"by"`
-	Took     []took            `json:"took"`
-	HostKeys []string          `json:"hostKeys"`
-	Checks   string            `json:"checks"` // a digest of the checks' results
+	Needs map[string]string `json:"needs,omitempty"`
+	// Boot is the boot id of a VM that ran when the snapshot was taken, with its memory; else "".
+	Boot     string    `json:"boot,omitempty"`
+	At       time.Time `json:"at"`
+	By       string    `json:"by"`
+	Took     []took    `json:"took"`
+	HostKeys []string  `json:"hostKeys"`
+	Checks   string    `json:"checks"` // a digest of the checks' results
 }
 
 // took is how long one part of a build took.

@@ -320,21 +320,30 @@ func (b *build) closeHosts() {
 }
 
 // reset puts all hosts of the pool back to their ready snapshots, as one act, and waits until
-// they are up and what each needs of the earlier ones answers.
-func (p *Pool) reset(ctx context.Context) error {
+// they are up and what each needs of the earlier ones answers. None comes back before all the others are off, so that
+// it meets nobody of before; so hosts that a revert resumes are reverted in their turn. b has the hypervisor's clock.
+func (p *Pool) reset(ctx context.Context, b books) error {
 	var g errgroup.Group
 	for i, h := range p.hosts {
-		g.Go(func() error {
-			h.drop()
-			return hostError(h, "reset", h.provider.Revert(ctx, h.id, p.snaps[i]))
-		})
+		h.drop()
+		switch {
+		case h.frozen == "":
+			g.Go(func() error { return hostError(h, "reset", h.revert(ctx, p.snaps[i])) })
+		case i > 0:
+			g.Go(func() error { _, err := h.provider.ShutDown(ctx, h.id, 0); return hostError(h, "reset", err) })
+		}
 	}
 	if err := g.Wait(); err != nil {
 		return err
 	}
 	quiet := func(string) {}
 	for i, h := range p.hosts {
-		if err := h.raise(ctx, quiet); err != nil {
+		if h.frozen != "" {
+			if err := h.revert(ctx, p.snaps[i]); err != nil {
+				return hostError(h, "reset", err)
+			}
+		}
+		if err := h.back(ctx, b, quiet); err != nil {
 			return hostError(h, "reset", err)
 		}
 		if err := awaitNeeds(ctx, h, p.roles[i].Needs, quiet); err != nil {

@@ -80,6 +80,9 @@ type Role struct {
 	Golden *Golden
 	// Snapshot is the name of the snapshot that makes it ready; "" means "pool-ready".
 	Snapshot string
+	// Ready is the state that a VM of this role is in when it is ready, and that every reset brings
+	// back; "" means Off. A change rebuilds the role.
+	Ready ReadyState
 	// Needs are what must answer, of earlier roles of the same pool, before the Steps begin.
 	Needs []Need
 	// Steps, in order, then Checks, all of them.
@@ -92,6 +95,20 @@ type Role struct {
 	// build tells; 0 means 10 minutes.
 	Expect time.Duration
 }
+
+// A ReadyState is what the ready snapshot of a role is taken of.
+type ReadyState string
+
+const (
+	// Off is a VM that has shut itself down. A reset boots it: everything about it is new, and nothing stale. It costs
+	// nothing but the time of a boot.
+	Off ReadyState = "off"
+
+	// Running is the running VM, right after its checks have passed. A reset resumes it, in seconds: services are up, and need
+	// not start. It is for roles whose boot takes long and whose services can go on after a pause in which the world
+	// went on. See "Running" in the package's documentation for what it costs and what is stale then.
+	Running ReadyState = "running"
+)
 
 // VM is what one virtual machine is made of: data, and part of its fingerprint.
 type VM struct {
@@ -181,7 +198,7 @@ type Limits struct {
 	// writes to the ledger, which is one small task in vCenter, three times in that time: once a minute.
 	Lease time.Duration
 	// ClockSkew is how far the clock of a host may be from the hypervisor's after a reset; 0 means
-	// 2 seconds, and a negative value that clocks are not looked at.
+	// 2 seconds, and a negative value that clocks are neither looked at nor set.
 	ClockSkew time.Duration
 	// Shutdown bounds an orderly shutdown; then the power is cut. 0 means 1 minute.
 	Shutdown time.Duration
@@ -217,6 +234,7 @@ func (s Spec) withDefaults() Spec {
 	roles := make([]Role, len(s.Roles))
 	for i, r := range s.Roles {
 		r.Snapshot = or(r.Snapshot, "pool-ready")
+		r.Ready = or(r.Ready, Off)
 		r.Expect = or(r.Expect, 10*time.Minute)
 		if r.Golden != nil {
 			g := r.Golden.withDefaults()

@@ -126,6 +126,9 @@ func (s Spec) validateRoles(f *faults) {
 				f.unique(owners, path+".Golden.VM", "MAC", strings.ToLower(nic.MAC))
 			}
 		}
+		if r.Ready != "" && r.Ready != Off && r.Ready != Running {
+			f.addf(path+": Ready", "is %q; it must be %q or %q", r.Ready, Off, Running)
+		}
 		f.steps(path, r.Steps, r.Checks)
 		f.checks(path, "AfterReset", r.AfterReset)
 		for j, n := range r.Needs {

@@ -260,6 +260,25 @@ var breaks = map[string]func(pool.Provider) pool.Provider{
 		}
 	},
 
+	"a snapshot of a VM that runs says so, and the VM runs on": func(p pool.Provider) pool.Provider {
+		return broken{Provider: p, frozen: p.Snapshot}
+	},
+	"a snapshot without memory of a VM that runs is none of a VM that runs": func(p pool.Provider) pool.Provider {
+		return broken{Provider: p, snapshot: p.SnapshotRunning}
+	},
+	"a snapshot with memory of a VM that is off is an error, and none is taken": func(p pool.Provider) pool.Provider {
+		return broken{Provider: p, frozen: p.Snapshot}
+	},
+	"a VM that is reverted to a snapshot of it running runs, without being powered on": func(p pool.Provider) pool.Provider {
+		return broken{Provider: p, revert: func(ctx context.Context, id, snapshot string) error {
+			if err := p.Revert(ctx, id, snapshot); err != nil {
+				return err
+			}
+			_, err := p.ShutDown(ctx, id, 0)
+			return err
+		}}
+	},
+
 	"a renamed VM is listed under its new name": func(p pool.Provider) pool.Provider {
 		return broken{Provider: p, rename: func(ctx context.Context, id, name string) error { return p.Annotate(ctx, id, name) }}
 	},
@@ -351,6 +370,15 @@ var hasty = map[string]func(p *Provider) pool.Provider{
 			snap, err = p.Snapshot(ctx, id, name, record)
 			if err == nil {
 				snap, err = p.Snapshot(ctx, id, name, record)
+			}
+			return snap, err
+		}}
+	},
+	"a snapshot with memory whose answer is lost is taken once": func(p *Provider) pool.Provider {
+		return broken{Provider: p, frozen: func(ctx context.Context, id, name, record string) (snap string, err error) {
+			snap, err = p.SnapshotRunning(ctx, id, name, record)
+			if err == nil {
+				snap, err = p.SnapshotRunning(ctx, id, name, record)
 			}
 			return snap, err
 		}}

@@ -172,7 +172,10 @@ func extra(vm mo.VirtualMachine, key string) string {
 // snapshots flattens a snapshot tree, parents first.
 func snapshots(all []pool.Snapshot, tree []types.VirtualMachineSnapshotTree) []pool.Snapshot {
 	for _, s := range tree {
-		all = append(all, pool.Snapshot{ID: s.Snapshot.Value, Name: s.Name, Record: s.Description, Created: s.CreateTime})
+		all = append(all, pool.Snapshot{
+			ID: s.Snapshot.Value, Name: s.Name, Record: s.Description, Created: s.CreateTime,
+			Running: s.State == types.VirtualMachinePowerStatePoweredOn,
+		})
 		all = snapshots(all, s.ChildSnapshotList)
 	}
 	return all

@@ -31,6 +31,15 @@ func (o *plainOS) Boot(m *vspheretest.Machine) vspheretest.Guest {
 	return g
 }
 
+// Resume brings back the address.
+func (o *plainOS) Resume(m *vspheretest.Machine, memory []byte) (vspheretest.Guest, error) {
+	return &plainGuest{os: o, m: m, hw: m.Hardware, boot: memory[0]}, nil
+}
+
+func (g *plainGuest) Freeze() (vspheretest.Disk, []byte, error) {
+	return plainDisk{}, []byte{g.boot}, nil
+}
+
 type plainGuest struct {
 	os   *plainOS
 	m    *vspheretest.Machine

@@ -12,6 +12,40 @@ import (
 // Snapshot implements pool.Provider. Two snapshots of one VM with the same name and record are the
 // same one: the second call may return the first's ID if vCenter's answer was lost.
 func (p *Provider) Snapshot(ctx context.Context, id, name, record string) (string, error) {
+	return p.snapshot(ctx, id, name, record, false)
+}
+
+// SnapshotRunning implements pool.Provider. vCenter takes a snapshot with memory of a VM that is off without a word, and
+// without memory; so it is looked at before and after.
+func (p *Provider) SnapshotRunning(ctx context.Context, id, name, record string) (string, error) {
+	vm := vmRef(id)
+	fail := func(err error) (string, error) {
+		return "", p.errorf(err, "snapshot %q of %s, with memory", name, p.label(id))
+	}
+	power, err := p.readPower(ctx, vm)
+	if err == nil && power != types.VirtualMachinePowerStatePoweredOn {
+		err = refuse("the VM does not run (%s)", power)
+	}
+	if err != nil {
+		return fail(err)
+	}
+	snapshot, err := p.snapshot(ctx, id, name, record, true)
+	if err != nil {
+		return "", err
+	}
+	all, err := p.readSnapshots(ctx, vm)
+	if err != nil {
+		return fail(err)
+	}
+	for _, s := range all {
+		if s.ID == snapshot && s.Running {
+			return snapshot, nil
+		}
+	}
+	return fail(refuse("it has no memory, or is gone: did the VM stop meanwhile?"))
+}
+
+func (p *Provider) snapshot(ctx context.Context, id, name, record string, memory bool) (string, error) {
 	vm := vmRef(id)
 	if err := p.snapshots.enter(ctx); err != nil {
 		return "", p.errorf(err, "snapshot %q of %s", name, p.label(id))
@@ -30,7 +64,7 @@ func (p *Provider) Snapshot(ctx context.Context, id, name, record string) (strin
 		name: "snapshot", object: quoted(name) + " of " + p.label(id), entity: vm, once: true,
 		submit: func(ctx context.Context, c *conn) (types.ManagedObjectReference, error) {
 			res, err := methods.CreateSnapshot_Task(ctx, c, &types.CreateSnapshot_Task{
-				This: vm, Name: name, Description: record, Memory: false, Quiesce: false,
+				This: vm, Name: name, Description: record, Memory: memory, Quiesce: false,
 			})
 			if err != nil {
 				return types.ManagedObjectReference{}, err
@@ -88,7 +122,10 @@ func (p *Provider) Revert(ctx context.Context, id, snapshot string) error {
 		return p.errorf(err, "revert %s", p.label(id))
 	}
 	defer p.snapshots.leave()
-	defer p.pump.mistrust(vm) // power, tools and addresses are others now
+	defer func() { // power, tools and addresses are others now
+		p.pump.state(vm, (*vmState).reverted)
+		p.pump.mistrust(vm)
+	}()
 	_, err := p.perform(ctx, operation{
 		name: "revert", object: p.label(id) + " to " + snapshot, entity: vm,
 		submit: func(ctx context.Context, c *conn) (types.ManagedObjectReference, error) {

@@ -17,6 +17,10 @@ func methods(f *fixture, id, snapshot string) map[string]func(ctx context.Contex
 		"ShutDown": func(ctx context.Context) error { _, err := f.p.ShutDown(ctx, id, f.env.Timeout); return err },
 		"cut":      func(ctx context.Context) error { _, err := f.p.ShutDown(ctx, id, 0); return err },
 		"Snapshot": func(ctx context.Context) error { _, err := f.p.Snapshot(ctx, id, "s", "r"); return err },
+		"SnapshotRunning": func(ctx context.Context) error {
+			_, err := f.p.SnapshotRunning(ctx, id, "s", "r")
+			return err
+		},
 		"Revert":   func(ctx context.Context) error { return f.p.Revert(ctx, id, snapshot) },
 		"Rename":   func(ctx context.Context) error { return f.p.Rename(ctx, id, f.name("renamed")) },
 		"Annotate": func(ctx context.Context) error { return f.p.Annotate(ctx, id, "note") },

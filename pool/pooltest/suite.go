@@ -63,7 +63,7 @@ type Case struct {
 // Cases returns all promises.
 func Cases() []Case {
 	var all []Case
-	for _, group := range [][]Case{listing, cloning, power, cables, snapshots, changes, preflight, endings, lost} {
+	for _, group := range [][]Case{listing, cloning, power, cables, snapshots, running, changes, preflight, endings, lost} {
 		all = append(all, group...)
 	}
 	return all

@@ -371,7 +371,7 @@ func cmdTouch(_ context.Context, p *Proc) int {
 	if !ok {
 		return exitNotSimulated
 	}
-	at := p.Host.now()
+	at := p.Host.Clock()
 	if ref, ok := o.set["-r"]; ok {
 		i, err := p.view().stat(p.Path(ref))
 		if err != nil {
@@ -381,7 +381,7 @@ func cmdTouch(_ context.Context, p *Proc) int {
 	}
 	if d, ok := o.set["-d"]; ok {
 		var err error
-		if at, err = parseDate(d, p.Host.now()); err != nil {
+		if at, err = parseDate(d, p.Host.Clock()); err != nil {
 			return p.NotSimulated("-d " + d)
 		}
 	}

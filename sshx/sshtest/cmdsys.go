@@ -11,7 +11,7 @@ import (
 
 // sysCommands are about the machine:
 //
-//	date [-u] [-d DATE] [-R] [-I] [+FORMAT]      the zone is that of TZ or /etc/localtime's name, or UTC
+//	date [-u] [-d DATE | -s DATE] [-R] [-I] [+FORMAT]  the zone is that of TZ or /etc/localtime's name, or UTC
 //	hostname [-s -f], uname [-a -s -r -n -m -o -v]
 //	uptime [-s -p], arch, nproc, logger [-t TAG] [-p PRIO] TEXT... (to /var/log/messages)
 //	reboot, poweroff, halt, shutdown [-r -h -P -H] [now|+0] [-f]
@@ -41,19 +41,26 @@ func (p *Proc) zone(utc bool) *time.Location {
 }
 
 func cmdDate(_ context.Context, p *Proc) int {
-	o, ok := p.options("-u -R -I -d: -s: --utc --date= --iso-8601 --iso-8601= --rfc-3339=")
+	o, ok := p.options("-u -R -I -d: -s: --utc --date= --set= --iso-8601 --iso-8601= --rfc-3339=")
 	if !ok {
 		return exitNotSimulated
 	}
-	if o.has("-s") {
-		return p.NotSimulated("-s")
-	}
-	t := p.Host.now()
+	t := p.Host.Clock()
 	if d := orDefault(o.set["-d"], o.set["--date"]); d != "" {
 		var err error
 		if t, err = parseDate(d, t); err != nil {
 			return p.NotSimulated("-d " + d)
 		}
+	}
+	if d := orDefault(o.set["-s"], o.set["--set"]); d != "" {
+		var err error
+		if t, err = parseDate(d, t); err != nil {
+			return p.NotSimulated("-s " + d)
+		}
+		if p.User != "root" {
+			return p.Fail(1, "cannot set date: Operation not permitted")
+		}
+		p.Host.SetClock(t)
 	}
 	t = t.In(p.zone(o.has("-u", "--utc")))
 	format := "+%a %b %e %H:%M:%S %Z %Y"
@@ -161,11 +168,11 @@ func cmdUptime(_ context.Context, p *Proc) int {
 	up := time.Since(p.task.boot.since)
 	switch {
 	case o.has("-s"):
-		fmt.Fprintln(p.Stdout, p.Host.now().Add(-up).In(p.zone(false)).Format("2006-01-02 15:04:05"))
+		fmt.Fprintln(p.Stdout, p.Host.Clock().Add(-up).In(p.zone(false)).Format("2006-01-02 15:04:05"))
 	case o.has("-p"):
 		fmt.Fprintf(p.Stdout, "up %d minutes\n", int(up.Minutes()))
 	default:
-		fmt.Fprintf(p.Stdout, " %s up %d min,  1 user,  load average: 0.00, 0.00, 0.00\n", p.Host.now().In(p.zone(false)).Format("15:04:05"), int(up.Minutes()))
+		fmt.Fprintf(p.Stdout, " %s up %d min,  1 user,  load average: 0.00, 0.00, 0.00\n", p.Host.Clock().In(p.zone(false)).Format("15:04:05"), int(up.Minutes()))
 	}
 	return 0
 }
@@ -182,7 +189,7 @@ func cmdLogger(ctx context.Context, p *Proc) int {
 	}
 	host, _, _ := strings.Cut(p.Host.Hostname(), ".")
 	for line := range strings.SplitSeq(text, "\n") {
-		line = fmt.Sprintf("%s %s %s: %s\n", p.Host.now().UTC().Format(time.Stamp), host, orDefault(orDefault(o.set["-t"], o.set["--tag"]), p.User), line)
+		line = fmt.Sprintf("%s %s %s: %s\n", p.Host.Clock().UTC().Format(time.Stamp), host, orDefault(orDefault(o.set["-t"], o.set["--tag"]), p.User), line)
 		_ = p.Host.disk.AppendFile("/var/log/messages", []byte(line), 0o600)
 		if o.has("-s") {
 			_, _ = io.WriteString(p.Stderr, line)

@@ -7,7 +7,7 @@
 //
 // A Host alone, without a listener, is for those who have a network of their own: they hand it
 // connections with ServeConn. Its Disk is cloned, snapshotted and reverted by them; Boot and Halt
-// are its power.
+// are its power, and Freeze and Resume its memory.
 //
 // # The rule
 //
@@ -42,7 +42,7 @@
 //
 // Users are subject to owners, groups, modes, sticky directories and umask. There are no ACLs, capabilities,
 // SELinux labels or quotas; access times are not kept; contents count against the disk's size, metadata does not.
-// /proc has the boot id and the kernel's release; /run is empty after Boot.
+// /proc has the boot id and the kernel's release; /run and /dev/shm are empty after Boot.
 //
 // # sshd
 //

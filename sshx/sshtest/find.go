@@ -341,7 +341,7 @@ func (p *findParser) withArgument(name, arg string) (findTest, error) {
 			unit = 24 * time.Hour
 		}
 		ok, err := compareTo(arg)
-		return func(_ string, i *fileInfo) bool { return ok(int64(p.f.p.Host.now().Sub(i.mtime) / unit)) }, err
+		return func(_ string, i *fileInfo) bool { return ok(int64(p.f.p.Host.Clock().Sub(i.mtime) / unit)) }, err
 	}
 	return nil, sedNotSimulated(name)
 }

@@ -34,7 +34,7 @@ type Host struct {
 	// Dial makes the connections of direct-tcpip channels, so that the machine can be a jump
 	// host; nil means that it reaches nobody.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Now is the machine's clock; nil means time.Now. Timers do not follow it.
+	// Now is what the machine's clock reads after Boot; nil means time.Now. Timers do not follow it.
 	Now func() time.Time
 	// Passwords, by user, are asked for by sudo -S only. sshd lets in nobody by password.
 	Passwords map[string]string
@@ -50,6 +50,7 @@ type Host struct {
 	cond   sync.Cond // of mu: running, thawed and halted change
 	up     *boot     // nil while halted
 	bootID string
+	offset time.Duration // of the clock, since somebody set it or the machine was resumed
 	faults Faults
 	failed int // connections that ended without login, for Faults.DropAfter
 }
@@ -94,7 +95,7 @@ func (h *Host) Boot() {
 		id = old
 	}
 	d := h.disk
-	for _, dir := range []string{"/run", "/proc"} {
+	for _, dir := range []string{"/run", "/proc", "/dev/shm"} {
 		list, _ := d.ReadDir(dir)
 		for _, e := range list {
 			_ = d.RemoveAll(dir + "/" + e.Name())
@@ -113,12 +114,17 @@ func (h *Host) Boot() {
 	}
 	_ = d.makeHostKeys()
 
-	b := &boot{h: h, since: time.Now(), conns: map[*guestConn]bool{}, pids: map[int]*process{}, lastPID: 900}
-	b.ctx, b.cancel = context.WithCancelCause(context.Background())
+	b := newBoot(h)
 	h.mu.Lock()
-	h.up, h.bootID = b, id
+	h.up, h.bootID, h.offset = b, id, 0
 	h.mu.Unlock()
 	_ = h.StartSSHD()
+}
+
+func newBoot(h *Host) *boot {
+	b := &boot{h: h, since: time.Now(), conns: map[*guestConn]bool{}, pids: map[int]*process{}, lastPID: 900}
+	b.ctx, b.cancel = context.WithCancelCause(context.Background())
+	return b
 }
 
 // Halt ends every connection and process, as losing power does, and returns when none is left.
@@ -202,13 +208,6 @@ func (h *Host) Hostname() string {
 		return "localhost"
 	}
 	return line
-}
-
-func (h *Host) now() time.Time {
-	if h.Now != nil {
-		return h.Now()
-	}
-	return time.Now()
 }
 
 // Run runs a shell script on the machine as root, without SSH: for tests that look at it or break

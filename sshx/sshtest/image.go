@@ -40,7 +40,7 @@ ANSI_COLOR="0;31"
 func NewDisk() *Disk {
 	d := newDisk()
 	for _, dir := range []string{
-		"/boot", "/dev", "/etc/ssh/sshd_config.d", "/etc/sudoers.d", "/home", "/mnt", "/opt", "/proc/sys/kernel/random",
+		"/boot", "/dev/shm", "/etc/ssh/sshd_config.d", "/etc/sudoers.d", "/home", "/mnt", "/opt", "/proc/sys/kernel/random",
 		"/root", "/run/lock", "/srv", "/sys", "/tmp", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/libexec", "/usr/local/bin", "/usr/local/sbin",
 		"/usr/share", "/var/cache", "/var/empty/sshd", "/var/lib", "/var/log", "/var/spool", "/var/tmp",
 	} {
@@ -52,7 +52,7 @@ func NewDisk() *Disk {
 		must(d.Symlink(to, link))
 	}
 	for path, mode := range map[string]fs.FileMode{
-		"/root": 0o550, "/tmp": 0o777 | fs.ModeSticky, "/var/tmp": 0o777 | fs.ModeSticky, "/etc/sudoers.d": 0o750, "/etc/ssh/sshd_config.d": 0o700,
+		"/root": 0o550, "/dev/shm": 0o777 | fs.ModeSticky, "/tmp": 0o777 | fs.ModeSticky, "/var/tmp": 0o777 | fs.ModeSticky, "/etc/sudoers.d": 0o750, "/etc/ssh/sshd_config.d": 0o700,
 	} {
 		must(d.Chmod(path, mode))
 	}

@@ -68,6 +68,7 @@ func (b *boot) unregister(pid int) {
 	b.h.mu.Lock()
 	defer b.h.mu.Unlock()
 	delete(b.pids, pid)
+	b.h.cond.Broadcast()
 }
 
 // processes returns the process table, by pid.

@@ -138,7 +138,7 @@ func (s *Server) source(ctx *simulator.Context, src *vm, spec *types.VirtualMach
 		}
 		ctx.WithLock(*ref, func() { from.config = deepCopy(&snap.Config) })
 		s.mu.Lock()
-		from.disk = src.snaps[*ref]
+		from.disk = src.snaps[*ref].disk
 		s.mu.Unlock()
 	}
 	for _, d := range disks(from.config) {

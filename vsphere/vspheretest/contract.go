@@ -47,6 +47,23 @@ type Guest interface {
 	Kill()
 }
 
+// A Freezer is a Guest whose memory a snapshot can keep. The snapshot with memory of any other guest that has booted
+// is refused.
+type Freezer interface {
+	Guest
+	// Freeze returns a copy of the disk and all that the guest knows beside it, of one moment. The guest
+	// goes on. An error says what cannot be kept; the snapshot fails with it.
+	Freeze() (disk Disk, memory []byte, err error)
+}
+
+// A Resumer is an OS whose guests are Freezers.
+type Resumer interface {
+	OS
+	// Resume is Boot for a VM that has been reverted to a snapshot with memory: the guest goes on from the
+	// moment of which m.Disk and memory are. Its connections are gone, and its clock is behind.
+	Resume(m *Machine, memory []byte) (Guest, error)
+}
+
 // GuestInfo is what open-vm-tools reports.
 type GuestInfo struct {
 	HostName string

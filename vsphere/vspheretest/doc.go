@@ -13,6 +13,9 @@
 //
 //   - a revert brings back configuration, extraConfig, annotation, devices, disks and the power
 //     state of the snapshot, and leaves name, folder, pool and custom values; changeVersion is new;
+//   - a snapshot with memory of a VM that runs takes longer, and a revert to it goes on from that moment: boot id,
+//     /run, leases and services are those of then, the clock reads what it read then, and connections are dead. Of a VM that
+//     is off it has no memory. Passthrough devices and independent disks forbid it;
 //   - a clone is made of its snapshot, or else of the VM as it is: configuration, disks, annotation,
 //     extraConfig. Linked clones need a snapshot, have its files as parents and stay on its
 //     datastore; a disk locator without a move type means a full copy; disks with parents or
@@ -50,13 +53,15 @@
 //
 // # What is different from a real vCenter
 //
-// Not simulated; what is asked for is refused, not ignored: relocation and migration, instant
+// Not simulated; what is asked for is refused, not ignored: snapshots with memory of guests in which programs run that sessions
+// have left behind, and of guests whose OS is no [Resumer]; relocation and migration, instant
 // clones, suspension, guest standby, customization, registering and
 // unregistering VMs, promoting disks, encryption.
 //
 // Not simulated, and not noticed:
 //
-//   - the memory of guests: a revert to a snapshot with memory boots the disk of that moment;
+//   - that a VM stands still while its memory is written, that the memory takes space on the datastore, and that only a
+//     host with a CPU like the first one can resume it;
 //   - the files of VMs on datastores, sizes and free space; tags; permissions on single objects (Deny
 //     takes a privilege on all of them); alarms; performance counters; high availability; what a
 //     failing host or datastore does;
@@ -74,7 +79,11 @@
 //   - what becomes of clones when their golden is destroyed: it is refused (ResourceInUse);
 //   - whether a linked clone may go to another datastore: it may not;
 //   - whether the tools' last words stay after power off and revert: they do;
-//   - whether a guest has its address back after a revert: the default OS gives it another one;
+//   - whether a guest has its address back after a revert: the default OS gives it another one when it boots. One that
+//     goes on has the address of then;
+//   - what vCenter tells of a VM right after a revert to memory: tools that run and the addresses of before the
+//     revert, until the tools' next poll, and the boot time of then;
+//   - whether a vGPU forbids a snapshot with memory: it does;
 //   - whether names that differ only in case are the same: they are not;
 //   - whether the inventory name is part of a snapshot: it is not;
 //   - how much vCenter returns of a bulk read at once: 100 objects;

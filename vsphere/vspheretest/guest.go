@@ -2,6 +2,7 @@ package vspheretest
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"sync"
 
@@ -33,7 +34,26 @@ type running struct {
 }
 
 // startGuest begins the boot of a VM whose power has just come on. The caller has the VM to itself.
-func (s *Server) startGuest(ctx *simulator.Context, m *vm) {
+func (s *Server) startGuest(ctx *simulator.Context, m *vm) { s.run(s.newGuest(ctx, m)) }
+
+// resumeGuest has the guest of a VM that was reverted go on from memory.
+func (s *Server) resumeGuest(ctx *simulator.Context, m *vm, memory []byte) error {
+	o, ok := s.OS.(Resumer)
+	if !ok {
+		return errors.New("the OS is no Resumer")
+	}
+	r := s.newGuest(ctx, m)
+	g, err := o.Resume(r.m, memory)
+	if err != nil {
+		return err
+	}
+	r.guest = g
+	s.run(r)
+	return nil
+}
+
+// newGuest returns the guest of a VM, which does not run yet.
+func (s *Server) newGuest(ctx *simulator.Context, m *vm) *running {
 	hw := hardware(m.config(ctx))
 	s.mu.Lock()
 	disk, reverts := m.disk, m.reverts
@@ -47,15 +67,23 @@ func (s *Server) startGuest(ctx *simulator.Context, m *vm) {
 	}
 	r.life, r.kill = context.WithCancel(s.life)
 	r.m = &Machine{Disk: disk, Hardware: hw, run: r, reverts: reverts}
+	return r
+}
+
+// run makes r the guest of its VM.
+func (s *Server) run(r *running) {
 	s.mu.Lock()
-	m.disk, m.guest = disk, r
-	closed := s.closed
+	r.vm.disk, r.vm.guest = r.m.Disk, r
+	g, closed := r.guest, s.closed
 	if !closed {
-		s.work.Go(r.tend)
+		s.work.Go(func() { r.tend(g) })
 	}
 	s.mu.Unlock()
 	if closed {
 		close(r.done)
+		if g != nil {
+			g.Kill()
+		}
 	}
 }
 
@@ -80,26 +108,32 @@ func (s *Server) stopGuest(m *vm) {
 	s.lab.broadcast()
 }
 
-// tend boots the guest and shows vCenter what its tools say, until the power goes.
-func (r *running) tend() {
+// tend boots the guest, unless it is g, which has been resumed, and shows vCenter what its tools say, until the power goes.
+func (r *running) tend(g Guest) {
 	defer close(r.done)
 	s, lat := r.s, r.s.lat
-	if sleep(r.life, s.paced(lat.Boot)) != nil {
-		return
+	resumed := g != nil
+	if !resumed {
+		if sleep(r.life, s.paced(lat.Boot)) != nil {
+			return
+		}
+		g = s.OS.Boot(r.m)
+		s.mu.Lock()
+		r.guest = g
+		s.mu.Unlock()
 	}
-	g := s.OS.Boot(r.m)
-	s.mu.Lock()
-	r.guest = g
-	s.mu.Unlock()
 	s.lab.broadcast()
 
 	ctx := s.context(nil)
 	for {
-		if sleep(r.life, s.paced(lat.Tools)) != nil {
+		tools, wait := lat.Tools, lat.Address
+		if resumed { // the tools run already, and say something at their next poll
+			tools, wait, resumed = 0, lat.GuestPoll, false
+		}
+		if sleep(r.life, s.paced(tools)) != nil {
 			return
 		}
 		r.show(ctx, nil)
-		wait := lat.Address
 		for reboot := false; !reboot; {
 			if sleep(r.life, s.paced(wait)) != nil {
 				return

@@ -19,9 +19,11 @@ type Latency struct {
 	GuestPoll      time.Duration // from a change in the running guest until vCenter shows it
 	GuestShutdown  time.Duration // from ShutdownGuest until the guest begins to halt
 	PowerOff       time.Duration
-	Snapshot       time.Duration // without memory; with memory it takes four times as long
+	Snapshot       time.Duration // without memory
+	Memory         time.Duration // more for each GiB of RAM, with memory: it is written to the datastore
 	RemoveSnapshot time.Duration
 	Revert         time.Duration
+	Resume         time.Duration // more for each GiB of RAM, if the snapshot has memory: it is read
 	Reconfigure    time.Duration
 	Destroy        time.Duration
 	Other          time.Duration // rename, mark as template, move, ...
@@ -41,6 +43,7 @@ func Brisk() Latency {
 		Address: 50 * time.Millisecond, GuestPoll: 50 * time.Millisecond,
 		GuestShutdown: 60 * time.Millisecond, PowerOff: 20 * time.Millisecond,
 		Snapshot: 40 * time.Millisecond, RemoveSnapshot: 40 * time.Millisecond, Revert: 40 * time.Millisecond,
+		Memory: 40 * time.Millisecond, Resume: 10 * time.Millisecond,
 		Reconfigure: 20 * time.Millisecond, Destroy: 30 * time.Millisecond, Other: 10 * time.Millisecond,
 		NoRoute: 300 * time.Millisecond,
 	}
@@ -55,6 +58,7 @@ func Fast() Latency {
 		Address: 2 * time.Millisecond, GuestPoll: 2 * time.Millisecond,
 		GuestShutdown: 2 * time.Millisecond, PowerOff: time.Millisecond,
 		Snapshot: time.Millisecond, RemoveSnapshot: time.Millisecond, Revert: time.Millisecond,
+		Memory: time.Millisecond, Resume: time.Millisecond,
 		Reconfigure: time.Millisecond, Destroy: time.Millisecond, Other: time.Millisecond,
 		NoRoute: 20 * time.Millisecond,
 	}
@@ -70,6 +74,7 @@ func Realistic() Latency {
 		Address: 15 * time.Second, GuestPoll: 30 * time.Second,
 		GuestShutdown: 10 * time.Second, PowerOff: 1500 * time.Millisecond,
 		Snapshot: 1500 * time.Millisecond, RemoveSnapshot: 2 * time.Second, Revert: 2500 * time.Millisecond,
+		Memory: 8 * time.Second, Resume: 1 * time.Second,
 		Reconfigure: time.Second, Destroy: 2 * time.Second, Other: 500 * time.Millisecond,
 		NoRoute: 3 * time.Second,
 	}
@@ -87,7 +92,7 @@ func (l Latency) scaled() Latency {
 	}
 	for _, d := range []*time.Duration{
 		&l.RPC, &l.FullClone, &l.LinkedClone, &l.Create, &l.PowerOn, &l.Boot, &l.Tools, &l.Address,
-		&l.GuestPoll, &l.GuestShutdown, &l.PowerOff, &l.Snapshot, &l.RemoveSnapshot, &l.Revert,
+		&l.GuestPoll, &l.GuestShutdown, &l.PowerOff, &l.Snapshot, &l.Memory, &l.Resume, &l.RemoveSnapshot, &l.Revert,
 		&l.Reconfigure, &l.Destroy, &l.Other, &l.NoRoute,
 	} {
 		*d = time.Duration(float64(*d) * scale)

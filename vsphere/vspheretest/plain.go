@@ -107,12 +107,47 @@ func (d plainDisk) Clone() Disk { return plainDisk{d.Disk.Clone()} }
 func (o *plainOS) Install(Hardware) Disk { return plainDisk{o.disk.Clone()} }
 
 func (o *plainOS) Boot(m *Machine) Guest {
-	g := &plainGuest{os: o, m: m, host: sshtest.NewHost(m.Disk.(plainDisk).Disk), hw: m.Hardware}
+	g := o.newGuest(m)
+	g.host.Boot()
+	return g
+}
+
+func (o *plainOS) newGuest(m *Machine) *plainGuest {
+	g := &plainGuest{os: o, m: m, host: sshtest.NewHost(m.Disk.(plainDisk).Disk), hw: m.Hardware, reverts: m.reverts}
 	g.host.Commands = o.s.Commands
 	g.host.OnPowerOff = g.Shutdown // in order: connections are closed, not cut
 	g.host.OnReboot = g.Reboot
-	g.host.Boot()
 	return g
+}
+
+// plainMemory is what a plainGuest knows beside its disk: the machine's memory, and which lease it has.
+type plainMemory struct {
+	Host    []byte
+	Reverts int
+}
+
+// Resume makes it a Resumer.
+func (o *plainOS) Resume(m *Machine, memory []byte) (Guest, error) {
+	var then plainMemory
+	if err := json.Unmarshal(memory, &then); err != nil {
+		return nil, err
+	}
+	g := o.newGuest(m)
+	g.reverts = then.Reverts
+	return g, g.host.Resume(then.Host)
+}
+
+// Freeze makes it a Freezer.
+func (g *plainGuest) Freeze() (Disk, []byte, error) {
+	g.mu.Lock()
+	reverts := g.reverts
+	g.mu.Unlock()
+	disk, host, err := g.host.Freeze()
+	if err != nil {
+		return nil, nil, err
+	}
+	memory, err := json.Marshal(plainMemory{host, reverts})
+	return plainDisk{disk}, memory, err
 }
 
 // lease returns the address of a NIC: always the same one, until the VM is reverted, as the
@@ -141,6 +176,8 @@ type plainGuest struct {
 	hw   Hardware
 	away bool // rebooting: not on the network
 	dead bool
+
+	reverts int // the VM's when it got its lease, which it has until it boots
 }
 
 // Reboot makes it a Rebooter.
@@ -159,7 +196,7 @@ func (g *plainGuest) Reboot() {
 		defer g.mu.Unlock()
 		if !g.dead {
 			g.host.Boot()
-			g.away = false
+			g.away, g.reverts = false, g.m.reverts
 			s.lab.broadcast()
 		}
 	})
@@ -168,7 +205,7 @@ func (g *plainGuest) Reboot() {
 // Info lists a container bridge first and link-local addresses before the others, as tools do.
 func (g *plainGuest) Info() GuestInfo {
 	g.mu.Lock()
-	hw, away := g.hw, g.away
+	hw, away, reverts := g.hw, g.away, g.reverts
 	g.mu.Unlock()
 	info := GuestInfo{HostName: g.hostname(), NICs: []GuestNIC{{
 		MAC: "02:42:ac:11:00:01", Connected: true, Addrs: []netip.Prefix{netip.MustParsePrefix("172.17.0.1/16")},
@@ -178,7 +215,7 @@ func (g *plainGuest) Info() GuestInfo {
 		if n.Connected && !away {
 			nic.Addrs = []netip.Prefix{
 				netip.PrefixFrom(linkLocal(n.MAC), 64),
-				netip.PrefixFrom(g.os.lease(n.MAC, g.m.reverts), 8),
+				netip.PrefixFrom(g.os.lease(n.MAC, reverts), 8),
 			}
 		}
 		info.NICs = append(info.NICs, nic)

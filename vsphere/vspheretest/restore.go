@@ -131,7 +131,8 @@ func (s *Server) restoreSnapshot(ctx *simulator.Context, v *vm, saved savedSnaps
 		snap.ChildSnapshot = append(snap.ChildSnapshot, types.ManagedObjectReference{Type: "VirtualMachineSnapshot", Value: c})
 	}
 	ctx.Map.Put(snap)
-	v.snaps[snap.Self], err = s.loadDisk(saved.Disk)
+	disk, err := s.loadDisk(saved.Disk)
+	v.snaps[snap.Self] = kept{disk, saved.Memory, saved.Boot}
 	return err
 }
 

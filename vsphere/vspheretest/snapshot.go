@@ -64,10 +64,19 @@ func (s *Server) snapshot(o *op, m *vm, req *types.CreateSnapshotEx_Task, quiesc
 	}
 	d := s.lat.Snapshot
 	if req.Memory && on {
-		d *= 4
+		if f := s.unfreezable(o.ctx, m); f != nil {
+			return nil, f
+		}
+		d += perGiB(s.lat.Memory, m.config(o.ctx))
 	}
 	if f := o.take(d); f != nil {
 		return nil, f
+	}
+	var now kept
+	if req.Memory {
+		if now, fault = s.freeze(o.ctx, m); fault != nil {
+			return nil, fault
+		}
 	}
 
 	snap := &simulator.VirtualMachineSnapshot{}
@@ -75,6 +84,9 @@ func (s *Server) snapshot(o *op, m *vm, req *types.CreateSnapshotEx_Task, quiesc
 	snap.Vm = m.ref
 	s.mu.Lock()
 	disk := m.disk
+	if now.disk != nil {
+		disk = nil
+	}
 	s.nsnap++
 	item := snapTree{
 		Snapshot: snap.Self, Vm: m.ref, Name: req.Name, Description: req.Description, Id: int32(s.nsnap),
@@ -82,7 +94,7 @@ func (s *Server) snapshot(o *op, m *vm, req *types.CreateSnapshotEx_Task, quiesc
 	}
 	s.mu.Unlock()
 	if disk != nil {
-		disk = disk.Clone()
+		now.disk = disk.Clone()
 	}
 	version, modified := s.changeVersion()
 	var parent *types.ManagedObjectReference
@@ -113,7 +125,7 @@ func (s *Server) snapshot(o *op, m *vm, req *types.CreateSnapshotEx_Task, quiesc
 		change(o.ctx, ps, func() { ps.ChildSnapshot = append(slices.Clip(ps.ChildSnapshot), snap.Self) })
 	}
 	s.mu.Lock()
-	m.snaps[snap.Self] = disk
+	m.snaps[snap.Self] = now
 	s.mu.Unlock()
 	o.ctx.Map.Put(snap)
 	return snap.Self, nil
@@ -204,7 +216,13 @@ func snapshotOf(ctx *simulator.Context, ref *types.ManagedObjectReference) (*sim
 // revert puts back all that is in the snapshot: configuration, disks, power state. What vCenter
 // keeps beside the .vmx stays: name, folder, pool, custom values, tags, permissions.
 func (s *Server) revert(o *op, m *vm, snap *simulator.VirtualMachineSnapshot, suppressPowerOn bool) types.BaseMethodFault {
-	if f := o.take(s.lat.Revert); f != nil {
+	d := s.lat.Revert
+	s.mu.Lock()
+	if m.snaps[snap.Self].memory != nil && !suppressPowerOn {
+		d += perGiB(s.lat.Resume, &snap.Config)
+	}
+	s.mu.Unlock()
+	if f := o.take(d); f != nil {
 		return f
 	}
 	if o.ctx.Map.Get(snap.Self) == nil {
@@ -216,8 +234,9 @@ func (s *Server) revert(o *op, m *vm, snap *simulator.VirtualMachineSnapshot, su
 	var cfg *types.VirtualMachineConfigInfo
 	o.ctx.WithLock(snap.Self, func() { cfg = deepCopy(&snap.Config) })
 	s.mu.Lock()
-	disk := m.snaps[snap.Self]
+	then := m.snaps[snap.Self]
 	s.mu.Unlock()
+	disk := then.disk
 	if disk != nil {
 		disk = disk.Clone()
 	}
@@ -227,20 +246,31 @@ func (s *Server) revert(o *op, m *vm, snap *simulator.VirtualMachineSnapshot, su
 	s.mu.Unlock()
 	cfg.ChangeVersion, cfg.Modified = s.changeVersion()
 	s.branch(m, cfg)
-	resume := false
+	on := false
 	change(o.ctx, m.obj, func() {
 		info := deepCopy(m.obj.Snapshot)
 		if node := findNode(info.RootSnapshotList, &snap.Self); node != nil {
-			resume = node.State == poweredOn
+			on = node.State == poweredOn && !suppressPowerOn
 		}
 		info.CurrentSnapshot = &snap.Self
 		s.setConfig(m, cfg)
 		setSnapshots(m.obj, info)
 	})
-	if resume && !suppressPowerOn {
-		s.setPower(o.ctx, m, poweredOn)
-		s.post(o.ctx, &types.VmPoweredOnEvent{VmEvent: s.vmEvent(o.ctx, m)})
+	if !on {
+		return nil
+	}
+	s.setPower(o.ctx, m, poweredOn)
+	if then.boot != nil {
+		change(o.ctx, m.obj, func() { m.obj.Runtime.BootTime = then.boot })
+	}
+	s.post(o.ctx, &types.VmPoweredOnEvent{VmEvent: s.vmEvent(o.ctx, m)})
+	if then.memory == nil {
 		s.startGuest(o.ctx, m)
+		return nil
+	}
+	if err := s.resumeGuest(o.ctx, m, then.memory); err != nil {
+		s.cutPower(o.ctx, m)
+		return &types.NotSupported{RuntimeFault: because(err.Error())}
 	}
 	return nil
 }

@@ -8,11 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -60,6 +62,8 @@ type savedSnapshot struct {
 	Ref, Config string
 	Children    []string
 	Disk        string
+	Memory      []byte     `json:",omitempty"`
+	Boot        *time.Time `json:",omitempty"`
 }
 
 // Save writes the VMs, with their snapshots and disks, to StateDir. Close does so too. What
@@ -143,10 +147,7 @@ func (s *Server) saveVM(ctx *simulator.Context, v *vm, keep func(Disk) (string, 
 		out.Pool = s.nameOf(*o.ResourcePool)
 	}
 	s.mu.Lock()
-	disk, snaps := v.disk, make(map[types.ManagedObjectReference]Disk)
-	for ref, d := range v.snaps {
-		snaps[ref] = d
-	}
+	disk, snaps := v.disk, maps.Clone(v.snaps)
 	out.Reverts = v.reverts
 	s.mu.Unlock()
 	var err error
@@ -154,19 +155,19 @@ func (s *Server) saveVM(ctx *simulator.Context, v *vm, keep func(Disk) (string, 
 		return nil, fmt.Errorf("disk of %q: %w", o.Name, err)
 	}
 	out.Config, out.Guest, out.Tree = toXML(o.Config), toXML(o.Guest), toXML(o.Snapshot)
-	for ref, d := range snaps {
+	for ref, k := range snaps {
 		snap, ok := snapshotOf(ctx, &ref)
 		if !ok {
 			continue
 		}
-		sv := savedSnapshot{Ref: ref.Value}
+		sv := savedSnapshot{Ref: ref.Value, Memory: k.memory, Boot: k.boot}
 		ctx.WithLock(ref, func() {
 			sv.Config = toXML(&snap.Config)
 			for _, c := range snap.ChildSnapshot {
 				sv.Children = append(sv.Children, c.Value)
 			}
 		})
-		if sv.Disk, err = keep(d); err != nil {
+		if sv.Disk, err = keep(k.disk); err != nil {
 			return nil, fmt.Errorf("snapshot of %q: %w", o.Name, err)
 		}
 		out.Snapshots = append(out.Snapshots, sv)

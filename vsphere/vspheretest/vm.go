@@ -26,10 +26,17 @@ type vm struct {
 	sharers map[types.ManagedObjectReference]bool // the tasks that read the VM
 	disk    Disk                                  // nil until it is first needed
 	guest   *running                              // nil while the power is off
-	snaps   map[types.ManagedObjectReference]Disk // what the disks held
+	snaps   map[types.ManagedObjectReference]kept // what the snapshots hold
 	persist []types.BaseOptionValue               // extraConfig at power on, for guestinfo.*
 	reverts int                                   // how often the VM was reverted
 	gone    bool                                  // destroyed
+}
+
+// A kept is what a snapshot holds beside the configuration.
+type kept struct {
+	disk   Disk
+	memory []byte     // nil without memory, and of a guest that had not booted
+	boot   *time.Time // runtime.bootTime, with memory
 }
 
 // A home is where a VM lives; it does not depend on its .vmx.
@@ -109,7 +116,7 @@ func (b *builder) reserve(task *types.ManagedObjectReference) *vm {
 	obj := &simulator.VirtualMachine{DataSets: make(map[string]*simulator.DataSet)}
 	v := &vm{
 		obj: obj, home: home{host: b.host, ds: b.ds, dir: b.dir},
-		sharers: make(map[types.ManagedObjectReference]bool), snaps: make(map[types.ManagedObjectReference]Disk),
+		sharers: make(map[types.ManagedObjectReference]bool), snaps: make(map[types.ManagedObjectReference]kept),
 	}
 	obj.Name = b.name
 	obj.Parent = &b.folder.Self

@@ -68,6 +68,12 @@ func (g *Guest) Serve(port uint16, h func(conn net.Conn)) {
 
 // boot starts the system on m's disk.
 func (l *Lab) boot(m *vspheretest.Machine) *Guest {
+	g := l.newGuest(m)
+	g.start()
+	return g
+}
+
+func (l *Lab) newGuest(m *vspheretest.Machine) *Guest {
 	disk := m.Disk.(Disk).Disk
 	g := &Guest{
 		lab: l, machine: m, disk: disk, os: distroOf(disk), host: sshtest.NewHost(disk), hw: m.Hardware,
@@ -81,7 +87,6 @@ func (l *Lab) boot(m *vspheretest.Machine) *Guest {
 	g.host.OnReboot = g.reboot
 	g.host.Dial = g.dialName
 	l.add(g)
-	g.start()
 	return g
 }
 

@@ -1,0 +1,112 @@
+package lab
+
+import (
+	"encoding/json"
+	"net"
+	"net/netip"
+
+	"github.com/poolready/poolready/e2e/internal/netsim"
+	"github.com/poolready/poolready/vsphere/vspheretest"
+)
+
+var (
+	_ vspheretest.Resumer = (*Lab)(nil)
+	_ vspheretest.Freezer = (*Guest)(nil)
+)
+
+// A memory is what a running guest knows beside its disk. The configuration of services is not in it: sshd, chronyd and
+// dnsmasq read theirs anew.
+type memory struct {
+	Host           []byte
+	Kernel         string
+	Links          []frozenLink
+	Active, Failed map[string]bool
+	Conns          map[string]frozenConn
+	Wired          []frozenConn
+	Sysctl         map[string]string
+	Zone           zone
+}
+
+type frozenLink struct {
+	Name, MAC, Parent string
+	Port, VLAN, MTU   int
+	Up, Dynamic       bool
+	Addrs             []netip.Prefix
+	Routes            []netsim.Route
+}
+
+type frozenConn struct {
+	Props  map[string]string
+	OnDisk bool
+	DNS    []netip.Addr
+	Metric int
+}
+
+// Freeze implements vspheretest.Freezer.
+func (g *Guest) Freeze() (vspheretest.Disk, []byte, error) {
+	disk, host, err := g.host.Freeze()
+	if err != nil {
+		return nil, nil, err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	m := memory{Host: host, Kernel: g.kernel, Active: g.active, Failed: g.failed, Conns: map[string]frozenConn{}, Sysctl: g.sysctl, Zone: g.zone}
+	for _, l := range g.links {
+		m.Links = append(m.Links, frozenLink{l.name, l.mac, l.parent, l.port, l.vlan, l.mtu, l.up, l.dynamic, l.addrs, l.routes})
+	}
+	for name, a := range g.conns {
+		m.Conns[name] = frozenConn{a.profile.props, a.profile.onDisk, a.dns, a.metric}
+	}
+	for _, p := range g.wired {
+		m.Wired = append(m.Wired, frozenConn{Props: p.props, OnDisk: p.onDisk})
+	}
+	data, err := json.Marshal(m)
+	return Disk{disk}, data, err
+}
+
+// Resume implements vspheretest.Resumer. A guest has the leases of then, whatever the servers have done with them since.
+func (l *Lab) Resume(m *vspheretest.Machine, frozen []byte) (vspheretest.Guest, error) {
+	var then memory
+	if err := json.Unmarshal(frozen, &then); err != nil {
+		return nil, err
+	}
+	g := l.newGuest(m)
+	if err := g.host.Resume(then.Host); err != nil {
+		g.Kill()
+		return nil, err
+	}
+	g.mu.Lock()
+	g.kernel, g.active, g.failed, g.sysctl, g.zone = then.Kernel, then.Active, then.Failed, then.Sysctl, then.Zone
+	for _, f := range then.Links {
+		g.links = append(g.links, &link{f.Name, f.MAC, f.Port, f.Parent, f.VLAN, f.Up, f.MTU, f.Addrs, f.Dynamic, f.Routes})
+	}
+	g.conns = map[string]active{}
+	for name, c := range then.Conns {
+		g.conns[name] = active{profile{c.Props, c.OnDisk}, c.DNS, c.Metric}
+	}
+	for _, w := range then.Wired {
+		g.wired = append(g.wired, profile{w.Props, w.OnDisk})
+	}
+	g.apply()
+	g.mu.Unlock()
+	if err := g.serveAgain(); err != nil {
+		g.Kill()
+		return nil, err
+	}
+	return g, nil
+}
+
+// serveAgain has the services that are active listen.
+func (g *Guest) serveAgain() error {
+	if g.host.SSHDRunning() {
+		g.node.HandleTCP(22, func(conn net.Conn, _ netip.AddrPort) { g.host.ServeConn(conn) })
+	}
+	for unit, start := range map[string]func() error{"chronyd": g.chronyStart, "dnsmasq": g.dnsmasqStart} {
+		if g.isActive(unit) {
+			if err := start(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

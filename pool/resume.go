@@ -1,0 +1,109 @@
+package pool
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/poolready/poolready/sshx"
+)
+
+// resumeTime is how long a host may take that was resumed, and need not boot, until it lets us in.
+const resumeTime = 2 * time.Minute
+
+// settleScript puts right what is stale in a machine that was stopped for a while. NOW is the time, in seconds since 1970. The
+// time service of the guest may correct the clock as far as it knows by how much; after a resume it does not, since it has not
+// looked yet, so that the clock is set. systemd-networkd renews its leases, at which connections stay.
+const settleScript = `
+if test -n "$NOW"; then
+	if command -v chronyc >/dev/null 2>&1; then chronyc makestep >/dev/null 2>&1 || true; fi
+	if test "$(date +%s)" != "${NOW%.*}"; then
+		date -u -s "@$NOW" >/dev/null || date -u -s "@${NOW%.*}" >/dev/null || exit 1
+	fi
+fi
+if command -v networkctl >/dev/null 2>&1; then
+	networkctl --no-legend list 2>/dev/null | while read -r _ link _ _ setup; do
+		if test "$setup" = configured; then networkctl renew "$link" || true; fi
+	done
+fi
+exit 0
+`
+
+// at is the hypervisor's clock when ours said t.
+func (b books) at(t time.Time) time.Time { return b.Now.Add(t.Sub(b.asked)) }
+
+// revert puts the host back to its ready snapshot, in which nobody is connected to it.
+func (h *Host) revert(ctx context.Context, snapshot string) error {
+	h.drop()
+	return h.provider.Revert(ctx, h.id, snapshot)
+}
+
+// back waits until the host, which was reverted, is up: it is powered on, or goes on. b has the hypervisor's clock.
+func (h *Host) back(ctx context.Context, b books, report func(string)) error {
+	if h.frozen == "" {
+		return h.raise(ctx, report)
+	}
+	limit := min(h.limits.Boot, resumeTime)
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("did not go on within %s", limit))
+	defer cancel()
+	return poll(ctx, func(ctx context.Context) error {
+		err := h.resumed(ctx, report)
+		if err == nil {
+			err = h.settle(ctx, b) // after which it may have another address
+		}
+		return err
+	})
+}
+
+// resumed logs in to the host that goes on. For a while vCenter may tell the address of before the revert, where by now another
+// clone may be, with the same host keys; the boot id tells the two apart.
+func (h *Host) resumed(ctx context.Context, report func(string)) error {
+	h.drop()
+	if err := h.reach(ctx, report); err != nil {
+		return err
+	}
+	boot, err := h.bootID(ctx)
+	if err == nil && boot != h.frozen {
+		err = fmt.Errorf("%s has the boot id %s, the VM in its snapshot has %s: it is another machine, or did not go on", h.Addr(), boot, h.frozen)
+	}
+	return err
+}
+
+// settle sets the host's clock to the hypervisor's, which b has, and has its leases renewed, as far as the guest's means go.
+func (h *Host) settle(ctx context.Context, b books) error {
+	c, err := h.SSH(ctx) // before the time is told, as it takes its own
+	if err != nil {
+		return err
+	}
+	now := ""
+	if h.limits.ClockSkew >= 0 {
+		now = strconv.FormatFloat(float64(b.at(time.Now()).UnixMilli())/1000, 'f', 3, 64)
+	}
+	_, err = c.Run(ctx, sshx.Cmd{Name: "settle", Script: settleScript, Env: map[string]string{"NOW": now}, User: h.root()})
+	return err
+}
+
+// root is the sshx.Cmd.User that is root.
+func (h *Host) root() string {
+	if or(h.cfg.User, "root") == "root" {
+		return ""
+	}
+	return "root"
+}
+
+func (h *Host) bootID(ctx context.Context) (string, error) {
+	return h.Run(ctx, "cat", "/proc/sys/kernel/random/boot_id")
+}
+
+// stamp marks the memory of a host that goes on from its snapshot and was proved clean, and returns by what it is known, as
+// others are by their boot id: neither a revert nor a boot leaves it.
+func (h *Host) stamp(ctx context.Context, boot string) (string, error) {
+	stamp := strings.ToLower(rand.Text())
+	if _, err := h.Script(ctx, "set -e\nmkdir -p /dev/shm\necho "+stamp+" > "+stamped+"\n"); err != nil {
+		return "", err
+	}
+	return boot + "/" + stamp, nil
+}

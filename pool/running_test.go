@@ -1,0 +1,430 @@
+package pool_test
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/poolready/poolready/pool"
+	"github.com/poolready/poolready/vsphere/vspheretest"
+)
+
+const bootID = "/proc/sys/kernel/random/boot_id"
+
+// running is a spec whose roles of these names are resumed, not booted.
+func (r *rig) running(pools int, roles ...string) pool.Spec {
+	spec := r.spec(pools)
+	for i := range spec.Roles {
+		for _, name := range roles {
+			if spec.Roles[i].Name == name {
+				spec.Roles[i].Ready = pool.Running
+			}
+		}
+	}
+	return spec
+}
+
+func TestARunningRoleIsResumed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	spec := r.running(1, "con", "dis")
+	set := r.open(spec)
+	assert.Equal(t, 1, r.count("VmPoweredOn", "con1"), "it stays on when it is ready")
+	assert.Equal(t, map[string]string{"golden": "reuse", "con1": "reuse", "dis1": "reuse"}, r.plan(spec))
+
+	first := testOf(t, "TestFirst")
+	p := first.acquire(set)
+	require.NotNil(t, p, "%v", first.errs)
+	boots := map[string]string{}
+	var streams []chan error
+	for _, h := range p.Hosts() {
+		boots[h.Name] = h.MustRun(t, "cat", bootID)
+		_, err := h.Script(t.Context(), `set -e
+touch /var/dirt /run/dirt /dev/shm/dirt
+echo "127.0.0.1 dirt" >> /etc/hosts
+date -s @1000000000
+(sleep 1000 >/dev/null 2>&1 &)
+`)
+		require.NoError(t, err)
+		ended := make(chan error, 1)
+		go func() {
+			_, err := h.Run(t.Context(), "sleep", "1000")
+			ended <- err
+		}()
+		streams = append(streams, ended)
+	}
+	n := len(r.Requests())
+	first.end()
+	for _, s := range streams {
+		require.ErrorIs(t, <-s, pool.ErrReturned)
+	}
+
+	second := testOf(t, "TestSecond")
+	p = second.acquire(set)
+	require.NotNil(t, p, "%v", second.errs)
+	for _, asked := range r.asked(n) {
+		assert.NotContains(t, asked, "PowerOnVM_Task", "nothing is booted")
+	}
+	for _, h := range p.Hosts() {
+		assert.Equal(t, boots[h.Name], h.MustRun(t, "cat", bootID), "%s goes on", h.Name)
+		out, err := h.Script(t.Context(), "ls /var/dirt /run/dirt /dev/shm/dirt 2>/dev/null; grep dirt /etc/hosts; pgrep sleep; true")
+		require.NoError(t, err)
+		assert.Empty(t, out, "%s is clean", h.Name)
+		now, err := time.Parse(time.RFC3339, h.MustRun(t, "date", "-u", "+%FT%TZ"))
+		require.NoError(t, err)
+		assert.WithinDuration(t, time.Now(), now, 4*time.Second, "%s's clock is right", h.Name)
+	}
+	second.end()
+	assert.Empty(t, second.errs)
+	assert.Equal(t, 1, r.count("VmCloned", "con1"), "nothing had to be built anew")
+}
+
+func TestRolesMayBeReadyInTheirOwnWays(t *testing.T) {
+	t.Parallel()
+	for _, role := range []string{"con", "dis"} {
+		t.Run(role, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, nil)
+			spec := r.running(1, role)
+			set := r.open(spec)
+			first := testOf(t, "TestFirst")
+			p := first.acquire(set)
+			require.NotNil(t, p, "%v", first.errs)
+			before := map[string]string{}
+			for _, h := range p.Hosts() {
+				before[h.Role] = h.MustRun(t, "cat", bootID)
+				h.MustRun(t, "touch", "/var/dirt")
+			}
+			events := len(r.history())
+			first.end()
+			second := testOf(t, "TestSecond")
+			p = second.acquire(set)
+			require.NotNil(t, p, "%v", second.errs)
+			for _, h := range p.Hosts() {
+				assert.Equal(t, h.Role == role, before[h.Role] == h.MustRun(t, "cat", bootID), h.Name)
+				_, err := h.Run(t.Context(), "test", "-e", "/var/dirt")
+				require.Error(t, err, h.Name)
+			}
+			h := r.history()[events:]
+			last := func(event string) (at int) {
+				at = -1
+				for i, e := range h {
+					if e == event {
+						at = i
+					}
+				}
+				require.GreaterOrEqual(t, at, 0, "%s in %q", event, h)
+				return at
+			}
+			assert.Less(t, last("VmPoweredOff dis1"), last("VmPoweredOn con1"), "con comes back when nothing is left of dis")
+			assert.Less(t, last("VmPoweredOn con1"), last("VmPoweredOn dis1"), "and before dis")
+			second.end()
+		})
+	}
+}
+
+func TestARunningHostThatIsOffIsReset(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	spec := r.running(1, "con", "dis")
+	set := r.open(spec)
+	boot := set.Pools()[0].Host("dis").MustRun(t, "cat", bootID)
+	set.Pools()[0].Host("dis").MustRun(t, "touch", "/var/dirt")
+	set.Close()
+	r.byHand(r.vm("dis1").PowerOff)
+	assert.Equal(t, map[string]string{"golden": "reuse", "con1": "reuse", "dis1": "reset: is off, and runs when ready;"}, r.plan(spec))
+	n := len(r.Requests())
+	dis := r.open(spec).Pools()[0].Host("dis")
+	assert.Equal(t, boot, dis.MustRun(t, "cat", bootID))
+	_, err := dis.Run(t.Context(), "test", "-e", "/var/dirt")
+	require.Error(t, err)
+	assert.Contains(t, r.asked(n), "RevertToSnapshot_Task dis1")
+	for _, asked := range r.asked(n) {
+		assert.NotContains(t, asked, "PowerOnVM_Task")
+	}
+}
+
+func TestAChangeOfTheReadyStateRebuildsTheRole(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.open(r.running(1)).Close()
+	spec := r.running(1, "dis")
+	assert.Equal(t, map[string]string{"golden": "reuse", "con1": "reuse", "dis1": "rebuild: memory of the ready snapshot is new"}, r.plan(spec))
+	r.open(spec).Close()
+	assert.Equal(t, map[string]string{"golden": "reuse", "con1": "reuse", "dis1": "reuse"}, r.plan(spec))
+	assert.Equal(t, "rebuild: memory of the ready snapshot is gone", r.plan(r.running(1))["dis1"])
+
+	spec.Roles[0].Ready = "sleeping"
+	_, err := pool.Plan(t.Context(), spec)
+	require.ErrorContains(t, err, `Spec.Roles[0] ("con"): Ready: is "sleeping"; it must be "off" or "running"`)
+}
+
+func TestARefusedMemorySnapshotNamesTheRemedy(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.Inject(vspheretest.Fault{Method: "CreateSnapshot_Task", Name: "con1", Times: -1, Effect: vspheretest.Refuse(&types.MemorySnapshotOnIndependentDisk{})})
+	_, err := pool.Open(t.Context(), r.running(1, "con"))
+	require.ErrorContains(t, err, "MemorySnapshotOnIndependentDisk")
+	require.ErrorContains(t, err, "if the VM cannot be snapshotted with its memory, set Role.Ready to Off")
+}
+
+// A lazy provider reverts as long as it is asked to, or not.
+type lazy struct {
+	pool.Provider
+	revert func(ctx context.Context, p pool.Provider, id, snapshot string) error
+}
+
+func (l lazy) Revert(ctx context.Context, id, snapshot string) error {
+	return l.revert(ctx, l.Provider, id, snapshot)
+}
+
+func TestAResumeThatIsNoneIsNoticed(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		revert func(ctx context.Context, p pool.Provider, id, snapshot string) error
+		dirty  string // what the test does to the host's memory or disk beforehand
+		want   string
+	}{
+		"nothing is done": {
+			revert: func(context.Context, pool.Provider, string, string) error { return nil },
+			want:   "its disk was not reverted: /var/tmp/.poolready-lent, which only a lent host has, is there",
+		},
+		"nothing is done, and the file on the disk is gone": {
+			revert: func(context.Context, pool.Provider, string, string) error { return nil },
+			dirty:  "rm /var/tmp/.poolready-lent",
+			want:   "its memory was not reverted: /dev/shm/.poolready-proved, which an earlier proof wrote, is there",
+		},
+		"it boots": {
+			revert: func(ctx context.Context, p pool.Provider, id, snapshot string) error {
+				if err := p.Revert(ctx, id, snapshot); err != nil {
+					return err
+				}
+				if _, err := p.ShutDown(ctx, id, 0); err != nil {
+					return err
+				}
+				return p.PowerOn(ctx, id)
+			},
+			want: "it is another machine, or did not go on",
+		},
+	} {
+		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, nil)
+			spec := r.running(1, "con")
+			spec.Limits.Boot = 2 * time.Second
+			spec.Roles = spec.Roles[:1]
+			spec.Provider = lazy{spec.Provider, c.revert}
+			set := r.open(spec)
+			first := testOf(t, "TestFirst")
+			p := first.acquire(set)
+			require.NotNil(t, p, "%v", first.errs)
+			p.Host("con").MustRun(t, "touch", "/var/dirt")
+			if c.dirty != "" {
+				_, err := p.Host("con").Script(t.Context(), c.dirty)
+				require.NoError(t, err)
+			}
+			first.end()
+			second := testOf(t, "TestSecond")
+			p = second.acquire(set)
+			require.NotNil(t, p, "%v", second.errs)
+			assert.Contains(t, r.saying(), c.want)
+			_, err := p.Host("con").Run(t.Context(), "test", "-e", "/var/dirt")
+			require.Error(t, err, "it is built anew instead")
+			// Once more, if the connection was dropped when the process took the rebuilt pool over: such a pool is reset first.
+			assert.GreaterOrEqual(t, r.count("VmCloned", "con1"), 2)
+			second.end()
+		})
+	}
+}
+
+func TestACleanPoolThatWasRevertedByHandIsResetBeforeItIsLent(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	set := r.open(r.running(1, "con", "dis"))
+	r.byHand(func(ctx context.Context) (*object.Task, error) {
+		return r.vm("con1").RevertToSnapshot(ctx, "pool-ready", false)
+	})
+	p := set.Acquire(t)
+	assert.Contains(t, r.saying(), "pool 1: reset, though it was clean: ", "its boot id is the same, but its clock is behind")
+	p.Host("con").MustRun(t, "true")
+}
+
+func TestTheGuestsOwnMeansAreAsked(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	spec := r.running(1, "con", "dis")
+	spec.Golden.Steps = append(spec.Golden.Steps, pool.Script("time and leases", `set -e
+mkdir -p /usr/local/bin
+cat > /usr/local/bin/chronyc <<'END'
+#!/bin/sh
+echo "chronyc $*" >> /var/log/asked
+END
+cat > /usr/local/bin/networkctl <<'END'
+#!/bin/sh
+if test "$1" = --no-legend; then
+	echo "  1 lo     loopback carrier    unmanaged"
+	echo "  2 ens192 ether    routable   configured"
+	exit 0
+fi
+echo "networkctl $*" >> /var/log/asked
+END
+chmod 755 /usr/local/bin/chronyc /usr/local/bin/networkctl
+`))
+	set := r.open(spec)
+	first := testOf(t, "TestFirst")
+	p := first.acquire(set)
+	require.NotNil(t, p, "%v", first.errs)
+	first.end()
+	p = set.Acquire(t)
+	for _, h := range p.Hosts() {
+		assert.Equal(t, "chronyc makestep\nnetworkctl renew ens192", h.MustRun(t, "cat", "/var/log/asked"), h.Name)
+	}
+}
+
+func TestAResumedHostIsLookedForAnew(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	set := r.open(r.running(1, "con"))
+	addr := set.Pools()[0].Host("con").Addr()
+	first := testOf(t, "TestFirst")
+	require.NotNil(t, first.acquire(set), "%v", first.errs)
+	first.end()
+
+	// Since it was reverted, the next boot gets another address, which vCenter goes on telling after the revert.
+	second := testOf(t, "TestSecond")
+	p := second.acquire(set)
+	require.NotNil(t, p, "%v", second.errs)
+	c, err := p.Host("con").SSH(t.Context())
+	require.NoError(t, err)
+	boot := p.Host("con").MustRun(t, "cat", bootID)
+	_, _ = p.Host("con").Run(t.Context(), "reboot")
+	<-c.Done()
+	old := addr.String()
+	require.Eventually(t, func() bool {
+		at, err := r.address("con1")
+		return err == nil && at != "" && at != old
+	}, 20*time.Second, 5*time.Millisecond)
+	second.end()
+
+	p = set.Acquire(t)
+	assert.Equal(t, boot, p.Host("con").MustRun(t, "cat", bootID))
+	assert.Equal(t, addr, p.Host("con").Addr())
+	assert.Equal(t, 1, r.count("VmCloned", "con1"))
+}
+
+// A confused provider tells another VM's address for a while after a revert.
+type confused struct {
+	pool.Provider
+	mu    sync.Mutex
+	other netip.Addr
+	left  int
+}
+
+func (c *confused) Address(ctx context.Context, id, mac string) (netip.Addr, error) {
+	c.mu.Lock()
+	if c.left > 0 && mac == "00:50:56:01:01:01" { // con1
+		c.left--
+		defer c.mu.Unlock()
+		return c.other, nil
+	}
+	c.mu.Unlock()
+	return c.Provider.Address(ctx, id, mac)
+}
+
+func TestAnotherCloneIsNotTakenForTheResumedHost(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	spec := r.running(2, "con")
+	spec.Roles = spec.Roles[:1]
+	provider := &confused{Provider: spec.Provider}
+	spec.Provider = provider
+	set := r.open(spec)
+	first := testOf(t, "TestFirst")
+	p := first.acquire(set)
+	require.NotNil(t, p, "%v", first.errs)
+	require.Equal(t, 1, p.Number)
+	provider.mu.Lock()
+	provider.other, provider.left = set.Pools()[1].Host("con").Addr(), 3
+	provider.mu.Unlock()
+	first.end()
+	require.Eventually(t, func() bool { return strings.Contains(r.saying(), "pool 1: reset in") }, 20*time.Second, time.Millisecond)
+	provider.mu.Lock()
+	assert.Zero(t, provider.left)
+	provider.mu.Unlock()
+	assert.Equal(t, "served by con1", set.Pools()[0].Host("con").MustRun(t, "cat", "/etc/served"))
+}
+
+func TestASnapshotThatLostTheMemoryIsNotReady(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	spec := r.running(1, "dis")
+	r.open(spec).Close()
+	var o mo.VirtualMachine
+	require.NoError(t, r.vm("dis1").Properties(t.Context(), r.vm("dis1").Reference(), []string{"snapshot"}, &o))
+	record := o.Snapshot.RootSnapshotList[0].Description
+	r.byHand(func(ctx context.Context) (*object.Task, error) {
+		return r.vm("dis1").RemoveSnapshot(ctx, "pool-ready", false, nil)
+	})
+	r.byHand(func(ctx context.Context) (*object.Task, error) {
+		return r.vm("dis1").CreateSnapshot(ctx, "pool-ready", record, false, false)
+	})
+	assert.Equal(t, "rebuild: its ready snapshot lacks the VM's memory", r.plan(spec)["dis1"])
+}
+
+// resetTime is how long it takes from the end of one test until the next has the pool.
+func resetTime(t *testing.T, roles ...string) time.Duration {
+	t.Helper()
+	r := newRig(t, func(s *vspheretest.Server) { s.Latency = vspheretest.Brisk() })
+	set := r.open(r.running(1, roles...))
+	first := testOf(t, "TestFirst")
+	require.NotNil(t, first.acquire(set), "%v", first.errs)
+	start := time.Now()
+	first.end()
+	second := testOf(t, "TestSecond")
+	require.NotNil(t, second.acquire(set), "%v", second.errs)
+	took := time.Since(start)
+	second.end()
+	set.Close()
+	return took
+}
+
+// TestResumingIsFasterThanBooting compares the two in one run.
+func TestResumingIsFasterThanBooting(t *testing.T) {
+	t.Parallel()
+	ratio := 1.0
+	for try := 0; try < 3 && ratio > 0.7; try++ {
+		off, running := resetTime(t), resetTime(t, "con", "dis")
+		ratio = min(ratio, running.Seconds()/off.Seconds())
+		t.Logf("resumed in %s, booted in %s: ratio %.2f", running.Round(time.Millisecond), off.Round(time.Millisecond), running.Seconds()/off.Seconds())
+	}
+	assert.LessOrEqual(t, ratio, 0.7)
+}
+
+// address is what vCenter tells of a VM's first NIC.
+func (r *rig) address(name string) (string, error) {
+	var o mo.VirtualMachine
+	vm := r.vm(name)
+	if err := vm.Properties(r.t.Context(), vm.Reference(), []string{"guest.net"}, &o); err != nil {
+		return "", err
+	}
+	for _, nic := range o.Guest.Net {
+		if !strings.HasPrefix(nic.MacAddress, "00:50:56") || nic.IpConfig == nil {
+			continue
+		}
+		for _, a := range nic.IpConfig.IpAddress {
+			if a.PrefixLength == 8 {
+				return a.IpAddress, nil
+			}
+		}
+	}
+	return "", nil
+}
