@@ -131,8 +131,10 @@ type layer struct {
 func (b *build) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec record, snap string, err error) {
 	report := func(what string) { st.at(h.Name, what) }
 	start := time.Now()
+	h.use = b.usage(l.pool)
+	defer func() { h.use = nil }()
 	fail := func(err error) (record, string, error) {
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && h.usable() == nil {
 			_ = h.provider.Annotate(ctx, h.id, b.note("FAILED: "+firstLine(err), l.pool, l.snapshot)) // for people; the error itself is reported
 		}
 		return record{}, "", hostError(h, st.name, err)
@@ -183,6 +185,9 @@ func (b *build) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec
 		Set: b.spec.Name, VM: h.Name, Layer: l.name, Pool: l.pool, Fingerprint: l.print.sum(), Parts: l.print,
 		Build: rand.Text(), Golden: l.golden, Needs: l.needBuilds, At: time.Now().UTC().Truncate(time.Second), By: b.by,
 		Took: append(l.times.took, took{tookAll, all.Round(time.Millisecond).Seconds()}), HostKeys: keys, Checks: digest(results),
+	}
+	if err := h.usable(); err != nil {
+		return fail(err)
 	}
 	if snap, err = h.provider.Snapshot(ctx, h.id, l.snapshot, rec.encode()); err != nil {
 		return fail(err)

@@ -59,7 +59,7 @@ func (s *Set) reset(ctx context.Context, x *lease, p *Pool, old []string) (*proo
 	if err := x.confirm(ctx); err != nil {
 		return nil, nil, err
 	}
-	if err := p.reset(ctx); err != nil {
+	if err := p.reset(ctx, x); err != nil {
 		return nil, nil, err
 	}
 	b, err := s.ledger.read(ctx, x.shard)
@@ -88,7 +88,7 @@ func (s *Set) prove(ctx context.Context, p *Pool, b books, old []string) (*proof
 			before = old[i]
 		}
 		g.Go(func() (err error) {
-			boots[i], skews[i], err = s.proveHost(gctx, h, before, now)
+			boots[i], skews[i], err = s.proveHost(gctx, h, before, now, b.Slack)
 			if err == nil {
 				_, err = runChecks(gctx, h, p.roles[i].AfterReset)
 			}
@@ -102,7 +102,7 @@ func (s *Set) prove(ctx context.Context, p *Pool, b books, old []string) (*proof
 	return &proof{At: b.Now.UTC().Truncate(time.Second), By: s.ledger.by, Skew: skew}, boots, nil
 }
 
-func (s *Set) proveHost(ctx context.Context, h *Host, old string, now func(time.Time) time.Time) (boot string, skew time.Duration, err error) {
+func (s *Set) proveHost(ctx context.Context, h *Host, old string, now func(time.Time) time.Time, slack time.Duration) (boot string, skew time.Duration, err error) {
 	for end := time.Now().Add(clockTime); ; {
 		asked := time.Now()
 		out, err := h.Script(ctx, proofScript)
@@ -123,7 +123,7 @@ func (s *Set) proveHost(ctx context.Context, h *Host, old string, now func(time.
 		case lines[1] != "clean":
 			return "", 0, fmt.Errorf("its disk was not reverted: %s, which only a lent host has, is there", canary)
 		}
-		skew = distance(time.Unix(seconds, 0), now(asked), now(answered))
+		skew = distance(time.Unix(seconds, 0), now(asked), now(answered).Add(slack))
 		if limit := s.spec.Limits.ClockSkew; limit >= 0 && skew > limit {
 			if time.Now().Before(end) && sleep(ctx, 500*time.Millisecond) == nil {
 				continue // it may be being set
@@ -155,7 +155,11 @@ func (s *Set) find(ctx context.Context, old *Pool) (*Pool, error) {
 	peers := map[string]*Host{}
 	for _, h := range work.poolHosts(old.Number) {
 		if h.Action != Reuse && h.Action != PowerOn {
-			return nil, fmt.Errorf("%w: %s: %s: %s", errUnfit, h.VM, h.Action, h.Reason)
+			err := fmt.Errorf("%s: %s: %s", h.VM, h.Action, h.Reason)
+			if _, _, _, is := readySnapshot(h.info, h.role.Snapshot); h.Action != Refuse && errors.Is(is, errUnfinished) {
+				return nil, err // who built it died
+			}
+			return nil, fmt.Errorf("%w: %w", errUnfit, err)
 		}
 		host := h.host(s.spec)
 		host.peers = maps.Clone(peers)

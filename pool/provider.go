@@ -136,8 +136,10 @@ type LedgerStore interface {
 
 // A Ledger is one reading of a set's ledger.
 type Ledger struct {
-	// Now is the hypervisor's clock, by which all leases are measured.
+	// Now is the hypervisor's clock, by which all leases are measured. It was not earlier when Ledger returned,
+	// and later by no more than Slack, which is how long the clock took to answer.
 	Now    time.Time
+	Slack  time.Duration
 	Shards map[string]Shard
 }
 

@@ -313,13 +313,16 @@ func (b *build) closeHosts() {
 	}
 }
 
-// reset puts all hosts of the pool back to their ready snapshots, as one act, and waits until
+// reset puts all hosts of the pool, which x holds, back to their ready snapshots, as one act, and waits until
 // they are up and what each needs of the earlier ones answers.
-func (p *Pool) reset(ctx context.Context) error {
+func (p *Pool) reset(ctx context.Context, x *lease) error {
 	var g errgroup.Group
 	for i, h := range p.hosts {
 		g.Go(func() error {
 			h.drop()
+			if err := x.check(); err != nil { // we may have slept
+				return err
+			}
 			return hostError(h, "reset", h.provider.Revert(ctx, h.id, p.snaps[i]))
 		})
 	}
