@@ -74,6 +74,9 @@ func TestBuildKeepsItsCallBudget(t *testing.T) {
 // TestBuildTakesLittleLongerThanItsLatencies compares, in one run, the time of a build with the
 // longest chain of latencies in it, which no way of building can undercut.
 func TestBuildTakesLittleLongerThanItsLatencies(t *testing.T) {
+	if raceDetector {
+		t.Skip("under the race detector it would measure the race detector")
+	}
 	l := vspheretest.Brisk()
 	l.Scale = 6
 	up := l.PowerOn + l.Boot + l.Tools + l.Address

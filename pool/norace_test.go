@@ -3,3 +3,5 @@
 package pool_test
 
 const many = 60
+
+const raceDetector = false

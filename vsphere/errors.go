@@ -37,6 +37,12 @@ var errNoAnswer = errors.New("no answer from vCenter")
 // statusError is an answer other than a result (200) or a fault (500).
 type statusError struct{ code int }
 
+// startingUp tells whether err is what a vCenter's proxy answers while the services behind it start: 503.
+func startingUp(err error) bool {
+	status, ok := errors.AsType[*statusError](err)
+	return ok && status.code == http.StatusServiceUnavailable
+}
+
 func (e *statusError) Error() string {
 	return fmt.Sprintf("HTTP status %d (%s)", e.code, http.StatusText(e.code))
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -165,13 +166,20 @@ func (s *session) do(ctx context.Context, f func(c *conn) error) error {
 	}
 }
 
-// read is do for calls that change nothing: they are repeated while the connection breaks.
+// read is do for calls that change nothing: they are repeated while the connection breaks, and for
+// a while if a vCenter that has not answered yet is starting up.
 func (s *session) read(ctx context.Context, f func(c *conn) error) error {
-	b := backoff{patience: s.patience}
+	b, start := backoff{patience: s.patience}, backoff{patience: s.patience / 5}
 	for {
 		err := s.do(ctx, f)
-		if err == nil || ctx.Err() != nil || !s.reached(ctx) {
+		if err == nil || ctx.Err() != nil {
 			return err
+		}
+		if !s.reached(ctx) {
+			if !startingUp(err) || !start.wait(ctx) {
+				return err
+			}
+			continue
 		}
 		switch classify(err) {
 		case again, unknown, busy:
@@ -197,6 +205,8 @@ func (s *session) reached(ctx context.Context) bool {
 // retrieve reads properties, all pages of them. A missing property is left out of its object;
 // MissingSet says why.
 func (s *session) retrieve(ctx context.Context, specs ...types.PropertyFilterSpec) ([]types.ObjectContent, error) {
+	specs, skipped := unskip(specs)
+	var doubted *conn
 	var objects []types.ObjectContent
 	err := s.read(ctx, func(c *conn) error {
 		var err error
@@ -208,14 +218,46 @@ func (s *session) retrieve(ctx context.Context, specs ...types.PropertyFilterSpe
 		}
 		for _, o := range objects {
 			for _, m := range o.MissingSet {
-				if _, ok := m.Fault.Fault.(*types.NotAuthenticated); ok {
-					return soap.WrapVimFault(m.Fault.Fault)
+				if _, ok := m.Fault.Fault.(*types.NotAuthenticated); !ok {
+					continue
 				}
+				if skipped(o) && doubted != nil && doubted != c {
+					continue // to a new session too: it may not read this one, and need not
+				}
+				doubted = c
+				return soap.WrapVimFault(m.Fault.Fault)
 			}
 		}
 		return nil
 	})
-	return objects, err
+	return slices.DeleteFunc(objects, skipped), err
+}
+
+// unskip has the answer to specs show the objects that they start from and skip, and returns which objects
+// of the answer those are. To a session that has ended vCenter reports every property as missing, so that
+// nothing can be followed: without the object it starts from, such a reading looks like one that found nothing.
+func unskip(specs []types.PropertyFilterSpec) (all []types.PropertyFilterSpec, skipped func(types.ObjectContent) bool) {
+	starts := map[types.ManagedObjectReference]bool{}
+	asked, added := map[string]bool{}, map[string]bool{}
+	for _, spec := range specs {
+		for _, p := range spec.PropSet {
+			asked[p.Type] = true
+		}
+		spec.ObjectSet, spec.PropSet = slices.Clone(spec.ObjectSet), slices.Clone(spec.PropSet)
+		for i, o := range spec.ObjectSet {
+			if o.Skip == nil || !*o.Skip {
+				continue
+			}
+			starts[o.Obj] = true
+			spec.ObjectSet[i].Skip = nil
+			if !slices.ContainsFunc(spec.PropSet, func(p types.PropertySpec) bool { return p.Type == o.Obj.Type }) {
+				added[o.Obj.Type] = true
+				spec.PropSet = append(spec.PropSet, types.PropertySpec{Type: o.Obj.Type, PathSet: []string{"name"}})
+			}
+		}
+		all = append(all, spec)
+	}
+	return all, func(o types.ObjectContent) bool { return starts[o.Obj] || added[o.Obj.Type] && !asked[o.Obj.Type] }
 }
 
 // close logs out and ends every connection. Later calls return errClosed.

@@ -114,6 +114,57 @@ func TestSessionIsOneForAllCalls(t *testing.T) {
 	require.NoError(t, l.p.Close(ctx))
 }
 
+func TestVCenterThatStartsUpIsAwaited(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, vspheretest.Fast())
+	l.Inject(vspheretest.Fault{Method: "RetrieveServiceContent", Times: 3, Effect: vspheretest.Status(503)})
+	_, err := l.p.Inventory(within(t, 30*time.Second), "set")
+	require.NoError(t, err)
+	calls, _ := l.counts()
+	assert.Equal(t, 4, calls["RetrieveServiceContent"])
+
+	// Whatever else answers is no vCenter.
+	l.Inject(vspheretest.Fault{Method: "RetrieveServiceContent", Effect: vspheretest.Status(502)})
+	_, err = l.provider(t).Inventory(within(t, 30*time.Second), "set")
+	require.ErrorContains(t, err, "502")
+}
+
+func TestExpiredSessionDoesNotLookLikeAnEmptyVCenter(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, vspheretest.Fast())
+	ctx := within(t, 30*time.Second)
+	l.golden(t, ctx)
+	require.NoError(t, l.p.SetLedger(ctx, "set", "pool-1", "", map[string]string{"entry": "x"}))
+	reads := map[string]func(p *Provider) (int, error){
+		"inventory": func(p *Provider) (int, error) {
+			inv, err := p.Inventory(ctx, "set", "template")
+			return len(inv.VMs) * len(inv.Templates), err
+		},
+		"ledger": func(p *Provider) (int, error) {
+			read, err := p.Ledger(ctx, "set")
+			return len(read.Shards), err
+		},
+		"datacenters": func(p *Provider) (int, error) {
+			all, err := p.datacenters(ctx)
+			return len(all), err
+		},
+	}
+	for name, read := range reads {
+		t.Run(name, func(t *testing.T) {
+			// The forms of NotAuthenticated alternate, and a first reading has more calls than later ones.
+			for range 4 {
+				p := l.provider(t)
+				for range 3 {
+					n, err := read(p)
+					require.NoError(t, err)
+					require.NotZero(t, n)
+					l.ExpireSessions()
+				}
+			}
+		})
+	}
+}
+
 func TestVMThatIsBeingMadeIsListedAsSuch(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, vspheretest.Fast())
