@@ -74,7 +74,7 @@ func (s *Set) reset(ctx context.Context, x *lease, p *Pool, old []string) (*proo
 }
 
 // clockTime is how long a clock may take to be set right after a boot.
-const clockTime = 30 * time.Second
+var clockTime = 30 * time.Second
 
 // prove shows that the pool is clean. b has the hypervisor's clock.
 func (s *Set) prove(ctx context.Context, p *Pool, b books, old []string) (*proof, []string, error) {

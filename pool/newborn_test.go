@@ -485,3 +485,52 @@ func TestWhoHoldsWritesThreeTimesATerm(t *testing.T) {
 		b.letAllGo(t.Context())
 	})
 }
+
+// However many end at once, no more are kept than may be.
+func TestNoMoreAreKeptThanMayBe(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeStore()
+		f.fault = func(string) (bool, error) {
+			if rand.IntN(3) == 0 {
+				return rand.IntN(2) == 0, errors.New("no answer")
+			}
+			return true, nil
+		}
+		b := f.builder(t, "process", 8)
+		s := &Set{spec: b.spec, ledger: b.ledger}
+		s.spec.Keep.Pools = 2
+		var wg sync.WaitGroup
+		for n := range 8 {
+			wg.Go(func() {
+				x, _ := mustTake(t, s.ledger, poolShard(n+1))
+				until, most, err := s.mayKeep(t.Context(), x)
+				assert.NoError(t, err)
+				time.Sleep(time.Duration(n) * time.Minute) // it takes its time to write so down
+				assert.NoError(t, x.release(t.Context(), func(_ books, e *entry) {
+					if most == 0 {
+						e.Block = &block{Kind: blockKept, Until: until}
+					} else {
+						assert.Equal(t, 2, most)
+					}
+				}))
+			})
+		}
+		wg.Wait()
+		blocked := 0
+		for n := range 8 {
+			if b := f.entry(t, poolShard(n+1)).Block; b != nil {
+				blocked++
+			}
+		}
+		assert.Equal(t, 2, blocked)
+
+		// What is kept no longer makes room.
+		time.Sleep(5 * time.Hour)
+		x, _ := mustTake(t, s.ledger, poolShard(1))
+		_, most, err := s.mayKeep(t.Context(), x)
+		require.NoError(t, err)
+		assert.Zero(t, most)
+		require.NoError(t, x.release(t.Context(), nil))
+	})
+}
