@@ -1,9 +1,10 @@
 GO       ?= go
 LINT     ?= golangci-lint
 FUZZTIME ?= 30s
+ACQUISITIONS ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help test race lint pools plan bench fuzz tidy shellcheck ci
+.PHONY: help test race lint pools plan chaos bench fuzz tidy shellcheck ci
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +23,9 @@ pools: ## The main job: build or reuse the con/dis pools and prove them
 
 plan: ## Print what `make pools` would do, and why; change nothing
 	$(GO) test ./e2e -run Plan -v -count=1
+
+chaos: ## Share a set among 8 processes for ACQUISITIONS (300), killed and stopped at random; some minutes
+	POOLREADY_ACQUISITIONS=$(ACQUISITIONS) $(GO) test ./pool -run ManyProcessesShareASet -v -count=1 -timeout 30m
 
 bench: ## Run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...

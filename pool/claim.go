@@ -338,7 +338,7 @@ func (s *Set) rebuild(ctx context.Context, n int) error {
 		return nil
 	}
 	if s.ctx.Err() == nil {
-		b.letGo(ctx, n, func(now time.Time, e *entry) {
+		_ = b.letGo(ctx, n, func(now time.Time, e *entry) {
 			e.fail(now, err)
 			e.Block = &block{Kind: blockCooling, Why: firstLine(err), Until: now.Add(coolDown)}
 		})
@@ -354,7 +354,7 @@ func (b *build) letGoReady(ctx context.Context, s *Set, p *Pool, now books, err 
 	}
 	built := !slices.ContainsFunc(b.work.poolHosts(p.Number), func(h *hostPlan) bool { return !h.builds() })
 	if !built {
-		b.letGo(ctx, p.Number, func(_ time.Time, e *entry) { e.Build = p.build })
+		_ = b.letGo(ctx, p.Number, func(_ time.Time, e *entry) { e.Build = p.build })
 		return
 	}
 	var found *proof
@@ -366,5 +366,5 @@ func (b *build) letGoReady(ctx context.Context, s *Set, p *Pool, now books, err 
 		b.log.linef("pool %d: it is reset before it is lent: %s", p.Number, firstLine(err))
 	}
 	s.sawBoots(p.Number, boots)
-	b.letGo(ctx, p.Number, func(_ time.Time, e *entry) { e.Build, e.Broken, e.Clean, e.Boots = p.build, "", found, boots })
+	_ = b.letGo(ctx, p.Number, func(_ time.Time, e *entry) { e.Build, e.Broken, e.Clean, e.Boots = p.build, "", found, boots })
 }

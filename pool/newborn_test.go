@@ -66,7 +66,7 @@ func (f *fakeStore) newborn(t *testing.T, pools int) {
 	b := f.builder(t, "builder", pools)
 	mustClaim(t, b)
 	for n := range pools {
-		b.letGo(t.Context(), n+1, func(now time.Time, e *entry) { e.Build, e.Clean = "b1", &proof{At: now} })
+		_ = b.letGo(t.Context(), n+1, func(now time.Time, e *entry) { e.Build, e.Clean = "b1", &proof{At: now} })
 	}
 	b.letAllGo(t.Context())
 }
@@ -100,7 +100,7 @@ func TestABuildWritesTwiceWhateverItsPools(t *testing.T) {
 		for n := range 50 {
 			_, _, err := take(t, f.ledger("bob"), n+1)
 			require.ErrorContains(t, err, "held by builder (being built) since")
-			b.letGo(t.Context(), n+1, func(_ time.Time, e *entry) { e.Build = "b1" })
+			_ = b.letGo(t.Context(), n+1, func(_ time.Time, e *entry) { e.Build = "b1" })
 		}
 		b.letAllGo(t.Context())
 		assert.Equal(t, map[string]int{"build": 2}, f.writes)
@@ -262,7 +262,7 @@ func TestALateBuilderDoesNotTakeANewbornPoolBack(t *testing.T) {
 		mustClaim(t, b)
 		kill(b.leases[0])
 		x, _, _ := soon(t, f.ledger("alice"), 1)
-		b.letGo(t.Context(), 1, func(now time.Time, e *entry) { e.Clean = &proof{At: now} })
+		_ = b.letGo(t.Context(), 1, func(now time.Time, e *entry) { e.Clean = &proof{At: now} })
 		b.letAllGo(t.Context())
 		e, err := decodeEntry(mustRead(t, f).Shards[buildShard].Values[poolKey(1)])
 		require.NoError(t, err)
