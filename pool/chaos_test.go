@@ -149,6 +149,7 @@ type chaos struct {
 	violations []string
 	tail       []string
 	running    map[*os.Process]bool
+	heard      int // of getting on
 }
 
 // slot runs children one after the other until want acquisitions are made.
@@ -174,10 +175,12 @@ func (c *chaos) run(ctx context.Context, want int) (made int) {
 		c.tail = append(c.tail, fmt.Sprintf("%d %s", cmd.Process.Pid, line))
 		switch word {
 		case "want":
+			c.heard++
 			began = c.got
 		case "got":
 			c.worst = max(c.worst, c.got-began)
 			c.got++
+			c.heard++
 			made++
 		case "lost":
 			c.lost++
@@ -193,11 +196,13 @@ func (c *chaos) run(ctx context.Context, want int) (made int) {
 	return made
 }
 
-// disturb kills, stops and wakes children at random, and restarts vCenter, until ctx ends.
+// disturb kills, stops and wakes children at random, and restarts vCenter, until ctx ends; once for each that gets on, so
+// that a slow machine is not disturbed more than a fast one.
 func (c *chaos) disturb(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	for n := 0; ; n++ {
+	heard := 0
+	for n := 0; ; {
 		select {
 		case <-ctx.Done():
 			return
@@ -208,10 +213,11 @@ func (c *chaos) disturb(ctx context.Context) {
 		for p := range c.running {
 			all = append(all, p)
 		}
-		if len(all) == 0 {
+		if len(all) == 0 || c.heard == heard {
 			c.mu.Unlock()
 			continue
 		}
+		heard = c.heard
 		victim := all[mrand.IntN(len(all))]
 		switch n % 4 {
 		case 0:
@@ -231,6 +237,7 @@ func (c *chaos) disturb(ctx context.Context) {
 			_ = victim.Kill()
 			c.kills++
 		}
+		n++
 		c.mu.Unlock()
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -22,23 +23,37 @@ import (
 // A bent is a Provider of which one thing, as long as it is bent, is not as it should be.
 type bent struct {
 	pool.Provider
-	on        atomic.Bool
-	clock     time.Duration
-	revert    func(ctx context.Context, p pool.Provider, id string) error
 	preflight func()
+
+	mu     sync.Mutex // guards what follows
+	on     bool
+	clock  time.Duration
+	revert func(ctx context.Context, p pool.Provider, id string) error
+}
+
+// bend changes how it is bent.
+func (b *bent) bend(change func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	change()
 }
 
 func (b *bent) Ledger(ctx context.Context, set string, shards ...string) (*pool.Ledger, error) {
 	l, err := b.Provider.Ledger(ctx, set, shards...)
-	if err == nil && b.on.Load() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err == nil && b.on {
 		l.Now = l.Now.Add(b.clock)
 	}
 	return l, err
 }
 
 func (b *bent) Revert(ctx context.Context, id, snapshot string) error {
-	if b.revert != nil && b.on.Load() {
-		return b.revert(ctx, b.Provider, id)
+	b.mu.Lock()
+	on, revert := b.on, b.revert
+	b.mu.Unlock()
+	if revert != nil && on {
+		return revert(ctx, b.Provider, id)
 	}
 	return b.Provider.Revert(ctx, id, snapshot)
 }
@@ -54,46 +69,47 @@ func (b *bent) Preflight(ctx context.Context, clones []pool.CloneSpec) error {
 // A reset that only seems to have worked is found out, and the dirt is nobody's: the pool is built anew.
 func TestAPoolIsLentOnlyIfItIsProvedClean(t *testing.T) {
 	t.Parallel()
+	r := newRig(t, nil)
+	spec := r.shared(1, time.Minute)
+	b := &bent{Provider: spec.Provider}
+	spec.Provider = b
+	var broken atomic.Bool
+	spec.Roles[1].AfterReset = []pool.Check{{Name: "served", Version: "1", Want: "yes", Do: func(context.Context, *pool.Host) (string, error) {
+		return map[bool]string{true: "no", false: "yes"}[broken.Load()], nil
+	}}}
+	set := r.open(spec)
 	for _, tt := range []struct {
-		name  string
-		bent  *bent
-		check bool // AfterReset fails
-		want  string
+		name, want string
+		bend       func(on bool)
 	}{
-		{"the clock is off", &bent{clock: 10 * time.Second}, false, "from the hypervisor's, more than Limits.ClockSkew (2s)"},
-		{"the disk was not reverted", &bent{revert: func(ctx context.Context, p pool.Provider, id string) error {
-			_, err := p.ShutDown(ctx, id, 0)
-			return err
-		}}, false, "prove clean: its disk was not reverted: /var/tmp/.poolready-lent, which only a lent host has, is there"},
-		{"nothing was done at all", &bent{revert: func(context.Context, pool.Provider, string) error { return nil }}, false, "prove clean: it was not rebooted: its boot id is still "},
-		{"a check of the role fails", &bent{}, true, `prove clean: 1 of 1 checks failed`},
+		{"the clock is off", "from the hypervisor's, more than Limits.ClockSkew (2s)", func(bool) { b.clock = 10 * time.Second }},
+		{"the disk was not reverted", "prove clean: its disk was not reverted: /var/tmp/.poolready-lent, which only a lent host has, is there", func(bool) {
+			b.clock, b.revert = 0, func(ctx context.Context, p pool.Provider, id string) error {
+				_, err := p.ShutDown(ctx, id, 0)
+				return err
+			}
+		}},
+		{"nothing was done at all", "prove clean: it was not rebooted: its boot id is still ", func(bool) {
+			b.revert = func(context.Context, pool.Provider, string) error { return nil }
+		}},
+		{"a check of the role fails", `check "served": want "yes", got "no"`, func(on bool) { b.revert = nil; broken.Store(on) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			r := newRig(t, nil)
-			spec := r.shared(1, time.Minute)
-			tt.bent.Provider = spec.Provider
-			spec.Provider = tt.bent
-			if tt.check {
-				spec.Roles[1].AfterReset = []pool.Check{{Name: "served", Version: "1", Want: "yes", Do: func(context.Context, *pool.Host) (string, error) {
-					return map[bool]string{true: "no", false: "yes"}[tt.bent.on.Load()], nil
-				}}}
-			}
-			set := r.open(spec)
 			first := testOf(t, "TestFirst")
 			p := first.acquire(set)
-			require.NotNil(t, p)
+			require.NotNil(t, p, "%v", first.errs)
 			p.Host("con").MustRun(t, "touch", "/var/dirt")
-			tt.bent.on.Store(true)
+			b.bend(func() { tt.bend(true); b.on = true })
 			first.end()
 			require.Eventually(t, func() bool { return strings.Contains(r.status(spec).Pools[0].LastFailure, tt.want) }, time.Minute, 5*time.Millisecond)
-			tt.bent.on.Store(false)
+			b.bend(func() { tt.bend(false); b.on = false })
 			second := testOf(t, "TestSecond")
 			p = second.acquire(set)
 			require.NotNil(t, p, "%v", second.errs)
 			_, err := p.Host("con").Run(t.Context(), "test", "-e", "/var/dirt")
 			require.Error(t, err)
 			second.end()
+			require.Eventually(t, func() bool { return r.status(spec).Pools[0].Failures == 0 }, time.Minute, 5*time.Millisecond)
 		})
 	}
 }

@@ -150,9 +150,7 @@ func TestWhatADeadProcessMadeElsewhereIsCleanedUp(t *testing.T) {
 	require.NoError(t, p.Track(t.Context(), "record", "left"))
 	require.NoError(t, dying.Provider.(interface{ Close(context.Context) error }).Close(t.Context())) // nothing of it reaches vCenter any more
 	later := with()                                                                                   // when the lease is over
-	hour := &bent{Provider: later.Provider, clock: time.Hour}
-	hour.on.Store(true)
-	later.Provider = hour
+	later.Provider = &bent{Provider: later.Provider, on: true, clock: time.Hour}
 	next := r.open(later)
 	ft2 := testOf(t, "TestNext")
 	require.NotNil(t, ft2.acquire(next), "%v", ft2.errs)
