@@ -94,10 +94,14 @@ func (s *Set) take(ctx context.Context, test string) (x *lease, was entry, err e
 	most := min(3*time.Second, s.ledger.term/20)
 	var state poolsState
 	late := func(err error) error {
-		if ctx.Err() != nil {
-			return fmt.Errorf("none was free: %w; %s", context.Cause(ctx), state)
+		if ctx.Err() == nil {
+			return err
 		}
-		return err
+		who := state.String()
+		if who == "" { // the time was over before the ledger was read
+			who = s.who(ctx)
+		}
+		return fmt.Errorf("none was free: %w; %s", context.Cause(ctx), who)
 	}
 	for wait := first; ; wait = min(wait*3/2, most) {
 		freed := s.desk.freed()
