@@ -25,6 +25,8 @@ type Client struct {
 	gate    chan struct{} // one entry for each session that is open, or being opened or closed
 	spare   spare
 
+	refusedFor time.Duration
+
 	stop context.CancelCauseFunc // ends what keeps the connection
 	life context.Context         // ends with the connection; its cause says why
 	done chan struct{}
@@ -48,7 +50,7 @@ func (c *Client) spawn(f func()) bool {
 
 // newClient takes over a connection that is logged in.
 func newClient(cfg Config, conn *watched, sc *ssh.Client, hostKey ssh.PublicKey, banner string) *Client {
-	c := &Client{cfg: cfg, conn: conn, ssh: sc, hostKey: hostKey, banner: banner}
+	c := &Client{cfg: cfg, conn: conn, ssh: sc, hostKey: hostKey, banner: banner, refusedFor: refusedFor}
 	c.gate = make(chan struct{}, cfg.Sessions)
 	c.done = make(chan struct{})
 	c.life, c.stop = context.WithCancelCause(context.Background())
@@ -108,7 +110,7 @@ func (c *Client) Config() Config { return c.cfg }
 func (c *Client) HostKey() ssh.PublicKey { return c.hostKey }
 
 // Banner returns what the machine said before the login, in one line, or "".
-func (c *Client) Banner() string { return c.cfg.redact(c.banner) }
+func (c *Client) Banner() string { return c.banner }
 
 // ServerVersion returns how the machine's SSH server calls itself: "SSH-2.0-OpenSSH_9.2p1 ...".
 func (c *Client) ServerVersion() string { return clean(string(c.ssh.ServerVersion())) }

@@ -27,7 +27,8 @@ type Cmd struct {
 	// Dir is the working directory; "" is the home directory, from which relative ones are
 	// taken too (with User: from that of the user logged in as).
 	Dir string
-	// User to run as, through "sudo -n"; "" is the user logged in as.
+	// User to run as, through sudo, which may ask for a password only with Config.SudoPassword;
+	// "" is the user logged in as.
 	User string
 	// Stdin feeds Args; nil is /dev/null. Scripts have none. When the connection is lost, the
 	// command sees an early end of its stdin: with Stdin, nothing kills it.
@@ -41,6 +42,9 @@ type Cmd struct {
 	// WaitDelay is how long output is waited for after the exit status, since a background
 	// child may hold on to it; 0 means 2 s.
 	WaitDelay time.Duration
+	// PTY gives the command a terminal, for programs that insist on one; nil is none, which is
+	// better for all others.
+	PTY *PTY
 	// ExpectDisconnect makes a lost connection a success: for scripts that cut their own
 	// network. The command is detached (see Detach) and goes on to its end without us.
 	ExpectDisconnect bool
@@ -58,15 +62,15 @@ type Result struct {
 	Disconnected bool // with Cmd.ExpectDisconnect: the connection was lost before the command ended
 }
 
-// label is how errors call the command.
-func (cmd Cmd) label() string {
+// label is how errors call the command. Secrets are looked for before anything is cut or quoted.
+func (c Config) label(cmd Cmd) string {
 	switch {
 	case cmd.Name != "":
-		return fmt.Sprintf("%q", cmd.Name)
+		return fmt.Sprintf("%q", c.redact(cmd.Name))
 	case cmd.Script != "":
 		return `"script"`
 	}
-	s := strings.Join(cmd.Args, " ")
+	s := c.redact(strings.Join(cmd.Args, " "))
 	if len(s) > 120 {
 		s = strings.ToValidUTF8(s[:100], "") + "..."
 	}
@@ -104,6 +108,9 @@ func (cmd Cmd) validate() error {
 		case strings.ContainsRune(v, 0):
 			fault("Cmd.Env[%q] has a NUL", n)
 		}
+	}
+	if cmd.PTY != nil {
+		errs = append(errs, cmd.PTY.validate(cmd)...)
 	}
 	if strings.ContainsRune(cmd.Dir, 0) {
 		fault("Cmd.Dir has a NUL")
@@ -152,15 +159,18 @@ func (cmd Cmd) preamble(other bool) string {
 // call addresses a text to the user that cmd runs as.
 func (c *Client) call(text string, cmd Cmd) wire.Call {
 	call := wire.Call{Text: text, Name: "sshx"}
-	if name := processName(cmd.Name); name != "" {
+	if name := processName(c.cfg.redact(cmd.Name)); name != "" {
 		call.Name = "sshx:" + name
 	}
 	if cmd.User != "" && cmd.User != c.cfg.User {
-		call.User, call.Lead = cmd.User, true
+		call.User, call.Lead, call.Prompt = cmd.User, true, c.prompt()
 	}
 	// Only OpenSSH is known to make each command the leader of a process group.
 	if !strings.Contains(c.ServerVersion(), "OpenSSH") {
 		call.Lead = true
+	}
+	if text == wire.Terminal {
+		call.Lead = false
 	}
 	return call
 }

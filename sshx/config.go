@@ -25,6 +25,13 @@ type Config struct {
 	// Keys are offered in order, at most the first five, since OpenSSH hangs up at the sixth.
 	// ReadKey and ParseKey make them. No agent and no file of the caller's home is used by itself.
 	Keys []ssh.Signer
+	// Agent is the path of an ssh-agent's socket, such as os.Getenv("SSH_AUTH_SOCK"), whose keys
+	// are offered after Keys; "" is none. It is asked anew for each login, within Timeout, and never
+	// forwarded to a machine.
+	Agent string
+	// AgentKeys are the public halves of those of the agent's keys to offer, in authorized_keys
+	// form; none means as many as there is room for. An agent with more than five keys needs it.
+	AgentKeys []string
 	// HostKeys says which host keys prove the machine's identity. Its zero value trusts none.
 	HostKeys HostKeys
 	// Jump lists the machines to go through, first hop first, each with its own user, keys and
@@ -44,7 +51,11 @@ type Config struct {
 	// 6, which leaves room below OpenSSH's MaxSessions of 10 for sessions that are ending. From
 	// 2 on, one more is kept open for the next command, which so saves a round trip.
 	Sessions int
-	// Secrets are replaced by *** in every output, error and log line.
+	// SudoPassword is what sudo is told if it asks for the password of User. It goes over stdin,
+	// once, and is one of the Secrets. "" means that sudo may not ask.
+	SudoPassword string
+	// Secrets are replaced by *** in every output, error and log line; so are the lines, of 8
+	// bytes or more, of those that have several, such as keys.
 	Secrets []string
 	// Logf receives what a user should know without asking, such as a host key trusted on first
 	// use; nil discards it. It is called from any goroutine.
@@ -125,8 +136,17 @@ func (c Config) validate() error {
 	if strings.ContainsAny(c.Name+c.User+c.Address, "\x00\r\n") {
 		fault("Config: a line break or NUL in Name, User or Address")
 	}
-	if len(c.Keys) == 0 {
+	if len(c.Keys) == 0 && c.Agent == "" {
 		fault("Config.Keys is empty; see ReadKey")
+	}
+	if _, err := parsePublic("Config.AgentKeys", c.AgentKeys); err != nil {
+		errs = append(errs, err)
+	}
+	if len(c.AgentKeys) > 0 && c.Agent == "" {
+		fault("Config.AgentKeys without Config.Agent")
+	}
+	if strings.ContainsAny(c.SudoPassword, "\x00\r\n") {
+		fault("Config: a line break or NUL in SudoPassword")
 	}
 	if slices.Contains(c.Keys, nil) {
 		fault("Config.Keys has a nil key")

@@ -58,6 +58,11 @@ func closeHops(hops []*Client) {
 func dialHop(ctx context.Context, cfg Config, dialer Dialer) (*Client, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, cfg.Timeout, fmt.Errorf("%w within %s", errNoLogin, cfg.Timeout))
 	defer cancel()
+	keys, done, err := cfg.signers(ctx)
+	if err != nil {
+		return nil, &DialError{Host: cfg.Name, Address: cfg.Address, User: cfg.User, Cause: cfg.redactErr(err)}
+	}
+	defer done()
 	conn, err := dialer.DialContext(ctx, "tcp", cfg.Address)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -65,11 +70,12 @@ func dialHop(ctx context.Context, cfg Config, dialer Dialer) (*Client, error) {
 		}
 		return nil, &DialError{Host: cfg.Name, Address: cfg.Address, User: cfg.User, Cause: cfg.redactErr(unprefixed(err))}
 	}
-	return handshake(ctx, cfg, conn)
+	setUserTimeout(conn, cfg.DeadAfter)
+	return handshake(ctx, cfg, keys, conn)
 }
 
 // handshake makes a Client of a network connection, which it closes when it fails.
-func handshake(ctx context.Context, cfg Config, conn net.Conn) (*Client, error) {
+func handshake(ctx context.Context, cfg Config, keys []ssh.Signer, conn net.Conn) (*Client, error) {
 	trust, err := newTrust(cfg)
 	if err != nil {
 		conn.Close()
@@ -77,7 +83,6 @@ func handshake(ctx context.Context, cfg Config, conn net.Conn) (*Client, error) 
 	}
 	log := &login{trust: trust}
 	w := watch(conn)
-	keys := cfg.Keys[:min(len(cfg.Keys), 5)]
 	// Closing is what ends a handshake for sure: a connection through a jump host knows no deadline.
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	sc, chans, reqs, err := ssh.NewClientConn(w, trust.addr, &ssh.ClientConfig{
@@ -96,7 +101,7 @@ func handshake(ctx context.Context, cfg Config, conn net.Conn) (*Client, error) 
 		conn.Close()
 		return nil, log.fault(ctx, cfg, keys, err)
 	}
-	return newClient(cfg, w, ssh.NewClient(sc, chans, reqs), trust.got, log.banner()), nil
+	return newClient(cfg, w, ssh.NewClient(sc, chans, reqs), trust.got, cfg.said(log.banner())), nil
 }
 
 // login notes what happens on the way in.
@@ -121,7 +126,7 @@ func (l *login) saw(message string) error {
 func (l *login) banner() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return clean(l.banners.String())
+	return l.banners.String()
 }
 
 // auth is called before each attempt to log in, with what was tried so far.
@@ -152,14 +157,14 @@ func (l *login) fault(ctx context.Context, cfg Config, keys []ssh.Signer, err er
 	// A peer that hangs up during the login has refused nothing: pam_nologin does so while a
 	// machine boots. "Too many" comes as a disconnect in place of an answer.
 	if refused && !hungUp(err) || strings.Contains(err.Error(), "Too many authentication failures") {
-		e := &AuthError{Host: cfg.Name, User: cfg.User, Allowed: allowed, Banner: cfg.redact(l.banner()), Cause: err}
+		e := &AuthError{Host: cfg.Name, User: cfg.User, Allowed: allowed, Banner: cfg.said(l.banner()), Cause: cfg.redactErr(err)}
 		for _, k := range keys {
 			e.Offered = append(e.Offered, fingerprint(k.PublicKey()))
 		}
 		return e
 	}
 	return &DialError{
-		Host: cfg.Name, Address: cfg.Address, User: cfg.User, Banner: cfg.redact(l.banner()),
+		Host: cfg.Name, Address: cfg.Address, User: cfg.User, Banner: cfg.said(l.banner()),
 		Reached: l.trust.got != nil, Cause: cfg.redactErr(err),
 	}
 }

@@ -149,53 +149,71 @@ func TestHostKeysDecide(t *testing.T) {
 	})
 }
 
+// certify gives the machine a certificate of its ed25519 host key, by authority for principal, and
+// returns that key.
+func certify(t *testing.T, m machine, authority ssh.Signer, principal string) (plain string) {
+	t.Helper()
+	pinned := m.config(t).HostKeys.Pinned
+	plain = pinned[slices.IndexFunc(pinned, func(k string) bool { return strings.HasPrefix(k, "ssh-ed25519 ") })]
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(plain))
+	require.NoError(t, err)
+	cert := &ssh.Certificate{Key: key, CertType: ssh.HostCert, ValidPrincipals: []string{principal}, ValidBefore: ssh.CertTimeInfinity}
+	require.NoError(t, cert.SignCert(rand.Reader, authority))
+	switch m := m.(type) {
+	case *sshd:
+		m.write(t, m.tmp+"/cert.pub", string(ssh.MarshalAuthorizedKey(cert)))
+		m.write(t, m.conf, m.read(t, m.conf)+"HostCertificate "+m.tmp+"/cert.pub\n")
+	case *sim:
+		m.write(t, "/etc/ssh/cert.pub", string(ssh.MarshalAuthorizedKey(cert)))
+		m.write(t, "/etc/ssh/sshd_config.d/cert.conf", "HostCertificate /etc/ssh/cert.pub\n")
+		require.NoError(t, m.StartSSHD())
+	}
+	return plain
+}
+
 func TestHostCertificates(t *testing.T) {
 	t.Parallel()
 	authority, _ := newKey(t)
 	other, _ := newKey(t)
-	certified := func(principal string) *sshd {
-		m := newSSHD(t)
-		cert := &ssh.Certificate{
-			Key: m.host.PublicKey(), CertType: ssh.HostCert, ValidPrincipals: []string{principal}, ValidBefore: ssh.CertTimeInfinity,
+	line, wrong := sshx.AuthorizedKey(authority.PublicKey()), sshx.AuthorizedKey(other.PublicKey())
+	dir := t.TempDir()
+	for name, pattern := range map[string]string{"all": "*", "m1": "m1", "another port": "[*]:2222"} {
+		require.NoError(t, os.WriteFile(dir+"/"+name, []byte("@cert-authority "+pattern+" "+line+"\n"), 0o600))
+	}
+	onMachines(t, func(t *testing.T, m machine) {
+		plain := certify(t, m, authority, "m1")
+		for name, c := range map[string]struct {
+			host string
+			keys sshx.HostKeys
+			ok   bool
+		}{
+			"authority":            {"m1", sshx.HostKeys{Authorities: []string{wrong, line}}, true},
+			"another authority":    {"m1", sshx.HostKeys{Authorities: []string{wrong}}, false},
+			"for another machine":  {"m2", sshx.HostKeys{Authorities: []string{line}}, false},
+			"known_hosts, all":     {"m1", sshx.HostKeys{KnownHosts: dir + "/all"}, true},
+			"known_hosts, by name": {"m1", sshx.HostKeys{KnownHosts: dir + "/m1"}, true},
+			"known_hosts, a port":  {"m1", sshx.HostKeys{KnownHosts: dir + "/another port"}, false},
+			"plain key pinned":     {"m1", sshx.HostKeys{Pinned: []string{plain}}, true},
+			"both":                 {"m1", sshx.HostKeys{Pinned: []string{plain}, Authorities: []string{line}}, true},
+			"nothing, trust first": {"m1", sshx.HostKeys{TrustFirst: true}, true},
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				cfg := m.config(t)
+				cfg.Name, cfg.HostKeys = c.host, c.keys
+				client, err := sshx.Dial(t.Context(), cfg)
+				if !c.ok {
+					_, ok := errors.AsType[*sshx.HostKeyError](err)
+					require.True(t, ok, "%v", err)
+					return
+				}
+				require.NoError(t, err)
+				defer client.Close()
+				_, isCert := client.HostKey().(*ssh.Certificate)
+				assert.Equal(t, len(c.keys.Authorities) > 0 || c.keys.KnownHosts != "", isCert)
+			})
 		}
-		require.NoError(t, cert.SignCert(rand.Reader, authority))
-		file := t.TempDir() + "/cert.pub"
-		require.NoError(t, os.WriteFile(file, ssh.MarshalAuthorizedKey(cert), 0o600))
-		b, err := os.ReadFile(m.conf)
-		require.NoError(t, err)
-		require.NoError(t, os.WriteFile(m.conf, append(b, []byte("HostCertificate "+file+"\n")...), 0o600))
-		return m
-	}
-	line := sshx.AuthorizedKey(authority.PublicKey())
-	file := t.TempDir() + "/known_hosts"
-	require.NoError(t, os.WriteFile(file, []byte("@cert-authority * "+line+"\n"), 0o600))
-	right, wrong := certified("m1"), certified("m2")
-	for name, c := range map[string]struct {
-		m    *sshd
-		keys sshx.HostKeys
-		ok   bool
-	}{
-		"authority":            {right, sshx.HostKeys{Authorities: []string{line}}, true},
-		"known_hosts":          {right, sshx.HostKeys{KnownHosts: file}, true},
-		"another authority":    {right, sshx.HostKeys{Authorities: []string{sshx.AuthorizedKey(other.PublicKey())}}, false},
-		"for another machine":  {wrong, sshx.HostKeys{Authorities: []string{line}}, false},
-		"plain key pinned":     {right, sshx.HostKeys{Pinned: []string{sshx.AuthorizedKey(right.host.PublicKey())}}, true},
-		"nothing, trust first": {right, sshx.HostKeys{TrustFirst: true}, true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			cfg := c.m.config(t)
-			cfg.HostKeys = c.keys
-			client, err := sshx.Dial(t.Context(), cfg)
-			if !c.ok {
-				_, ok := errors.AsType[*sshx.HostKeyError](err)
-				require.True(t, ok, "%v", err)
-				return
-			}
-			require.NoError(t, err)
-			client.Close()
-		})
-	}
+	})
 }
 
 func TestRefusedLoginIsAnAuthError(t *testing.T) {

@@ -28,6 +28,9 @@
 // that sshd refuses (it frees places late, and MaxSessions may be lower) is asked for again. It
 // is never a reason to close the connection, on which others run.
 //
+// Logins are by key: Config.Keys, or those of an ssh-agent that Config.Agent names, which is never
+// forwarded. At most five are offered, since OpenSSH hangs up at the sixth.
+//
 // # Host keys
 //
 // Keys are looked up under Config.Name, not under the address of the day, so that they may be
@@ -51,12 +54,17 @@
 // file, so that nothing in it can read the rest of it as input. stdin is /dev/null unless Cmd.Stdin is set. Output is merged in
 // order, unless Cmd.Separate; the Result has a head and a tail, and Cmd.Stdout gets all of it live. Env and
 // scripts are in no argument list. Config.Secrets are taken out of output, errors and log lines,
-// also where a secret comes in pieces.
+// also where a secret comes in pieces, or line by line.
+//
+// Cmd.User is reached through sudo, which asks for nothing, or for Config.SudoPassword: that is sent over
+// stdin, once, when sudo asks with a prompt that nobody else has. If it is wrong, that is a *SudoError at once.
+// Cmd.PTY gives a command a terminal, for programs, and sudoers with requiretty, that insist on one.
 //
 // When the context ends, the command's process group is killed, for root and under sudo too;
-// and so it is, if it has no Cmd.Stdin, when the connection or this process is gone. For that
+// and so it is, if it has no Cmd.Stdin, or a terminal, when the connection or this process is gone. For that
 // the rest of its stdin is used: see Run. What is to outlive the connection is detached
-// (Client.Detach): a Job can be followed over several connections, found again, and killed. Run is
+// (Client.Detach): a Job can be followed over several connections, found again, and killed. Where systemd
+// runs, root's jobs have scopes of their own, which outlive login sessions and sshd. Run is
 // never repeated by itself, since after a *DisconnectedError nobody knows whether the command ran.
 //
 //	*ExitError          it ran, and ended with another code than 0
@@ -74,13 +82,15 @@
 // # Files
 //
 // Put and PutTree write beside the target, prove size and (up to a size) SHA-256, and rename:
-// a transfer that fails leaves what was there. Both can write as root, and skip what is the same. Trees are one tar
-// stream. GetTree checks every name on our side. They need no sftp subsystem; SFTP is there for the rest, also as
+// a transfer that fails leaves what was there, and nothing beside it. A file is on the disk before it has its name,
+// and keeps mode, owner and group of the one that it replaces, unless told otherwise. Both can write as root, and skip what is the same. Trees are one tar
+// stream, or go over SFTP to machines without tar. GetTree checks every name on our side. They need no sftp subsystem; SFTP is there for the rest, also as
 // root.
 //
 // # What is left behind
 //
-// A transfer whose connection is lost may leave a file or directory NAME.sshx-XXXXXXXXXXXXXXXX; a job that nobody followed to
+// A machine that loses power in the middle of a transfer keeps a file or directory NAME.sshx-XXXXXXXXXXXXXXXX, as does one
+// without tar whose connection is lost in the middle of a tree; a job that nobody followed to
 // its end leaves /var/tmp/sshx.XXXXXXXXXXXXXXXX. A script that is killed with SIGKILL from
 // outside may leave /tmp/sshx.XXXXXXXXXXXXXXXX.
 //

@@ -90,9 +90,9 @@ func (e *SudoError) Error() string {
 	hint := ""
 	switch {
 	case strings.Contains(e.Text, "password is required"):
-		hint = "; give the login user NOPASSWD in sudoers"
+		hint = "; give the login user NOPASSWD in sudoers, or set Config.SudoPassword"
 	case strings.Contains(e.Text, "must have a tty"):
-		hint = "; remove requiretty from sudoers"
+		hint = "; remove requiretty from sudoers, or set Cmd.PTY"
 	}
 	return fmt.Sprintf("sshx: %s: run %s as %s: %s%s", e.Host, e.Cmd, e.User, e.Text, hint)
 }

@@ -8,52 +8,61 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
-// PutOptions are the zero value for a file of mode 0644 owned by the user logged in as.
+// PutOptions are the zero value for a file that keeps mode, owner and group of the one that it
+// replaces, or else has mode 0644 and belongs to the user logged in as.
 type PutOptions struct {
-	Mode  fs.FileMode // permissions; 0 means 0644, or in a tree those that each file has
-	Owner string      // "user" or "user:group", set as root; "" leaves it
+	Mode  fs.FileMode // permissions; 0 means those of what is replaced or 0644, and in a tree those that each file has
+	Owner string      // "user" or "user:group", set as root; "" keeps that of what is replaced
 	Sudo  bool        // write as root
 	// SumUpTo is the size in bytes up to which a file is read back and compared by SHA-256 before
 	// it takes its place; its size is always compared. 0 means 64 MiB; a negative one is never.
 	SumUpTo int64
 	// IfChanged sends nothing whose content is already there, in the same place; mode and owner
-	// are set all the same. A file needs an io.ReadSeeker for that.
+	// are set all the same.
 	IfChanged bool
 	// Progress, if set, is told how many bytes were sent so far, now and then and at the end. It
-	// is called from one goroutine.
+	// is never called twice at a time.
 	Progress func(sent int64)
 }
 
 const defaultSumUpTo = 64 << 20
 
-// putScript writes stdin to a temporary file beside dst, proves it, and moves it there. Without a
-// size, which only its end tells, it leaves the last step to commitScript.
+// putScript writes stdin to a temporary file beside dst, proves it, and moves it there once it is
+// on the disk. Without mode and owner, it gets those of what it replaces. chown comes before
+// chmod, since it takes setuid away. fail cleans up first: nobody may be there to read what it says. Where SELinux is on, the file gets the label of its place.
 const putScript = `set -eu
 dst=$1 tmp=$2 mode=$3 owner=$4 size=$5 sum=$6
 if [ -d "$dst" ]; then echo "$dst: is a directory" >&2; exit 1; fi
 trap 'rm -f "$tmp"' EXIT
+trap 'exit 1' HUP INT TERM PIPE
+fail() { rm -f "$tmp"; echo "$1" >&2; exit 1; }
 umask 077
 cat >"$tmp"
 n=$(($(wc -c <"$tmp")))
-if [ "$size" != - ] && [ "$n" -ne "$size" ]; then echo "$n of $size bytes arrived" >&2; exit 1; fi
-got=-
-if [ "$sum" = '?' ] || [ "$sum" != - ]; then
+if [ "$n" -ne "$size" ]; then fail "$n of $size bytes arrived"; fi
+if [ "$sum" != - ]; then
 	got=$(sha256sum <"$tmp")
 	got=${got%% *}
-	if [ "$sum" != '?' ] && [ "$got" != "$sum" ]; then echo "sha256 is $got, want $sum" >&2; exit 1; fi
+	if [ "$got" != "$sum" ]; then fail "sha256 is $got, want $sum"; fi
 fi
-chmod "$mode" "$tmp"
+if [ -f "$dst" ] && [ ! -L "$dst" ]; then
+	if [ -z "$mode" ]; then mode=$(stat -c %a "$dst"); fi
+	had=$(stat -c %u:%g "$dst")
+	if [ -z "$owner" ] && [ "$had" != "$(stat -c %u:%g "$tmp")" ]; then
+		chown "$had" "$tmp" || fail "$dst belongs to $had, which cannot be kept: write as root, or remove it first"
+	fi
+fi
 if [ -n "$owner" ]; then chown "$owner" "$tmp"; fi
-if [ "$size" = - ]; then trap - EXIT; echo "$n $got"; exit 0; fi
-` + commitScript
-
-// commitScript moves tmp to dst. Where SELinux is on, the file gets the label of its place.
-const commitScript = `mv -f "$tmp" "$dst"
+chmod "${mode:-0644}" "$tmp"
+sync "$tmp" 2>/dev/null || sync
+mv -f "$tmp" "$dst"
 if command -v restorecon >/dev/null 2>&1; then restorecon "$dst" || true; fi
 `
 
@@ -64,18 +73,22 @@ if [ -L "$dst" ] || [ ! -f "$dst" ]; then exit 0; fi
 if [ "$(($(wc -c <"$dst")))" -ne "$size" ]; then exit 0; fi
 got=$(sha256sum <"$dst")
 if [ "${got%% *}" != "$sum" ]; then exit 0; fi
-chmod "$mode" "$dst"
 if [ -n "$owner" ]; then chown "$owner" "$dst"; fi
+if [ -n "$mode" ]; then chmod "$mode" "$dst"; fi
 echo same
 `
 
 // Put writes r to the file dst, whole or not at all: to a temporary file in the same directory,
-// which must exist, and from there by a rename. A symbolic link at dst is replaced. Size, and up
-// to PutOptions.SumUpTo the SHA-256 of what the machine has are compared first. If r fails, dst is as it was.
+// which must exist, and from there, once it is on the disk, by a rename. A symbolic link at dst is
+// replaced. Size, and up to PutOptions.SumUpTo the SHA-256 of what the machine has are compared
+// first. If r fails, dst is as it was, and nothing is left beside it, nor is when the connection is lost.
+//
+// An r that is no io.ReadSeeker is read to its end before anything is sent: to memory, and to a
+// local temporary file if it is longer than 1 MiB.
 //
 // Put needs a shell on the machine, not the sftp subsystem. For an account that has only that, use SFTP.
 func (c *Client) Put(ctx context.Context, dst string, r io.Reader, o PutOptions) error {
-	p := &put{c: c, dst: dst, o: o, src: r, size: -1}
+	p := &put{c: c, dst: dst, o: o, src: r}
 	if err := p.do(ctx); err != nil {
 		return fmt.Errorf("sshx: %s: put %s: %w", c.cfg.Name, dst, c.bare(err))
 	}
@@ -88,8 +101,8 @@ type put struct {
 	dst  string
 	o    PutOptions
 	src  io.Reader
-	size int64  // -1 if only the end tells
-	sum  string // of what will be sent, if it could be known before
+	size int64
+	sum  string // of what will be sent, if it was asked for
 }
 
 func (p *put) do(ctx context.Context) error {
@@ -99,9 +112,10 @@ func (p *put) do(ctx context.Context) error {
 	if strings.HasSuffix(p.dst, "/") {
 		return errors.New("the name of a file does not end in /")
 	}
-	setDefault(&p.o.Mode, 0o644)
 	setDefault(&p.o.SumUpTo, defaultSumUpTo)
-	if err := p.measure(); err != nil {
+	done, err := p.measure(ctx)
+	defer done()
+	if err != nil {
 		return err
 	}
 	if p.o.IfChanged && p.sum != "" {
@@ -116,66 +130,74 @@ func (p *put) do(ctx context.Context) error {
 	return p.send(ctx)
 }
 
-// measure finds out size and sum beforehand, where that costs no memory.
-func (p *put) measure() error {
-	s, ok := p.src.(io.ReadSeeker)
-	if !ok {
-		return nil
-	}
-	at, err := s.Seek(0, io.SeekCurrent)
-	if err != nil {
-		return nil //nolint:nilerr // a pipe, say: then it is not measured
-	}
-	end, err := s.Seek(0, io.SeekEnd)
-	if err != nil {
-		return nil //nolint:nilerr // likewise
-	}
-	if _, err := s.Seek(at, io.SeekStart); err != nil {
-		return err
+// measure finds out size and sum beforehand. done frees what was needed for that.
+func (p *put) measure(ctx context.Context) (done func(), err error) {
+	done = func() {}
+	s, at, end := extent(p.src)
+	if s == nil {
+		if s, done, err = spool(ctx, p.src); err != nil {
+			return done, err
+		}
+		p.src = s
+		s, at, end = extent(p.src)
 	}
 	p.size = end - at
 	if p.size > p.o.SumUpTo && !p.o.IfChanged {
-		return nil
+		return done, nil
 	}
 	h := sha256.New()
 	n, err := io.Copy(h, s)
 	if err != nil {
-		return err
+		return done, err
 	}
 	p.size, p.sum = n, hex.EncodeToString(h.Sum(nil))
 	_, err = s.Seek(at, io.SeekStart)
-	return err
+	return done, err
 }
 
-func (p *put) mode() string { return fmt.Sprintf("%04o", unixMode(p.o.Mode)) }
+// extent returns r and where its content begins and ends; or nil if that cannot be told, as of a
+// pipe, or of a file of /proc.
+func extent(r io.Reader) (s io.ReadSeeker, at, end int64) {
+	s, ok := r.(io.ReadSeeker)
+	if !ok {
+		return nil, 0, 0
+	}
+	at, err := s.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return nil, 0, 0
+	}
+	if end, err = s.Seek(0, io.SeekEnd); err != nil {
+		return nil, 0, 0
+	}
+	if _, err := s.Seek(at, io.SeekStart); err != nil {
+		return nil, 0, 0
+	}
+	if _, isFile := r.(*os.File); isFile && end == 0 {
+		return nil, 0, 0
+	}
+	return s, at, end
+}
 
-// send sends the content, and compares what has arrived.
+// mode is for chmod; "" leaves it to the machine.
+func (p *put) mode() string {
+	if p.o.Mode == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%04o", unixMode(p.o.Mode))
+}
+
+// send sends the content; the machine compares what has arrived.
 func (p *put) send(ctx context.Context) error {
 	tmp := p.dst + ".sshx-" + newToken()
-	size, sum := "-", "?"
-	if p.size >= 0 {
-		size = strconv.FormatInt(p.size, 10)
-	}
-	switch {
-	case p.size > p.o.SumUpTo || p.o.SumUpTo < 0:
-		sum = "-"
-	case p.sum != "":
+	sum := "-"
+	if p.sum != "" && p.size <= p.o.SumUpTo {
 		sum = p.sum
 	}
-	h := sha256.New()
 	in := &counted{r: p.src, tell: p.o.Progress}
-	src := io.Reader(in)
-	if p.size < 0 {
-		src = io.TeeReader(in, h)
-	}
-	out, err := p.run(ctx, "write", putScript, src, p.dst, tmp, p.mode(), p.o.Owner, size, sum)
-	if err == nil && p.size < 0 {
-		err = p.commit(ctx, out, tmp, in.n, hex.EncodeToString(h.Sum(nil)))
-	}
+	_, err := p.run(ctx, "write", putScript, in, p.dst, tmp, p.mode(), p.o.Owner, strconv.FormatInt(p.size, 10), sum)
+	in.end(err == nil)
 	if err != nil {
 		p.c.sweep(ctx, p.o.user(), tmp)
-	} else if p.o.Progress != nil {
-		p.o.Progress(in.n)
 	}
 	return err
 }
@@ -186,24 +208,6 @@ func (c *Client) sweep(ctx context.Context, user, tmp string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killGrace)
 	defer cancel()
 	_, _ = c.Run(ctx, Cmd{Name: "clean up", Args: []string{"rm", "-rf", tmp}, User: user})
-}
-
-// commit compares what the machine has, of which it said out, and moves it into place.
-func (p *put) commit(ctx context.Context, out, tmp string, n int64, sum string) error {
-	var err error
-	var gotN int64
-	var gotSum string
-	if _, serr := fmt.Sscanf(out, "%d %s", &gotN, &gotSum); serr != nil {
-		err = fmt.Errorf("the machine answered %q", clean(out))
-	} else if gotN != n {
-		err = fmt.Errorf("%d of %d bytes arrived", gotN, n)
-	} else if gotSum != sum && gotSum != "-" {
-		err = fmt.Errorf("sha256 is %s, want %s", gotSum, sum)
-	}
-	if err == nil {
-		_, err = p.run(ctx, "rename", "set -eu\ndst=$1 tmp=$2\n"+commitScript, nil, p.dst, tmp)
-	}
-	return err
 }
 
 // run runs a shell text with arguments and returns the first line of its output.
@@ -251,19 +255,44 @@ func unixMode(m fs.FileMode) uint32 {
 // counted counts what is read, and tells every 100 ms.
 type counted struct {
 	r    io.Reader
-	n    int64
 	tell func(int64)
+
+	mu   sync.Mutex // guards what follows, and is held while telling
+	n    int64
 	told time.Time
+	over bool // nothing more is told
 }
 
 func (c *counted) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
+	c.add(n)
+	return n, err
+}
+
+func (c *counted) add(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.n += int64(n)
-	if c.tell != nil && time.Since(c.told) > 100*time.Millisecond {
+	if c.tell != nil && !c.over && time.Since(c.told) > 100*time.Millisecond {
 		c.told = time.Now()
 		c.tell(c.n)
 	}
-	return n, err
+}
+
+// end is the last that is told of, if all went well.
+func (c *counted) end(well bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.over = true
+	if well && c.tell != nil {
+		c.tell(c.n)
+	}
+}
+
+func (c *counted) total() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.n
 }
 
 // GetOptions are the zero value for reading as the user logged in as.

@@ -141,7 +141,7 @@ func TestPutAsRoot(t *testing.T) {
 	require.NoError(t, c.Put(t.Context(), "/etc/f", strings.NewReader("y"), sshx.PutOptions{Owner: "ops:wheel"}))
 	res, err := c.Run(t.Context(), sshx.Cmd{Args: []string{"stat", "-c", "%U:%G %a", "/etc/f"}})
 	require.NoError(t, err)
-	assert.Equal(t, "ops:wheel 644\n", string(res.Stdout))
+	assert.Equal(t, "ops:wheel 600\n", string(res.Stdout))
 }
 
 // treeOf is a tree as a map of names to what is there.

@@ -35,6 +35,7 @@ func (c *Client) Forward(ctx context.Context, local, to string) (*Forward, error
 	f.ctx, f.cancel = context.WithCancel(c.life)
 	context.AfterFunc(f.ctx, func() { l.Close() })
 	f.wg.Go(f.serve)
+	c.spawn(f.wg.Wait)
 	return f, nil
 }
 
@@ -64,7 +65,7 @@ func (f *Forward) one(local net.Conn) {
 	remote, err := f.c.DialContext(f.ctx, "tcp", f.to)
 	if err != nil {
 		if f.ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
-			f.c.cfg.Logf("%s: forward: %v", f.c.cfg.Name, err)
+			f.c.cfg.Logf("%s: forward: %v", f.c.cfg.Name, f.c.cfg.redactErr(err))
 		}
 		if t, ok := local.(*net.TCPConn); ok {
 			_ = t.SetLinger(0) // a reset, as from a port where nobody listens

@@ -60,7 +60,7 @@ func (w *waiter) gates(ctx context.Context, c *Client) error {
 			return c.ended("wait until ready")
 		default:
 		}
-		if err := sleep(ctx, wait); err != nil {
+		if err := w.pause(ctx, wait); err != nil {
 			return err
 		}
 		wait = min(2*wait, 2*time.Second)

@@ -28,27 +28,38 @@ type Job struct {
 	begun    time.Time
 
 	turn chan struct{} // held by Follow
-	at   int64         // how much of the log was read; belongs to who has the turn
+	at   int64         // how much of the log was read; belongs to who has the turn, as do:
 	out  *sink
+	live *redactor // writes to Follow's w; it may hold back what an earlier one has read
 
-	mu   sync.Mutex // guards what follows
-	c    *Client
-	mine bool // c was dialled by the Job
-	cfg  Config
+	cfg      Config
+	dialling chan struct{} // held while connecting
+
+	mu    sync.Mutex // guards what follows
+	c     *Client
+	mine  bool // c was dialled by the Job
+	users int  // calls that may use c: the last one closes it, if it is mine
 }
 
 // Detach starts cmd on the machine, in a session of its own, and returns when it has started. Its
-// output is merged into a log on the machine. Cmd.Stdin must be nil; Separate, WaitDelay and ExpectDisconnect do not
-// apply. Where systemd's KillUserProcesses=yes ends what a user left behind, detach as root.
+// output is merged into a log on the machine. Cmd.Stdin and Cmd.PTY must be nil; Separate, WaitDelay and ExpectDisconnect do not
+// apply.
+//
+// Where systemd runs, the job of root, or of a user who lingers (loginctl enable-linger), is in a
+// scope of its own, sshx-ID.scope, and Kill reaches all that is in it. So it survives the end of login sessions, also with
+// KillUserProcesses=yes, which ends the jobs of other users: detach as root there.
 //
 // The log and what else belongs to the job are in a directory below /var/tmp, which Wait and
 // Follow remove when they have seen the job's end.
 func (c *Client) Detach(ctx context.Context, cmd Cmd) (*Job, error) {
 	fail := func(err error) error {
-		return fmt.Errorf("sshx: %s: detach %s: %w", c.cfg.Name, c.cfg.redact(cmd.label()), c.bare(err))
+		return fmt.Errorf("sshx: %s: detach %s: %w", c.cfg.Name, c.cfg.label(cmd), c.bare(err))
 	}
 	if err := cmd.validate(); err != nil {
 		return nil, fail(err)
+	}
+	if cmd.PTY != nil {
+		return nil, fail(errors.New("Cmd.PTY is not for detached commands"))
 	}
 	if cmd.Stdin != nil {
 		return nil, fail(errors.New("Cmd.Stdin is not for detached commands"))
@@ -56,7 +67,7 @@ func (c *Client) Detach(ctx context.Context, cmd Cmd) (*Job, error) {
 	id := newToken()
 	start := cmd
 	start.Stdout, start.Stderr, start.Separate = nil, nil, false
-	r := &run{c: c, cmd: start, label: c.cfg.redact(cmd.label()), pid: make(chan string, 1)}
+	r := &run{c: c, cmd: start, label: c.cfg.label(cmd), pid: make(chan string, 1), up: make(chan struct{})}
 	r.call = c.call(wire.Detach, cmd)
 	r.call.Args = []string{id, wire.Job}
 	r.input = wire.Header(int64(len(cmd.Script)), cmd.preamble(r.call.User != "")) + cmd.Script
@@ -80,8 +91,10 @@ func (c *Client) Job(id, user string) *Job {
 }
 
 func (c *Client) job(id string, cmd Cmd) *Job {
-	j := &Job{id: id, user: cmd.User, label: c.cfg.redact(cmd.label()), cmd: cmd, begun: time.Now(), turn: make(chan struct{}, 1)}
+	j := &Job{id: id, user: cmd.User, label: c.cfg.label(cmd), cmd: cmd, begun: time.Now()}
+	j.turn, j.dialling = make(chan struct{}, 1), make(chan struct{}, 1)
 	j.c, j.cfg = c, c.pinned()
+	j.live = newRedactor(io.Discard, c.cfg.secrets())
 	var live *lockedWriter
 	if cmd.Stdout != nil {
 		live = &lockedWriter{w: cmd.Stdout}
@@ -108,17 +121,16 @@ func (j *Job) Follow(ctx context.Context, w io.Writer) (Result, error) {
 		return Result{ExitCode: -1}, j.fail(context.Cause(ctx))
 	}
 	defer func() { <-j.turn }()
-	defer j.hangUp()
 	return j.follow(ctx, w, true)
 }
 
 // follow polls until the end. Without reconnect it returns the error of a lost connection.
 func (j *Job) follow(ctx context.Context, w io.Writer, reconnect bool) (Result, error) {
-	red := newRedactor(io.Discard, j.cfg.secrets())
+	defer j.use()()
+	j.live.w = &lockedWriter{w: io.Discard}
 	if w != nil {
-		red.w = w
+		j.live.w = &lockedWriter{w: w} // one that fails is no reason not to go on
 	}
-	sinks := io.MultiWriter(j.out, red)
 	wait := pollMin
 	for {
 		c, err := j.client(ctx, reconnect)
@@ -132,14 +144,15 @@ func (j *Job) follow(ctx context.Context, w io.Writer, reconnect bool) (Result, 
 		case err != nil:
 			return j.result(-1, true), j.fail(err)
 		}
-		_, _ = sinks.Write(p.log)
+		_, _ = j.out.Write(p.log)
+		_, _ = j.live.Write(p.log)
 		j.at += int64(len(p.log))
 		if j.at < p.size {
 			wait = pollMin
 			continue
 		}
 		if p.state != "run" && p.state != "new" {
-			_ = red.flush()
+			_ = j.live.flush()
 			_ = j.out.red.flush()
 			return j.ended(ctx, c, p)
 		}
@@ -222,6 +235,7 @@ func (j *Job) result(code int, cut bool) Result {
 // Kill ends the job's process group, with SIGTERM and, 2 s later, SIGKILL. A job that has ended
 // is no error.
 func (j *Job) Kill(ctx context.Context) error {
+	defer j.use()()
 	for {
 		c, err := j.client(ctx, true)
 		if err == nil {
@@ -232,43 +246,62 @@ func (j *Job) Kill(ctx context.Context) error {
 			return nil
 		case ctx.Err() == nil && c != nil && lostConn(c, err):
 		default:
-			return fmt.Errorf("sshx: %s: kill job %s: %w", j.cfg.Name, j.id, unhosted(j.cfg.Name, err))
+			return fmt.Errorf("sshx: %s: kill job %s: %w", j.cfg.Name, j.id, j.cfg.redactErr(unhosted(j.cfg.Name, err)))
 		}
 	}
 }
 
 func (j *Job) fail(err error) error {
-	return fmt.Errorf("sshx: %s: follow %s: %w", j.cfg.Name, j.label, unhosted(j.cfg.Name, err))
+	return fmt.Errorf("sshx: %s: follow %s: %w", j.cfg.Name, j.label, j.cfg.redactErr(unhosted(j.cfg.Name, err)))
+}
+
+// use begins a call that may use the connection; the function it returns ends it.
+func (j *Job) use() (done func()) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.users++
+	return func() {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		if j.users--; j.users == 0 && j.mine {
+			j.c.Close()
+		}
+	}
 }
 
 // client returns a connection that lives.
 func (j *Job) client(ctx context.Context, reconnect bool) (*Client, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.c != nil && j.c.Err() == nil {
-		return j.c, nil
+	if c := j.current(); c.Err() == nil {
+		return c, nil
+	} else if !reconnect {
+		return nil, c.ended("follow")
 	}
-	if !reconnect {
-		return nil, j.c.ended("follow")
+	select {
+	case j.dialling <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
 	}
-	if j.mine {
-		j.c.Close()
+	defer func() { <-j.dialling }()
+	if c := j.current(); c.Err() == nil {
+		return c, nil // somebody else was faster
 	}
 	c, err := WaitReady(ctx, j.cfg, Ready{})
 	if err != nil {
 		return nil, err
 	}
-	j.c, j.mine = c, true
-	return c, nil
-}
-
-// hangUp closes a connection that the Job made for itself.
-func (j *Job) hangUp() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.mine {
 		j.c.Close()
 	}
+	j.c, j.mine = c, true
+	return c, nil
+}
+
+func (j *Job) current() *Client {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.c
 }
 
 // lostConn reports whether err came of the end of c.
@@ -316,6 +349,9 @@ func (c *Client) exec(ctx context.Context, text, user string, args ...string) ([
 		}
 		return nil, err
 	}
+	if err := c.authorize(ctx, s, call.Prompt, false); err != nil {
+		return nil, c.sudoRefused(err, call.User, "helper")
+	}
 	var out, errs bytes.Buffer
 	done := make(chan struct{})
 	started := c.spawn(func() {
@@ -333,14 +369,19 @@ func (c *Client) exec(ctx context.Context, text, user string, args ...string) ([
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	<-s.closed
+	select {
+	case <-s.exited:
+	case <-s.closed:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	switch {
 	case !s.hasExited():
 		return nil, &DisconnectedError{Host: c.cfg.Name, Cmd: "helper", Ran: true, Cause: c.ended("run")}
 	case s.status.code != 0 && call.User != "" && out.Len() == 0:
-		return nil, &SudoError{Host: c.cfg.Name, User: call.User, Cmd: "helper", Text: clean(errs.String())}
+		return nil, &SudoError{Host: c.cfg.Name, User: call.User, Cmd: "helper", Text: c.cfg.said(errs.String())}
 	case s.status.code != 0:
-		return nil, fmt.Errorf("exit status %d: %s", s.status.code, clean(errs.String()))
+		return nil, fmt.Errorf("exit status %d: %s", s.status.code, c.cfg.said(errs.String()))
 	}
 	return out.Bytes(), nil
 }

@@ -120,20 +120,6 @@ func TestJobWritesWhereItWasTold(t *testing.T) {
 	})
 }
 
-func TestJobInterruptedByAReboot(t *testing.T) {
-	t.Parallel()
-	m := newSim(t)
-	c := dial(t, m)
-	j, err := c.Detach(t.Context(), sshx.Cmd{Script: "echo up; sleep 1000"})
-	require.NoError(t, err)
-	var once sync.Once
-	_, err = j.Follow(t.Context(), &lines{line: func(string) { once.Do(func() { m.Halt(); m.Boot() }) }})
-	ie, ok := errors.AsType[*sshx.InterruptedError](err)
-	require.True(t, ok, "%v", err)
-	assert.Equal(t, j.ID(), ie.ID)
-	assert.Equal(t, "up\n", string(ie.Output))
-}
-
 func TestExpectedDisconnectIsASuccess(t *testing.T) {
 	t.Parallel()
 	onMachines(t, func(t *testing.T, m machine) {
@@ -170,30 +156,4 @@ func removeJobs(t *testing.T, dir string) {
 			require.NoError(t, os.RemoveAll(filepath.Dir(name)))
 		}
 	}
-}
-
-func TestRebootWaitsForANewBoot(t *testing.T) {
-	t.Parallel()
-	m := newSim(t)
-	c := dial(t, m, func(cfg *sshx.Config) { cfg.User = "ops" })
-	before, err := c.BootID(t.Context())
-	require.NoError(t, err)
-	next, err := c.Reboot(t.Context(), sshx.Ready{})
-	require.NoError(t, err)
-	t.Cleanup(func() { next.Close() })
-	<-c.Done()
-	after, err := next.BootID(t.Context())
-	require.NoError(t, err)
-	assert.NotEqual(t, before, after)
-}
-
-func TestRebootThatIsRefusedIsAnError(t *testing.T) {
-	t.Parallel()
-	m := newSim(t)
-	require.NoError(t, m.Disk().Remove("/etc/sudoers.d/ops"))
-	c := dial(t, m, func(cfg *sshx.Config) { cfg.User = "ops" })
-	_, err := c.Reboot(t.Context(), sshx.Ready{})
-	_, ok := errors.AsType[*sshx.SudoError](err)
-	require.True(t, ok, "%v", err)
-	require.NoError(t, c.Err(), "the connection is still of use")
 }

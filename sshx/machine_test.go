@@ -88,10 +88,11 @@ type sshd struct {
 	addr     string
 	listener net.Listener
 
-	mu    sync.Mutex
-	procs map[*exec.Cmd]bool
-	log   bytes.Buffer
-	wg    sync.WaitGroup
+	mu     sync.Mutex
+	mounts string // a shell text to run before sshd, in a mount namespace of its own; see mount
+	procs  map[*exec.Cmd]bool
+	log    bytes.Buffer
+	wg     sync.WaitGroup
 }
 
 // sshdPath finds sshd, which is no command for everybody, or skips the test.
@@ -172,7 +173,13 @@ func (s *sshd) serve() {
 		if err != nil {
 			continue
 		}
-		cmd := exec.CommandContext(context.Background(), s.path, "-i", "-e", "-f", s.conf)
+		argv := []string{s.path, "-i", "-e", "-f", s.conf}
+		s.mu.Lock()
+		if s.mounts != "" {
+			argv = append([]string{"unshare", "-m", "/bin/sh", "-c", s.mounts + `exec "$0" "$@"`}, argv...)
+		}
+		s.mu.Unlock()
+		cmd := exec.CommandContext(context.Background(), argv[0], argv[1:]...)
 		cmd.Stdin, cmd.Stdout = f, f
 		cmd.Stderr = writer(func(p []byte) (int, error) {
 			s.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 )
 
@@ -118,7 +119,7 @@ func (s *sink) untilMarker(p []byte) []byte {
 	if j < 0 {
 		return nil
 	}
-	pid := string(s.early[i+len(s.marker) : i+j])
+	pid := strings.TrimSpace(string(s.early[i+len(s.marker) : i+j]))
 	rest := s.early[i+j+1:]
 	s.early = s.early[:i]
 	s.marker = ""

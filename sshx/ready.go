@@ -30,6 +30,8 @@ type Ready struct {
 	Settle time.Duration
 	// Report is told of each change of state, and only of changes.
 	Report func(state string)
+
+	hurry time.Duration // divides all pauses, for tests; 0 means 1
 }
 
 // WaitReady tries to connect until the machine answers a command and satisfies ready, ctx
@@ -57,10 +59,15 @@ func WaitReady(ctx context.Context, cfg Config, ready Ready) (*Client, error) {
 			return nil, w.failed(err, context.Cause(ctx))
 		}
 		w.to(stateOf(err))
-		if err := sleep(ctx, w.back.next(err)); err != nil {
+		if err := w.pause(ctx, w.back.next(err)); err != nil {
 			return nil, w.failed(w.last, err)
 		}
 	}
+}
+
+// pause waits between two attempts, or two looks.
+func (w *waiter) pause(ctx context.Context, d time.Duration) error {
+	return sleep(ctx, d/max(w.ready.hurry, 1))
 }
 
 // A waiter is one call of WaitReady.
@@ -154,6 +161,9 @@ func (w *waiter) reached(banner string) {
 func (w *waiter) judge(err error) error {
 	if de, ok := errors.AsType[*DialError](err); ok && de.Reached {
 		w.reached(de.Banner)
+	}
+	if errors.Is(err, errAgent) {
+		return &pointless{err}
 	}
 	if hk, ok := errors.AsType[*HostKeyError](err); ok {
 		w.reached("")

@@ -54,7 +54,7 @@ func TestWaitReadyReportsChangesOnly(t *testing.T) {
 	}
 	cfg := m.config(t)
 	cfg.Secrets = []string{"hunter2"}
-	c, err := sshx.WaitReady(t.Context(), cfg, sshx.Ready{Report: said.report})
+	c, err := sshx.WaitReady(t.Context(), cfg, sshx.Hurried(sshx.Ready{Report: said.report}))
 	require.NoError(t, err)
 	c.Close()
 	require.Len(t, said.got, 3)
@@ -65,13 +65,13 @@ func TestWaitReadyTellsWhatItSawWhenItGivesUp(t *testing.T) {
 	t.Parallel()
 	m := newSim(t)
 	m.SetFaults(sshtest.Faults{Booting: "System is booting up."})
-	ctx, cancel := context.WithTimeoutCause(t.Context(), 500*time.Millisecond, errors.New("enough"))
-	defer cancel()
-	_, err := sshx.WaitReady(ctx, m.config(t), sshx.Ready{})
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	_, err := sshx.WaitReady(ctx, m.config(t), sshx.Ready{Report: func(string) { cancel(errors.New("enough")) }})
 	nr, ok := errors.AsType[*sshx.NotReadyError](err)
 	require.True(t, ok, "%v", err)
 	assert.Equal(t, "m1", nr.Host)
-	assert.Equal(t, 1, nr.Tries, "sshd answered: no second knock within half a second")
+	assert.Equal(t, 1, nr.Tries)
 	assert.Equal(t, "System is booting up.", nr.Banner)
 	require.Len(t, nr.States, 1)
 	assert.ErrorContains(t, err, "enough")
@@ -114,12 +114,12 @@ func TestWaitReadyBearsARefusedLoginForAWhile(t *testing.T) {
 		}
 	}}
 	begun := time.Now()
-	c, err := sshx.WaitReady(t.Context(), m.config(t), sshx.Ready{Report: said.report})
+	c, err := sshx.WaitReady(t.Context(), m.config(t), sshx.Hurried(sshx.Ready{Report: said.report}))
 	require.NoError(t, err)
 	c.Close()
 	assert.Equal(t, []string{"login refused", "ready"}, said.got)
 	assert.Equal(t, 2, m.connections(), "no knocking in between, no bare probes")
-	assert.GreaterOrEqual(t, time.Since(begun), 5*time.Second, "OpenSSH counts refused logins for 5 s")
+	assert.GreaterOrEqual(t, time.Since(begun), 5*time.Second/50, "OpenSSH counts refused logins for 5 s")
 }
 
 func TestWaitReadyOnFirstBootWaitsForTheRightKey(t *testing.T) {
@@ -139,7 +139,7 @@ func TestWaitReadyOnFirstBootWaitsForTheRightKey(t *testing.T) {
 			m.Boot()
 		}
 	}}
-	c, err := sshx.WaitReady(t.Context(), right, sshx.Ready{FirstBoot: true, Settle: 10 * time.Millisecond, Report: said.report})
+	c, err := sshx.WaitReady(t.Context(), right, sshx.Hurried(sshx.Ready{FirstBoot: true, Settle: 10 * time.Millisecond, Report: said.report}))
 	require.NoError(t, err)
 	c.Close()
 	assert.Equal(t, []string{"host key not yet right", "settling", "ready"}, said.got)
@@ -155,7 +155,7 @@ func TestWaitReadyWantsANewBoot(t *testing.T) {
 			m.Boot()
 		}
 	}}
-	c, err := sshx.WaitReady(t.Context(), m.config(t), sshx.Ready{BootIDNot: old, Report: said.report})
+	c, err := sshx.WaitReady(t.Context(), m.config(t), sshx.Hurried(sshx.Ready{BootIDNot: old, Report: said.report}))
 	require.NoError(t, err)
 	defer c.Close()
 	id, err := c.BootID(t.Context())
@@ -198,22 +198,22 @@ func TestWaitReadyWaitsForTheSystem(t *testing.T) {
 		"status: running", "status: running", "status: running", "status: running", "status: done\ndetail: x",
 	})
 	var said states
-	c, err := sshx.WaitReady(t.Context(), m.config(t), sshx.Ready{SystemState: true, CloudInit: true, Report: said.report})
+	c, err := sshx.WaitReady(t.Context(), m.config(t), sshx.Hurried(sshx.Ready{SystemState: true, CloudInit: true, Report: said.report}))
 	require.NoError(t, err)
 	c.Close()
 	assert.Equal(t, []string{"system initializing", "system starting", "cloud-init running", "ready"}, said.got)
 	assert.Equal(t, 1, m.connections(), "gates are looked through over one connection")
 
 	m = gated(t, []string{"maintenance"}, []string{"x"})
-	_, err = sshx.WaitReady(t.Context(), m.config(t), sshx.Ready{SystemState: true})
+	_, err = sshx.WaitReady(t.Context(), m.config(t), sshx.Hurried(sshx.Ready{SystemState: true}))
 	require.ErrorContains(t, err, "maintenance mode")
 	m = gated(t, []string{"running"}, []string{"status: error"})
-	_, err = sshx.WaitReady(t.Context(), m.config(t), sshx.Ready{CloudInit: true})
+	_, err = sshx.WaitReady(t.Context(), m.config(t), sshx.Hurried(sshx.Ready{CloudInit: true}))
 	require.ErrorContains(t, err, "cloud-init failed")
 	m = gated(t, []string{"starting"}, []string{"x"})
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	_, err = sshx.WaitReady(ctx, m.config(t), sshx.Ready{SystemState: true})
+	_, err = sshx.WaitReady(ctx, m.config(t), sshx.Hurried(sshx.Ready{SystemState: true}))
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.ErrorContains(t, err, "waiting for: 12 slow.service start running")
 }

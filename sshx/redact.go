@@ -10,17 +10,33 @@ import (
 // stars stands in the place of a secret.
 const stars = "***"
 
+// secretLine is how long a line of a secret must be to be one itself.
+const secretLine = 8
+
 // secrets returns those that can be looked for, longest first, so that a secret that contains
-// another goes as a whole.
+// another goes as a whole. One of several lines, such as a key, may be shown line by line, or by a
+// terminal, which puts CRs before line ends.
 func (c Config) secrets() []string {
-	s := slices.DeleteFunc(slices.Clone(c.Secrets), func(s string) bool { return s == "" })
+	s := append(slices.Clone(c.Secrets), c.SudoPassword)
+	for _, secret := range s {
+		if !strings.Contains(secret, "\n") {
+			continue
+		}
+		s = append(s, strings.ReplaceAll(secret, "\n", "\r\n"))
+		for line := range strings.Lines(secret) {
+			if line = strings.TrimRight(line, "\r\n"); len(line) >= secretLine && !strings.HasPrefix(line, "-----") {
+				s = append(s, line)
+			}
+		}
+	}
+	s = slices.DeleteFunc(s, func(s string) bool { return s == "" })
 	slices.SortFunc(s, func(a, b string) int { return len(b) - len(a) })
 	return slices.Compact(s)
 }
 
 // redact returns s without secrets.
 func (c Config) redact(s string) string {
-	if len(c.Secrets) == 0 {
+	if len(c.Secrets) == 0 && c.SudoPassword == "" {
 		return s
 	}
 	var b strings.Builder
@@ -29,6 +45,9 @@ func (c Config) redact(s string) string {
 	_ = r.flush()
 	return b.String()
 }
+
+// said returns a foreign text without secrets, fit for one line.
+func (c Config) said(s string) string { return clean(c.redact(s)) }
 
 // redactErr returns err, with a text without secrets.
 func (c Config) redactErr(err error) error {

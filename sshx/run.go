@@ -57,8 +57,9 @@ func (c *Client) run(ctx context.Context, cmd Cmd, raw bool) (Result, error) {
 	return r.on(ctx, s)
 }
 
-// bare takes "sshx: host: " off an error that becomes part of another of the same host.
-func (c *Client) bare(err error) error { return unhosted(c.cfg.Name, err) }
+// bare takes "sshx: host: " off an error that becomes part of another of the same host, and
+// secrets out of what the machine said in it.
+func (c *Client) bare(err error) error { return c.cfg.redactErr(unhosted(c.cfg.Name, err)) }
 
 func unhosted(host string, err error) error {
 	if prefix := "sshx: " + host + ": "; strings.HasPrefix(err.Error(), prefix) {
@@ -87,13 +88,14 @@ type run struct {
 	out, err *sink
 	noise    noise // what comes as stderr of a merged command
 	pid      chan string
+	up       chan struct{} // closed when the command has started
 	started  atomic.Bool
 	over     atomic.Bool // nobody wants more output
 }
 
 // newRun checks cmd and decides how it is sent.
 func (c *Client) newRun(cmd Cmd) (*run, error) {
-	r := &run{c: c, cmd: cmd, label: c.cfg.redact(cmd.label()), pid: make(chan string, 1)}
+	r := &run{c: c, cmd: cmd, label: c.cfg.label(cmd), pid: make(chan string, 1), up: make(chan struct{})}
 	if err := cmd.validate(); err != nil {
 		return nil, fmt.Errorf("sshx: %s: run %s: %w", c.cfg.Name, r.label, err)
 	}
@@ -104,13 +106,21 @@ func (c *Client) newRun(cmd Cmd) (*run, error) {
 	if cmd.Stdin != nil {
 		flags += "i"
 	}
-	r.call = c.call(wire.Run, cmd)
+	text := wire.Run
+	if cmd.PTY != nil {
+		text, flags = wire.Terminal, ""
+	}
+	r.call = c.call(text, cmd)
 	switch {
-	case r.call.User == "" && cmd.Script == "" && len(cmd.Env) == 0 && cmd.Dir == "" && plainWords(cmd.Args):
+	case r.call.User == "" && cmd.PTY == nil && cmd.Script == "" && len(cmd.Env) == 0 && cmd.Dir == "" && plainWords(cmd.Args):
 		r.call.Args = append([]string{token, flags + "a"}, cmd.Args...)
 	default:
 		r.call.Args = []string{token, flags}
-		r.input = wire.Header(int64(len(cmd.Script)), cmd.preamble(r.call.User != "")) + cmd.Script
+		header := wire.Header
+		if cmd.PTY != nil {
+			header = wire.TerminalHeader
+		}
+		r.input = header(int64(len(cmd.Script)), cmd.preamble(r.call.User != "")) + cmd.Script
 	}
 	r.sinks(wire.Marker + token + " ")
 	return r, nil
@@ -130,10 +140,8 @@ func (r *run) sinks(marker string) {
 	}
 	seen := func(pid string) {
 		r.started.Store(true)
-		select {
-		case r.pid <- pid:
-		default:
-		}
+		r.pid <- pid
+		close(r.up)
 	}
 	secrets := r.c.cfg.secrets()
 	r.out = newSink(marker, secrets, out, seen)
@@ -150,10 +158,15 @@ func sameWriter(a, b io.Writer) (same bool) {
 
 // on runs the command in the session.
 func (r *run) on(ctx context.Context, s *session) (Result, error) {
-	if err := s.start(ctx, "exec", r.call.Command()); err != nil {
+	if err := r.startCommand(ctx, s); err != nil {
+		_, denied := errors.AsType[*refused](err)
 		switch {
+		case denied:
+			return Result{ExitCode: -1}, r.c.sudoRefused(err, r.call.User, r.label)
 		case ctx.Err() != nil:
 			return r.canceled(context.Cause(ctx), false)
+		case errors.Is(err, errNoPTY):
+			return Result{}, &StartError{Host: r.c.cfg.Name, Cmd: r.label, Text: err.Error()}
 		case errors.Is(err, errRefused):
 			return Result{}, &StartError{Host: r.c.cfg.Name, Cmd: r.label, Text: "the machine refuses to run commands for this user"}
 		}
@@ -171,9 +184,9 @@ func (r *run) on(ctx context.Context, s *session) (Result, error) {
 				return r.lost()
 			}
 		case err := <-inErr:
-			return r.canceled(fmt.Errorf("read stdin: %w", err), r.kill(s))
+			return r.cancel(s, outDone, fmt.Errorf("read stdin: %w", err))
 		case <-ctx.Done():
-			return r.canceled(context.Cause(ctx), r.kill(s))
+			return r.cancel(s, outDone, context.Cause(ctx))
 		}
 	}
 	cut := !r.drain(ctx, outDone)
@@ -242,13 +255,24 @@ func (r *run) copyInput(s *session) <-chan error {
 		if r.cmd.Stdin == nil {
 			return
 		}
-		in := &failing{r: r.cmd.Stdin}
-		_, _ = io.Copy(struct{ io.Writer }{s}, bufio.NewReaderSize(in, 128<<10))
-		if in.err != nil {
-			result <- in.err
-			return
+		to := &typed{w: s}
+		if r.cmd.PTY != nil {
+			select {
+			case <-r.up: // the terminal is no longer raw
+			case <-s.closed:
+				return
+			}
 		}
-		s.closeWrite()
+		in := &failing{r: r.cmd.Stdin}
+		_, _ = io.Copy(struct{ io.Writer }{to}, bufio.NewReaderSize(in, 128<<10))
+		switch {
+		case in.err != nil:
+			result <- in.err
+		case r.cmd.PTY != nil:
+			to.end()
+		default:
+			s.closeWrite()
+		}
 	}
 	switch {
 	case r.cmd.Stdin != nil:
@@ -273,11 +297,25 @@ func (f *failing) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// lastWords is how long the output of a command that was killed is waited for.
+const lastWords = 500 * time.Millisecond
+
+// cancel ends the command, and gathers what it had to say about that.
+func (r *run) cancel(s *session, outDone <-chan struct{}, cause error) (Result, error) {
+	gone := r.kill(s)
+	if gone {
+		ctx, cancel := context.WithTimeout(context.Background(), lastWords)
+		defer cancel()
+		r.drain(ctx, outDone)
+	}
+	return r.canceled(cause, gone)
+}
+
 // kill ends the command, and reports whether it is known to be gone.
 func (r *run) kill(s *session) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), killGrace)
 	defer cancel()
-	if r.cmd.Stdin == nil {
+	if r.cmd.Stdin == nil && r.cmd.PTY == nil {
 		s.closeWrite()
 	} else {
 		select {
@@ -323,7 +361,14 @@ func (c *Client) stopGroup(ctx context.Context, like wire.Call, pid string, exit
 	}
 	defer s.close()
 	like.Text, like.Args = wire.Stop, []string{pid}
+	if like.Prompt != "" {
+		like.Prompt = c.prompt()
+	}
+	like.Lead = like.Lead || like.User != ""
 	if err := s.start(ctx, "exec", like.Command()); err != nil {
+		return err
+	}
+	if err := c.authorize(ctx, s, like.Prompt, false); err != nil {
 		return err
 	}
 	select {
@@ -367,7 +412,7 @@ func (r *run) early() string {
 	if r.err != nil {
 		text = r.err.noise()
 	}
-	return r.c.cfg.redact(clean(string(append(text, append([]byte("\n"), r.out.noise()...)...))))
+	return r.c.cfg.said(string(append(text, append([]byte("\n"), r.out.noise()...)...)))
 }
 
 // finished says how a command with an exit status ended.

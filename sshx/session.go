@@ -30,6 +30,7 @@ type exitStatus struct {
 }
 
 // refusedFor is how long refusals are retried while no other session of ours could be in the way.
+// A Client has its own, for tests.
 const refusedFor = 5 * time.Second
 
 // open opens a session. It waits for its turn among the connection's sessions, and tries again when the
@@ -98,7 +99,7 @@ func (c *Client) openRetrying(ctx context.Context) (*session, error) {
 			alone = time.Time{}
 		case alone.IsZero():
 			alone = time.Now()
-		case time.Since(alone) > refusedFor:
+		case time.Since(alone) > c.refusedFor:
 			return nil, &SessionError{Host: c.cfg.Name, Took: time.Since(begun), Cause: err}
 		}
 		t := time.NewTimer(wait)
@@ -276,13 +277,18 @@ func (s *session) hasExited() bool {
 
 // start asks for a command or, with the type "subsystem", for one.
 func (s *session) start(ctx context.Context, kind, what string) error {
+	return s.ask(ctx, kind, ssh.Marshal(struct{ S string }{what}))
+}
+
+// ask sends a request and waits for the answer.
+func (s *session) ask(ctx context.Context, kind string, payload []byte) error {
 	type answer struct {
 		ok  bool
 		err error
 	}
 	got := make(chan answer, 1)
 	started := s.c.spawn(func() {
-		ok, err := s.ch.SendRequest(kind, true, ssh.Marshal(struct{ S string }{what}))
+		ok, err := s.ch.SendRequest(kind, true, payload)
 		got <- answer{ok, err}
 	})
 	if !started {

@@ -123,6 +123,7 @@ func TestSessionsRefusedForGood(t *testing.T) {
 	t.Parallel()
 	m := newSim(t)
 	c := dial(t, m)
+	c.GiveUpAfter(200 * time.Millisecond)
 	m.SetFaults(sshtest.Faults{RefuseSessions: true})
 	_, err := c.Run(t.Context(), sshx.Cmd{Args: []string{"true"}})
 	se, ok := errors.AsType[*sshx.SessionError](err)
@@ -261,4 +262,24 @@ func TestStalledReaderHoldsUpOnlyItsOwnCommand(t *testing.T) {
 		close(release)
 		require.NoError(t, <-done)
 	})
+}
+
+// What a command says when it is killed is often the best there is.
+func TestLastWordsOfAKilledCommandAreKept(t *testing.T) {
+	t.Parallel()
+	m := newSSHD(t)
+	c := dial(t, m)
+	for name, cmd := range map[string]sshx.Cmd{
+		"args":     {Args: []string{"/bin/sh", "-c", "trap 'echo caught; sleep 0.1; echo gone; exit 1' TERM; echo up; while :; do sleep 0.01; done"}},
+		"terminal": {Script: "trap 'echo caught; sleep 0.1; echo gone; exit 1' TERM; echo up; while :; do sleep 0.01; done", PTY: &sshx.PTY{}},
+	} {
+		ctx, cancel := contextWithLine(t, &cmd)
+		res, err := c.Run(ctx, cmd)
+		cancel()
+		ce, ok := errors.AsType[*sshx.CanceledError](err)
+		require.True(t, ok, "%s: %v", name, err)
+		assert.Contains(t, string(ce.Output), "caught", name)
+		assert.Contains(t, string(ce.Output), "gone\n", name)
+		assert.Equal(t, string(ce.Output), string(res.Stdout), name)
+	}
 }

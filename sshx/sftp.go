@@ -29,7 +29,7 @@ func (c *Client) SFTP(ctx context.Context, user string) (*sftp.Client, error) {
 		}
 		return sc, nil
 	}
-	sc, err := c.sftpOn(ctx, "subsystem", "sftp")
+	sc, err := c.sftpOn(ctx, "subsystem", "sftp", "")
 	if errors.Is(err, errRefused) {
 		sc, err = c.sftpServer(ctx, "")
 	}
@@ -41,21 +41,26 @@ func (c *Client) SFTP(ctx context.Context, user string) (*sftp.Client, error) {
 
 // sftpServer runs a server by exec.
 func (c *Client) sftpServer(ctx context.Context, user string) (*sftp.Client, error) {
-	command := "for f in " + strings.Join(sftpServers, " ") + "; do if [ -x $f ]; then exec $f; fi; done; exit 127"
-	command = "exec /bin/sh -c " + wire.Quote(command)
-	if user != "" {
-		command = "exec sudo -n -H -u " + wire.Quote(user) + " -- " + strings.TrimPrefix(command, "exec ")
+	text := "for f in " + strings.Join(sftpServers, " ") + "; do if [ -x $f ]; then exec $f; fi; done; exit 127"
+	if user == "" {
+		return c.sftpOn(ctx, "exec", "exec /bin/sh -c "+wire.Quote(text), "")
 	}
-	return c.sftpOn(ctx, "exec", command)
+	prompt := c.prompt()
+	sc, err := c.sftpOn(ctx, "exec", wire.Sudo(user, prompt)+wire.Quote(text), prompt)
+	return sc, c.sudoRefused(err, user, `"sftp-server"`)
 }
 
-// sftpOn speaks SFTP with what the request starts.
-func (c *Client) sftpOn(ctx context.Context, kind, what string) (*sftp.Client, error) {
+// sftpOn speaks SFTP with what the request starts, after sudo, which asks with prompt, has let it.
+func (c *Client) sftpOn(ctx context.Context, kind, what, prompt string) (*sftp.Client, error) {
 	s, err := c.open(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.start(ctx, kind, what); err != nil {
+		s.close()
+		return nil, err
+	}
+	if err := c.authorize(ctx, s, prompt, false); err != nil {
 		s.close()
 		return nil, err
 	}

@@ -20,12 +20,25 @@ import (
 // come whole if its last file is there.
 const treeScript = `set -eu
 dst=$1 tmp=$2 owner=$3 last=$4
+if ! command -v tar >/dev/null 2>&1; then echo "tar: not found" >&2; exit 96; fi
 trap 'rm -rf "$tmp"' EXIT
+trap 'exit 1' HUP INT TERM PIPE
 mkdir "$tmp"
 tar -xpf - -C "$tmp"
-if [ ! -f "$tmp/$last" ]; then echo "the stream ended early" >&2; exit 1; fi
+if [ ! -f "$tmp/$last" ]; then rm -rf "$tmp"; echo "the stream ended early" >&2; exit 1; fi
 rm "$tmp/$last"
-if [ -n "$owner" ]; then chown -R "$owner" "$tmp"; fi
+` + moveScript
+
+// noTar is the exit code of treeScript on a machine without tar.
+const noTar = 96
+
+// placeScript is what is left to do of treeScript when tmp has the tree.
+const placeScript = `set -eu
+dst=$1 tmp=$2 owner=$3
+trap 'rm -rf "$tmp"' EXIT
+` + moveScript
+
+const moveScript = `if [ -n "$owner" ]; then chown -R "$owner" "$tmp"; fi
 if [ -d "$dst" ]; then
 	cp -a "$tmp/." "$dst/"
 else
@@ -46,7 +59,7 @@ xargs -0 sha256sum -- 2>/dev/null || true
 //
 // Modes are those of src, made writable for the owner (embedded files are not), or PutOptions.Mode
 // for all files. Symbolic links are sent as such, if src is an fs.ReadLinkFS. Anything but files, directories
-// and links is an error. Times are not sent. With PutOptions.IfChanged, files that dst has already are not sent.
+// and links is an error. Times are not sent. A machine without tar gets it file by file, over SFTP. With PutOptions.IfChanged, files that dst has already are not sent.
 func (c *Client) PutTree(ctx context.Context, dst string, src fs.FS, o PutOptions) error {
 	dst = strings.TrimRight(dst, "/")
 	if err := c.putTree(ctx, dst, src, o); err != nil {
@@ -85,6 +98,12 @@ func (c *Client) putTree(ctx context.Context, dst string, src fs.FS, o PutOption
 	})
 	pr.CloseWithError(errors.New("the machine takes no more"))
 	serr := <-sent
+	in.end(false)
+	n := in.total()
+	if ee, ok := errors.AsType[*ExitError](err); ok && ee.Code == noTar {
+		n, err = c.putTreeSFTP(ctx, dst, tmp, src, entries, o)
+		serr = nil
+	}
 	if err != nil {
 		c.sweep(ctx, o.user(), tmp)
 	}
@@ -92,7 +111,7 @@ func (c *Client) putTree(ctx context.Context, dst string, src fs.FS, o PutOption
 		return serr // src is at fault
 	}
 	if err == nil && o.Progress != nil {
-		o.Progress(in.n)
+		o.Progress(n)
 	}
 	return err
 }

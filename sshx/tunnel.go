@@ -20,7 +20,7 @@ import (
 // deadlines, and ends with the Client. ctx ends only the dialling.
 func (c *Client) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	fail := func(err error) (net.Conn, error) {
-		return nil, fmt.Errorf("sshx: dial %s through %s: %w", address, c.cfg.Name, err)
+		return nil, fmt.Errorf("sshx: dial %s through %s: %w", address, c.cfg.Name, c.cfg.redactErr(err))
 	}
 	if network != "tcp" && network != "tcp4" && network != "tcp6" {
 		return fail(net.UnknownNetworkError(network))

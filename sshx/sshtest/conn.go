@@ -1,6 +1,7 @@
 package sshtest
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"net"
@@ -82,15 +83,16 @@ func (c *guestConn) watch(ctx context.Context, sc *ssh.ServerConn, every time.Du
 // open starts a session, unless there are MaxSessions. The slot of a session that ended becomes free
 // only after the next request for one has been answered: sshd, too, frees slots in a later pass.
 func (c *guestConn) open(nc ssh.NewChannel, wg *sync.WaitGroup) {
+	f := c.b.h.Faults()
 	c.mu.Lock()
-	full := c.sessions >= c.d.number("maxsessions", c.who)
+	full := c.sessions >= cmp.Or(f.MaxSessions, c.d.number("maxsessions", c.who))
 	c.sessions -= c.ending
 	c.ending = 0
 	if !full {
 		c.sessions++
 	}
 	c.mu.Unlock()
-	if full || c.b.h.Faults().RefuseSessions {
+	if full || f.RefuseSessions {
 		if !full {
 			c.ended()
 		}

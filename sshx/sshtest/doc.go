@@ -49,8 +49,8 @@
 // Read from the disk: sshd_config with Include and Match (User, Group, all) when sshd starts (Boot, StartSSHD), host keys
 // and host certificates too; passwd, group, authorized_keys, nologin and sudoers when they are needed. It does:
 // public keys for logging in, and nothing else; PermitRootLogin, StrictModes, AllowUsers and its
-// kin; forced commands; exec, shell, env by AcceptEnv, a terminal without line editing (output gets CRs, hanging up
-// kills); SFTP; direct-tcpip through Host.Dial; signals, which never reach processes of root, unless Host.RootSignals;
+// kin; forced commands; exec, shell, env by AcceptEnv, a terminal without line editing (output gets CRs unless the client asks
+// for none, hanging up kills, sudo's requiretty is content); SFTP; direct-tcpip through Host.Dial; signals, which never reach processes of root, unless Host.RootSignals;
 // MaxSessions with slots that become free late; MaxStartups, which drops regularly, not by chance; LoginGraceTime, ClientAliveInterval,
 // MaxAuthTries; keepalives answered with failure; exit status as soon as the command has ended, the end of output when its last holder has;
 // hostkeys-00@openssh.com. A command whose channel or connection is gone runs on, until it writes.

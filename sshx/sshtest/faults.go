@@ -8,7 +8,8 @@ import "time"
 // What real machines do on account of their files needs no fault: nologin while booting
 // (/run/nologin), few sessions (MaxSessions), no SFTP (no Subsystem line), exit status long before
 // the end of output (a background process), signals that root's processes never get, another host
-// key (Disk.RemoveHostKeys and Boot).
+// key (Disk.RemoveHostKeys and Boot). Nor do refused connections and a listener that restarts while sessions
+// live on (Server.Refuse and Accept, StopSSHD and StartSSHD), lost connections (DropConnections), a new boot id (Boot).
 type Faults struct {
 	// Silent accepts new connections and never says a word.
 	Silent bool
@@ -19,12 +20,21 @@ type Faults struct {
 	Booting string
 	// RefuseAuth refuses all keys.
 	RefuseAuth bool
+	// RefuseAuthUntil refuses all keys until then: a machine whose cloud-init has not yet brought
+	// the user's. The zero time is never.
+	RefuseAuthUntil time.Time
+	// MaxSessions takes the place of sshd_config's for new sessions, unless it is 0; places become
+	// free late, as they always do.
+	MaxSessions int
 	// RefuseSessions refuses new sessions with "open failed", as beyond MaxSessions.
 	RefuseSessions bool
 	// DropAtExit drops the connection when a command ends, instead of telling its exit status.
 	DropAtExit bool
 	// DropAfterExit drops the connection right after a command's exit status.
 	DropAfterExit bool
+	// StdoutLast holds stdout back, of commands started from now on, until stderr has ended: the
+	// two are separate streams, and nothing keeps their order. Who prints more than a pipe holds waits.
+	StdoutLast bool
 	// LateEOF closes a channel that long after the exit status and the end of output.
 	LateEOF time.Duration
 	// IgnoreSignals passes over signal requests, for users other than root too.
@@ -39,6 +49,10 @@ type Faults struct {
 	// Frozen makes all of sshd stand still, as kill -STOP and a dead network do: connections,
 	// old and new, are neither read nor written until it is false again.
 	Frozen bool
+	// NewHostKeys removes the host keys at each Boot, which then makes new ones, as first boots of clones do.
+	NewHostKeys bool
+	// KeepBootID boots with the same boot id again, as a snapshot with memory comes back.
+	KeepBootID bool
 	// DropAfter drops new connections unheard after that many ended without a login since
 	// Faults were last set: PerSourcePenalties. 0 is never.
 	DropAfter int

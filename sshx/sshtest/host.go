@@ -89,7 +89,10 @@ func (h *Host) Disk() *Disk { return h.disk }
 // keys if /etc/ssh has none, and sshd, if its configuration is right.
 func (h *Host) Boot() {
 	h.Halt()
-	id := newUUID()
+	id, f := newUUID(), h.Faults()
+	if old := h.BootID(); f.KeepBootID && old != "" {
+		id = old
+	}
 	d := h.disk
 	for _, dir := range []string{"/run", "/proc"} {
 		list, _ := d.ReadDir(dir)
@@ -104,6 +107,9 @@ func (h *Host) Boot() {
 		if _, err := d.Lstat("/dev"); err == nil {
 			d.device(name)
 		}
+	}
+	if f.NewHostKeys {
+		_ = d.RemoveHostKeys()
 	}
 	_ = d.makeHostKeys()
 

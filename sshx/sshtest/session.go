@@ -20,7 +20,7 @@ type session struct {
 	c    *guestConn
 	ch   ssh.Channel
 	env  map[string]string
-	pty  bool
+	pty  *terminal
 	task *task // once a command runs
 }
 
@@ -36,8 +36,10 @@ func (s *session) serve(reqs <-chan *ssh.Request) {
 		case "env":
 			ok = s.setenv(r.Payload)
 		case "pty-req":
-			ok = s.c.d.is("permittty", s.c.who) && s.task == nil
-			s.pty = s.pty || ok
+			t, parsed := parseTerminal(r.Payload)
+			if ok = parsed && s.pty == nil && s.task == nil && s.c.d.is("permittty", s.c.who); ok {
+				s.pty = t
+			}
 		case "window-change":
 			ok = true
 		case "signal":
@@ -58,7 +60,7 @@ func (s *session) serve(reqs <-chan *ssh.Request) {
 	// notice when it reads or writes; with one it gets a hangup.
 	s.task.out.breakOff()
 	s.task.err.breakOff()
-	if s.pty {
+	if s.pty != nil {
 		s.task.kill(sigHUP)
 	}
 }
@@ -108,7 +110,7 @@ func (s *session) start(r *ssh.Request, wg *sync.WaitGroup) bool {
 		}
 	}
 	out, errs := newOutput(), newOutput()
-	if s.pty {
+	if s.pty != nil {
 		errs = out
 	}
 	b := s.c.b
@@ -116,7 +118,11 @@ func (s *session) start(r *ssh.Request, wg *sync.WaitGroup) bool {
 		return false
 	}
 	t := b.newTask(out, errs, nil)
+	t.terminal = s.pty != nil
 	p := t.login(s.c.who.account)
+	if s.pty != nil {
+		p.Env["TERM"] = s.pty.term
+	}
 	maps.Copy(p.Env, s.env)
 	p.Env["SSH_CONNECTION"] = connectionVar(s.c)
 	if s.c.forced != "" {
@@ -143,9 +149,17 @@ func (s *session) start(r *ssh.Request, wg *sync.WaitGroup) bool {
 		<-t.ctx.Done()
 	})
 	var outputs sync.WaitGroup
+	said := make(chan struct{}) // all of stderr
+	late := b.h.Faults().StdoutLast && errs != out
 	send := func(w io.Writer, o *output) {
 		outputs.Go(func() {
-			if s.pty {
+			switch {
+			case late && o == out:
+				<-said
+			case o == errs:
+				defer close(said)
+			}
+			if s.pty != nil && s.pty.crs {
 				w = crlf{w}
 			}
 			if _, err := io.Copy(w, o); err != nil {

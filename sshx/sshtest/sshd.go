@@ -276,7 +276,8 @@ var errRefused = errors.New("key refused")
 // accepts decides on a public key, as sshd does from the user's authorized_keys.
 func (c *guestConn) accepts(user string, key ssh.PublicKey) (*ssh.Permissions, error) {
 	who := c.lookup(user)
-	if who == nil || c.b.h.Faults().RefuseAuth || !c.d.is("pubkeyauthentication", who) || !c.d.allowed(who) {
+	f := c.b.h.Faults()
+	if who == nil || f.RefuseAuth || time.Now().Before(f.RefuseAuthUntil) || !c.d.is("pubkeyauthentication", who) || !c.d.allowed(who) {
 		return nil, errRefused
 	}
 	root := c.d.get("permitrootlogin", who)

@@ -192,3 +192,36 @@ func TestHaltEndsEverything(t *testing.T) {
 	out, _, _ := g.ssh(g.dial("root"), "cat /proc/sys/kernel/random/boot_id; ls /tmp/late", "")
 	assert.Equal(t, g.BootID()+"\n", out)
 }
+
+func TestStartupsBeyondTheLimitAreDropped(t *testing.T) {
+	t.Parallel()
+	s := NewUnstartedServer(t)
+	require.NoError(t, s.Disk().WriteFile("/etc/ssh/sshd_config.d/10.conf", []byte("MaxStartups 2:50:4\n"), 0o600))
+	s.Start()
+	closed := 0
+	for range 10 {
+		c, err := net.Dial("tcp", s.Addr)
+		require.NoError(t, err)
+		defer c.Close()
+		if _, err := io.ReadFull(c, make([]byte, 4)); err != nil {
+			closed++
+		}
+	}
+	assert.Equal(t, 6, closed, "4 wait for a login, all else is dropped")
+}
+
+func TestClientAliveDropsSilentClients(t *testing.T) {
+	t.Parallel()
+	s := NewUnstartedServer(t)
+	require.NoError(t, s.Disk().WriteFile("/etc/ssh/sshd_config.d/10.conf", []byte("ClientAliveInterval 1\nClientAliveCountMax 1\n"), 0o600))
+	s.Start()
+	raw, err := net.Dial("tcp", s.Addr)
+	require.NoError(t, err)
+	mute := &muteConn{Conn: raw}
+	conn, chans, reqs, err := ssh.NewClientConn(mute, s.Addr, s.ClientConfig("root"))
+	require.NoError(t, err)
+	c := ssh.NewClient(conn, chans, reqs)
+	defer c.Close()
+	mute.on.Store(true)
+	require.Error(t, c.Wait())
+}

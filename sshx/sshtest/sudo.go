@@ -238,7 +238,7 @@ func cmdSudo(ctx context.Context, p *Proc) int {
 	if err != nil {
 		return p.Fail(1, "%v\nsudo: no valid sudoers sources found, quitting", err)
 	}
-	if rules.requireTTY && p.User != "root" {
+	if rules.requireTTY && p.User != "root" && !p.hasTerminal() {
 		return p.Fail(1, "sorry, you must have a tty to run sudo")
 	}
 	q := *p

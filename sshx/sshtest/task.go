@@ -84,6 +84,7 @@ type task struct {
 	cancel   context.CancelCauseFunc
 	out, err *output
 	quiet    func()
+	terminal bool // it has one
 
 	mu    sync.Mutex
 	holds int          // processes that may still write to out and err
@@ -326,7 +327,7 @@ func (o *output) Write(b []byte) (int, error) {
 		}
 		if o.broken || o.done {
 			if o.onEPIPE != nil {
-				go o.onEPIPE()
+				o.onEPIPE() // at once: what follows the write is never run
 				o.onEPIPE = nil
 			}
 			return n, fmt.Errorf("write: %w", syscall.EPIPE)

@@ -24,8 +24,13 @@ func (h *Host) wrapper(ctx context.Context, p *Proc, text string) (code int, ok 
 	switch text {
 	case wire.Lead:
 		return cmdShell(ctx, p.with(append([]string{"/bin/sh", "-c"}, p.Args...)...)), true
+	case wire.Ready:
+		fmt.Fprintln(p.Stderr, wire.ReadyLine)
+		return cmdShell(ctx, p.with(append([]string{"/bin/sh", "-c"}, p.Args...)...)), true
 	case wire.Run:
 		return h.wireRun(ctx, p), true
+	case wire.Terminal:
+		return h.wireTerminal(ctx, p), true
 	case wire.Stop:
 		if len(p.Args) > 1 {
 			pid, _ := strconv.Atoi(p.Args[1])
@@ -48,11 +53,16 @@ func wireInput(in *bufio.Reader) (preamble string, script []byte, err error) {
 	if err != nil {
 		return "", nil, errors.New("input ended early")
 	}
-	script = make([]byte, n)
+	script, err = wireScript(in, n)
+	return preamble, script, err
+}
+
+func wireScript(in io.Reader, n int64) ([]byte, error) {
+	script := make([]byte, n)
 	if _, err := io.ReadFull(in, script); err != nil {
-		return "", nil, errors.New("script ended early")
+		return nil, errors.New("script ended early")
 	}
-	return preamble, script, nil
+	return script, nil
 }
 
 func wireFail(p *Proc, err error) int {

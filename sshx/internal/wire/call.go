@@ -25,22 +25,23 @@ func Words(words ...string) string {
 
 // A Call is one exec request for one of the texts.
 type Call struct {
-	User string // through sudo; "" without
-	Lead bool   // have Lead run the text; implied by User
-	Text string // Run, Stop, Detach, Poll or Kill
-	Name string // $0: letters, digits, "-", "_", "." and ":"
-	Args []string
+	User   string // through sudo; "" without
+	Prompt string // with User: by which sudo asks for a password; "" is never
+	Lead   bool   // have Lead run the text; implied by User, but for Terminal
+	Text   string // Run, Terminal, Stop, Detach, Poll or Kill
+	Name   string // $0: letters, digits, "-", "_", "." and ":"
+	Args   []string
 }
 
 // Command is the string of the exec request.
 func (c Call) Command() string {
 	var b strings.Builder
-	b.WriteString("exec ")
 	if c.User != "" {
-		b.WriteString("sudo -n -H -u " + Quote(c.User) + " -- ")
+		b.WriteString(Sudo(c.User, c.Prompt))
+	} else {
+		b.WriteString("exec /bin/sh -c ")
 	}
-	b.WriteString("/bin/sh -c ")
-	if c.Lead || c.User != "" {
+	if c.leads() {
 		b.WriteString(Quote(Lead) + " ")
 	}
 	b.WriteString(Quote(c.Text))
@@ -53,6 +54,8 @@ func (c Call) Command() string {
 	}
 	return b.String()
 }
+
+func (c Call) leads() bool { return (c.Lead || c.User != "") && c.Text != Terminal }
 
 // plain reports whether every shell takes the word as it is, unquoted.
 func plain(s string) bool {
@@ -75,6 +78,10 @@ func Parse(command string) (c Call, ok bool) {
 		c.User = words[5]
 		words = append([]string{"exec"}, words[7:]...)
 	}
+	if sudo := []string{"exec", "sudo", "-S", "-p"}; len(words) > 12 && slices.Equal(words[:4], sudo) && words[11] == Ready {
+		c.Prompt, c.User = words[4], words[7]
+		words = slices.Concat([]string{"exec"}, words[9:11], words[12:])
+	}
 	if len(words) < 5 || !slices.Equal(words[:3], []string{"exec", "/bin/sh", "-c"}) {
 		return Call{}, false
 	}
@@ -83,11 +90,11 @@ func Parse(command string) (c Call, ok bool) {
 		c.Lead = true
 		words = words[1:]
 	}
-	if len(words) < 2 || !slices.Contains([]string{Run, Stop, Detach, Poll, Kill}, words[0]) {
+	if len(words) < 2 || !slices.Contains([]string{Run, Terminal, Stop, Detach, Poll, Kill}, words[0]) {
 		return Call{}, false
 	}
 	c.Text, c.Name, c.Args = words[0], words[1], words[2:]
-	return c, c.User == "" || c.Lead
+	return c, c.leads() == c.Lead
 }
 
 // split undoes quoting: words of plain characters, "/", single-quoted parts and Quote's quotes.

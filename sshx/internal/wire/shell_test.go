@@ -69,6 +69,8 @@ func underShells(t *testing.T, f func(t *testing.T, sh func(leader bool, text st
 				tmp := t.TempDir() // of one command: files there are named by its token, which tests share
 				// Names of texts are replaced by this shell where they start a shell themselves.
 				text = strings.ReplaceAll(text, "/bin/sh -c", strings.Join(s.argv, " ")+" -c")
+				// Nobody needs 2 s to see that TERM is ignored.
+				text = strings.NewReplacer("sleep 2;", "sleep 0.2;", "-lt 20 ]", "-lt 2 ]").Replace(text)
 				cmd := exec.CommandContext(t.Context(), s.argv[0], append(append(s.argv[1:len(s.argv):len(s.argv)], "-c", text, "sshx"), args...)...)
 				cmd.Env = []string{"PATH=" + path, "TMPDIR=" + tmp, "HOME=" + tmp, "LC_ALL=C"}
 				cmd.Dir = tmp
@@ -370,61 +372,15 @@ func TestRunDoesNotIgnoreSIGINT(t *testing.T) {
 	})
 }
 
-func TestDetachedJobLivesAndIsPolled(t *testing.T) {
+func TestReadySaysSoAndRunsTheText(t *testing.T) {
 	t.Parallel()
 	underShells(t, func(t *testing.T, sh func(bool, string, ...string) *exec.Cmd) {
-		id := filepath.Base(t.TempDir()) + "-" + strings.ReplaceAll(t.Name(), "/", "-") + strconv.Itoa(os.Getpid())
-		t.Cleanup(func() { os.RemoveAll(JobDir(id)) })
-		job := strings.TrimSuffix(sh(true, Job).Args[len(sh(true, Job).Args)-2], "\n")
-		script := "echo one; echo two >&2; while [ ! -e go ]; do sleep 0.01; done; exit 5"
-		cmd := sh(true, Detach, id, job)
-		p := start(t, cmd, Header(int64(len(script)), Preamble(nil, cmd.Dir, []string{"/bin/sh"}))+script)
+		cmd := sh(true, Ready, "a b", "c")
+		cmd.Args[len(cmd.Args)-3] = `echo "$0 $1"` // in the place of $0
+		p := start(t, cmd, "")
 		out, code := p.finish(t)
-		require.Zero(t, code, p.err.String())
-		assert.Equal(t, "sshx "+id+" "+JobDir(id)+"\n", out)
-		poll := func(offset string) string {
-			b, err := sh(true, Poll, id, offset, "1000").CombinedOutput()
-			require.NoError(t, err)
-			return string(b)
-		}
-		require.Eventually(t, func() bool { return poll("0") == "run - 8\none\ntwo\n" }, 10*time.Second, 10*time.Millisecond)
-		assert.Equal(t, "run - 8\ntwo\n", poll("4"))
-		assert.NoFileExists(t, JobDir(id)+"/env")
-		require.NoError(t, os.WriteFile(cmd.Dir+"/go", nil, 0o600))
-		require.Eventually(t, func() bool { return poll("8") == "done 5 8\n" }, 10*time.Second, 10*time.Millisecond)
-		require.NoError(t, os.RemoveAll(JobDir(id)))
-		assert.Equal(t, "gone - 0\n", poll("0"))
-	})
-}
-
-func TestDetachedJobIsKilled(t *testing.T) {
-	t.Parallel()
-	underShells(t, func(t *testing.T, sh func(bool, string, ...string) *exec.Cmd) {
-		id := strings.ReplaceAll(t.Name(), "/", "-") + strconv.Itoa(os.Getpid())
-		t.Cleanup(func() { os.RemoveAll(JobDir(id)) })
-		job := sh(true, Job).Args[len(sh(true, Job).Args)-2]
-		p := start(t, sh(true, Detach, id, job), Header(0, Preamble(nil, "", []string{"/bin/sh", "-c", "echo up; sleep 1000"})))
-		_, code := p.finish(t)
-		require.Zero(t, code, p.err.String())
-		poll := func() string {
-			b, err := sh(true, Poll, id, "0", "1000").CombinedOutput()
-			require.NoError(t, err)
-			return string(b)
-		}
-		require.Eventually(t, func() bool { return poll() == "run - 3\nup\n" }, 10*time.Second, 10*time.Millisecond)
-		b, err := os.ReadFile(JobDir(id) + "/pid")
-		require.NoError(t, err)
-		group, err := strconv.Atoi(strings.Fields(string(b))[0])
-		require.NoError(t, err)
-		out, err := sh(true, Kill, id).CombinedOutput()
-		require.NoError(t, err, "%s", out)
-		require.Equal(t, "done 143 3\nup\n", poll())
-		gone(t, group)
-
-		// A boot id that is not the kernel's: the machine was restarted meanwhile.
-		require.NoError(t, os.Remove(JobDir(id)+"/rc"))
-		assert.Equal(t, "dead - 3\nup\n", poll())
-		require.NoError(t, os.WriteFile(JobDir(id)+"/boot", []byte("another\n"), 0o600))
-		assert.Equal(t, "reboot - 3\nup\n", poll())
+		assert.Equal(t, "a b c\n", out)
+		assert.Zero(t, code)
+		assert.Equal(t, ReadyLine+"\n", p.err.String())
 	})
 }

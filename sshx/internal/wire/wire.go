@@ -8,6 +8,9 @@
 //	exec /bin/sh -c '<text>' NAME ARG...
 //	exec /bin/sh -c '<Lead>' '<text>' NAME ARG...
 //	exec sudo -n -H -u 'USER' -- /bin/sh -c '<Lead>' '<text>' NAME ARG...
+//	exec sudo -S -p 'PROMPT' -H -u 'USER' -- /bin/sh -c '<Ready>' '<Lead>' '<text>' NAME ARG...
+//
+// In the last, nothing but an answer to PROMPT is sent until Ready has spoken.
 //
 // The texts hold no single quote, newline, "!" or double backslash, so that every login shell
 // (csh and fish too) takes them as they are. NAME is for ps and for the shell's own messages.
@@ -56,14 +59,17 @@
 //
 // Detach reads the same input as Run (flags and liveness do not apply), makes the directory
 // JobDir(ID) with mode 0700, starts Job in a session of its own, prints "sshx ID DIR" and ends
-// with 0 at once. It fails with Failed. Job leaves in the directory:
+// with 0 at once. It fails with Failed. Where systemd runs, root's jobs, and those of users who
+// linger, are in a scope of their own, sshx-ID.scope, that nobody ends with the login session. Job leaves in the directory:
 //
 //	script   the script, if any
 //	env      the preamble, until the command starts
 //	boot     the boot id
 //	pid      "PID START": the process group and when its leader started, in the kernel's ticks
 //	log      all output, merged
-//	rc       the exit code, written last and whole
+//	rc       the exit code, written last and whole; "CODE term" if TERM came from elsewhere than Kill
+//	scope    which systemd has the scope, as an option of systemctl; none without one
+//	killed   written by Kill
 //
 // # Poll ID OFFSET MAX
 //
@@ -74,13 +80,13 @@
 //	new     no pid yet
 //	run     it runs
 //	done    it has ended, RC is its exit code, and the log has all that it wrote itself
-//	reboot  it did not end before the machine went down
+//	reboot  it did not end before the machine went down, or was ended by that
 //	dead    it is gone without an exit code: killed with KILL from outside
 //	gone    there is no such directory
 //
 // # Kill ID
 //
-// Kill ends a job that runs as Stop does; rc is 143 or what the command made of TERM, or 137.
+// Kill ends a job that runs as Stop does, and all that is in its scope; rc is 143 or what the command made of TERM, or 137.
 // It exits 0 whether or not the job was running.
 package wire
 
@@ -188,25 +194,40 @@ exec 3<&0 </dev/null;
 cat /proc/sys/kernel/random/boot_id >"$_sshx_d/boot" 2>/dev/null;
 if [ "$_sshx_n" -gt 0 ]; then ` + script + ` fi;
 command -v setsid >/dev/null || { echo "sshx: setsid: not found" >&2; exit 125; };
+if [ -d /run/systemd/system ] && command -v systemd-run >/dev/null; then
+	if [ "$(id -u)" = 0 ]; then echo --system >"$_sshx_d/scope";
+	elif [ -e "/var/lib/systemd/linger/$(id -un)" ]; then echo --user >"$_sshx_d/scope"; fi;
+fi;
 echo "sshx $_sshx_t $_sshx_d";
-exec setsid /bin/sh -c "$_sshx_j" "$0" "$_sshx_d" >/dev/null 2>&1 3<&-
+exec setsid /bin/sh -c "$_sshx_j" "$0" "$_sshx_d" "$_sshx_j" >/dev/null 2>&1 3<&-
 `)
 
-// Job is the detached part: it outlives the session that started it.
+// Job is the detached part, with its directory and this text: it outlives the session that
+// started it. In a scope it is started anew, without the text, unless systemd cannot do that.
 var Job = line(`
-_sshx_d=$1; _sshx_f=;
+_sshx_d=$1; _sshx_j=$2; _sshx_f=; _sshx_k=;
+if [ -n "$_sshx_j" ] && [ -e "$_sshx_d/scope" ]; then
+	read -r _sshx_k <"$_sshx_d/scope";
+	(
+	export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/run/user/$(id -u)}";
+	exec systemd-run $_sshx_k --scope --unit="sshx-${_sshx_d##*.}" setsid /bin/sh -c "$_sshx_j" "$0" "$_sshx_d" ""
+	);
+	if [ -e "$_sshx_d/pid" ]; then exit; fi;
+	rm -f "$_sshx_d/scope"; _sshx_k=;
+fi;
 _sshx_e=$(cat "$_sshx_d/env"); rm -f "$_sshx_d/env";
 if [ -e "$_sshx_d/script" ]; then _sshx_f=$_sshx_d/script; fi;
 _sshx_s=0; if [ -r /proc/$$/stat ]; then read -r _sshx_s </proc/$$/stat; set -- ${_sshx_s##*) }; _sshx_s=${20}; fi;
 echo "$$ $_sshx_s" >"$_sshx_d/pid.tmp"; mv "$_sshx_d/pid.tmp" "$_sshx_d/pid";
-trap : TERM;
+trap _sshx_k=term TERM;
 (
 exec </dev/null >>"$_sshx_d/log" 2>&1;
 eval "$_sshx_e";
 if [ -n "$_sshx_f" ]; then exec "$@" "$_sshx_f"; fi;
 exec "$@"
 );
-echo $? >"$_sshx_d/rc.tmp"; mv "$_sshx_d/rc.tmp" "$_sshx_d/rc"
+_sshx_r=$?; if [ -e "$_sshx_d/killed" ]; then _sshx_k=; fi;
+echo $_sshx_r $_sshx_k >"$_sshx_d/rc.tmp"; mv "$_sshx_d/rc.tmp" "$_sshx_d/rc"
 `)
 
 // state sets _sshx_s to the state of the job in directory _sshx_d, _sshx_r to its exit code and
@@ -226,7 +247,10 @@ if [ -d "$_sshx_d" ]; then
 		fi;
 	fi;
 	[ "$_sshx_b" = "$_sshx_c" ] || _sshx_s=reboot;
-	if [ -e "$_sshx_d/rc" ]; then read -r _sshx_r <"$_sshx_d/rc"; _sshx_s=done; fi;
+	if [ -e "$_sshx_d/rc" ]; then
+		_sshx_x=; read -r _sshx_r _sshx_x <"$_sshx_d/rc";
+		if [ "$_sshx_s $_sshx_x" = "reboot term" ]; then _sshx_r=-; else _sshx_s=done; fi;
+	fi;
 else _sshx_s=gone;
 fi 2>/dev/null;
 `
@@ -246,15 +270,22 @@ var Kill = line(`
 _sshx_d=` + JobRoot + `/sshx.$1;
 ` + state + `
 [ $_sshx_s = run ] || exit 0;
-kill -s TERM -- -$_sshx_p;
+: >"$_sshx_d/killed";
+_sshx_u=sshx-${_sshx_d##*.}.scope; _sshx_y=;
+if [ -e "$_sshx_d/scope" ]; then
+	read -r _sshx_y <"$_sshx_d/scope";
+	export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/run/user/$(id -u)}";
+fi;
+_sshx_kill() { [ -n "$_sshx_y" ] && systemctl $_sshx_y kill -s $1 $_sshx_u 2>/dev/null || kill -s $1 -- -$_sshx_p 2>/dev/null; };
+_sshx_kill TERM;
 _sshx_i=0;
 while [ $_sshx_i -lt 20 ]; do
-	if [ -e "$_sshx_d/rc" ]; then exit 0; fi;
+	if [ -e "$_sshx_d/rc" ]; then [ -n "$_sshx_y" ] && systemctl $_sshx_y -q is-active $_sshx_u || exit 0; fi;
 	sleep 0.1 2>/dev/null || { sleep 1; _sshx_i=$((_sshx_i+9)); };
 	_sshx_i=$((_sshx_i+1));
 done;
-kill -s KILL -- -$_sshx_p;
-echo 137 >"$_sshx_d/rc.tmp"; mv "$_sshx_d/rc.tmp" "$_sshx_d/rc"
+_sshx_kill KILL;
+[ -e "$_sshx_d/rc" ] || { echo 137 >"$_sshx_d/rc.tmp"; mv "$_sshx_d/rc.tmp" "$_sshx_d/rc"; }
 `)
 
 // line joins the lines of a text, which are for the reader, with blanks.

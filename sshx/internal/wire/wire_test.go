@@ -12,7 +12,7 @@ import (
 func TestTextsSuitEveryLoginShell(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]string{
-		"Lead": Lead, "Run": Run, "Stop": Stop, "Detach": Detach, "Job": Job, "Poll": Poll, "Kill": Kill,
+		"Lead": Lead, "Ready": Ready, "Run": Run, "Terminal": Terminal, "Stop": Stop, "Detach": Detach, "Job": Job, "Poll": Poll, "Kill": Kill,
 	} {
 		assert.NotContains(t, text, "'", name)
 		assert.NotContains(t, text, "!", name)
@@ -28,6 +28,10 @@ func TestCallsAreParsedAsTheyWereMade(t *testing.T) {
 		{Text: Run, Name: "sshx", Args: []string{"0123abcd", "m"}},
 		{Text: Run, Name: "sshx:install", Lead: true, Args: []string{"t", "si"}},
 		{Text: Run, Name: "sshx", Lead: true, User: "o'neil $x", Args: []string{"t", "s"}},
+		{Text: Run, Name: "sshx", Lead: true, User: "root", Prompt: "tok 'password': ", Args: []string{"t", "s"}},
+		{Text: Terminal, Name: "sshx", Args: []string{"t", ""}},
+		{Text: Terminal, Name: "sshx", User: "root", Args: []string{"t", ""}},
+		{Text: Terminal, Name: "sshx", User: "root", Prompt: "p", Args: []string{"t", ""}},
 		{Text: Stop, Name: "sshx", Args: []string{"4711"}},
 		{Text: Detach, Name: "sshx", Args: []string{"id", Job}},
 		{Text: Poll, Name: "sshx", Args: []string{"id", "0", "65536"}},
@@ -43,6 +47,22 @@ func TestCallsAreParsedAsTheyWereMade(t *testing.T) {
 	} {
 		_, ok := Parse(s)
 		assert.False(t, ok, "%q", s)
+	}
+}
+
+func TestTerminalHeadersAreReadAsTheyWereWritten(t *testing.T) {
+	t.Parallel()
+	for _, p := range []string{Preamble(nil, "", []string{"true"}), Preamble(map[string]string{"B": "two\nlines\n"}, "/tmp", []string{"sh"})} {
+		r := strings.NewReader(TerminalHeader(1<<40, p) + "rest")
+		n, got, err := ReadTerminalHeader(r)
+		require.NoError(t, err)
+		assert.EqualValues(t, 1<<40, n)
+		assert.Equal(t, p, got)
+		assert.Equal(t, 4, r.Len())
+	}
+	for _, s := range []string{"", "0", strings.Repeat(" ", 32), TerminalHeader(-1, " #end"), TerminalHeader(0, "set --"), TerminalHeader(0, "x #end")[:36]} {
+		_, _, err := ReadTerminalHeader(strings.NewReader(s))
+		assert.Error(t, err, "%q", s)
 	}
 }
 

@@ -1,0 +1,12 @@
+package sshx
+
+import "time"
+
+// Hurried returns r with pauses that are 50 times shorter: for tests of what comes after them.
+func Hurried(r Ready) Ready {
+	r.hurry = 50
+	return r
+}
+
+// GiveUpAfter is how long a Client bears with refused sessions.
+func (c *Client) GiveUpAfter(d time.Duration) { c.refusedFor = d }
