@@ -14,14 +14,38 @@
 // in a private trunk, which carries a VLAN between con and dis; one that leads out, which is down
 // on dis. con serves names, time and, until dis is cut off, the way out to its dis.
 //
+// # Operating systems
+//
+// Templates are RHEL 9 or what is like it, or Debian 12 or Ubuntu; con and dis may differ
+// (Topology.On; "os" and "dis-os" in a file). Scripts choose by /etc/os-release. A template lets the
+// runner's key in as root, on its first NIC, and has sudo, open-vm-tools and a way to its mirror. On
+// Debian and Ubuntu
+//
+//   - NetworkManager configures the network where it runs, as on RHEL. Where it does not, as on servers,
+//     systemd-networkd does: files of ifupdown and netplan are put aside under another name;
+//   - firewalld is installed and is the firewall, with the rules that RHEL has. ufw must not be active;
+//   - apt does nothing in the background any more, so that no host changes by itself;
+//   - the line of 127.0.1.1 goes from /etc/hosts, since dnsmasq would serve it.
+//
+// Users are administrators by files in sudoers.d, whatever the group for that is called. What Ubuntu has
+// beside Debian (netplan, systemd-resolved) follows its documentation, and has been run nowhere yet.
+//
+// # Names of the outside
+//
+// con's dnsmasq asks the lab's name server for what it does not know, so that dis can resolve names of the
+// outside even after the internet has been cut off. With Topology.OutsideNames "refused" it refuses
+// them to everybody, and con itself asks the lab's server besides. What the lab's own name server
+// answers dis, which reaches it on the lab's network, is the lab's to decide.
+//
 // # Where it runs
 //
 // With GOVC_URL in the environment, on that vCenter. E2E_SSH_KEY names the private key file that
-// logs in to the template as root; E2E_KNOWN_HOSTS the file with host keys of the template and of
-// jump hosts (without, the first ones shown are trusted, which is said); E2E_SSH_JUMP lists jump
+// logs in to the template as root, and E2E_SHARE_KEY, if it is not empty, gives it to the hosts, too;
+// E2E_KNOWN_HOSTS the file with host keys of the template and of jump hosts (without, the first ones shown are trusted, which is said); E2E_SSH_JUMP lists jump
 // hosts as ssh -J has them; E2E_EXPECT is how long one VM takes to be made ready where no record
 // tells yet (half an hour for golden, ten minutes for others, for which go test needs a -timeout).
-// examples/simlab is a simulated vCenter to try that on.
+// examples/simlab is a simulated vCenter to try that on. [SpecFromEnv] reads it all, for other packages;
+// examples/suites has some.
 //
 // Without GOVC_URL, on an embedded one (vsphere/vspheretest), whose guests run the same scripts
 // against simulated administration commands on a modelled network (e2e/e2etest). What the

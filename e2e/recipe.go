@@ -1,11 +1,8 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
 	"embed"
-	"fmt"
 	"path"
 
 	"github.com/poolready/poolready/pool"
@@ -29,7 +26,7 @@ type check struct{ name, want string }
 
 // Steps by role, in order. "secrets" comes with the files that it installs.
 var steps = map[string][]string{
-	Golden: {"ssh", "grow", "network", "firewall", "packages", "time", "update", "keys", "user", "secrets", "marker", "clean", "identity"},
+	Golden: {"ssh", "network", "packages", "grow", "firewall", "time", "update", "keys", "user", "secrets", "marker", "clean", "identity"},
 	Con:    {"ssh", "hostname", "network", "firewall", "dnsmasq", "resolver", "update", "time", "user", "secrets", "marker", "product", "clean"},
 	Dis:    {"ssh", "update", "hostname", "network", "firewall", "resolver", "wait-con", "time", "user", "secrets", "marker", "strip", "clean", "cut"},
 }
@@ -37,6 +34,7 @@ var steps = map[string][]string{
 // Checks that more than one role has.
 var (
 	everywhere = []check{
+		{"os", "${OS}"},
 		{"timezone", "${TIMEZONE}"},
 		{"firewalld", "active enabled"},
 		{"masquerade", "now yes, then yes"},
@@ -59,7 +57,7 @@ var (
 		{"hostname", "${HOST_NAME}"},
 		{"vlan-address", "${VLAN_ADDR}"},
 		{"mtu", "${LAB_IF}=${MTU} ${TRUNK_IF}=${MTU} ${VLAN_IF}=${MTU} ${EXT_IF}=${MTU}"},
-		{"nm-dns", "none"},
+		{"dns-manager", "none"},
 		{"resolver", "${RESOLVER}"},
 	}
 	connected = []check{
@@ -82,7 +80,7 @@ var checks = map[string][]check{
 	Con: concat(everywhere, conAndDis, connected, []check{
 		{"dnsmasq", "active enabled"},
 		{"dns-records", "all answer"},
-		{"dns-upstream", "answers"},
+		{"dns-upstream", "${OUTSIDE_NAMES}"},
 		{"lab-dns", "${CON_LAB_ADDR}, automatic ones ignored: yes"},
 		{"chrony-allow", "Access allowed"},
 		{"product", "installed"},
@@ -94,6 +92,7 @@ var checks = map[string][]check{
 		{"con-ping", "answers"},
 		{"con-ssh", "${CON_NAME}\n${CON_NAME}"},
 		{"con-names", "${CON_LAB_ADDR}\n${DIS_LAB_ADDR}\n${CON_LAB_ADDR}"},
+		{"dns-policy", "${OUTSIDE_NAMES}"},
 		{"pull-secret", "root: absent\n${ADMIN_USER}: absent"},
 		{"proxy", "root: absent, off\n${ADMIN_USER}: absent, off"},
 		{"packages-removed", "none present"},
@@ -112,13 +111,21 @@ func concat(lists ...[]check) []check {
 
 func (t Topology) steps(role string) []pool.Step {
 	var list []pool.Step
-	for _, name := range steps[role] {
+	env := t.env(t.Host(role, 1))
+	for _, name := range t.stepsOf(role) {
 		s := pool.Script(name, script("steps", name))
 		switch name {
+		case "product":
+			list = append(list, t.Product.steps()...)
+			continue
+		case "keys":
+			s = t.keys(s)
 		case "secrets":
-			s = t.secrets(s, role)
+			s = t.secrets(s, env, role)
 		case "update":
-			s = update(s)
+			s = update(s, updates)
+		case "introduce":
+			s = introduce()
 		}
 		list = append(list, s)
 	}
@@ -133,7 +140,10 @@ func (t Topology) checks(role string) []pool.Check {
 	for _, c := range checks[role] {
 		list = append(list, pool.ScriptCheck(c.name, c.want, script("checks", c.name)))
 	}
-	if role == Dis {
+	switch role {
+	case Con:
+		list = append(list, t.Product.Checks...)
+	case Dis:
 		list = append(list, unplugged)
 	}
 	return list
@@ -159,31 +169,24 @@ var unplugged = pool.Check{
 	},
 }
 
-// secrets puts the secret files on the host, and then runs the script that installs them.
-// They travel over SSH only; the step's version holds a hash of them.
-func (t Topology) secrets(install pool.Step, role string) pool.Step {
-	files := map[string][]byte{"CREDENTIALS": t.Credentials, "PULL_SECRET": t.PullSecret}
-	if role == Dis {
-		delete(files, "PULL_SECRET")
+// secrets brings the secret files; empty ones are placeholders.
+func (t Topology) secrets(install pool.Step, env map[string]string, role string) pool.Step {
+	files := []secretFile{{env["CREDENTIALS"], t.Credentials}}
+	if role != Dis {
+		files = append(files, secretFile{env["PULL_SECRET"], t.PullSecret})
 	}
-	sum := sha256.New()
-	fmt.Fprintf(sum, "%s %x %x", install.Version, sha256.Sum256(files["CREDENTIALS"]), sha256.Sum256(files["PULL_SECRET"]))
-	script := install.Do
-	install.Version = fmt.Sprintf("%x", sum.Sum(nil))[:16]
-	install.Do = func(ctx context.Context, h *pool.Host) error {
-		dir := h.VM.Env["SECRETS_DIR"]
-		if _, err := h.Run(ctx, "install", "-d", "-m", "700", dir); err != nil {
-			return err
+	for i := range files {
+		if len(files[i].data) == 0 {
+			files[i].data = []byte("placeholder\n")
 		}
-		for name, data := range files {
-			if len(data) == 0 {
-				data = []byte("placeholder\n")
-			}
-			if err := h.Put(ctx, path.Join(dir, h.VM.Env[name]), bytes.NewReader(data), 0o600); err != nil {
-				return err
-			}
-		}
-		return script(ctx, h)
 	}
-	return install
+	return withFiles(install, files...)
+}
+
+// keys brings the key pair, if there is one to bring.
+func (t Topology) keys(make pool.Step) pool.Step {
+	if len(t.KeyPair) == 0 {
+		return make
+	}
+	return withFiles(make, secretFile{"id_ed25519", t.KeyPair})
 }

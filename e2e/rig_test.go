@@ -51,7 +51,7 @@ var runnerKey = func() string {
 func newRig(t testing.TB, topology Topology) *rig {
 	r := &rig{
 		t: t, topology: topology, guests: map[string]*lab.Guest{}, disks: map[string]vspheretest.Disk{},
-		lab: lab.New(lab.Options{Reserved: topology.Reservations(), AuthorizedKey: topology.RunnerKey}),
+		lab: lab.New(lab.Options{Reserved: topology.Reservations(), AuthorizedKey: topology.RunnerKey, Debian: debians(topology)}),
 	}
 	t.Cleanup(func() {
 		for _, g := range r.guests {
@@ -59,6 +59,16 @@ func newRig(t testing.TB, topology Topology) *rig {
 		}
 	})
 	return r
+}
+
+// debians are the goldens that are of the Debian kind.
+func debians(t Topology) (names []string) {
+	for _, h := range t.Hosts() {
+		if h.Role == Golden && like(h.OS) == "debian" {
+			names = append(names, h.Name)
+		}
+	}
+	return names
 }
 
 // boot powers a host on; without a disk it is a fresh template.
@@ -131,8 +141,8 @@ func (r *rig) script(h Host, text string) (stdout, stderr string, code int) {
 	return o.stdout, o.stderr, o.code
 }
 
-// step runs one step of the recipe.
-func (r *rig) step(h Host, name string) {
+// step runs one step of the recipe, and tells whether the host was rebooted for it.
+func (r *rig) step(h Host, name string) (rebooted bool) {
 	r.t.Helper()
 	if name == "secrets" {
 		d, env := r.guests[h.Name].Host().Disk(), r.topology.env(h)
@@ -145,9 +155,10 @@ func (r *rig) step(h Host, name string) {
 	}
 	stdout, stderr, code := r.script(h, script("steps", name))
 	require.Zero(r.t, code, "%s: step %s: exit code %d\n%s%s", h.Name, name, code, stdout, stderr)
-	if name == "update" && strings.HasSuffix(stdout, "reboot needed\n") {
+	if rebooted = name == "update" && strings.HasSuffix(stdout, "reboot needed\n"); rebooted {
 		r.boot(h, r.off(h))
 	}
+	return rebooted
 }
 
 // configure runs all steps of a host's role, but those named.

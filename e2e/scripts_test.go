@@ -24,51 +24,82 @@ func expand(s string, env map[string]string) string {
 	return s
 }
 
-// built are disks of hosts that are ready, made by the first test that needs them: clones of
-// them are what tests break.
-var built struct {
+// built are disks of hosts that are ready, by system and what is special, made by the first test that needs them:
+// clones of them are what tests break.
+var built = map[string]*onceBuilt{"rhel9": {}, "debian12": {}, "rhel9 refused": {}}
+
+type onceBuilt struct {
 	sync.Mutex
-	tried bool
-	disks map[string]vspheretest.Disk
+	tried   bool
+	disks   map[string]vspheretest.Disk
+	changed []string // what the second run of a step changed
 }
 
-func ready(t testing.TB) map[string]vspheretest.Disk {
-	built.Lock()
-	defer built.Unlock()
-	if !built.tried {
-		built.tried = true
-		built.disks = build(t)
+func builtFor(topology Topology) *onceBuilt {
+	key := topology.OS
+	if topology.OutsideNames != "allowed" {
+		key += " " + topology.OutsideNames
 	}
-	require.NotNil(t, built.disks, "the hosts could not be built: see the first test that failed")
-	return built.disks
+	return built[key]
 }
 
-func build(t testing.TB) map[string]vspheretest.Disk {
-	r := newRig(t, testTopology())
+func ready(t testing.TB, topology Topology) map[string]vspheretest.Disk {
+	b := builtFor(topology)
+	b.Lock()
+	defer b.Unlock()
+	if !b.tried {
+		b.tried = true
+		b.disks, b.changed = build(t, topology)
+	}
+	require.NotNil(t, b.disks, "the hosts could not be built: see the first test that failed")
+	return b.disks
+}
+
+// eachSystem runs a test on hosts of every kind.
+func eachSystem(t *testing.T, f func(t *testing.T, topology Topology)) {
+	for _, os := range []string{"rhel9", "debian12"} {
+		t.Run(os, func(t *testing.T) {
+			t.Parallel()
+			f(t, testTopology().On(os, os))
+		})
+	}
+}
+
+// build makes golden and all hosts. Every step of the first of a role is run twice, where names of
+// the outside are allowed.
+func build(t testing.TB, topology Topology) (disks map[string]vspheretest.Disk, changed []string) {
+	r := newRig(t, topology)
+	configure := func(h Host) {
+		if h.Pool > 1 || topology.OutsideNames != "allowed" {
+			r.configure(h)
+			return
+		}
+		changed = append(changed, r.configureTwice(h)...)
+	}
 	golden := r.topology.Host(Golden, 0)
-	disks := map[string]vspheretest.Disk{}
+	disks = map[string]vspheretest.Disk{}
 	r.boot(golden, nil)
-	r.configure(golden)
+	configure(golden)
 	require.Empty(t, r.verify(golden))
 	disks[golden.Name] = r.off(golden)
 	for _, role := range []string{Con, Dis} {
 		for n := 1; n <= r.topology.Pools; n++ {
 			h := r.topology.Host(role, n)
 			r.boot(h, disks[golden.Name].Clone())
-			r.configure(h)
+			configure(h)
 			require.Empty(t, r.verify(h), h.Name)
 		}
 	}
 	for _, h := range r.topology.Hosts()[1:] {
 		disks[h.Name] = r.off(h)
 	}
-	return disks
+	return disks, changed
 }
 
 // pair boots con1 and dis1 as they were when ready, in a lab of their own.
-func pair(t testing.TB) (r *rig, con, dis Host) {
-	disks := ready(t)
-	r = newRig(t, testTopology())
+func pair(t testing.TB, topology Topology) (r *rig, con, dis Host) {
+	disks := ready(t, topology)
+	r = newRig(t, topology)
 	con, dis = r.topology.Host(Con, 1), r.topology.Host(Dis, 1)
 	r.boot(con, disks[con.Name].Clone())
 	r.boot(dis, disks[dis.Name].Clone())
@@ -78,7 +109,9 @@ func pair(t testing.TB) (r *rig, con, dis Host) {
 func TestEveryScriptIsUsed(t *testing.T) {
 	t.Parallel()
 	for kind, used := range map[string]func(role, name string) bool{
-		"steps": func(role, name string) bool { return slices.Contains(steps[role], name) },
+		"steps": func(role, name string) bool {
+			return slices.Contains(testTopology().On("rhel9", "debian12").stepsOf(role), name)
+		},
 		"checks": func(role, name string) bool {
 			return slices.ContainsFunc(checks[role], func(c check) bool { return c.name == name })
 		},
@@ -98,33 +131,17 @@ func TestEveryScriptIsUsed(t *testing.T) {
 
 func TestReadyHostsPassEveryCheckAfterABoot(t *testing.T) {
 	t.Parallel()
-	r, con, dis := pair(t)
-	assert.Empty(t, r.verify(con))
-	assert.Empty(t, r.verify(dis))
-}
-
-func TestStepsRunTwiceChangeNothing(t *testing.T) {
-	t.Parallel()
-	disks := ready(t)
-	r := newRig(t, testTopology())
-	for _, h := range []Host{r.topology.Host(Con, 1), r.topology.Host(Dis, 1)} {
-		r.boot(h, disks[h.Name].Clone())
-		before := tree(t, r.guests[h.Name].Host().Disk())
-		r.configure(h, "update") // dis has no internet any more
-		after := tree(t, r.guests[h.Name].Host().Disk())
-		for p := range before {
-			assert.Equal(t, before[p], after[p], "%s: %s", h.Name, p)
-		}
-		for p := range after {
-			assert.Contains(t, before, p, h.Name)
-		}
-	}
+	eachSystem(t, func(t *testing.T, topology Topology) {
+		r, con, dis := pair(t, topology)
+		assert.Empty(t, r.verify(con))
+		assert.Empty(t, r.verify(dis))
+	})
 }
 
 func TestDisFailsIfItsConIsDead(t *testing.T) {
 	t.Parallel()
-	disks := ready(t)
 	topology := testTopology()
+	disks := ready(t, topology)
 	for name, fault := range map[string]string{
 		"con is off":             "",
 		"dnsmasq is stopped":     "systemctl stop dnsmasq",

@@ -11,18 +11,14 @@ import (
 
 // Spec returns the set that t describes, for a provider and a way to log in as root. If only
 // some pools are in use, the set's pool 1 is the first of them, and so on.
-// ssh.HostKeys must prove the template on the first connection to golden.
+// ssh.HostKeys must prove the templates on the first connection to golden.
 func (t Topology) Spec(provider pool.Provider, ssh sshx.Config) pool.Spec {
-	golden, numbers := t.Host(Golden, 0), t.numbers()
-	return pool.Spec{
+	numbers := t.numbers()
+	spec := pool.Spec{
 		Name:     t.Set,
 		Provider: provider,
 		Pools:    len(numbers),
-		Golden: pool.Golden{
-			VM: t.VM(golden), Template: t.Template,
-			Steps: t.steps(Golden), Checks: t.checks(Golden),
-			Expect: 30 * time.Minute,
-		},
+		Golden:   t.golden(t.Host(Golden, 0), t.Template),
 		Roles: []pool.Role{
 			{
 				Name: Con, VM: func(n int) pool.VM { return t.VM(t.Host(Con, numbers[n-1])) },
@@ -37,6 +33,17 @@ func (t Topology) Spec(provider pool.Provider, ssh sshx.Config) pool.Spec {
 			},
 		},
 		SSH: ssh,
+	}
+	if t.Mixed() {
+		golden := t.golden(t.disGolden(), t.DisTemplate)
+		spec.Roles[1].Golden = &golden
+	}
+	return spec
+}
+
+func (t Topology) golden(h Host, template string) pool.Golden {
+	return pool.Golden{
+		VM: t.VM(h), Template: template, Steps: t.steps(Golden), Checks: t.checks(Golden), Expect: 30 * time.Minute,
 	}
 }
 

@@ -19,10 +19,16 @@ type Topology struct {
 	Pools int
 	Only  []int // the pools to use; empty is all
 
+	// OS is the system of the template, as its os-release has it: ID and major version, such as
+	// "rhel9", "rocky9", "debian12" or "ubuntu24". DisOS is that of dis if it is another; then dis
+	// has a template and a golden of its own. See Topology.On.
+	OS, DisOS  string
 	Template   string // name or inventory path
 	Datastore  string // "" is the provider's default; linked clones lie where golden does
 	DiskGiB    int    // golden's disk is grown to it; 0 keeps the template's
 	GoldenName string
+	// DisTemplate and DisGolden are those of dis, if DisOS is set.
+	DisTemplate, DisGolden string
 
 	// Port groups.
 	LabNetwork, PrivateNetwork, ExternalNetwork string
@@ -37,15 +43,24 @@ type Topology struct {
 
 	Domain     string // pool N is pN.Domain
 	NameServer netip.Addr
-	NTPServer  netip.Addr
-	Timezone   string
+	// OutsideNames says what con's dnsmasq does with names that are not its pool's: "allowed" asks
+	// NameServer, "refused" answers nobody, so that dis learns nothing from outside by way of names, and
+	// con itself asks NameServer besides.
+	OutsideNames string
+	NTPServer    netip.Addr
+	Timezone     string
 
 	AdminUser, TestUser string
 	RunnerKey           string // public key that may log in, in authorized_keys form
-	Packages            []string
-	PackagesRemoved     []string // from dis
-	ProductDir          string
-	Proxy               string // of the proxy scripts, which nothing loads by itself
+	// KeyPair is the private key, in OpenSSH's form, that root and AdminUser have on every host; give it the
+	// runner's if hosts are to reach what the runner reaches. Empty: golden makes one, for its hosts alone.
+	KeyPair []byte
+	// Packages are on all hosts; PackagesRemoved are removed from dis. "debian:NAME" is for Debian and
+	// what is like it, "rhel:NAME" for RHEL and its like, NAME for both.
+	Packages, PackagesRemoved []string
+	ProductDir                string // where the product is: on con, and nowhere else
+	Product                   Product
+	Proxy                     string // of the proxy scripts, which nothing loads by itself
 	// PullSecret and Credentials are contents of files; empty ones make placeholders.
 	PullSecret, Credentials []byte
 
@@ -62,16 +77,16 @@ type Topology struct {
 func DefaultTopology() Topology {
 	return Topology{
 		Set: "poolready-e2e", Pools: 3,
-		Template: "e2e-template-rhel9", GoldenName: "e2e-golden-rhel9", DiskGiB: 60,
+		OS: "rhel9", Template: "e2e-template-rhel9", GoldenName: "e2e-golden-rhel9", DiskGiB: 60,
 		LabNetwork: "Lab Network", PrivateNetwork: "Private Network", ExternalNetwork: "External Network",
 		LabIF: "ens192", TrunkIF: "ens224", ExtIF: "ens256",
 		VLAN: 10, VLANPrefix: netip.MustParsePrefix("10.10.20.0/24"),
 		LabPrefix: netip.MustParsePrefix("10.0.0.0/20"), PoolBase: netip.MustParseAddr("10.0.2.0"),
 		MACPrefix: "00:50:56:ac", MTU: 1500,
-		Domain: "example.com", NameServer: netip.MustParseAddr("10.0.1.8"), NTPServer: netip.MustParseAddr("10.0.1.8"),
+		Domain: "example.com", NameServer: netip.MustParseAddr("10.0.1.8"), OutsideNames: "allowed", NTPServer: netip.MustParseAddr("10.0.1.8"),
 		Timezone: "Asia/Singapore", AdminUser: "steve", TestUser: "testy",
-		Packages:        strings.Fields("tmux git make podman rsync dnsmasq bind-utils chrony firewalld"),
-		PackagesRemoved: strings.Fields("git hostname make jq python3-jinja2 python3-pyyaml"),
+		Packages:        strings.Fields("tmux git make podman rsync dnsmasq chrony firewalld rhel:bind-utils debian:bind9-dnsutils debian:curl debian:cloud-guest-utils"),
+		PackagesRemoved: strings.Fields("git make jq python3-jinja2 rhel:hostname rhel:python3-pyyaml debian:python3-yaml"),
 		ProductDir:      "/opt/product", Proxy: "http://10.0.1.8:3128",
 		OutsideAddr: netip.MustParseAddr("1.1.1.1"), OutsideAddr6: netip.MustParseAddr("2606:4700:4700::1111"),
 		OutsideName: "one.one.one.one", InternetURL: "https://one.one.one.one/",
@@ -89,6 +104,7 @@ const (
 // A Host is one host of the topology.
 type Host struct {
 	Role string
+	OS   string
 	Pool int // 0 for golden
 	Name string
 	MACs []string   // in NIC order; empty for golden, which takes any
@@ -99,14 +115,14 @@ type Host struct {
 // Host returns the host of a role in a pool.
 func (t Topology) Host(role string, n int) Host {
 	if role == Golden {
-		return Host{Role: Golden, Name: t.GoldenName}
+		return Host{Role: Golden, OS: t.OS, Name: t.GoldenName}
 	}
 	first := 0
 	if role == Dis {
 		first = 1
 	}
 	h := Host{
-		Role: role, Pool: n, Name: fmt.Sprintf("%s%d", role, n),
+		Role: role, OS: t.os(role), Pool: n, Name: fmt.Sprintf("%s%d", role, n),
 		Lab:  offset(t.PoolBase, 10*n+first),
 		VLAN: offset(t.VLANPrefix.Masked().Addr(), 2*n-1+first),
 	}
@@ -116,9 +132,13 @@ func (t Topology) Host(role string, n int) Host {
 	return h
 }
 
-// Hosts returns golden and then all hosts of the pools in use, role by role.
+// Hosts returns golden, dis's own golden if it has one, and then all hosts of the pools in use,
+// role by role.
 func (t Topology) Hosts() []Host {
 	all := []Host{t.Host(Golden, 0)}
+	if t.Mixed() {
+		all = append(all, t.disGolden())
+	}
 	for _, role := range []string{Con, Dis} {
 		for _, n := range t.numbers() {
 			all = append(all, t.Host(role, n))
@@ -206,12 +226,12 @@ func (t Topology) env(h Host) map[string]string {
 		"LAB_IF": t.LabIF, "TRUNK_IF": t.TrunkIF, "EXT_IF": t.ExtIF, "VLAN_IF": vlanIF, "VLAN_ID": strconv.Itoa(t.VLAN),
 		"MTU": strconv.Itoa(t.MTU), "MTU_IFS": strings.Join([]string{t.LabIF, t.TrunkIF, vlanIF, t.ExtIF}, " "),
 		"LAB_NET": t.LabPrefix.String(), "NTP_SERVER": t.NTPServer.String(), "DNS_UPSTREAM": t.NameServer.String(), "TIMEZONE": t.Timezone,
-		"PACKAGES": strings.Join(t.Packages, " "), "PACKAGES_REMOVED": "", "RETRY_PAUSE": strconv.Itoa(t.RetryPause),
+		"OS": h.OS, "PACKAGES": packagesFor(h.OS, t.Packages), "PACKAGES_REMOVED": "", "RETRY_PAUSE": strconv.Itoa(t.RetryPause),
 		"FIREWALL_PORTS": "22/tcp", "FIREWALL_SERVICES": "ssh ntp", "REGISTRY_PORT": "8443",
 		"MARKER": "POOLREADY_TESTING=1", "PROXY": t.Proxy, "PRODUCT_DIR": t.ProductDir,
 		"PULL_SECRET": ".pull-secret.json", "CREDENTIALS": ".vmware.conf", "SECRETS_DIR": "/root/.poolready-secrets",
 		"OUTSIDE_ADDR": t.OutsideAddr.String(), "OUTSIDE_ADDR6": t.OutsideAddr6.String(),
-		"OUTSIDE_NAME": t.OutsideName, "INTERNET_URL": t.InternetURL,
+		"OUTSIDE_NAME": t.OutsideName, "OUTSIDE_NAMES": t.OutsideNames, "INTERNET_URL": t.InternetURL,
 	}
 	if h.Role == Golden {
 		env["MTU_IFS"] = strings.Join([]string{t.LabIF, t.TrunkIF, t.ExtIF}, " ")
@@ -234,11 +254,14 @@ func (t Topology) env(h Host) map[string]string {
 		}
 		env["DNS_RECORDS"] = strings.Join(records, " ")
 		env["RESOLVER"] = con.Lab.String()
+		if t.OutsideNames == "refused" {
+			env["RESOLVER"] += " " + t.NameServer.String()
+		}
 		env["FIREWALL_SERVICES"] = "ssh dns ntp"
 		env["FIREWALL_PORTS"] = "22/tcp 8443/tcp"
 	case Dis:
 		env["RESOLVER"] = con.VLAN.String()
-		env["PACKAGES_REMOVED"] = strings.Join(t.PackagesRemoved, " ")
+		env["PACKAGES_REMOVED"] = packagesFor(h.OS, t.PackagesRemoved)
 	}
 	return env
 }

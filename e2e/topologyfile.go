@@ -25,8 +25,12 @@ var settings = []setting{
 	text("set", "names the set and its folder", func(t *Topology) *string { return &t.Set }),
 	number("pools", "how many pools there are", func(t *Topology) *int { return &t.Pools }),
 	numbers("only", "the pools to use; empty is all", func(t *Topology) *[]int { return &t.Only }),
+	text("os", "system of the template, such as rhel9 or debian12", func(t *Topology) *string { return &t.OS }),
+	text("dis-os", "system of dis, if it is another than con's", func(t *Topology) *string { return &t.DisOS }),
 	text("template", "name or inventory path of the template", func(t *Topology) *string { return &t.Template }),
 	text("golden", "name of the golden VM", func(t *Topology) *string { return &t.GoldenName }),
+	text("dis-template", "that of dis, if dis-os is set", func(t *Topology) *string { return &t.DisTemplate }),
+	text("dis-golden", "that of dis, if dis-os is set", func(t *Topology) *string { return &t.DisGolden }),
 	text("datastore", "of all VMs; empty is the provider's default", func(t *Topology) *string { return &t.Datastore }),
 	number("disk-gib", "golden's disk; 0 keeps the template's", func(t *Topology) *int { return &t.DiskGiB }),
 	text("lab-network", "port group", func(t *Topology) *string { return &t.LabNetwork }),
@@ -43,6 +47,7 @@ var settings = []setting{
 	number("mtu", "of all NICs", func(t *Topology) *int { return &t.MTU }),
 	text("domain", "pool N is pN in it", func(t *Topology) *string { return &t.Domain }),
 	addr("name-server", "the lab's", func(t *Topology) *netip.Addr { return &t.NameServer }),
+	text("outside-names", "what con's dnsmasq does with names of the outside: allowed or refused", func(t *Topology) *string { return &t.OutsideNames }),
 	addr("ntp-server", "the lab's", func(t *Topology) *netip.Addr { return &t.NTPServer }),
 	text("timezone", "of all hosts", func(t *Topology) *string { return &t.Timezone }),
 	text("admin-user", "the default user", func(t *Topology) *string { return &t.AdminUser }),
@@ -180,6 +185,7 @@ func LoadTopology(src Source) (Topology, Origins, error) {
 	for _, key := range slices.Sorted(maps.Keys(flags)) {
 		errs = append(errs, fmt.Errorf("-%s: no such key", key))
 	}
+	t.named(from)
 	for _, f := range t.faults() {
 		origin := from[f.key]
 		if origin == "" {

@@ -31,17 +31,20 @@ func (g gate) do(ctx context.Context, f func() error) error {
 // update wraps the script that updates a host: one of few at a time, detached from the connection,
 // since sshd and the network may restart under it, and with a reboot if the script says that one
 // is needed.
-func update(step pool.Step) pool.Step {
+func update(step pool.Step, turn gate) pool.Step {
 	text := script("steps", "update")
 	step.Version += "+reboot"
 	step.Timeout = 30 * time.Minute
 	step.Do = func(ctx context.Context, h *pool.Host) error {
-		var out string
-		err := updates.do(ctx, func() (err error) {
-			out, err = detached(ctx, h, "update", text)
+		var res sshx.Result
+		err := turn.do(ctx, func() error {
+			job, err := detach(ctx, h, "update", text)
+			if err == nil {
+				res, err = job.Wait(ctx)
+			}
 			return err
 		})
-		if err != nil || !strings.HasSuffix(strings.TrimSpace(out), "reboot needed") {
+		if err != nil || !strings.HasSuffix(strings.TrimSpace(string(res.Stdout)), "reboot needed") {
 			return err
 		}
 		return reboot(ctx, h)
@@ -49,19 +52,14 @@ func update(step pool.Step) pool.Step {
 	return step
 }
 
-// detached runs a script that may take our connection away, or sshd, or the network: it goes on
-// by itself, and is followed over as many connections as it takes.
-func detached(ctx context.Context, h *pool.Host, name, text string) (string, error) {
+// detach starts a script that may take our connection away, or sshd, or the network: it goes on by
+// itself, and its Wait follows it over as many connections as it takes.
+func detach(ctx context.Context, h *pool.Host, name, text string) (*sshx.Job, error) {
 	c, err := h.SSH(ctx)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	job, err := c.Detach(ctx, sshx.Cmd{Name: name, Script: text, Env: h.VM.Env})
-	if err != nil {
-		return "", err
-	}
-	res, err := job.Wait(ctx)
-	return string(res.Stdout), err
+	return c.Detach(ctx, sshx.Cmd{Name: name, Script: text, Env: h.VM.Env})
 }
 
 // reboot restarts the host and returns when it answers with another boot id.

@@ -71,6 +71,10 @@ func (t Topology) faults() []topologyFault {
 	if t.LabPrefix.Overlaps(t.VLANPrefix) {
 		fault("vlan-prefix", "%s overlaps lab-prefix %s", t.VLANPrefix, t.LabPrefix)
 	}
+	if t.OutsideNames != "allowed" && t.OutsideNames != "refused" {
+		fault("outside-names", "is %q, must be allowed or refused", t.OutsideNames)
+	}
+	all = append(all, t.osFaults()...)
 	return append(all, t.addressFaults()...)
 }
 

@@ -19,9 +19,9 @@ func (p *Work) expect(s Spec) time.Duration {
 		if g.Action == Reuse {
 			continue
 		}
-		d := s.Golden.Expect
+		d := g.recipe.Expect
 		for _, old := range g.old {
-			if rec, _, _, err := readySnapshot(old, s.Golden.Snapshot); err == nil {
+			if rec, _, _, err := readySnapshot(old, g.recipe.Snapshot); err == nil {
 				d = or(rec.took(tookAll), d)
 			}
 		}

@@ -51,12 +51,12 @@ func (f *fingerprint) vm(vm VM) {
 	f.add("parameters (VM.Env)", env...)
 }
 
-// goldenPrint is the fingerprint of golden on a datastore. template is the template's identity.
-func (s Spec) goldenPrint(vm VM, template string) fingerprint {
+// print is the fingerprint of golden on a datastore. template is the template's identity.
+func (g Golden) print(vm VM, template string) fingerprint {
 	var f fingerprint
-	f.add("template", s.Golden.Template, template)
+	f.add("template", g.Template, template)
 	f.vm(vm)
-	f.recipe(s.Golden.Steps, s.Golden.Checks)
+	f.recipe(g.Steps, g.Checks)
 	return f
 }
 

@@ -33,7 +33,7 @@ func (b *build) makeGoldens(ctx context.Context) {
 	forAll(todo, b.spec.Limits.Clones, func(g *goldenPlan) {
 		start := time.Now()
 		ready, err := b.makeGolden(ctx, st, g)
-		st.finished(g.VM, "is "+b.spec.Golden.Snapshot, time.Since(start), err)
+		st.finished(g.VM, "is "+g.recipe.Snapshot, time.Since(start), err)
 		if err != nil {
 			b.fail(0, err)
 			return
@@ -60,7 +60,7 @@ func (b *build) makeGolden(ctx context.Context, st *stage, g *goldenPlan) (golde
 	h := newHost(b.spec, "golden", 0, g.vm, id, nil)
 	defer h.drop()
 	rec, snap, err := b.makeReady(ctx, st, h, layer{
-		name: g.layer, snapshot: b.spec.Golden.Snapshot, steps: b.spec.Golden.Steps, checks: b.spec.Golden.Checks,
+		name: g.layer, snapshot: g.recipe.Snapshot, steps: g.recipe.Steps, checks: g.recipe.Checks,
 		print: g.print, times: times,
 	})
 	if err != nil {
@@ -71,9 +71,9 @@ func (b *build) makeGolden(ctx context.Context, st *stage, g *goldenPlan) (golde
 
 func (b *build) goldenClone(g *goldenPlan) CloneSpec {
 	return CloneSpec{
-		Set: b.spec.Name, Source: b.spec.Golden.Template, Template: true, VM: g.vm,
+		Set: b.spec.Name, Source: g.recipe.Template, Template: true, VM: g.vm,
 		Owner: owner{b.spec.Name, g.vm.Name, g.layer, g.from}.String(),
-		Note:  b.note("cloned", 0, b.spec.Golden.Snapshot),
+		Note:  b.note("cloned", 0, g.recipe.Snapshot),
 	}
 }
 

@@ -209,13 +209,9 @@ func (h *Host) connect(ctx context.Context, ready sshx.Ready) (*sshx.Client, err
 	if err != nil {
 		return nil, err
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.use != nil && h.use.ctx.Err() != nil { // given back while we connected: nobody would close it
-		c.Close()
-		return nil, fmt.Errorf("%s: %w", h.Name, context.Cause(h.use.ctx))
+	if err := h.keep(c); err != nil {
+		return nil, err
 	}
-	h.client = c
 	return c, nil
 }
 

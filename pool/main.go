@@ -79,6 +79,9 @@ type TestingM interface {
 // more), counted from the start of the process, so that setup and tests together have 11 minutes
 // by default. With -timeout 0, -bench or -fuzz it does not.
 //
+// The result of a package with Main is never cached: go test does not know what setup reads, and so
+// not that another vCenter is meant now, or that the pools have gone.
+//
 // go test -list runs neither setup nor cleanups; go test -run '^$' runs both and no test, and so
 // makes ready what setup makes.
 func Main(m TestingM, setup func(t T)) { os.Exit(Run(m, setup)) }
@@ -97,6 +100,11 @@ func Run(m TestingM, setup func(t T)) (code int) {
 	}
 	if testFlag("list") != "" {
 		return m.Run()
+	}
+	if testFlag("testlogfile") != "" {
+		// go test notes what the tests read, and repeats an ok while that is the same; but not what is
+		// read before them, as by setup. Without that log it does not keep the result.
+		_ = flag.Set("test.testlogfile", "") // a string takes every value
 	}
 	t := newMainT()
 	endSignals := t.abortOnSignal()

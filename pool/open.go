@@ -83,7 +83,11 @@ func plan(ctx context.Context, s Spec) (*Work, *Inventory, books, error) {
 	if err != nil {
 		return nil, nil, books, err
 	}
-	inv, err := s.Provider.Inventory(ctx, s.Name, s.Golden.Template)
+	var templates []string
+	for _, g := range s.goldens() {
+		templates = append(templates, g.Template)
+	}
+	inv, err := s.Provider.Inventory(ctx, s.Name, templates...)
 	if err != nil {
 		return nil, nil, books, err
 	}

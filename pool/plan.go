@@ -76,17 +76,18 @@ func (p *Work) Builds() bool {
 	})
 }
 
-// goldenPlan is one golden: there is one on each datastore that roles use.
+// goldenPlan is one golden: there is one of each recipe on each datastore that its roles use.
 type goldenPlan struct {
 	*Item
-	layer string // "golden/<name of the first generation>"
-	vm    VM     // with the generation's name
-	print fingerprint
-	from  string // for the owner's mark
-	info  VMInfo // of the VM to reuse or finish
-	snap  string // the ready snapshot's ID, when reused
-	rec   record // its record
-	old   []VMInfo
+	recipe Golden
+	layer  string // "golden/<name of the first generation>"
+	vm     VM     // with the generation's name
+	print  fingerprint
+	from   string // for the owner's mark
+	info   VMInfo // of the VM to reuse or finish
+	snap   string // the ready snapshot's ID, when reused
+	rec    record // its record
+	old    []VMInfo
 }
 
 // hostPlan is one VM of a pool.
@@ -110,23 +111,31 @@ func makePlan(s Spec, inv *Inventory, now time.Time) (*Work, error) {
 	for _, vm := range inv.VMs {
 		byName[vm.Name] = append(byName[vm.Name], vm)
 	}
-	template, found := inv.Templates[s.Golden.Template]
-	datastores := s.datastores()
-	for _, ds := range datastores {
-		g := &goldenPlan{vm: s.Golden.VM, Item: &Item{Role: "golden"}}
-		g.vm.Datastore = ds
-		if len(datastores) > 1 {
-			g.vm.Name += "-" + slug(ds)
+	var missing error
+	for _, recipe := range s.goldens() {
+		_, found := inv.Templates[recipe.Template]
+		datastores := s.datastores(recipe)
+		for _, ds := range datastores {
+			g := &goldenPlan{recipe: recipe, vm: recipe.VM, Item: &Item{Role: "golden"}}
+			g.vm.Datastore = ds
+			if len(datastores) > 1 {
+				g.vm.Name += "-" + slug(ds)
+			}
+			planGolden(s, g, inv, byName, now)
+			p.goldens = append(p.goldens, g)
+			if !found && g.Action != Reuse {
+				missing = fmt.Errorf("template %q of %s does not exist (is the name or inventory path right, and may this user see it?)", recipe.Template, s.pathOf(recipe))
+			}
 		}
-		planGolden(s, g, inv, byName, template, found, now)
-		p.goldens = append(p.goldens, g)
 	}
 	for _, r := range s.Roles {
 		var hosts []*hostPlan
 		for n := 1; n <= s.Pools; n++ {
 			vm := s.vm(r, n)
 			h := &hostPlan{role: r, vm: vm, Item: &Item{VM: vm.Name, Role: r.Name, Pool: n}}
-			h.golden = p.goldens[slices.Index(datastores, vm.Datastore)]
+			h.golden = p.goldens[slices.IndexFunc(p.goldens, func(g *goldenPlan) bool {
+				return g.recipe.VM.Name == s.golden(r).VM.Name && g.vm.Datastore == vm.Datastore
+			})]
 			planHost(s, h, byName[vm.Name], p.hosts)
 			hosts = append(hosts, h)
 		}
@@ -134,16 +143,16 @@ func makePlan(s Spec, inv *Inventory, now time.Time) (*Work, error) {
 	}
 	p.list()
 	p.Expect = p.expect(s)
-	if !found && slices.ContainsFunc(p.goldens, func(g *goldenPlan) bool { return g.Action != Reuse }) {
-		return p, fmt.Errorf("template %q of Spec.Golden does not exist (is the name or inventory path right, and may this user see it?)", s.Golden.Template)
-	}
-	return p, nil
+	return p, missing
 }
 
-// datastores returns those that roles use, sorted. "" is the provider's default.
-func (s Spec) datastores() []string {
+// datastores returns those that the roles of a golden use, sorted. "" is the provider's default.
+func (s Spec) datastores(golden Golden) []string {
 	var all []string
 	for _, r := range s.Roles {
+		if s.golden(r).VM.Name != golden.VM.Name {
+			continue
+		}
 		for n := 1; n <= s.Pools; n++ {
 			all = append(all, s.vm(r, n).Datastore)
 		}
@@ -165,11 +174,12 @@ func slug(datastore string) string {
 
 // planGolden chooses, among the generations that are there, the one to reuse or to finish, or
 // names the next one.
-func planGolden(s Spec, g *goldenPlan, inv *Inventory, byName map[string][]VMInfo, template string, found bool, now time.Time) {
+func planGolden(s Spec, g *goldenPlan, inv *Inventory, byName map[string][]VMInfo, now time.Time) {
 	base := g.vm.Name
+	template, found := inv.Templates[g.recipe.Template]
 	g.layer = "golden/" + base
-	g.print = s.goldenPrint(g.vm, template)
-	g.from = hash(s.Golden.Template, template, fmt.Sprint(g.print[1]))
+	g.print = g.recipe.print(g.vm, template)
+	g.from = hash(g.recipe.Template, template, fmt.Sprint(g.print[1]))
 	g.Action, g.Reason = Clone, "is not there"
 	var mine []VMInfo
 	for _, vm := range inv.VMs {
@@ -181,7 +191,7 @@ func planGolden(s Spec, g *goldenPlan, inv *Inventory, byName map[string][]VMInf
 	slices.SortFunc(mine, func(a, b VMInfo) int { return generation(base, b.Name) - generation(base, a.Name) })
 	chosen := -1
 	for i, vm := range mine {
-		action, reason, rec, snap := judgeGolden(s, g, vm, found, now)
+		action, reason, rec, snap := judgeGolden(g, vm, found, now)
 		if i == 0 || action == Reuse || g.Action == Rebuild && action != Rebuild {
 			g.Action, g.Reason, g.rec, g.snap, g.info = action, reason, rec, snap, vm
 			if action != Rebuild {
@@ -221,9 +231,9 @@ func generation(base, name string) int {
 	return n
 }
 
-func judgeGolden(s Spec, g *goldenPlan, vm VMInfo, templateFound bool, now time.Time) (Action, string, record, string) {
+func judgeGolden(g *goldenPlan, vm VMInfo, templateFound bool, now time.Time) (Action, string, record, string) {
 	o, _ := parseOwner(vm.Owner)
-	rec, snap, why, err := readySnapshot(vm, s.Golden.Snapshot)
+	rec, snap, why, err := readySnapshot(vm, g.recipe.Snapshot)
 	switch {
 	case vm.Problem != "":
 		return Rebuild, "the hypervisor says: " + vm.Problem, record{}, ""
@@ -241,14 +251,14 @@ func judgeGolden(s Spec, g *goldenPlan, vm VMInfo, templateFound bool, now time.
 		if len(rec.Parts) > 0 {
 			print[0] = rec.Parts[0]
 		}
-		note = fmt.Sprintf("; template %q is gone and was not compared", s.Golden.Template)
+		note = fmt.Sprintf("; template %q is gone and was not compared", g.recipe.Template)
 	}
 	if d := print.diff(rec.Parts); d != "" {
 		return Rebuild, d, record{}, ""
 	}
 	age := now.Sub(rec.At)
-	if s.Golden.MaxAge > 0 && age > s.Golden.MaxAge {
-		return Rebuild, fmt.Sprintf("is %s old, more than MaxAge %s", round(age), s.Golden.MaxAge), record{}, ""
+	if g.recipe.MaxAge > 0 && age > g.recipe.MaxAge {
+		return Rebuild, fmt.Sprintf("is %s old, more than MaxAge %s", round(age), g.recipe.MaxAge), record{}, ""
 	}
 	return Reuse, fmt.Sprintf("ready since %s%s", stamp(rec.At), note), rec, snap
 }

@@ -55,7 +55,10 @@ type unused struct{ Provider }
 func ready(t *testing.T, s Spec) *Inventory {
 	t.Helper()
 	s = s.withDefaults()
-	inv := &Inventory{Templates: map[string]string{s.Golden.Template: "uuid v1"}}
+	inv := &Inventory{Templates: map[string]string{}}
+	for _, g := range s.goldens() {
+		inv.Templates[g.Template] = "uuid v1"
+	}
 	w, err := makePlan(s, inv, now)
 	require.NoError(t, err)
 	add := func(vm VM, layer, from, snapshot string, rec record) {

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/poolready/poolready/sshx"
@@ -65,6 +66,9 @@ type Role struct {
 	// VM returns the VM of this role in the pool of that number, from 1. Required. It must
 	// return the same for the same number.
 	VM func(pool int) VM
+	// Golden is the VM that this role is cloned from, if it is another than Spec.Golden: for another
+	// operating system, say. nil means Spec.Golden. Roles may share one.
+	Golden *Golden
 	// Snapshot is the name of the snapshot that makes it ready; "" means "pool-ready".
 	Snapshot string
 	// Needs are what must answer, of earlier roles of the same pool, before the Steps begin.
@@ -196,12 +200,15 @@ func (s Spec) withDefaults() Spec {
 	s.Pools = or(s.Pools, 1)
 	s.MinPools = or(s.MinPools, s.Pools)
 	s.Limits = s.Limits.withDefaults()
-	s.Golden.Snapshot = or(s.Golden.Snapshot, "golden-ready")
-	s.Golden.Expect = or(s.Golden.Expect, 20*time.Minute)
+	s.Golden = s.Golden.withDefaults()
 	roles := make([]Role, len(s.Roles))
 	for i, r := range s.Roles {
 		r.Snapshot = or(r.Snapshot, "pool-ready")
 		r.Expect = or(r.Expect, 10*time.Minute)
+		if r.Golden != nil {
+			g := r.Golden.withDefaults()
+			r.Golden = &g
+		}
 		roles[i] = r
 	}
 	s.Roles = roles
@@ -211,10 +218,36 @@ func (s Spec) withDefaults() Spec {
 	return s
 }
 
+func (g Golden) withDefaults() Golden {
+	g.Snapshot = or(g.Snapshot, "golden-ready")
+	g.Expect = or(g.Expect, 20*time.Minute)
+	return g
+}
+
+// golden returns what role r is cloned from.
+func (s Spec) golden(r Role) Golden {
+	if r.Golden != nil {
+		return *r.Golden
+	}
+	return s.Golden
+}
+
+// goldens returns all that roles are cloned from, in the order of roles.
+func (s Spec) goldens() []Golden {
+	var all []Golden
+	for _, r := range s.Roles {
+		g := s.golden(r)
+		if !slices.ContainsFunc(all, func(o Golden) bool { return o.VM.Name == g.VM.Name }) {
+			all = append(all, g)
+		}
+	}
+	return all
+}
+
 // vm returns the VM of role r in a pool, with golden's datastore where it names none: a linked
 // clone lies where its golden does.
 func (s Spec) vm(r Role, pool int) VM {
 	vm := r.VM(pool)
-	vm.Datastore = or(vm.Datastore, s.Golden.VM.Datastore)
+	vm.Datastore = or(vm.Datastore, s.golden(r).VM.Datastore)
 	return vm
 }

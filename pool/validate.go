@@ -65,7 +65,7 @@ func (s Spec) validate() error {
 	if len(s.SSH.Keys) == 0 {
 		f.addf("Spec.SSH.Keys", "is empty: no way to log in")
 	}
-	s.validateGolden(&f)
+	f.golden("Spec.Golden", s.Golden)
 	s.validateRoles(&f)
 	if len(f) == 0 {
 		return nil
@@ -73,15 +73,24 @@ func (s Spec) validate() error {
 	return fmt.Errorf("invalid spec:\n%w", errors.Join(f...))
 }
 
-func (s Spec) validateGolden(f *faults) {
-	g := s.Golden
+func (f *faults) golden(path string, g Golden) {
 	if g.Template == "" {
-		f.addf("Spec.Golden.Template", "is required")
+		f.addf(path+".Template", "is required")
 	}
-	f.notNegative("Spec.Golden.MaxAge", int64(g.MaxAge))
-	f.notNegative("Spec.Golden.Expect", int64(g.Expect))
-	f.vm("Spec.Golden.VM", g.VM, 40) // leaves room for "-<datastore>" and "-g<generation>"
-	f.steps("Spec.Golden", g.Steps, g.Checks)
+	f.notNegative(path+".MaxAge", int64(g.MaxAge))
+	f.notNegative(path+".Expect", int64(g.Expect))
+	f.vm(path+".VM", g.VM, 40) // leaves room for "-<datastore>" and "-g<generation>"
+	f.steps(path, g.Steps, g.Checks)
+}
+
+// pathOf is where in the Spec a golden is.
+func (s Spec) pathOf(g Golden) string {
+	for i, r := range s.Roles {
+		if r.Golden != nil && r.Golden.VM.Name == g.VM.Name {
+			return fmt.Sprintf("Spec.Roles[%d] (%q).Golden", i, r.Name)
+		}
+	}
+	return "Spec.Golden"
 }
 
 func (s Spec) validateRoles(f *faults) {
@@ -89,6 +98,7 @@ func (s Spec) validateRoles(f *faults) {
 		f.addf("Spec.Roles", "is empty: a pool needs at least one role")
 	}
 	seen := map[string]int{}
+	goldens := map[*Golden]bool{}                                   // of roles
 	owners := map[string]string{s.Golden.VM.Name: "Spec.Golden.VM"} // VM names and MACs
 	for _, nic := range s.Golden.VM.NICs {
 		owners[strings.ToLower(nic.MAC)] = "Spec.Golden.VM"
@@ -102,6 +112,14 @@ func (s Spec) validateRoles(f *faults) {
 			seen[r.Name] = i
 		}
 		f.notNegative(path+": Expect", int64(r.Expect))
+		if g := r.Golden; g != nil && !goldens[g] {
+			goldens[g] = true
+			f.golden(path+".Golden", *g)
+			f.unique(owners, path+".Golden.VM", "Name", g.VM.Name)
+			for _, nic := range g.VM.NICs {
+				f.unique(owners, path+".Golden.VM", "MAC", strings.ToLower(nic.MAC))
+			}
+		}
 		f.steps(path, r.Steps, r.Checks)
 		f.checks(path, "AfterReset", r.AfterReset)
 		for j, n := range r.Needs {

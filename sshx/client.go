@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -24,6 +25,7 @@ type Client struct {
 	hops    []*Client     // that the connection goes through, first hop first
 	gate    chan struct{} // one entry for each session that is open, or being opened or closed
 	spare   spare
+	shell   atomic.Int32 // shellUnknown and so on
 
 	refusedFor time.Duration
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -190,12 +191,14 @@ func processName(name string) string {
 // plainWords reports whether every login shell takes the words as they are once they are in
 // single quotes. That is not so in fish for "\\", and in csh for "!" and a newline.
 func plainWords(words []string) bool {
+	return !slices.ContainsFunc(words, func(w string) bool { return strings.ContainsAny(w, "\\!\n") })
+}
+
+// short reports whether the words may be sent in a request, of which the kernel takes 128 KiB.
+func short(words []string) bool {
 	n := 0
 	for _, w := range words {
-		n += len(w) + 3
-		if strings.ContainsAny(w, "\\!\n") {
-			return false
-		}
+		n += len(w) + 3 + 4*strings.Count(w, "'")
 	}
 	return n < 32<<10
 }

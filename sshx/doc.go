@@ -79,6 +79,10 @@
 //
 // Test with errors.AsType. All texts begin with "sshx: " and the name of the machine.
 //
+// A command costs one round trip, as its session is open before it is asked for, and two with
+// Env, Dir, User or a script. What remains is the machine's: sshd's child, the login shell, what watches
+// the connection, the program. Many small questions are best asked by one script.
+//
 // # Files
 //
 // Put and PutTree write beside the target, prove size and (up to a size) SHA-256, and rename:

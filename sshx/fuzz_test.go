@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -40,6 +41,10 @@ func FuzzQuote(f *testing.F) {
 			if err != nil || string(out) != want {
 				t.Errorf("sh -c %q: %q, %v; want %q", script, out, err, want)
 			}
+		}
+		direct := wire.Call{Text: wire.Exec, Direct: true, Name: "sshx", Args: []string{b, a}}
+		if got, ok := wire.Parse(direct.Command()); !ok || !slices.Equal(got.Args, direct.Args) {
+			t.Errorf("%q: parsed as %+v, %t", direct.Command(), got, ok)
 		}
 		call := wire.Call{Text: wire.Run, Lead: true, User: a, Name: "sshx", Args: []string{b, a}}
 		if got, ok := wire.Parse(call.Command()); !ok && a != "" || ok && (got.User != a || got.Args[0] != b || got.Args[1] != a) {

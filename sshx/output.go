@@ -67,8 +67,8 @@ func (k *kept) end(n int) []byte {
 // A sink takes one stream of a command: it drops what precedes the wrapper's marker, takes
 // secrets out, keeps head and tail, and passes everything on to the caller's writer.
 type sink struct {
-	marker string // "sshx TOKEN "; "" once it was seen
-	seen   func(pid string)
+	marker string            // "sshx TOKEN "; "" once it was seen
+	seen   func(line string) // is told the rest of the marker's line
 
 	mu      sync.Mutex // guards what follows; never held while the caller's writer is at work
 	early   []byte     // what came before the marker
@@ -82,7 +82,7 @@ type sink struct {
 // earlyMax bounds what is kept of the noise before the marker.
 const earlyMax = 64 << 10
 
-func newSink(marker string, secrets []string, live *lockedWriter, seen func(pid string)) *sink {
+func newSink(marker string, secrets []string, live *lockedWriter, seen func(line string)) *sink {
 	s := &sink{marker: marker, seen: seen, live: live, kept: kept{max: keepBytes}}
 	s.red = newRedactor(writerFunc(s.pass), secrets)
 	return s
@@ -119,13 +119,13 @@ func (s *sink) untilMarker(p []byte) []byte {
 	if j < 0 {
 		return nil
 	}
-	pid := strings.TrimSpace(string(s.early[i+len(s.marker) : i+j]))
+	line := strings.TrimSpace(string(s.early[i+len(s.marker) : i+j]))
 	rest := s.early[i+j+1:]
 	s.early = s.early[:i]
 	s.marker = ""
 	s.started = true
 	if s.seen != nil {
-		s.seen(pid)
+		s.seen(line)
 	}
 	return rest
 }

@@ -54,7 +54,11 @@ func (c *Client) run(ctx context.Context, cmd Cmd, raw bool) (Result, error) {
 		r.out.raw()
 	}
 	r.begun = time.Now()
-	return r.on(ctx, s)
+	res, err := r.on(ctx, s)
+	if _, ok := errors.AsType[*StartError](err); ok && r.call.Direct && c.shell.CompareAndSwap(shellSuits, shellOther) {
+		return c.run(ctx, cmd, raw) // $SHELL was not the login shell; nothing was started, as there is no marker
+	}
+	return res, err
 }
 
 // bare takes "sshx: host: " off an error that becomes part of another of the same host, and
@@ -111,9 +115,12 @@ func (c *Client) newRun(cmd Cmd) (*run, error) {
 		text, flags = wire.Terminal, ""
 	}
 	r.call = c.call(text, cmd)
+	direct := !r.call.Lead && (c.shell.Load() == shellProven || c.shell.Load() == shellSuits && cmd.Stdin == nil)
 	switch {
-	case r.call.User == "" && cmd.PTY == nil && cmd.Script == "" && len(cmd.Env) == 0 && cmd.Dir == "" && plainWords(cmd.Args):
-		r.call.Args = append([]string{token, flags + "a"}, cmd.Args...)
+	case r.call.User == "" && cmd.PTY == nil && cmd.Script == "" && len(cmd.Env) == 0 && cmd.Dir == "" && (direct || plainWords(cmd.Args)) && short(cmd.Args):
+		r.call.Text = wire.Exec
+		r.call.Args = append([]string{token, flags}, cmd.Args...)
+		r.call.Direct = direct
 	default:
 		r.call.Args = []string{token, flags}
 		header := wire.Header
@@ -124,6 +131,26 @@ func (c *Client) newRun(cmd Cmd) (*run, error) {
 	}
 	r.sinks(wire.Marker + token + " ")
 	return r, nil
+}
+
+// What is known of the login shell, by the first command that names it, and then by one that it ran itself.
+const (
+	shellUnknown = iota
+	shellSuits   // to run wire.Exec itself, by its name
+	shellProven
+	shellOther
+)
+
+// learn takes what the marker of a call says of the login shell.
+func (c *Client) learn(call wire.Call, shell string) {
+	switch {
+	case call.Direct:
+		c.shell.CompareAndSwap(shellSuits, shellProven)
+	case call.Text == wire.Exec && wire.SuitsDirect(shell):
+		c.shell.CompareAndSwap(shellUnknown, shellSuits)
+	case call.Text == wire.Exec:
+		c.shell.CompareAndSwap(shellUnknown, shellOther)
+	}
 }
 
 // sinks makes where output goes.
@@ -138,7 +165,9 @@ func (r *run) sinks(marker string) {
 			errs = out
 		}
 	}
-	seen := func(pid string) {
+	seen := func(line string) {
+		pid, shell, _ := strings.Cut(line, " ")
+		r.c.learn(r.call, shell)
 		r.started.Store(true)
 		r.pid <- pid
 		close(r.up)

@@ -49,6 +49,7 @@ func (c *Client) open(ctx context.Context) (*session, error) {
 		err error
 	}
 	if s := c.takeSpare(true); s != nil {
+		c.prepareSpare()
 		return s, nil
 	}
 	result := make(chan opened)

@@ -118,6 +118,7 @@ func (s *session) current(ctx context.Context) (*conn, error) {
 
 // dial reaches the vCenter and makes sure that it is one.
 func (s *session) dial(ctx context.Context) (*vim25.Client, error) {
+	uncached(s.end.url.Host)
 	sc := soap.NewClient(s.end.url, s.end.insecure)
 	sc.UserAgent = "poolready"
 	t := sc.DefaultTransport()

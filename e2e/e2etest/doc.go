@@ -14,7 +14,9 @@
 //
 // They look like RHEL 9 to shell scripts: systemctl, nmcli, ip, firewall-cmd, dnf, dig and
 // what else a script needs to make a connected and a disconnected host, with the exit codes and
-// the output of the real ones. An option that is not simulated ends a command with exit code
+// the output of the real ones. Those from Site.Debian look like a Debian 12 server, with apt-get, dpkg-query,
+// ifupdown, systemd-networkd and NetworkManager if it is installed; Ubuntu's netplan, snaps and
+// systemd-resolved are not simulated. An option that is not simulated ends a command with exit code
 // 64 and a message, never with success. The networks are modelled: whether a host reaches another,
 // a name server or the internet follows from its NICs, VLANs, addresses, routes and firewall.
 //

@@ -3,6 +3,7 @@ package e2etest
 import (
 	"fmt"
 	"net/netip"
+	"path"
 
 	"golang.org/x/crypto/ssh"
 
@@ -13,9 +14,11 @@ import (
 // A Site says what the lab has for a topology. The zero value is one with the default names and
 // without reservations.
 type Site struct {
-	// Template is its inventory path, below the VM folder; "" means "e2e-template-rhel9". Its
-	// disk has 20 GiB.
+	// Template is its inventory path, below the VM folder; "" means "e2e-template-rhel9". It is of
+	// the RHEL 9 kind, and its disk has 20 GiB.
 	Template string
+	// Debian is the inventory path of a second template, which is of the Debian 12 kind; "" is none.
+	Debian string
 	// LabNetwork, PrivateNetwork and ExternalNetwork are port groups; "" means "Lab Network",
 	// "Private Network" and "External Network". The template has one NIC, in the first.
 	LabNetwork, PrivateNetwork, ExternalNetwork string
@@ -70,11 +73,18 @@ func (site Site) Configure(s *vspheretest.Server) {
 		site.Key = key
 	}
 	s.ClientKey = site.Key
-	s.OS = lab.New(lab.Options{
+	options := lab.Options{
 		LabNetwork: site.LabNetwork, PrivateNetwork: site.PrivateNetwork, ExternalNetwork: site.ExternalNetwork,
 		Reserved: site.Reserved, NameServer: site.NameServer,
 		AuthorizedKey: string(ssh.MarshalAuthorizedKey(site.Key.PublicKey())),
-	})
+	}
+	if site.Debian != "" {
+		options.Debian = []string{path.Base(site.Debian)}
+	}
+	s.OS = lab.New(options)
 	s.Networks = append([]string{site.LabNetwork, site.PrivateNetwork, site.ExternalNetwork}, s.Networks...)
 	s.Templates = []vspheretest.Template{{Path: site.Template, Networks: s.Networks[:1:1]}}
+	if site.Debian != "" {
+		s.Templates = append(s.Templates, vspheretest.Template{Path: site.Debian, Networks: s.Networks[:1:1], GuestID: "debian12_64Guest"})
+	}
 }

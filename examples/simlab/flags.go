@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -21,6 +22,7 @@ type lab struct {
 	srv     *vspheretest.Server
 	exports [][2]string   // names and values
 	expect  time.Duration // to make a VM ready; 0 with plain guests
+	unlock  func()        // lets another process have the directory
 }
 
 // configure makes a lab of flags.
@@ -56,15 +58,25 @@ func configure(args []string, out io.Writer) (*lab, error) {
 		"fast": vspheretest.Fast, "brisk": vspheretest.Brisk, "realistic": vspheretest.Realistic,
 	}
 	preset, ok := presets[*latency]
-	switch {
-	case f.NArg() > 0:
-		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
-	case !ok:
-		return nil, fmt.Errorf("-latency %q: fast, brisk or realistic", *latency)
-	case *factor <= 0:
-		return nil, fmt.Errorf("-factor %v: must be above 0", *factor)
-	case *pools < 0:
-		return nil, fmt.Errorf("-pools %d: must be above 0", *pools)
+	var errs []error
+	for _, c := range []struct {
+		wrong bool
+		err   error
+	}{
+		{f.NArg() > 0, fmt.Errorf("unexpected argument %q", f.Arg(0))},
+		{!ok, fmt.Errorf("-latency %q: fast, brisk or realistic", *latency)},
+		{*factor <= 0, fmt.Errorf("-factor %v: must be above 0", *factor)},
+		{*pools < 0, fmt.Errorf("-pools %d: must be above 0", *pools)},
+		{s.Hosts < 1, fmt.Errorf("-hosts %d: must be above 0", s.Hosts)},
+		{*disk < 1, fmt.Errorf("-disk %d: must be above 0", *disk)},
+		{*guests != "con/dis" && *guests != "plain", fmt.Errorf("-guests %q: con/dis or plain", *guests)},
+	} {
+		if c.wrong {
+			errs = append(errs, c.err)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
 	}
 	s.Latency = preset()
 	s.Latency.Scale = *factor
@@ -74,16 +86,16 @@ func configure(args []string, out io.Writer) (*lab, error) {
 	if err := os.MkdirAll(s.StateDir, 0o700); err != nil {
 		return nil, err
 	}
+	if l.unlock, err = lock(s.StateDir); err != nil {
+		return nil, err
+	}
 
 	s.Templates = []vspheretest.Template{{Path: cmp.Or(*template, "template")}}
-	switch *guests {
-	case "con/dis":
-		if err := l.conDis(*template, *pools); err != nil {
-			return nil, err
-		}
-	case "plain":
-	default:
-		return nil, fmt.Errorf("-guests %q: con/dis or plain", *guests)
+	if *guests == "plain" {
+		l.exports = append(l.exports, [2]string{"E2E_TEMPLATE", s.Templates[0].Path})
+	} else if err := l.conDis(*template, *pools); err != nil {
+		l.unlock()
+		return nil, err
 	}
 	s.Templates[0].DiskGiB = *disk
 	return l, nil
@@ -108,8 +120,9 @@ func (l *lab) conDis(template string, pools int) error {
 	if err != nil {
 		return err
 	}
+	templates := t.Templates()
 	e2etest.Site{
-		Template: t.Template, LabNetwork: t.LabNetwork, PrivateNetwork: t.PrivateNetwork, ExternalNetwork: t.ExternalNetwork,
+		Template: templates["rhel"], Debian: templates["debian"], LabNetwork: t.LabNetwork, PrivateNetwork: t.PrivateNetwork, ExternalNetwork: t.ExternalNetwork,
 		Reserved: t.Reservations(), NameServer: t.NameServer, Key: key,
 	}.Configure(l.srv)
 	l.expect = expect(l.srv.Latency)

@@ -13,6 +13,7 @@
 //
 //	$ go test ./e2e -run Pools -v   # builds three con/dis pools
 //	$ go test ./e2e -run Pools -v   # reuses them, in about a second
+//	$ go test ./examples/quickstart ./examples/suites/...   # borrow from these, and build a set of their own
 //	$ govc snapshot.tree -vm con1
 //	$ ssh -F ~/.cache/poolready-simlab/ssh_config 10.0.2.10 hostname
 //
@@ -34,9 +35,12 @@
 // # What it keeps
 //
 // VMs, snapshots, disks, keys and the certificate are kept in the directory -state, so that the
-// lab can be stopped and started again; what was on boots again, as after a power failure. The
+// lab can be stopped and started again; what was on boots again, as after a power failure. So is the
+// ledger: who held a pool holds it still, until the lease is over. The
 // lines to paste stay the same as long as the addresses do. State is written when the lab stops, and
-// every half a minute. Remove the directory to start anew.
+// every half a minute; a second Ctrl-C does not wait for that. One simlab at a time uses a directory.
+// Remove it to start anew, and when another -template, -disk or -datastore is to be there: what
+// has been made stays.
 //
 // # How fast it is
 //
@@ -55,6 +59,7 @@ import (
 	"log"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -64,6 +69,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal kills
 	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "simlab:", err)
 		stop()
@@ -84,6 +90,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	defer l.unlock()
 	srv := l.srv
 	srv.Logf = func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
 	if err := start(srv); err != nil {
@@ -104,7 +111,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 			}
 		case <-ctx.Done():
 			fmt.Fprintln(out, "# saving to", srv.StateDir)
-			return srv.Save()
+			return srv.Save() // whole, or what was saved before stays
 		}
 	}
 }
@@ -113,7 +120,10 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 func start(srv *vspheretest.Server) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("%v", p)
+			err = fmt.Errorf("%s", strings.TrimPrefix(fmt.Sprint(p), "vspheretest: "))
+			if strings.Contains(err.Error(), syscall.EADDRINUSE.Error()) {
+				err = fmt.Errorf("%w; is another simlab running? choose others with -addr and -jump", err)
+			}
 		}
 	}()
 	srv.Start()

@@ -122,12 +122,40 @@ func TestLabIsAsItWasAfterARestart(t *testing.T) {
 
 func TestFlagsAreChecked(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"-latency", "slow"}, {"-nonsense"}, {"word"}, {"-factor", "0"}, {"-pools", "-1"}, {"-guests", "none"}} {
+	for _, args := range [][]string{{"-latency", "slow"}, {"-nonsense"}, {"word"}, {"-factor", "0"}, {"-pools", "-1"}, {"-guests", "none"}, {"-hosts", "-1"}, {"-disk", "0"}} {
 		assert.Error(t, run(t.Context(), append([]string{"-state", t.TempDir()}, args...), new(output)), "%q", args)
+	}
+	err := run(t.Context(), []string{"-state", t.TempDir(), "-hosts", "0", "-latency", "slow", "-guests", "none"}, new(output))
+	for _, name := range []string{"-hosts", "-latency", "-guests"} {
+		assert.ErrorContains(t, err, name, "all at once")
 	}
 	out := new(output)
 	assert.NoError(t, run(t.Context(), []string{"-help"}, out))
 	assert.Contains(t, out.String(), "-factor")
+}
+
+func TestOneLabAtATime(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	env, stop := serve(t, "-state", dir, "-guests", "plain")
+	defer stop()
+	known, err := os.ReadFile(env["E2E_KNOWN_HOSTS"])
+	require.NoError(t, err)
+	assert.Equal(t, "template", env["E2E_TEMPLATE"])
+
+	second := func(args ...string) error {
+		return run(t.Context(), append(args, "-guests", "plain", "-jump", "127.0.0.1:0"), new(output))
+	}
+	assert.ErrorContains(t, second("-state", dir, "-addr", "127.0.0.1:0"), dir+" is in use by another simlab")
+	after, err := os.ReadFile(env["E2E_KNOWN_HOSTS"])
+	require.NoError(t, err)
+	assert.Equal(t, string(known), string(after), "the first one's files are as they were")
+	u, err := url.Parse(env["GOVC_URL"])
+	require.NoError(t, err)
+	assert.ErrorContains(t, second("-state", t.TempDir(), "-addr", u.Host), "is another simlab running?")
+	stop()
+	_, stop = serve(t, "-state", dir, "-guests", "plain")
+	stop()
 }
 
 func TestSlowLabsAskForATimeout(t *testing.T) {
@@ -135,6 +163,7 @@ func TestSlowLabsAskForATimeout(t *testing.T) {
 	said := func(args ...string) string {
 		l, err := configure(append(args, "-state", t.TempDir()), new(output))
 		require.NoError(t, err)
+		defer l.unlock()
 		return timeout(l.expect)
 	}
 	assert.Empty(t, said())
@@ -249,9 +278,9 @@ func TestSecondRunOfOtherProcessesReusesEverything(t *testing.T) {
 		t.Skip("builds two programs and seven VMs")
 	}
 	t.Parallel()
-	simlab := program(t, "simlab", "build", ".")
-	tests := program(t, "e2e.test", "test", "-c", "../../e2e")
-	args := []string{"-state", t.TempDir(), "-addr", "127.0.0.1:0", "-jump", "127.0.0.1:0", "-factor", "0.5"}
+	simlab := program(t, "simlab", "build", "-ldflags=-s -w", ".")
+	tests := program(t, "e2e.test", "test", "-ldflags=-s -w", "-c", "../../e2e")
+	args := []string{"-state", t.TempDir(), "-addr", "127.0.0.1:0", "-jump", "127.0.0.1:0", "-factor", "0.2"}
 	reused := func(said string) {
 		t.Helper()
 		for _, host := range hosts {
@@ -281,15 +310,6 @@ func TestSecondRunOfOtherProcessesReusesEverything(t *testing.T) {
 	assert.Equal(t, len(hosts), clones(t, p.env), "it made no clone")
 	assert.Less(t, second, first/2)
 	t.Logf("built in %s, reused in %s", first, second)
-
-	// go test does not repeat what it said: it looks, without -count=1 too.
-	for range 2 {
-		cmd := exec.CommandContext(t.Context(), "go", "test", "../../e2e", "-run", "Plan")
-		cmd.Env = p.pasted()
-		out, err := cmd.CombinedOutput()
-		require.NoError(t, err, "%s", out)
-		assert.NotContains(t, string(out), "(cached)")
-	}
 	p.stop()
 
 	p = startProcess(t, simlab, args...)

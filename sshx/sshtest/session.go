@@ -13,6 +13,8 @@ import (
 	"sync"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/poolready/poolready/sshx/internal/wire"
 )
 
 // A session is a session channel.
@@ -200,6 +202,10 @@ func (h *Host) run(ctx context.Context, p *Proc, command string, subsystem bool)
 	}
 	shell := cmp.Or(p.Env["SHELL"], "/bin/sh")
 	p.Args = []string{shell}
+	if c, ok := wire.ParseDirect(command); ok && wire.SuitsDirect(shell) {
+		c.Direct = false // the same by way of another shell
+		command = c.Command()
+	}
 	if command != "" {
 		if rc, err := p.ReadFile(p.Env["HOME"] + "/.bashrc"); err == nil && len(rc) > 0 && path.Base(shell) == "bash" {
 			command = ". ~/.bashrc\n" + command // bash does so when sshd starts it, interactive or not

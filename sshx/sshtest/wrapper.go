@@ -27,8 +27,8 @@ func (h *Host) wrapper(ctx context.Context, p *Proc, text string) (code int, ok 
 	case wire.Ready:
 		fmt.Fprintln(p.Stderr, wire.ReadyLine)
 		return cmdShell(ctx, p.with(append([]string{"/bin/sh", "-c"}, p.Args...)...)), true
-	case wire.Run:
-		return h.wireRun(ctx, p), true
+	case wire.Run, wire.Exec:
+		return h.wireRun(ctx, p, text == wire.Exec), true
 	case wire.Terminal:
 		return h.wireTerminal(ctx, p), true
 	case wire.Stop:
@@ -70,14 +70,15 @@ func wireFail(p *Proc, err error) int {
 	return wire.Failed
 }
 
-func (h *Host) wireRun(ctx context.Context, p *Proc) int {
+// wireRun is Run, or with args Exec.
+func (h *Host) wireRun(ctx context.Context, p *Proc, args bool) int {
 	if len(p.Args) < 3 {
 		return wireFail(p, errors.New("too few arguments"))
 	}
 	token, flags := p.Args[1], p.Args[2]
 	in := bufio.NewReader(p.Stdin)
 	preamble, words, script := "", p.Args[3:], []byte(nil)
-	if !strings.Contains(flags, "a") {
+	if !args {
 		var err error
 		if preamble, script, err = wireInput(in); err != nil {
 			return wireFail(p, err)
@@ -91,7 +92,11 @@ func (h *Host) wireRun(ctx context.Context, p *Proc) int {
 	if strings.Contains(flags, "s") {
 		text += fmt.Sprintf("echo '%s%s %d' >&2\n", wire.Marker, token, p.pid)
 	}
-	text += fmt.Sprintf("echo '%s%s %d'\n", wire.Marker, token, p.pid)
+	shell := ""
+	if args {
+		shell = " " + p.Env["SHELL"]
+	}
+	text += "echo " + wire.Quote(fmt.Sprintf("%s%s %d%s", wire.Marker, token, p.pid, shell)) + "\n"
 	if len(script) > 0 {
 		file := path.Join(orDefault(p.Env["TMPDIR"], "/tmp"), "sshx."+token)
 		if err := p.writeNew(file, script, 0o600); err != nil {

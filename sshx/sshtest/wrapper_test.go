@@ -45,7 +45,7 @@ func call(t *testing.T, c *ssh.Client, k wire.Call, stdin string) (out string, c
 // withoutPID takes the number off the line that announces the command.
 func withoutPID(out string) string {
 	head, rest, ok := strings.Cut(out, "\n")
-	if f := strings.Fields(head); ok && len(f) == 3 && f[0]+" " == wire.Marker {
+	if f := strings.Fields(head); ok && len(f) >= 3 && f[0]+" " == wire.Marker {
 		return f[1] + "|" + rest
 	}
 	return out
@@ -60,7 +60,11 @@ func TestWrapperRun(t *testing.T) {
 			g := newGuest(t)
 			c := g.dial("admin")
 			run := func(flags, stdin string, words ...string) (string, int) {
-				out, code := call(t, c, wire.Call{User: user, Text: wire.Run, Name: "sshx", Args: append([]string{"tok" + randomHex(4), flags}, words...)}, stdin)
+				k := wire.Call{User: user, Text: wire.Run, Name: "sshx", Args: append([]string{"tok" + randomHex(4), flags}, words...)}
+				if len(words) > 0 {
+					k.Text = wire.Exec
+				}
+				out, code := call(t, c, k, stdin)
 				_, rest, ok := strings.Cut(withoutPID(out), "|")
 				if !ok {
 					rest = out
@@ -74,7 +78,7 @@ func TestWrapperRun(t *testing.T) {
 			left, _ := g.Run(t.Context(), "ls /tmp")
 			assert.NotContains(t, left, "sshx.", "the script is gone")
 
-			out, code = run("ma", "", "printf", "<%s>", "a b", "'", "")
+			out, code = run("m", "", "printf", "<%s>", "a b", "'", "")
 			assert.Equal(t, "<a b><'><>", out)
 			assert.Zero(t, code)
 			out, code = run("mi", wire.Header(0, pre(nil, "", "cat"))+"in")

@@ -108,6 +108,7 @@ func (o *plainOS) Install(Hardware) Disk { return plainDisk{o.disk.Clone()} }
 
 func (o *plainOS) Boot(m *Machine) Guest {
 	g := &plainGuest{os: o, m: m, host: sshtest.NewHost(m.Disk.(plainDisk).Disk), hw: m.Hardware}
+	g.host.Commands = o.s.Commands
 	g.host.OnPowerOff = g.Shutdown // in order: connections are closed, not cut
 	g.host.OnReboot = g.Reboot
 	g.host.Boot()

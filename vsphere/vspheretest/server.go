@@ -23,6 +23,9 @@ import (
 	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/poolready/poolready/sshx/sshtest"
+	"github.com/poolready/poolready/vsphere/internal/inprocess"
 )
 
 // T is the part of *testing.T that a Server uses.
@@ -54,6 +57,10 @@ type Server struct {
 	// OS is what the VMs run; nil means a plain machine of package sshtest, with root, on a
 	// flat network where every NIC gets an address by DHCP.
 	OS OS
+	// Commands are on the machines of the default OS, besides or instead of those of package
+	// sshtest: what a product brings, say. What they keep belongs on their Host's Disk, with which it
+	// is cloned, snapshotted and reverted.
+	Commands map[string]sshtest.Command
 	// Latency is how long operations take; the zero value means Brisk.
 	Latency Latency
 	// Username and Password log in; "" means "user" and "pass".
@@ -107,6 +114,7 @@ type Server struct {
 	http     *http.Server
 	dir      string
 	adminPwd string
+	notHere  func() // tells that this process no longer serves it
 
 	life   context.Context // ends with Close
 	cancel context.CancelFunc
@@ -229,6 +237,7 @@ func (s *Server) start() (err error) {
 		Scheme: "https", Host: l.Addr().String(), Path: vim25.Path,
 		User: url.UserPassword(s.Username, s.Password),
 	}
+	s.notHere = inprocess.Add(s.URL.Host)
 	s.model.Service.Listen = s.URL
 	s.model.Map().SessionManager().ValidLogin = s.validLogin
 	s.listener = tls.NewListener(l, &tls.Config{
@@ -268,6 +277,7 @@ func (s *Server) Close() {
 	}
 	if s.http != nil {
 		// Handlers end by themselves, as they all watch s.life; their replies are not waited for.
+		s.notHere()
 		_ = s.http.Close()
 	}
 	s.lab.reset()

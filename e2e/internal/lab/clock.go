@@ -17,11 +17,11 @@ type chrony struct {
 }
 
 // chronyStart knows the directives server, pool, allow, driftfile, makestep, rtcsync, keyfile,
-// leapsectz, logdir, ntsdumpdir and sourcedir of chrony.conf.
+// leapsectz, logdir, ntsdumpdir, sourcedir, confdir and maxupdateskew of chrony.conf.
 func (g *Guest) chronyStart() error {
-	data, err := g.disk.ReadFile("/etc/chrony.conf")
+	data, err := g.disk.ReadFile(g.os.chronyConf)
 	if err != nil {
-		return fmt.Errorf("could not open /etc/chrony.conf: %w", err)
+		return fmt.Errorf("could not open %s: %w", g.os.chronyConf, err)
 	}
 	var c chrony
 	n := 0
@@ -45,7 +45,7 @@ func (g *Guest) chronyStart() error {
 				}
 			}
 			c.allow = append(c.allow, pfx)
-		case "driftfile", "makestep", "rtcsync", "keyfile", "leapsectz", "logdir", "ntsdumpdir", "sourcedir":
+		case "driftfile", "makestep", "rtcsync", "keyfile", "leapsectz", "logdir", "ntsdumpdir", "sourcedir", "confdir", "maxupdateskew":
 		default:
 			return fmt.Errorf("invalid directive (or one that is not simulated) %q at line %d", f[0], n)
 		}

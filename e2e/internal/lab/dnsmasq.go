@@ -42,6 +42,12 @@ func (g *Guest) dnsmasqConfig() (*dnsmasq, error) {
 	if err := g.dnsmasqFile(c, "/etc/dnsmasq.conf", true); err != nil {
 		return nil, err
 	}
+	if g.os == debian { // its service says these on the command line
+		c.localOnly = "net"
+		if err := g.dnsmasqOption(c, "conf-dir", "/etc/dnsmasq.d,.dpkg-dist,.dpkg-old,.dpkg-new", true); err != nil {
+			return nil, err
+		}
+	}
 	if !c.noHosts {
 		for name, list := range g.hostsFile() {
 			key := dns.Fqdn(name)
@@ -184,8 +190,8 @@ func (g *Guest) dnsmasqListens(c *dnsmasq, a netip.Addr) bool {
 }
 
 func (g *Guest) dnsmasqServes(c *dnsmasq, from netip.Addr) bool {
-	if c.localOnly == "" || from.IsLoopback() {
-		return true
+	if c.localOnly == "" || from.IsLoopback() || len(c.interfaces)+len(c.listen) > 0 {
+		return true // local-service has no effect beside these
 	}
 	for _, i := range g.node.Config().Interfaces {
 		for _, p := range i.Addrs {
@@ -250,12 +256,18 @@ func (g *Guest) ownAddrs() []netip.Addr {
 	return own
 }
 
-// dnsmasqCmd knows: --test. systemd starts the daemon.
+// dnsmasqCmd knows: --test [-C FILE]. systemd starts the daemon.
 func (g *Guest) dnsmasqCmd(_ context.Context, p *sshtest.Proc) int {
-	if len(p.Args) != 2 || p.Args[1] != "--test" {
+	file := "/etc/dnsmasq.conf"
+	if len(p.Args) == 4 && p.Args[2] == "-C" {
+		file = p.Args[3]
+	} else if len(p.Args) != 2 {
 		return p.NotSimulated(strings.Join(p.Args[1:], " "))
 	}
-	if _, err := g.dnsmasqConfig(); err != nil {
+	if p.Args[1] != "--test" {
+		return p.NotSimulated(p.Args[1])
+	}
+	if err := g.dnsmasqFile(&dnsmasq{hosts: map[string][]netip.Addr{}}, file, true); err != nil {
 		return p.Fail(1, "%v", err)
 	}
 	fmt.Fprintln(p.Stderr, "dnsmasq: syntax check OK.")

@@ -20,6 +20,7 @@ type Guest struct {
 	lab     *Lab
 	machine *vspheretest.Machine
 	disk    *sshtest.Disk
+	os      *distro
 	host    *sshtest.Host
 	node    *netsim.Node
 	kernel  string // that was booted
@@ -30,17 +31,18 @@ type Guest struct {
 
 	power sync.Mutex // held while the guest reboots or is killed
 
-	mu     sync.Mutex // guards what follows: all that a reboot forgets
-	hw     vspheretest.Hardware
-	links  []*link
-	active map[string]bool   // units
-	failed map[string]bool   // units
-	conns  map[string]active // NetworkManager's active connections, by interface
-	wired  []profile         // NetworkManager's automatic profiles, which are on no disk
-	sysctl map[string]string
-	zone   zone // what firewalld applies
-	names  *dnsmasq
-	time   chrony
+	mu       sync.Mutex // guards what follows: all that a reboot forgets
+	hw       vspheretest.Hardware
+	links    []*link
+	active   map[string]bool   // units
+	failed   map[string]bool   // units
+	conns    map[string]active // NetworkManager's active connections, by interface
+	networkd []netFile         // systemd-networkd's configuration, as it was read
+	wired    []profile         // NetworkManager's automatic profiles, which are on no disk
+	sysctl   map[string]string
+	zone     zone // what firewalld applies
+	names    *dnsmasq
+	time     chrony
 }
 
 // A link is a network interface.
@@ -68,12 +70,13 @@ func (g *Guest) Serve(port uint16, h func(conn net.Conn)) {
 func (l *Lab) boot(m *vspheretest.Machine) *Guest {
 	disk := m.Disk.(Disk).Disk
 	g := &Guest{
-		lab: l, machine: m, disk: disk, host: sshtest.NewHost(disk), hw: m.Hardware,
+		lab: l, machine: m, disk: disk, os: distroOf(disk), host: sshtest.NewHost(disk), hw: m.Hardware,
 		node: l.net.Attach(m.Hardware.Name),
 	}
 	g.life, g.cancel = context.WithCancel(context.Background())
 	g.host.Commands = g.commands()
 	g.host.Installed = g.installed
+	g.host.Version = g.os.sshd
 	g.host.OnPowerOff = m.PowerOff
 	g.host.OnReboot = g.reboot
 	g.host.Dial = g.dialName
@@ -86,7 +89,7 @@ func (l *Lab) boot(m *vspheretest.Machine) *Guest {
 func (g *Guest) start() {
 	g.host.Boot()
 	g.mu.Lock()
-	g.links, g.conns, g.wired, g.names = nil, map[string]active{}, nil, nil
+	g.links, g.conns, g.wired, g.names, g.networkd = nil, map[string]active{}, nil, nil, nil
 	g.active, g.failed = map[string]bool{}, map[string]bool{}
 	g.sysctl, g.zone, g.time = map[string]string{}, zone{}, chrony{}
 	g.mu.Unlock()
@@ -101,7 +104,7 @@ func (g *Guest) start() {
 	g.plugIn()
 	g.host.StopSSHD() // systemd starts it, if it is enabled
 	for _, unit := range bootOrder {
-		if g.unitExists(unit) && g.enabled(unit) {
+		if u := g.os.unit(unit); g.unitExists(u) && g.enabled(u) {
 			_ = g.startUnit(unit)
 		}
 	}
@@ -209,12 +212,9 @@ func (g *Guest) HardwareChanged(hw vspheretest.Hardware) {
 	}
 	g.hw = hw
 	g.apply()
-	running := g.active["NetworkManager"]
 	g.mu.Unlock()
 	for _, name := range back {
-		if running {
-			g.autoconnect(name)
-		}
+		g.carrierCame(name)
 	}
 	g.machine.Changed()
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/poolready/poolready/sshx/sshtest"
 )
 
-// ip knows: [-4|-6] [-o] [-br] addr|link [show [dev] [DEV]], link set [dev] DEV up|down,
+// ip knows: [-4|-6] [-o] [-br] addr|link [show [dev] [DEV]], link set [dev] DEV up|down, addr flush dev DEV,
 // [-4|-6] route [show [default]], [-4|-6] route get ADDRESS.
 func (g *Guest) ip(_ context.Context, p *sshtest.Proc) int {
 	args := p.Args[1:]
@@ -30,6 +30,9 @@ func (g *Guest) ip(_ context.Context, p *sshtest.Proc) int {
 	case "a", "addr", "address", "link", "l":
 		if len(args) > 1 && args[0] == "set" && strings.HasPrefix(object, "l") {
 			return g.ipLinkSet(p, args[1:])
+		}
+		if len(args) == 3 && args[0] == "flush" && args[1] == "dev" && strings.HasPrefix(object, "a") {
+			return g.ipFlush(p, args[2])
 		}
 		if len(args) > 0 && args[0] == "show" {
 			args = args[1:]
@@ -66,7 +69,7 @@ func (g *Guest) ipLinkSet(p *sshtest.Proc, args []string) int {
 	if p.User != "root" {
 		return p.Fail(2, "RTNETLINK answers: Operation not permitted")
 	}
-	managed := g.managed(args[0])
+	managed := g.isManaged(args[0])
 	g.mu.Lock()
 	l := g.link(args[0])
 	if l == nil {
@@ -87,13 +90,27 @@ func (g *Guest) ipLinkSet(p *sshtest.Proc, args []string) int {
 			l.routes = append(l.routes, netsim.Route{Dst: netip.MustParsePrefix("::/0"), Via: router, Dev: l.name, Metric: 1024})
 		}
 	}
-	running := g.active["NetworkManager"]
 	g.apply()
 	g.mu.Unlock()
-	if args[1] == "up" && running {
-		g.autoconnect(args[0])
+	if args[1] == "up" {
+		g.carrierCame(args[0])
 	}
 	g.machine.Changed()
+	return 0
+}
+
+func (g *Guest) ipFlush(p *sshtest.Proc, name string) int {
+	if p.User != "root" {
+		return p.Fail(2, "RTNETLINK answers: Operation not permitted")
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	l := g.link(name)
+	if l == nil {
+		return p.Fail(1, "Device %q does not exist.", name)
+	}
+	l.addrs, l.routes, l.dynamic = nil, nil, false
+	g.apply()
 	return 0
 }
 

@@ -10,21 +10,28 @@ import (
 
 var _ vspheretest.Keeper = (*Lab)(nil)
 
-// A keep is what a lab keeps beside its guests' disks: the template, whose host keys clones
+// A keep is what a lab keeps beside its guests' disks: the templates, whose host keys clones
 // have, and what DHCP servers have given to whom. Reservations and port groups come from Options
 // each time; all else in a running guest is lost, as in a power failure.
 type keep struct {
 	Template []byte
+	Debian   []byte                           // template of the Debian kind, if there is one
 	Leases   map[string]map[string]netip.Addr // by port group and client
 }
 
 // Save implements vspheretest.Keeper.
 func (l *Lab) Save() ([]byte, error) {
-	template, err := vspheretest.DumpTree(l.template)
-	if err != nil {
+	k := keep{Leases: l.net.Leases()}
+	var err error
+	if k.Template, err = vspheretest.DumpTree(l.rhel); err != nil {
 		return nil, fmt.Errorf("lab: template: %w", err)
 	}
-	return json.Marshal(keep{Template: template, Leases: l.net.Leases()})
+	if l.debian != nil {
+		if k.Debian, err = vspheretest.DumpTree(l.debian); err != nil {
+			return nil, fmt.Errorf("lab: template: %w", err)
+		}
+	}
+	return json.Marshal(k)
 }
 
 // Load implements vspheretest.Keeper. Templates are those that were saved: of the Options,
@@ -38,7 +45,12 @@ func (l *Lab) Load(data []byte) error {
 	if err != nil {
 		return fmt.Errorf("lab: template: %w", err)
 	}
-	l.template = template
+	if len(k.Debian) > 0 { // without, that of New stays
+		if l.debian, err = vspheretest.LoadTree(k.Debian); err != nil {
+			return fmt.Errorf("lab: template: %w", err)
+		}
+	}
+	l.rhel = template
 	l.net.SetLeases(k.Leases)
 	return nil
 }

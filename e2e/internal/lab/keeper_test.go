@@ -9,7 +9,7 @@ import (
 
 func TestLabOutlivesItsProcess(t *testing.T) {
 	t.Parallel()
-	l := New(Options{AuthorizedKey: "ssh-ed25519 AAAA runner"})
+	l := New(Options{AuthorizedKey: "ssh-ed25519 AAAA runner", Debian: []string{"m4"}})
 	first := boot(t, l, 1, nil) // takes the first address
 	m := boot(t, l, 2, nil)
 	m.hw.DiskGiB = 60
@@ -29,7 +29,7 @@ ip -4 -o addr show dev ens192; ls -l /root/.ssh /etc/NetworkManager/system-conne
 	first.Kill()
 	m.Kill()
 
-	again := New(Options{AuthorizedKey: "ssh-ed25519 BBBB other"})
+	again := New(Options{AuthorizedKey: "ssh-ed25519 BBBB other", Debian: []string{"m4"}})
 	require.NotEqual(t, l.HostKeys(), again.HostKeys())
 	require.NoError(t, again.Load(rest))
 	assert.Equal(t, l.HostKeys(), again.HostKeys(), "clones have the template's")
@@ -38,6 +38,9 @@ ip -4 -o addr show dev ens192; ls -l /root/.ssh /etc/NetworkManager/system-conne
 	n := boot(t, again, 2, d) // first now, with the address that it had
 	assert.Equal(t, before, n.run(look))
 	assert.Contains(t, boot(t, again, 3, nil).run("cat /root/.ssh/authorized_keys"), "AAAA", "the template is the one that was saved")
+
+	assert.Equal(t, "12.5", boot(t, again, 4, nil).run("cat /etc/debian_version"))
+	assert.Len(t, again.HostKeys(), 4, "of both templates")
 
 	assert.Error(t, again.Load([]byte("{}")))
 	_, err = again.LoadDisk([]byte("not a disk"))

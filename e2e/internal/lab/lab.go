@@ -3,6 +3,7 @@ package lab
 import (
 	"net/netip"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 
@@ -23,20 +24,25 @@ type Options struct {
 	AuthorizedKey string
 	// NameServer is the lab's name and time server; the zero value means 10.0.1.8.
 	NameServer netip.Addr
+	// Debian are the names of templates that are of the Debian 12 kind. All others are of the RHEL 9 kind.
+	Debian []string
 	// Prepare, if set, changes the disk that every template has.
 	Prepare func(disk *sshtest.Disk)
 }
 
 // A Lab is one lab. It implements vspheretest.OS.
 type Lab struct {
-	opts     Options
-	template *sshtest.Disk
-	net      *netsim.Network
-	runner   *netsim.Node
-	web      *web
+	opts   Options
+	rhel   *sshtest.Disk // of templates
+	debian *sshtest.Disk // of those in Options.Debian; nil if there are none
+	net    *netsim.Network
+	runner *netsim.Node
+	web    *web
 
-	mu     sync.Mutex // guards guests
+	mu     sync.Mutex // guards what follows
 	guests map[string]*Guest
+	deny   int // how many times more the mirror refuses
+	served int // how many times it did not
 }
 
 // New returns a lab with nothing but its infrastructure. It needs no closing once all its
@@ -54,13 +60,48 @@ func New(opts Options) *Lab {
 	if !opts.NameServer.IsValid() {
 		opts.NameServer = netip.MustParseAddr("10.0.1.8")
 	}
-	l := &Lab{opts: opts, template: sshtest.NewDisk(), net: netsim.New(), guests: make(map[string]*Guest)}
-	installTemplate(l.template, opts.AuthorizedKey)
-	if opts.Prepare != nil {
-		opts.Prepare(l.template)
+	l := &Lab{opts: opts, net: netsim.New(), guests: make(map[string]*Guest)}
+	l.rhel = l.newTemplate(rhel)
+	if len(opts.Debian) > 0 {
+		l.debian = l.newTemplate(debian)
 	}
 	l.build()
 	return l
+}
+
+func (l *Lab) newTemplate(o *distro) *sshtest.Disk {
+	d := sshtest.NewDisk()
+	o.installTemplate(d, l.opts.AuthorizedKey)
+	if l.opts.Prepare != nil {
+		l.opts.Prepare(d)
+	}
+	return d
+}
+
+// Refuse makes the package mirror turn away whoever asks, n times, as one does that limits the rate.
+func (l *Lab) Refuse(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.deny = n
+}
+
+// refused tells whether the mirror turns somebody away.
+func (l *Lab) refused() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.deny > 0 {
+		l.deny--
+		return true
+	}
+	l.served++
+	return false
+}
+
+// Served is how many times the package mirror has served somebody.
+func (l *Lab) Served() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.served
 }
 
 // Disk is the disk of a guest.
@@ -70,17 +111,27 @@ type Disk struct{ *sshtest.Disk }
 func (d Disk) Clone() vspheretest.Disk { return Disk{d.Disk.Clone()} }
 
 // Install implements vspheretest.OS: the disk of a template, as its makers left it.
-func (l *Lab) Install(vspheretest.Hardware) vspheretest.Disk { return Disk{l.template.Clone()} }
+func (l *Lab) Install(hw vspheretest.Hardware) vspheretest.Disk {
+	if slices.Contains(l.opts.Debian, hw.Name) {
+		return Disk{l.debian.Clone()}
+	}
+	return Disk{l.rhel.Clone()}
+}
 
 // HostKeys returns the public host keys of templates, and so of all that is cloned from them, in
 // authorized_keys form.
 func (l *Lab) HostKeys() []string {
 	var keys []string
-	entries, _ := l.template.ReadDir("/etc/ssh")
-	for _, e := range entries {
-		if ok, _ := path.Match("ssh_host_*_key.pub", e.Name()); ok {
-			data, _ := l.template.ReadFile("/etc/ssh/" + e.Name())
-			keys = append(keys, strings.TrimSpace(string(data)))
+	for _, d := range []*sshtest.Disk{l.rhel, l.debian} {
+		if d == nil {
+			continue
+		}
+		entries, _ := d.ReadDir("/etc/ssh")
+		for _, e := range entries {
+			if ok, _ := path.Match("ssh_host_*_key.pub", e.Name()); ok {
+				data, _ := d.ReadFile("/etc/ssh/" + e.Name())
+				keys = append(keys, strings.TrimSpace(string(data)))
+			}
 		}
 	}
 	return keys

@@ -47,6 +47,13 @@ func (g *Guest) networkConf(section, key string) string {
 
 // managed tells whether NetworkManager may touch an interface.
 func (g *Guest) managed(name string) bool {
+	if g.os == debian && g.networkConf("ifupdown", "managed") != "true" {
+		for _, i := range g.interfaces() {
+			if i.name == name {
+				return false // as Debian's NetworkManager is shipped
+			}
+		}
+	}
 	specs := strings.FieldsFunc(g.networkConf("keyfile", "unmanaged-devices"), func(r rune) bool { return r == ';' || r == ',' })
 	return !slices.Contains(specs, "interface-name:"+name)
 }
@@ -81,6 +88,16 @@ func (g *Guest) networkUp() {
 			g.setLink(name, true)
 			g.autoconnect(name)
 		}
+	}
+}
+
+// carrierCame is what becomes of an interface whose cable has been plugged in.
+func (g *Guest) carrierCame(name string) {
+	if g.isActive("NetworkManager") {
+		g.autoconnect(name)
+	}
+	if g.isActive("systemd-networkd") {
+		g.networkdLink(name)
 	}
 }
 
@@ -143,6 +160,20 @@ func (g *Guest) activate(p profile) error {
 		g.mu.Unlock()
 		return fmt.Errorf("Connection '%s' is not available on device %s because device has no carrier", p.id(), name)
 	}
+	ok := g.configure(p, l)
+	g.mu.Unlock()
+	g.machine.Changed()
+	if !ok {
+		return errors.New("Connection activation failed: IP configuration could not be reserved (no available address, timeout, etc.)")
+	}
+	g.writeResolv()
+	g.dispatch(name, "up")
+	return nil
+}
+
+// configure gives a link, in place of what it has, the addresses and routes of a profile, and tells
+// whether it could. The caller holds mu.
+func (g *Guest) configure(p profile, l *link) bool {
 	l.up = true
 	a := active{profile: p}
 	l.addrs, l.routes, l.dynamic, l.mtu = nil, nil, false, 1500
@@ -154,26 +185,19 @@ func (g *Guest) activate(p profile) error {
 		if addr, router, found := g.lab.net.Autoconf(g.hw.NICs[l.port].Network, l.mac); found && l.parent == "" {
 			ok = true
 			l.addrs = append(l.addrs, addr)
-			l.routes = append(l.routes, netsim.Route{Dst: netip.MustParsePrefix("::/0"), Via: router, Dev: name, Metric: 100 + l.port})
+			l.routes = append(l.routes, netsim.Route{Dst: netip.MustParsePrefix("::/0"), Via: router, Dev: l.name, Metric: 100 + l.port})
 		}
 	}
 	if mtu, err := strconv.Atoi(p.get("802-3-ethernet.mtu")); err == nil {
 		l.mtu = mtu
 	}
 	if ok {
-		g.conns[name] = a
+		g.conns[l.name] = a
 	} else {
-		delete(g.conns, name)
+		delete(g.conns, l.name)
 	}
 	g.apply()
-	g.mu.Unlock()
-	g.machine.Changed()
-	if !ok {
-		return errors.New("Connection activation failed: IP configuration could not be reserved (no available address, timeout, etc.)")
-	}
-	g.writeResolv()
-	g.dispatch(name, "up")
-	return nil
+	return ok
 }
 
 // device returns the interface that p is for; that of a VLAN is made. The caller holds mu.

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -18,12 +19,18 @@ type pkg struct {
 	commands []string          // it brings
 	units    []string          // it brings
 	files    map[string]string // its configuration files
+
+	// Of Debian's only.
+	needs     []string // packages that its update brings along
+	conflicts string   // a package that goes when it comes
+	essential bool     // cannot be removed
+	conffile  string   // that the recipe changes: an update asks about it
 }
 
 const rpmDB = "/var/lib/rpm/packages" // "NAME VERSION" lines
 
-// mirror holds all packages that can be had.
-var mirror = map[string]pkg{
+// rhelMirror holds all packages that can be had.
+var rhelMirror = map[string]pkg{
 	"kernel":         {version: "5.14.0-427.13.1", update: "5.14.0-427.40.1"},
 	"openssl-libs":   {version: "3.0.7-27", update: "3.0.7-28"},
 	"openssh-server": {version: "8.7p1-38", update: "8.7p1-43", units: []string{"sshd"}},
@@ -56,16 +63,18 @@ var mirror = map[string]pkg{
 	"xfsprogs":             {version: "6.3.0-1", commands: []string{"xfs_growfs"}},
 }
 
-// inTemplate are the packages that the template's makers installed.
-var inTemplate = []string{
+var rhelTemplate = []string{
 	"kernel", "openssl-libs", "openssh", "openssh-server", "sudo", "hostname", "chrony", "NetworkManager", "firewalld",
 	"curl", "make", "jq", "python3-pyyaml", "cloud-utils-growpart", "xfsprogs",
 }
 
 // packages are the versions of all that is installed.
-func (g *Guest) packages() map[string]string { return readPackages(g.disk) }
+func (g *Guest) packages() map[string]string { return g.os.readPackages(g.disk) }
 
-func readPackages(d *sshtest.Disk) map[string]string {
+func (o *distro) readPackages(d *sshtest.Disk) map[string]string {
+	if o == debian {
+		return readStatus(d, "install")
+	}
 	have := map[string]string{}
 	data, _ := d.ReadFile(rpmDB)
 	for line := range strings.Lines(string(data)) {
@@ -76,7 +85,10 @@ func readPackages(d *sshtest.Disk) map[string]string {
 	return have
 }
 
-func writePackages(d *sshtest.Disk, have map[string]string) error {
+func (o *distro) writePackages(d *sshtest.Disk, have map[string]string) error {
+	if o == debian {
+		return writeStatus(d, have)
+	}
 	var b strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(have)) {
 		fmt.Fprintf(&b, "%s %s\n", name, have[name])
@@ -104,29 +116,40 @@ func unpack(d *sshtest.Disk, p pkg) {
 	}
 }
 
-// installed tells whether a command is on the machine: if a package brings it, that must be installed.
-func (g *Guest) installed(command string) bool {
-	for name, p := range mirror {
-		if slices.Contains(p.commands, command) {
-			_, ok := g.packages()[name]
-			return ok
-		}
+const mirrorHost = "mirror.example.net"
+
+// reachMirror connects to the mirror, which may refuse: see Lab.Refuse.
+func (g *Guest) reachMirror(ctx context.Context, port uint16) error {
+	list, err := g.lookup(ctx, mirrorHost, false)
+	if err != nil {
+		return errNoName
 	}
-	return true
+	conn, err := g.node.Dial(netip.AddrPortFrom(list[0], port))
+	if err != nil {
+		return err
+	}
+	if g.lab.refused() {
+		err = errRefused
+	}
+	return errors.Join(err, conn.Close())
 }
 
-// reachMirror is what dnf does first: it gets the repository's metadata over HTTPS.
-func (g *Guest) reachMirror(ctx context.Context) error {
-	const host = "mirror.example.net"
-	list, err := g.lookup(ctx, host, false)
-	if err != nil {
-		return fmt.Errorf("Curl error (6): Couldn't resolve host name for https://%s/repodata/repomd.xml [Could not resolve host: %s]", host, host)
+// errRefused is what a mirror that limits the rate says.
+var errRefused = errors.New("429 Too Many Requests")
+
+// dnfMirror is what dnf does first: it gets the repository's metadata over HTTPS.
+func (g *Guest) dnfMirror(ctx context.Context) error {
+	const url = "https://" + mirrorHost + "/repodata/repomd.xml"
+	switch err := g.reachMirror(ctx, 443); {
+	case err == nil:
+		return nil
+	case errors.Is(err, errNoName):
+		return fmt.Errorf("Curl error (6): Couldn't resolve host name for %s [Could not resolve host: %s]", url, mirrorHost)
+	case errors.Is(err, errRefused):
+		return fmt.Errorf("Status code: 429 for %s", url)
+	default:
+		return fmt.Errorf("Curl error (7): Couldn't connect to server for %s [%w]", url, err)
 	}
-	conn, err := g.node.Dial(netip.AddrPortFrom(list[0], 443))
-	if err != nil {
-		return fmt.Errorf("Curl error (7): Couldn't connect to server for https://%s/repodata/repomd.xml [%w]", host, err)
-	}
-	return conn.Close()
 }
 
 // dnf knows: [-y] [-q] install|remove PACKAGE..., [-y] [-q] update|upgrade, [-q] check-update, [-q] clean all.
@@ -162,7 +185,7 @@ func (g *Guest) dnf(ctx context.Context, p *sshtest.Proc) int {
 		return p.Fail(1, "Error: This command has to be run with superuser privileges (under the root user on most systems).")
 	}
 	if verb != "remove" {
-		if err := g.reachMirror(ctx); err != nil {
+		if err := g.dnfMirror(ctx); err != nil {
 			return p.Fail(1, "Error: Failed to download metadata for repo 'base': Cannot download repomd.xml: %v", err)
 		}
 		_ = g.disk.WriteFile("/var/cache/dnf/base/repomd.xml", []byte("<repomd/>\n"), 0o644)
@@ -170,27 +193,22 @@ func (g *Guest) dnf(ctx context.Context, p *sshtest.Proc) int {
 	have := g.packages()
 	switch verb {
 	case "check-update":
-		old := outdated(have)
+		old := g.outdated(have)
 		for _, name := range old {
-			fmt.Fprintf(p.Stdout, "%s.x86_64  %s  base\n", name, mirror[name].update)
+			fmt.Fprintf(p.Stdout, "%s.x86_64  %s  base\n", name, g.os.mirror[name].newest())
 		}
 		if len(old) > 0 {
 			return 100
 		}
 		return 0
 	case "update", "upgrade":
-		for _, name := range outdated(have) {
-			have[name] = mirror[name].update
-			for _, u := range mirror[name].units { // as the packages' own scripts do
-				if g.isActive(u) {
-					g.stopUnit(u)
-					_ = g.startUnit(u)
-				}
-			}
+		for _, name := range g.outdated(have) {
+			have[name] = g.os.mirror[name].newest()
+			g.restartUnits(g.os.mirror[name]) // as the packages' own scripts do
 		}
 	case "install":
 		for _, name := range args {
-			m, ok := mirror[name]
+			m, ok := g.os.mirror[name]
 			if !ok {
 				return p.Fail(1, "Error: Unable to find a match: %s", name)
 			}
@@ -205,14 +223,10 @@ func (g *Guest) dnf(ctx context.Context, p *sshtest.Proc) int {
 				continue
 			}
 			delete(have, name)
-			for _, u := range mirror[name].units {
-				g.stopUnit(u)
-				_ = g.disk.Remove(wantsDir + u + ".service")
-				_ = g.disk.Remove(unitDir + u + ".service")
-			}
+			g.removeUnits(g.os.mirror[name])
 		}
 	}
-	if err := writePackages(g.disk, have); err != nil {
+	if err := g.os.writePackages(g.disk, have); err != nil {
 		return p.Fail(1, "Error: %v", err)
 	}
 	return 0
@@ -225,10 +239,28 @@ func (p pkg) newest() string {
 	return p.version
 }
 
-func outdated(have map[string]string) []string {
+// restartUnits restarts a package's services, if they run.
+func (g *Guest) restartUnits(p pkg) {
+	for _, u := range p.units {
+		if s := g.os.service(u); g.isActive(s) {
+			g.stopUnit(s)
+			_ = g.startUnit(s)
+		}
+	}
+}
+
+func (g *Guest) removeUnits(p pkg) {
+	for _, u := range p.units {
+		g.stopUnit(g.os.service(u))
+		g.os.disable(g.disk, u)
+		_ = g.disk.Remove(unitDir + u + ".service")
+	}
+}
+
+func (g *Guest) outdated(have map[string]string) []string {
 	var old []string
 	for _, name := range slices.Sorted(maps.Keys(have)) {
-		if m, ok := mirror[name]; ok && m.newest() != have[name] {
+		if m, ok := g.os.mirror[name]; ok && m.newest() != have[name] {
 			old = append(old, name)
 		}
 	}

@@ -183,7 +183,7 @@ func (g *Guest) dialName(ctx context.Context, _, address string) (net.Conn, erro
 	return g.dial(ctx, host, uint16(n), strings.Contains(host, ":"))
 }
 
-// dig knows: +short [+tcp] [+time=N] [+tries=N] [@SERVER] NAME [A|AAAA]. Like dig, it says on
+// dig knows: +short [+tcp|+notcp] [+time=N] [+tries=N] [@SERVER] NAME [A|AAAA]. Like dig, it says on
 // stdout that nobody answered.
 func (g *Guest) dig(ctx context.Context, p *sshtest.Proc) int {
 	servers, _ := g.nameServers()
@@ -192,8 +192,8 @@ func (g *Guest) dig(ctx context.Context, p *sshtest.Proc) int {
 		switch {
 		case a == "+short":
 			short = true
-		case a == "+tcp":
-			tcp = true
+		case a == "+tcp", a == "+notcp":
+			tcp = a == "+tcp"
 		case strings.HasPrefix(a, "+time="), strings.HasPrefix(a, "+tries="):
 		case strings.HasPrefix(a, "@"):
 			list, err := g.lookup(ctx, a[1:], false)

@@ -151,9 +151,9 @@ func (g *Guest) findmnt(_ context.Context, p *sshtest.Proc) int {
 	}
 	switch p.Args[3] {
 	case "SOURCE":
-		fmt.Fprintln(p.Stdout, "/dev/sda2")
+		fmt.Fprintln(p.Stdout, g.os.root)
 	case "FSTYPE":
-		fmt.Fprintln(p.Stdout, "xfs")
+		fmt.Fprintln(p.Stdout, g.os.fs)
 	default:
 		return p.NotSimulated(p.Args[3])
 	}
@@ -163,22 +163,23 @@ func (g *Guest) findmnt(_ context.Context, p *sshtest.Proc) int {
 // The partition is as large as this file says, in GiB; the file system as the disk says.
 const partitionFile = "/boot/.partition-gib"
 
-// growpart knows: /dev/sda 2.
+// growpart knows: /dev/sda N, with the number of the root partition.
 func (g *Guest) growpart(_ context.Context, p *sshtest.Proc) int {
-	if !slices.Equal(p.Args[1:], []string{"/dev/sda", "2"}) {
+	n := strings.TrimPrefix(g.os.root, "/dev/sda")
+	if !slices.Equal(p.Args[1:], []string{"/dev/sda", n}) {
 		return p.NotSimulated(strings.Join(p.Args[1:], " "))
 	}
 	g.mu.Lock()
 	want := fmt.Sprintf("%d\n", g.hw.DiskGiB)
 	g.mu.Unlock()
 	if have, _ := g.disk.ReadFile(partitionFile); string(have) == want || want == "0\n" {
-		fmt.Fprintln(p.Stdout, "NOCHANGE: partition 2 cannot be grown")
+		fmt.Fprintln(p.Stdout, "NOCHANGE: partition "+n+" cannot be grown")
 		return 1
 	}
 	if err := g.disk.WriteFile(partitionFile, []byte(want), 0o600); err != nil {
 		return p.Fail(2, "%v", err)
 	}
-	fmt.Fprintln(p.Stdout, "CHANGED: partition=2")
+	fmt.Fprintln(p.Stdout, "CHANGED: partition="+n)
 	return 0
 }
 
@@ -187,12 +188,25 @@ func (g *Guest) xfsGrowfs(_ context.Context, p *sshtest.Proc) int {
 	if !slices.Equal(p.Args[1:], []string{"/"}) {
 		return p.NotSimulated(strings.Join(p.Args[1:], " "))
 	}
+	g.growFS()
+	return 0
+}
+
+// resize2fs knows: the device of the root file system.
+func (g *Guest) resize2fs(_ context.Context, p *sshtest.Proc) int {
+	if !slices.Equal(p.Args[1:], []string{g.os.root}) {
+		return p.NotSimulated(strings.Join(p.Args[1:], " "))
+	}
+	g.growFS()
+	return 0
+}
+
+func (g *Guest) growFS() {
 	var gib int64
 	data, _ := g.disk.ReadFile(partitionFile)
 	if _, err := fmt.Sscan(string(data), &gib); err == nil && gib > 0 {
 		g.disk.SetSize(gib << 30)
 	}
-	return 0
 }
 
 // hostnameCmd knows: [-s|-f].
@@ -220,35 +234,9 @@ func (g *Guest) commands() map[string]sshtest.Command {
 		"firewall-cmd": g.firewallCmd, "sysctl": g.sysctlCmd, "timedatectl": g.timedatectl,
 		"chronyc": g.chronyc, "hostnamectl": g.hostnamectl, "hostname": g.hostnameCmd, "dnsmasq": g.dnsmasqCmd,
 		"dig": g.dig, "getent": g.getent, "ping": g.ping, "curl": g.curl, "ss": g.ss, "ssh": g.ssh,
-		"dnf": g.dnf, "rpm": g.rpm, "needs-restarting": g.needsRestarting, "podman": g.podman,
+		"dnf": g.dnf, "rpm": g.rpm, "needs-restarting": g.needsRestarting, "resize2fs": g.resize2fs,
+		"apt-get": g.aptGet, "dpkg-query": g.dpkgQuery, "networkctl": g.networkctl, "dhclient": g.dhclient, "podman": g.podman,
 		"visudo": g.visudo, "findmnt": g.findmnt, "growpart": g.growpart, "xfs_growfs": g.xfsGrowfs,
-		"git": onlyVersion, "make": onlyVersion, "tmux": onlyVersion, "jq": onlyVersion, "rsync": onlyVersion,
-	}
-}
-
-// installTemplate turns a plain disk into that of a template, as its makers left it: two
-// thirds of the packages, links by NetworkManager's own profiles, the runner's key for root.
-func installTemplate(d *sshtest.Disk, key string) {
-	have := map[string]string{}
-	for _, name := range inTemplate {
-		have[name] = mirror[name].version
-		unpack(d, mirror[name])
-	}
-	_ = writePackages(d, have)
-	_ = d.MkdirAll(wantsDir, 0o755)
-	for _, u := range []string{"sshd", "NetworkManager", "chronyd", "firewalld"} {
-		_ = d.Symlink(unitDir+u+".service", wantsDir+u+".service")
-	}
-	for _, zone := range timezones {
-		_ = d.WriteFile("/usr/share/zoneinfo/"+zone, []byte("TZif2"), 0o644)
-	}
-	_ = d.Symlink("../usr/share/zoneinfo/America/New_York", "/etc/localtime")
-	for _, dir := range []string{"/etc/sysctl.d", "/etc/firewalld/zones", "/var/lib/NetworkManager", "/var/lib/systemd"} {
-		_ = d.MkdirAll(dir, 0o755)
-	}
-	_ = d.WriteFile(partitionFile, []byte("20\n"), 0o600)
-	if key != "" {
-		_ = d.MkdirAll("/root/.ssh", 0o700)
-		_ = d.WriteFile("/root/.ssh/authorized_keys", []byte(strings.TrimSpace(key)+"\n"), 0o600)
+		"python3": g.python3, "git": onlyVersion, "make": onlyVersion, "tmux": onlyVersion, "jq": onlyVersion, "rsync": onlyVersion,
 	}
 }

@@ -11,15 +11,52 @@ import (
 	"github.com/poolready/poolready/sshx/sshtest"
 )
 
-// Units are services whose unit files are on the disk. Enabling makes the link that systemd
+// Units are services whose unit files are on the disk. Enabling makes the links that systemd
 // makes, and what is enabled starts at boot.
 const (
 	unitDir  = "/usr/lib/systemd/system/"
-	wantsDir = "/etc/systemd/system/multi-user.target.wants/"
+	etcUnits = "/etc/systemd/system/" // of the administrator; aliases are here
+	wantsDir = etcUnits + "multi-user.target.wants/"
 )
 
-// bootOrder is that of the units that the simulation can start.
-var bootOrder = []string{"NetworkManager", "firewalld", "sshd", "chronyd", "dnsmasq"}
+// bootOrder is that of the services that the simulation can start. ifupdown comes after networkd: if
+// both are enabled, nobody knows who wins, so it is the one that nobody wants.
+var bootOrder = []string{"NetworkManager", "systemd-networkd", "networking", "firewalld", "sshd", "systemd-timesyncd", "chronyd", "dnsmasq"}
+
+// enable makes a unit start at boot, and returns what systemctl says.
+func (o *distro) enable(d *sshtest.Disk, unit string) (said []string) {
+	links := []string{wantsDir + unit}
+	if a := o.alias(unit); a != "" {
+		links = append(links, etcUnits+a)
+	}
+	for _, l := range links {
+		if _, err := d.Lstat(l + ".service"); err == nil {
+			continue
+		}
+		_ = d.MkdirAll(wantsDir, 0o755)
+		_ = d.Symlink(unitDir+unit+".service", l+".service")
+		said = append(said, fmt.Sprintf("Created symlink %s.service → %s%s.service.", l, unitDir, unit))
+	}
+	return said
+}
+
+// disable undoes what enable did, and returns what systemctl says.
+func (o *distro) disable(d *sshtest.Disk, unit string) (said []string) {
+	for _, l := range []string{wantsDir + unit, etcUnits + o.alias(unit)} {
+		if d.Remove(l+".service") == nil {
+			said = append(said, fmt.Sprintf("Removed %q.", l+".service"))
+		}
+	}
+	return said
+}
+
+// resolve returns the unit that a name stands for: itself, or the one that it is an alias of.
+func (g *Guest) resolve(name string) string {
+	if to, err := g.disk.Readlink(etcUnits + name + ".service"); err == nil {
+		return strings.TrimSuffix(strings.TrimPrefix(to, unitDir), ".service")
+	}
+	return name
+}
 
 func (g *Guest) unitExists(unit string) bool {
 	_, err := g.disk.Stat(unitDir + unit + ".service")
@@ -37,7 +74,7 @@ func (g *Guest) isActive(unit string) bool {
 	return g.active[unit]
 }
 
-// startUnit starts a service that is not active. Its error is what the journal would say.
+// startUnit starts a service, by its name in this package, that is not active. Its error is what the journal would say.
 func (g *Guest) startUnit(unit string) error {
 	if g.isActive(unit) {
 		return nil
@@ -50,6 +87,14 @@ func (g *Guest) startUnit(unit string) error {
 		}
 	case "NetworkManager":
 		defer g.networkUp()
+	case "systemd-networkd":
+		if err = g.networkdLoad(); err == nil {
+			defer g.networkdUp()
+		}
+	case "networking":
+		if err = g.ifupdownFault(); err == nil {
+			defer g.ifupdownUp()
+		}
 	case "firewalld":
 		err = g.firewallLoad()
 	case "chronyd":
@@ -108,6 +153,11 @@ func (g *Guest) systemctl(ctx context.Context, p *sshtest.Proc) int {
 	verb, units := words[0], words[1:]
 	for i, u := range units {
 		units[i] = strings.TrimSuffix(u, ".service")
+		if to := g.resolve(units[i]); to != units[i] && (verb == "enable" || verb == "disable") {
+			return p.Fail(1, "Failed to %s unit: Refusing to operate on alias name or linked unit file: %s.service", verb, units[i])
+		} else if verb != "is-enabled" {
+			units[i] = to
+		}
 	}
 	if !quiet && now && verb != "enable" && verb != "disable" {
 		return p.NotSimulated("--now with " + verb)
@@ -146,43 +196,41 @@ func (g *Guest) unitVerb(p *sshtest.Proc, verb, unit string, now bool) int {
 		}
 		return p.Fail(5, "Unit %s.service not found.", unit)
 	}
-	if !slices.Contains(bootOrder, unit) {
+	service := g.os.service(unit)
+	if !slices.Contains(bootOrder, service) {
 		return p.NotSimulated("unit " + unit)
 	}
 	var err error
 	switch verb {
 	case "enable":
-		if !g.enabled(unit) {
-			_ = g.disk.MkdirAll(wantsDir, 0o755)
-			_ = g.disk.Symlink(unitDir+unit+".service", wantsDir+unit+".service")
-			fmt.Fprintf(p.Stderr, "Created symlink %s%s.service → %s%s.service.\n", wantsDir, unit, unitDir, unit)
+		for _, line := range g.os.enable(g.disk, unit) {
+			fmt.Fprintln(p.Stderr, line)
 		}
 		if now {
-			err = g.startUnit(unit)
+			err = g.startUnit(service)
 		}
 	case "disable":
-		if g.enabled(unit) {
-			_ = g.disk.Remove(wantsDir + unit + ".service")
-			fmt.Fprintf(p.Stderr, "Removed %q.\n", wantsDir+unit+".service")
+		for _, line := range g.os.disable(g.disk, unit) {
+			fmt.Fprintln(p.Stderr, line)
 		}
 		if now {
-			g.stopUnit(unit)
+			g.stopUnit(service)
 		}
 	case "start":
-		err = g.startUnit(unit)
+		err = g.startUnit(service)
 	case "stop":
-		g.stopUnit(unit)
+		g.stopUnit(service)
 	case "try-restart", "restart":
-		if verb == "try-restart" && !g.isActive(unit) {
+		if verb == "try-restart" && !g.isActive(service) {
 			return 0
 		}
-		g.stopUnit(unit)
-		err = g.startUnit(unit)
+		g.stopUnit(service)
+		err = g.startUnit(service)
 	case "reload":
-		if !g.isActive(unit) {
+		if !g.isActive(service) {
 			return p.Fail(1, "%s.service is not active, cannot reload.", unit)
 		}
-		switch unit {
+		switch service {
 		case "NetworkManager":
 			g.networkReload()
 		case "firewalld":
@@ -202,11 +250,14 @@ func (g *Guest) unitState(p *sshtest.Proc, verb string, units []string, quiet bo
 		return p.NotSimulated(fmt.Sprintf("%s with %d units", verb, len(units)))
 	}
 	u := units[0]
+	service := g.os.service(u)
 	g.mu.Lock()
-	isActive, failed := g.active[u], g.failed[u]
+	isActive, failed := g.active[service], g.failed[service]
 	g.mu.Unlock()
 	state, code := "inactive", 3
 	switch {
+	case verb == "is-enabled" && g.resolve(u) != u:
+		state, code = "alias", 0
 	case verb == "is-enabled" && !g.unitExists(u):
 		return p.Fail(1, "Failed to get unit file state for %s.service: No such file or directory", u)
 	case verb == "is-enabled" && g.enabled(u):

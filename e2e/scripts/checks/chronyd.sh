@@ -1,4 +1,10 @@
 #!/bin/sh
 # chronyd runs, and starts with the host.
 set -eu
-echo "$(systemctl is-active chronyd || true) $(systemctl is-enabled chronyd || true)"
+# shellcheck source=/dev/null
+. /etc/os-release
+case " $ID ${ID_LIKE:-} " in
+*" debian "*) unit=chrony ;;
+*) unit=chronyd ;;
+esac
+echo "$(systemctl is-active "$unit" || true) $(systemctl is-enabled "$unit" || true)"

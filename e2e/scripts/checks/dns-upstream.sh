@@ -1,5 +1,11 @@
 #!/bin/sh
-# A name of the outside, asked of the host's own dnsmasq.
+# What becomes of a name of the outside that the host's own dnsmasq is asked for.
 set -eu
-# dig says on stdout, too, that nobody answered.
-if dig +short +time=5 +tries=2 @127.0.0.1 "$OUTSIDE_NAME" | grep -qE '^[0-9.]+$'; then echo answers; else echo "no answer"; fi
+got=$(dig +short +time=5 +tries=2 @127.0.0.1 "$OUTSIDE_NAME" || true)
+if printf '%s\n' "$got" | grep -qE '^[0-9.]+$'; then
+	echo allowed
+elif [ -z "$got" ]; then
+	echo refused
+else
+	echo "no answer" # dig says so on stdout, too
+fi

@@ -1,4 +1,12 @@
 #!/bin/sh
-# The name servers of the lab NIC, which products ask NetworkManager for.
+# The name servers of the lab NIC, which products ask for.
 set -eu
-echo "$(nmcli -g ipv4.dns connection show "$LAB_IF"), automatic ones ignored: $(nmcli -g ipv4.ignore-auto-dns connection show "$LAB_IF")"
+if systemctl is-active --quiet NetworkManager; then
+	dns=$(nmcli -g ipv4.dns connection show "$LAB_IF")
+	ignored=$(nmcli -g ipv4.ignore-auto-dns connection show "$LAB_IF")
+else
+	file=/etc/systemd/network/05-poolready-$LAB_IF.network
+	dns=$(networkctl status "$LAB_IF" | sed -n 's/^ *DNS: *//p')
+	ignored=$(cat "$file" "$file".d/*.conf | sed -n 's/^UseDNS=no$/yes/p' | tail -n 1)
+fi
+echo "$dns, automatic ones ignored: ${ignored:-no}"

@@ -1,4 +1,4 @@
 #!/bin/sh
 # Whether the product is installed.
 set -eu
-if [ -e "$PRODUCT_DIR/VERSION" ]; then echo installed; else echo absent; fi
+if [ -e "$PRODUCT_DIR" ]; then echo installed; else echo absent; fi

@@ -5,4 +5,4 @@ set -eu
 
 : >/etc/machine-id
 rm -f /var/lib/dbus/machine-id /var/lib/systemd/random-seed
-rm -f /var/lib/NetworkManager/*.lease
+rm -f /var/lib/NetworkManager/*.lease /var/lib/dhcp/*.leases

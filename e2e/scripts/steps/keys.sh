@@ -1,11 +1,18 @@
 #!/bin/sh
-# One key pair for root and the default user, made once on golden and inherited by every clone,
-# so that all hosts of a set reach each other. The clones keep golden's host keys too, so
+# One key pair for root and the default user, which every clone inherits, so that all hosts of a set
+# reach each other: the one that the runner has put into SECRETS_DIR, or one that is made here. The clones keep golden's host keys too, so
 # one line tells every host what every other one has to prove.
 set -eu
 
 home=$(getent passwd "$ADMIN_USER" | cut -d: -f6)
 key=/root/.ssh/id_ed25519
+if [ -e "$SECRETS_DIR/id_ed25519" ]; then
+	if ! cmp -s "$SECRETS_DIR/id_ed25519" "$key"; then
+		install -m 600 "$SECRETS_DIR/id_ed25519" "$key"
+		ssh-keygen -y -f "$key" >"$key.pub"
+	fi
+	rm -rf "$SECRETS_DIR"
+fi
 [ -e "$key" ] || ssh-keygen -q -t ed25519 -N '' -C "$SET_NAME" -f "$key"
 
 copy() { # SOURCE MODE DESTINATION

@@ -1,12 +1,34 @@
 #!/bin/sh
-# The three NICs and the VLAN interface. One NetworkManager profile per interface, called what
-# the interface is called; profiles that anybody else made are removed.
+# The three NICs and the VLAN interface, by NetworkManager where it runs, and else by
+# systemd-networkd, which Debian and Ubuntu servers have. What anybody else has configured is
+# put aside: NetworkManager's other profiles, ifupdown's interfaces, netplan's files.
 #
 #   lab    DHCP, never the default route
 #   trunk  up, without an address; carries the VLAN
 #   VLAN   static address; on dis, con is the gateway until the internet is cut
 #   ext    golden, con: DHCP, the default route, its name servers ignored; dis: disabled
 set -eu
+
+# Debian's ifupdown and Ubuntu's netplan: their files are kept under another name. A DHCP client that
+# ifupdown has started is ended without giving up the address.
+put_aside() {
+	aside=
+	ifupdown=/etc/network/interfaces
+	if [ -e "$ifupdown" ] && ! grep -q '^# poolready' "$ifupdown"; then
+		cp "$ifupdown" "$ifupdown.poolready-off"
+		printf '%s\n' '# poolready: other interfaces are configured elsewhere.' 'auto lo' 'iface lo inet loopback' >"$ifupdown"
+		aside=yes
+	fi
+	for pid in /run/dhclient.*.pid; do
+		[ -e "$pid" ] || continue
+		interface=${pid#/run/dhclient.}
+		dhclient -x -pf "$pid" "${interface%.pid}"
+	done
+	for file in /etc/netplan/*.yaml; do
+		[ -e "$file" ] || continue
+		mv "$file" "$file.poolready-off"
+	done
+}
 
 profile() { # NAME TYPE [PROPERTY VALUE]...: makes it if it is missing
 	name=$1
@@ -16,67 +38,152 @@ profile() { # NAME TYPE [PROPERTY VALUE]...: makes it if it is missing
 		nmcli connection add type "$type" con-name "$name" ifname "$name" "$@"
 }
 
-# The lab's DHCP server may hand out jumbo frames; the profile's MTU wins.
-profile "$LAB_IF" ethernet
-nmcli connection modify "$LAB_IF" connection.autoconnect yes 802-3-ethernet.mtu "$MTU" \
-	ipv4.method auto ipv4.never-default yes ipv4.dhcp-client-id mac ipv6.method disabled
+with_networkmanager() {
+	# On Debian it leaves alone what ifupdown has, and looks for that when it starts.
+	[ -z "$aside" ] || systemctl restart NetworkManager
 
-profile "$TRUNK_IF" ethernet
-nmcli connection modify "$TRUNK_IF" connection.autoconnect yes 802-3-ethernet.mtu "$MTU" \
-	ipv4.method disabled ipv6.method disabled
+	# The lab's DHCP server may hand out jumbo frames; the profile's MTU wins.
+	profile "$LAB_IF" ethernet
+	nmcli connection modify "$LAB_IF" connection.autoconnect yes 802-3-ethernet.mtu "$MTU" \
+		ipv4.method auto ipv4.never-default yes ipv4.dhcp-client-id mac ipv6.method disabled
 
-profile "$EXT_IF" ethernet
-case $ROLE in
-dis)
-	nmcli connection modify "$EXT_IF" connection.autoconnect no 802-3-ethernet.mtu "$MTU" \
+	profile "$TRUNK_IF" ethernet
+	nmcli connection modify "$TRUNK_IF" connection.autoconnect yes 802-3-ethernet.mtu "$MTU" \
 		ipv4.method disabled ipv6.method disabled
-	;;
-*)
-	nmcli connection modify "$EXT_IF" connection.autoconnect yes 802-3-ethernet.mtu "$MTU" \
-		ipv4.method auto ipv4.never-default no ipv4.ignore-auto-dns yes \
-		ipv4.dhcp-client-id mac ipv6.method disabled
-	;;
-esac
 
-if [ "$ROLE" != golden ]; then
-	profile "$VLAN_IF" vlan dev "$TRUNK_IF" id "$VLAN_ID"
-fi
-case $ROLE in
-con)
-	nmcli connection modify "$VLAN_IF" connection.autoconnect yes 802-3-ethernet.mtu "$MTU" \
-		ipv4.method manual ipv4.addresses "$VLAN_ADDR" ipv4.gateway '' \
-		ipv4.never-default yes ipv6.method disabled
-	;;
-dis)
-	nmcli connection modify "$VLAN_IF" connection.autoconnect yes 802-3-ethernet.mtu "$MTU" \
-		ipv4.method manual ipv4.addresses "$VLAN_ADDR" ipv4.never-default no \
-		ipv4.gateway "$CON_VLAN_ADDR" ipv4.dns "$CON_VLAN_ADDR" ipv6.method disabled
-	;;
-esac
+	profile "$EXT_IF" ethernet
+	case $ROLE in
+	dis)
+		nmcli connection modify "$EXT_IF" connection.autoconnect no 802-3-ethernet.mtu "$MTU" \
+			ipv4.method disabled ipv6.method disabled
+		;;
+	*)
+		nmcli connection modify "$EXT_IF" connection.autoconnect yes 802-3-ethernet.mtu "$MTU" \
+			ipv4.method auto ipv4.never-default no ipv4.ignore-auto-dns yes \
+			ipv4.dhcp-client-id mac ipv6.method disabled
+		;;
+	esac
 
-nmcli connection up "$LAB_IF"
-nmcli connection up "$TRUNK_IF"
-[ "$ROLE" = golden ] || nmcli connection up "$VLAN_IF"
-if [ "$ROLE" = dis ]; then
-	# NetworkManager would set the link up again at every boot: the NIC is taken from it.
-	unmanaged=/etc/NetworkManager/conf.d/90-poolready-unmanaged.conf
-	if [ ! -e "$unmanaged" ]; then
-		nmcli connection down "$EXT_IF" || true # it may be down
-		printf '[keyfile]\nunmanaged-devices=interface-name:%s\n' "$EXT_IF" >"$unmanaged"
-		systemctl reload NetworkManager
+	if [ "$ROLE" != golden ]; then
+		profile "$VLAN_IF" vlan dev "$TRUNK_IF" id "$VLAN_ID"
 	fi
-	ip link set dev "$EXT_IF" down
-else
-	nmcli connection up "$EXT_IF"
-fi
+	case $ROLE in
+	con)
+		nmcli connection modify "$VLAN_IF" connection.autoconnect yes 802-3-ethernet.mtu "$MTU" \
+			ipv4.method manual ipv4.addresses "$VLAN_ADDR" ipv4.gateway '' \
+			ipv4.never-default yes ipv6.method disabled
+		;;
+	dis)
+		nmcli connection modify "$VLAN_IF" connection.autoconnect yes 802-3-ethernet.mtu "$MTU" \
+			ipv4.method manual ipv4.addresses "$VLAN_ADDR" ipv4.never-default no \
+			ipv4.gateway "$CON_VLAN_ADDR" ipv4.dns "$CON_VLAN_ADDR" ipv6.method disabled
+		;;
+	esac
 
-for uuid in $(nmcli -g UUID connection show); do
-	case $(nmcli -g connection.type connection show "$uuid") in
-	802-3-ethernet | vlan) ;;
-	*) continue ;; # loopback, bridges of containers
+	nmcli connection up "$LAB_IF"
+	nmcli connection up "$TRUNK_IF"
+	[ "$ROLE" = golden ] || nmcli connection up "$VLAN_IF"
+	if [ "$ROLE" = dis ]; then
+		# NetworkManager would set the link up again at every boot: the NIC is taken from it.
+		unmanaged=/etc/NetworkManager/conf.d/90-poolready-unmanaged.conf
+		if [ ! -e "$unmanaged" ]; then
+			nmcli connection down "$EXT_IF" || true # it may be down
+			printf '[keyfile]\nunmanaged-devices=interface-name:%s\n' "$EXT_IF" >"$unmanaged"
+			systemctl reload NetworkManager
+		fi
+		ip link set dev "$EXT_IF" down
+	else
+		nmcli connection up "$EXT_IF"
+	fi
+
+	for uuid in $(nmcli -g UUID connection show); do
+		case $(nmcli -g connection.type connection show "$uuid") in
+		802-3-ethernet | vlan) ;;
+		*) continue ;; # loopback, bridges of containers
+		esac
+		case $(nmcli -g connection.id connection show "$uuid") in
+		"$LAB_IF" | "$TRUNK_IF" | "$VLAN_IF" | "$EXT_IF") ;;
+		*) nmcli connection delete "$uuid" ;;
+		esac
+	done
+}
+
+# The first file for an interface counts, in the order of names: ours come before netplan's.
+networkd=/etc/systemd/network/05-poolready
+
+config() { # FILE LINE...: writes it unless it is so already
+	file=$1
+	shift
+	text=$(printf '%s\n' "$@")
+	[ "$(cat "$file" 2>/dev/null || true)" != "$text" ] || return 0
+	mkdir -p "${file%/*}"
+	printf '%s\n' "$text" >"$file"
+}
+
+address_of() { # INTERFACE: returns once it has an IPv4 address
+	left=60 # seconds
+	until ip -4 -o addr show dev "$1" 2>/dev/null | grep -q inet; do
+		left=$((left - 1))
+		[ "$left" -gt 0 ] || {
+			echo "$1 has no address after a minute" >&2
+			exit 1
+		}
+		sleep 1
+	done
+}
+
+with_networkd() {
+	# No boot waits for the trunk, which has no address, or for the internet.
+	config "$networkd-$LAB_IF.network" '[Match]' "Name=$LAB_IF" '[Link]' "MTUBytes=$MTU" \
+		'[Network]' DHCP=ipv4 LinkLocalAddressing=no IPv6AcceptRA=no \
+		'[DHCPv4]' ClientIdentifier=mac UseRoutes=no
+	vlan=
+	[ "$ROLE" = golden ] || vlan="VLAN=$VLAN_IF"
+	config "$networkd-$TRUNK_IF.network" '[Match]' "Name=$TRUNK_IF" \
+		'[Link]' "MTUBytes=$MTU" RequiredForOnline=no \
+		'[Network]' LinkLocalAddressing=no IPv6AcceptRA=no ${vlan:+"$vlan"}
+	case $ROLE in
+	dis)
+		config "$networkd-$EXT_IF.network" '[Match]' "Name=$EXT_IF" '[Link]' Unmanaged=yes
+		;;
+	*)
+		config "$networkd-$EXT_IF.network" '[Match]' "Name=$EXT_IF" \
+			'[Link]' "MTUBytes=$MTU" RequiredForOnline=no \
+			'[Network]' DHCP=ipv4 LinkLocalAddressing=no IPv6AcceptRA=no \
+			'[DHCPv4]' ClientIdentifier=mac UseDNS=no
+		;;
 	esac
-	case $(nmcli -g connection.id connection show "$uuid") in
-	"$LAB_IF" | "$TRUNK_IF" | "$VLAN_IF" | "$EXT_IF") ;;
-	*) nmcli connection delete "$uuid" ;;
-	esac
-done
+	if [ "$ROLE" != golden ]; then
+		config "$networkd-$VLAN_IF.netdev" '[NetDev]' "Name=$VLAN_IF" Kind=vlan '[VLAN]' "Id=$VLAN_ID"
+		config "$networkd-$VLAN_IF.network" '[Match]' "Name=$VLAN_IF" '[Link]' "MTUBytes=$MTU" \
+			'[Network]' "Address=$VLAN_ADDR" LinkLocalAddressing=no IPv6AcceptRA=no
+	fi
+	if [ "$ROLE" = dis ]; then # until the cut
+		config "$networkd-$VLAN_IF.network.d/gateway.conf" '[Network]' "Gateway=$CON_VLAN_ADDR" "DNS=$CON_VLAN_ADDR"
+	fi
+
+	systemctl enable systemd-networkd
+	systemctl start systemd-networkd
+	networkctl reload
+	networkctl reconfigure "$LAB_IF" "$TRUNK_IF"
+	address_of "$LAB_IF"
+	if [ "$ROLE" = dis ]; then
+		ip link set dev "$EXT_IF" down
+		ip addr flush dev "$EXT_IF"
+	else
+		networkctl reconfigure "$EXT_IF"
+		address_of "$EXT_IF"
+	fi
+	if [ "$ROLE" != golden ]; then
+		address_of "$VLAN_IF" # networkd makes it in the background
+		networkctl reconfigure "$VLAN_IF"
+		address_of "$VLAN_IF"
+	fi
+}
+
+put_aside
+if systemctl is-active --quiet NetworkManager; then
+	with_networkmanager
+else
+	with_networkd
+fi

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The product under test. This stands in for it: put the installation of yours here.
+# The product under test. This stands in for it: see Topology.Product.
 set -eu
 
 install -d -m 755 "$PRODUCT_DIR"

@@ -40,5 +40,10 @@ else
 	cat "$config.new" >"$config" # keeps owner, mode and label
 	rm "$config.new"
 	sshd -t
-	systemctl restart sshd
+	# shellcheck source=/dev/null
+	. /etc/os-release
+	case " $ID ${ID_LIKE:-} " in
+	*" debian "*) systemctl restart ssh ;;
+	*) systemctl restart sshd ;;
+	esac
 fi

@@ -11,9 +11,23 @@ for user in root "$ADMIN_USER"; do
 	fi
 done
 
+# shellcheck source=/dev/null
+. /etc/os-release
+case " $ID ${ID_LIKE:-} " in
+*" debian "*)
+	export DEBIAN_FRONTEND=noninteractive
+	# shellcheck disable=SC2016 # expanded by dpkg-query
+	installed() { [ "$(dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null)" = 'ii ' ]; }
+	remove() { apt-get -y -qq remove "$@"; }
+	;;
+*)
+	installed() { rpm -q --quiet "$1"; }
+	remove() { dnf -y -q remove "$@"; }
+	;;
+esac
 present=
 for package in $PACKAGES_REMOVED; do
-	if rpm -q --quiet "$package"; then present="$present $package"; fi
+	if installed "$package"; then present="$present $package"; fi
 done
 # shellcheck disable=SC2086 # a list of packages
-[ -z "$present" ] || dnf -y -q remove $present
+[ -z "$present" ] || remove $present

@@ -4,17 +4,22 @@ set -eu
 
 [ "$(timedatectl show -p Timezone --value)" = "$TIMEZONE" ] || timedatectl set-timezone "$TIMEZONE"
 
-conf=/etc/chrony.conf
+# shellcheck source=/dev/null
+. /etc/os-release
+case " $ID ${ID_LIKE:-} " in
+*" debian "*) unit=chrony conf=/etc/chrony/chrony.conf drift=/var/lib/chrony/chrony.drift ;;
+*) unit=chronyd conf=/etc/chrony.conf drift=/var/lib/chrony/drift ;;
+esac
 want="# written by poolready
 server $NTP_SERVER iburst
-driftfile /var/lib/chrony/drift
+driftfile $drift
 makestep 1.0 3
 rtcsync
 allow $LAB_NET"
-systemctl enable --now chronyd
+systemctl enable --now "$unit"
 if [ "$(cat "$conf")" != "$want" ]; then
 	printf '%s\n' "$want" >"$conf"
-	systemctl restart chronyd
+	systemctl restart "$unit"
 fi
 chronyc waitsync 60 0 0 1
 chronyc makestep

@@ -7,8 +7,8 @@ while :; do
 	got=$(dig +short +time=2 +tries=1 "@$CON_VLAN_ADDR" "registry.$DOMAIN" || true)
 	if [ "$got" != "$CON_LAB_ADDR" ]; then
 		why="registry.$DOMAIN at $CON_VLAN_ADDR: got \"$got\", want $CON_LAB_ADDR"
-	elif ! curl -sS -k -o /dev/null --connect-timeout 3 "$INTERNET_URL"; then
-		why="$INTERNET_URL cannot be reached through con"
+	elif ! curl -sS -k -o /dev/null --connect-timeout 3 "https://$OUTSIDE_ADDR/"; then # by address: names may be refused
+		why="$OUTSIDE_ADDR cannot be reached through con"
 	else
 		exit 0
 	fi

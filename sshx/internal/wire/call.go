@@ -28,13 +28,19 @@ type Call struct {
 	User   string // through sudo; "" without
 	Prompt string // with User: by which sudo asks for a password; "" is never
 	Lead   bool   // have Lead run the text; implied by User, but for Terminal
-	Text   string // Run, Terminal, Stop, Detach, Poll or Kill
+	Text   string // Run, Exec, Terminal, Stop, Detach, Poll or Kill
 	Name   string // $0: letters, digits, "-", "_", "." and ":"
 	Args   []string
+	// Direct has the login shell run Exec, without another shell: it must be one that
+	// SuitsDirect. Without User and Lead; Name is not used.
+	Direct bool
 }
 
 // Command is the string of the exec request.
 func (c Call) Command() string {
+	if c.Direct {
+		return c.direct()
+	}
 	var b strings.Builder
 	if c.User != "" {
 		b.WriteString(Sudo(c.User, c.Prompt))
@@ -70,6 +76,9 @@ func plain(s string) bool {
 
 // Parse reads what Command wrote; ok is false for every other command.
 func Parse(command string) (c Call, ok bool) {
+	if c, ok := ParseDirect(command); ok {
+		return c, true
+	}
 	words, ok := split(command)
 	if !ok {
 		return Call{}, false
@@ -90,7 +99,7 @@ func Parse(command string) (c Call, ok bool) {
 		c.Lead = true
 		words = words[1:]
 	}
-	if len(words) < 2 || !slices.Contains([]string{Run, Terminal, Stop, Detach, Poll, Kill}, words[0]) {
+	if len(words) < 2 || !slices.Contains([]string{Run, Exec, Terminal, Stop, Detach, Poll, Kill}, words[0]) {
 		return Call{}, false
 	}
 	c.Text, c.Name, c.Args = words[0], words[1], words[2:]

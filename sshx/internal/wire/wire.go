@@ -9,16 +9,23 @@
 //	exec /bin/sh -c '<Lead>' '<text>' NAME ARG...
 //	exec sudo -n -H -u 'USER' -- /bin/sh -c '<Lead>' '<text>' NAME ARG...
 //	exec sudo -S -p 'PROMPT' -H -u 'USER' -- /bin/sh -c '<Ready>' '<Lead>' '<text>' NAME ARG...
+//	set -- ARG...; <Exec>
 //
-// In the last, nothing but an answer to PROMPT is sent until Ready has spoken.
+// In the last but one, nothing but an answer to PROMPT is sent until Ready has spoken.
 //
 // The texts hold no single quote, newline, "!" or double backslash, so that every login shell
 // (csh and fish too) takes them as they are. NAME is for ps and for the shell's own messages.
+// The last form, for login shells that can take it, saves a process.
 //
-// # Run TOKEN FLAGS [WORD...]
+// # Exec TOKEN FLAGS WORD...
 //
-// With the flag "a", the words of the command are Run's further arguments, and nothing precedes
-// what stdin is used for: this saves a round trip. Otherwise Run reads from stdin a header line, the rest of the preamble if it is long, and the script:
+// Exec is Run for a command whose words are its further arguments: nothing precedes what stdin
+// is used for, which saves a round trip. Its line on stdout is "sshx TOKEN PID SHELL", with $SHELL,
+// to which sshd sets the login shell.
+//
+// # Run TOKEN FLAGS
+//
+// Run reads from stdin a header line, the rest of the preamble if it is long, and the script:
 //
 //	<script bytes> <preamble bytes> <preamble>\n      a preamble without newline: bytes is 0
 //	<script bytes> <preamble bytes>\n<preamble>       otherwise
@@ -40,7 +47,6 @@
 //
 // Flags are letters:
 //
-//	a  the command is in the arguments; no header on stdin
 //	m  the command's stderr is its stdout
 //	s  they are separate
 //	i  the rest of stdin, to its end, is the command's stdin. Else that is /dev/null and:
@@ -135,7 +141,7 @@ if [ "$(($(wc -c <"$_sshx_f")))" -ne "$_sshx_n" ]; then echo "sshx: script ended
 var Run = line(`
 _sshx_t=$1; _sshx_o=$2; _sshx_f=; _sshx_n=0; _sshx_e=;
 exec 3<&0 </dev/null;
-case $_sshx_o in *a*) shift 2;; *) ` + input + ` esac;
+` + input + `
 case $_sshx_o in *m*) exec 2>&1;; esac;
 if [ "$_sshx_n" -gt 0 ]; then
 	_sshx_f=${TMPDIR:-/tmp}/sshx.$_sshx_t;
@@ -145,15 +151,7 @@ if [ "$_sshx_n" -gt 0 ]; then
 fi;
 case $_sshx_o in
 *i*) exec <&3;;
-*) ( (
-	trap "" TERM;
-	read -r _sshx_x <&3;
-	kill -s 0 $$ || exit;
-	kill -s TERM -- -$$ || kill -s TERM $$;
-	sleep 2;
-	rm -f "$_sshx_f";
-	kill -s KILL -- -$$ || kill -s KILL $$
-	) >/dev/null 2>&1 & );;
+*) ` + watch(`rm -f "$_sshx_f";`) + `;;
 esac;
 exec 3<&-;
 if [ "$_sshx_n" -gt 0 ]; then

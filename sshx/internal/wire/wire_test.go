@@ -12,7 +12,7 @@ import (
 func TestTextsSuitEveryLoginShell(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]string{
-		"Lead": Lead, "Ready": Ready, "Run": Run, "Terminal": Terminal, "Stop": Stop, "Detach": Detach, "Job": Job, "Poll": Poll, "Kill": Kill,
+		"Lead": Lead, "Ready": Ready, "Run": Run, "Exec": Exec, "Terminal": Terminal, "Stop": Stop, "Detach": Detach, "Job": Job, "Poll": Poll, "Kill": Kill,
 	} {
 		assert.NotContains(t, text, "'", name)
 		assert.NotContains(t, text, "!", name)
@@ -32,6 +32,8 @@ func TestCallsAreParsedAsTheyWereMade(t *testing.T) {
 		{Text: Terminal, Name: "sshx", Args: []string{"t", ""}},
 		{Text: Terminal, Name: "sshx", User: "root", Args: []string{"t", ""}},
 		{Text: Terminal, Name: "sshx", User: "root", Prompt: "p", Args: []string{"t", ""}},
+		{Text: Exec, Name: "sshx", Args: []string{"t", "mi", "ls", "-l", "it's", ""}},
+		{Text: Exec, Name: "sshx", Direct: true, Args: []string{"t", "m", "ls", "it's", "two\nlines", "!\\"}},
 		{Text: Stop, Name: "sshx", Args: []string{"4711"}},
 		{Text: Detach, Name: "sshx", Args: []string{"id", Job}},
 		{Text: Poll, Name: "sshx", Args: []string{"id", "0", "65536"}},
@@ -44,6 +46,7 @@ func TestCallsAreParsedAsTheyWereMade(t *testing.T) {
 	for _, s := range []string{
 		"", "exec", "true", "exec /bin/sh -c", "exec /bin/sh -c 'true' sshx", "exec /bin/sh -c '", "exec /bin/sh -c $(x) y",
 		Call{Text: Run, Name: "sshx"}.Command() + "; true", "sudo -n true",
+		"set -- t m $(x); " + Exec, "set -- t m; " + Run,
 	} {
 		_, ok := Parse(s)
 		assert.False(t, ok, "%q", s)

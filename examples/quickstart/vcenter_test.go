@@ -1,0 +1,55 @@
+package quickstart
+
+import (
+	"cmp"
+	"context"
+	"os"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/poolready/poolready/pool"
+	"github.com/poolready/poolready/sshx"
+	"github.com/poolready/poolready/vsphere"
+	"github.com/poolready/poolready/vsphere/vspheretest"
+)
+
+// vcenter returns a provider, how to log in to the template, and the template's name.
+//
+// GOVC_URL and its like name the vCenter; then E2E_SSH_KEY, E2E_KNOWN_HOSTS and E2E_SSH_JUMP say
+// how to log in, and E2E_TEMPLATE to what. Without GOVC_URL all of it is simulated in this process.
+func vcenter(t pool.T) (pool.Provider, sshx.Config, string) {
+	t.Helper()
+	if os.Getenv("GOVC_URL") == "" {
+		srv := vspheretest.NewServer(t)
+		cfg := vsphere.Config{URL: srv.URL.String(), CACerts: srv.CAFile}
+		return open(t, cfg), sshx.Config{
+			Keys: []ssh.Signer{srv.ClientKey}, HostKeys: sshx.HostKeys{Pinned: srv.HostKeys}, Dialer: srv,
+		}, "template"
+	}
+	cfg, err := vsphere.FromEnv()
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	login, err := sshx.FromEnv("E2E_", t.Logf)
+	if err != nil {
+		t.Fatalf("GOVC_URL is set: %v", err)
+	}
+	return open(t, cfg), login, cmp.Or(os.Getenv("E2E_TEMPLATE"), "e2e-template-rhel9")
+}
+
+func open(t pool.T, cfg vsphere.Config) pool.Provider {
+	t.Helper()
+	p, err := vsphere.New(cfg)
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 30*time.Second)
+		defer cancel()
+		if err := p.Close(ctx); err != nil {
+			t.Errorf("%v", err)
+		}
+	})
+	return p
+}

@@ -1,0 +1,61 @@
+package pool
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"github.com/poolready/poolready/sshx"
+)
+
+// DialContext connects to an address as seen from the host, through its SSH connection: to
+// "127.0.0.1:8080" for a service of its own, or to what only it can reach. A Host so is an
+// sshx.Dialer, and its DialContext fits an http.Transport. Connections of a lent host end with the loan.
+func (h *Host) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	ctx, done, err := h.bind(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	c, err := h.SSH(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := c.DialContext(ctx, network, address)
+	return conn, h.blame(err)
+}
+
+// Reboot restarts the host and returns when it lets us in again at the same address, with a new
+// boot id, no later than after Limits.Boot.
+func (h *Host) Reboot(ctx context.Context) error {
+	ctx, done, err := h.bind(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	c, err := h.SSH(ctx)
+	if err != nil {
+		return err
+	}
+	h.dialing.Lock() // who wants a connection meanwhile waits for the new one
+	defer h.dialing.Unlock()
+	ctx, cancel := context.WithTimeoutCause(ctx, h.limits.Boot, fmt.Errorf("not up within Limits.Boot (%s)", h.limits.Boot))
+	defer cancel()
+	next, err := c.Reboot(ctx, sshx.Ready{})
+	if err != nil {
+		return h.blame(err)
+	}
+	return h.keep(next)
+}
+
+// keep makes c the host's connection, unless the host was given back meanwhile, when nobody would close it.
+func (h *Host) keep(c *sshx.Client) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.use != nil && h.use.ctx.Err() != nil {
+		c.Close()
+		return fmt.Errorf("%s: %w", h.Name, context.Cause(h.use.ctx))
+	}
+	h.client = c
+	return nil
+}

@@ -1,0 +1,12 @@
+// Package withmain is run by go test, which must not cache its result: see TestResultsAreNotCached.
+package withmain
+
+import (
+	"testing"
+
+	"github.com/poolready/poolready/pool"
+)
+
+func TestMain(m *testing.M) { pool.Main(m, func(pool.T) {}) }
+
+func TestNothing(*testing.T) {}

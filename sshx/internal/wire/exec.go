@@ -1,0 +1,54 @@
+package wire
+
+import (
+	"path"
+	"slices"
+	"strings"
+)
+
+// watch starts what kills the process group when fd 3 ends or has a line; script is its chance to clean up.
+func watch(script string) string {
+	return `( (
+	trap "" TERM;
+	command read -r _sshx_x <&3;
+	command kill -s 0 $$ || exit;
+	command kill -s TERM -- -$$ || command kill -s TERM $$;
+	command sleep 2;
+	` + script + `
+	command kill -s KILL -- -$$ || command kill -s KILL $$
+	) >/dev/null 2>&1 & )`
+}
+
+// Exec is the shorter Run for a command that is all in the arguments. The login shell may run it
+// itself, after whatever its startup files have set, see Call.Direct: hence "set" and "command".
+var Exec = line(`
+set +eu;
+case $2 in *m*) exec 2>&1;; esac;
+case $2 in *i*) ;; *) exec 3<&0 </dev/null; ` + watch("") + `; exec 3<&-;; esac;
+case $2 in *s*) command echo "sshx $1 $$" >&2;; esac;
+command echo "sshx $1 $$ $SHELL";
+shift 2;
+exec "$@"
+`)
+
+// SuitsDirect reports whether the login shell of that path can run Exec itself.
+func SuitsDirect(shell string) bool {
+	return slices.Contains([]string{"sh", "bash", "dash", "ash"}, path.Base(shell))
+}
+
+// direct is the string of the exec request of a Call that is Direct.
+func (c Call) direct() string { return "set -- " + Words(c.Args...) + "; " + c.Text }
+
+// ParseDirect reads what Command wrote for a Call that is Direct.
+func ParseDirect(command string) (c Call, ok bool) {
+	words, ok := strings.CutPrefix(command, "set -- ")
+	if !ok {
+		return Call{}, false
+	}
+	if words, ok = strings.CutSuffix(words, "; "+Exec); !ok {
+		return Call{}, false
+	}
+	c = Call{Direct: true, Text: Exec, Name: "sshx"}
+	c.Args, ok = split(words)
+	return c, ok
+}
