@@ -72,7 +72,7 @@ func (h *Host) bind(ctx context.Context) (context.Context, func(), error) {
 	if err := h.usable(); err != nil || h.use == nil {
 		return ctx, func() {}, err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := context.WithCancelCause(context.WithValue(ctx, heldKey{}, h.use.lease))
 	stop := context.AfterFunc(h.use.ctx, func() { cancel(fmt.Errorf("%s: %w", h.Name, context.Cause(h.use.ctx))) })
 	return ctx, func() { stop(); cancel(nil) }, nil
 }

@@ -247,9 +247,21 @@ func (x *lease) write(ctx context.Context, f func(b books, e *entry) error) erro
 	return err
 }
 
+// Held tells whether what is done under ctx may still be done: it returns an error for which errors.Is(err, ErrLeaseLost)
+// holds as soon as the lease that it is done under is over, even if this process slept and ctx has not ended yet. A
+// Provider asks it right before each call that changes something. Without a lease it returns nil.
+func Held(ctx context.Context) error {
+	if x, ok := ctx.Value(heldKey{}).(*lease); ok && x.late() {
+		return x.check()
+	}
+	return nil
+}
+
+type heldKey struct{}
+
 // bind returns a context that ends when ctx or the lease does.
 func (x *lease) bind(ctx context.Context) (context.Context, func()) {
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := context.WithCancelCause(context.WithValue(ctx, heldKey{}, x))
 	stop := context.AfterFunc(x.ctx, func() { cancel(context.Cause(x.ctx)) })
 	return ctx, func() { stop(); cancel(nil) }
 }

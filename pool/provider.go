@@ -12,7 +12,7 @@ import (
 // return errors that name operation, object, cause and remedy.
 //
 // A method that changes something looks before it repeats: when the hypervisor's answer was lost,
-// it reads back whether the change took effect, so that one call makes at most one change.
+// it reads back whether the change took effect, so that one call makes at most one change. It asks Held right before.
 type Provider interface {
 	// Inventory reads all that the hypervisor knows of the set, in one bulk reading, and the
 	// templates named. A set without a VM has an empty Inventory, not an error; a template that
