@@ -2,9 +2,10 @@ GO       ?= go
 LINT     ?= golangci-lint
 OP        = $(GO) test ./e2e -v -count=1 -timeout 0 $(if $(POOLS),-pools $(POOLS)) $(ARGS) -op
 FUZZTIME ?= 30s
+ACQUISITIONS ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help test race lint pools plan status verify diff rebuild reset keep release sweep destroy bench fuzz tidy shellcheck ci
+.PHONY: help test race lint pools plan status verify diff rebuild reset keep release sweep destroy chaos bench fuzz tidy shellcheck ci
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +51,9 @@ sweep: ## List what the topology no longer has; with ARGS=-yes remove it
 
 destroy: ## Remove the set, after asking for its name
 	$(OP) destroy
+
+chaos: ## Share a set among 8 processes for ACQUISITIONS (300), killed and stopped at random; some minutes
+	POOLREADY_ACQUISITIONS=$(ACQUISITIONS) $(GO) test ./pool -run ManyProcessesShareASet -v -count=1 -timeout 30m
 
 bench: ## Run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...

@@ -145,7 +145,7 @@ var faults = []fault{
 
 func TestEveryFaultIsNoticedByItsChecks(t *testing.T) {
 	noticed := mutate(t, testTopology(), faults)
-	noticed[unplugged.Name] = true // see TestPoolsOnDebian: these hosts have no hypervisor
+	noticed[unplugged.Name] = true // see TestDebian: these hosts have no hypervisor
 	for role := range checks {
 		for _, c := range testTopology().checks(role) {
 			assert.True(t, raceDetector || noticed[c.Name], "no fault makes check %q of %s fail", c.Name, role)

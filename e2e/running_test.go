@@ -11,8 +11,8 @@ import (
 	"github.com/poolready/poolready/pool"
 )
 
-// TestRunningPoolsLeakNothing dirties what a resumed machine has in memory and on its disk.
-func TestRunningPoolsLeakNothing(t *testing.T) {
+// TestHostsThatRunWhenReadyLeakNothing dirties what a resumed machine has in memory and on its disk.
+func TestHostsThatRunWhenReadyLeakNothing(t *testing.T) {
 	t.Parallel()
 	topology := testTopology()
 	topology.Pools = 1

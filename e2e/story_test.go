@@ -108,7 +108,7 @@ func first(history []string, prefix string) int {
 	return slices.IndexFunc(history, func(s string) bool { return strings.HasPrefix(s, prefix) })
 }
 
-func TestFourPoolsAreBuiltFromNothingInBatchesByRole(t *testing.T) {
+func TestFourAreBuiltFromNothingInBatchesByRole(t *testing.T) {
 	t.Parallel()
 	topology := DefaultTopology()
 	topology.Pools = 4

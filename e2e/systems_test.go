@@ -4,7 +4,6 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/pem"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -16,17 +15,8 @@ import (
 	"github.com/poolready/poolready/pool"
 )
 
-// embeddedOnly keeps what has the main job's name, but not its topology, off a real vCenter.
-func embeddedOnly(t *testing.T) {
-	t.Helper()
-	if os.Getenv("GOVC_URL") != "" {
-		t.Skip("GOVC_URL is set: this is for the embedded vCenter; -set os=debian12 is for others")
-	}
-}
-
-func TestPoolsOnDebian(t *testing.T) {
+func TestDebian(t *testing.T) {
 	t.Parallel()
-	embeddedOnly(t)
 	topology := DefaultTopology().On("debian12", "debian12")
 	topology.Pools = 1
 	public, private, err := ed25519.GenerateKey(rand.Reader)
@@ -91,9 +81,8 @@ func TestDebianWithNetworkManager(t *testing.T) {
 	}
 }
 
-func TestPoolsOnTwoSystems(t *testing.T) {
+func TestTwoSystems(t *testing.T) {
 	t.Parallel()
-	embeddedOnly(t)
 	topology := DefaultTopology().On("debian12", "rhel9")
 	topology.Pools = 1
 	topology.Product = Product{

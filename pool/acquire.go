@@ -88,20 +88,20 @@ func (s *Set) acquire(ctx context.Context, test string) (_ *Pool, err error) {
 func (s *Set) take(ctx context.Context, test string) (x *lease, was entry, err error) {
 	numbers := s.numbers()
 	line := s.ledger.place(test, numbers)
-	defer func() {
-		ctx, cancel := afterwards(ctx)
-		defer cancel()
-		_ = line.leave(ctx) // if it fails, the ticket runs out
-	}()
+	defer line.abandon(ctx)
 	word := s.log.wait(fmt.Sprintf("%s: waiting for a pool", test), firstWord)
 	const first = 100 * time.Millisecond
 	most := min(3*time.Second, s.ledger.term/20)
 	var state poolsState
 	late := func(err error) error {
-		if ctx.Err() != nil {
-			return fmt.Errorf("none was free: %w; %s", context.Cause(ctx), state)
+		if ctx.Err() == nil {
+			return err
 		}
-		return err
+		who := state.String()
+		if who == "" { // the time was over before the ledger was read
+			who = s.who(ctx)
+		}
+		return fmt.Errorf("none was free: %w; %s", context.Cause(ctx), who)
 	}
 	for wait := first; ; wait = min(wait*3/2, most) {
 		freed := s.desk.freed()
@@ -112,6 +112,7 @@ func (s *Set) take(ctx context.Context, test string) (x *lease, was entry, err e
 		if numbers = s.numbers(); len(numbers) == 0 {
 			return nil, entry{}, fmt.Errorf("no pool is left: %w", errors.Join(s.desk.unfit()...))
 		}
+		line.t.Pools = numbers
 		var free []int
 		free, state = s.look(b, numbers)
 		n := choose(free, b.line(), line.t.token, numbers)
@@ -304,7 +305,12 @@ func (s *Set) cleanUp(p *Pool, test string, failed bool) {
 func (s *Set) giveBack(x *lease, f func(now time.Time, e *entry)) {
 	ctx, cancel := afterwards(s.ctx)
 	defer cancel()
-	if err := x.release(ctx, f); err != nil && !errors.Is(err, errNotOurs) {
+	err := x.release(ctx, func(b books, e *entry) {
+		if f != nil {
+			f(b.Now, e)
+		}
+	})
+	if err != nil && !errors.Is(err, errNotOurs) {
 		s.log.linef("pool %d: not given back, so it is free when its lease is over: %v", shardPool(x.shard), err)
 	}
 	s.desk.free()
@@ -320,15 +326,23 @@ const (
 // fails again and again it is left alone for a while.
 func (s *Set) failed(x *lease, err error) {
 	n := shardPool(x.shard)
-	if errors.Is(err, errUnfit) {
-		s.desk.strike(n, err)
-		s.log.linef("pool %d: lent no more: %s", n, indent(err.Error(), "    "))
+	switch {
+	case errors.Is(err, errUnfit):
+		s.strike(n, err)
+		fallthrough
+	case x.check() != nil: // what failed was us
 		s.giveBack(x, nil)
 		return
 	}
 	s.log.linef("pool %d: %s", n, indent(err.Error(), "    "))
 	s.giveBack(x, func(now time.Time, e *entry) { e.fail(now, err) })
 	s.repair(n)
+}
+
+// strike takes a pool off the list of those that this process lends.
+func (s *Set) strike(n int, err error) {
+	s.desk.strike(n, err)
+	s.log.linef("pool %d: lent no more: %s", n, indent(err.Error(), "    "))
 }
 
 // cleaned notes in the entry that the pool is clean.

@@ -160,7 +160,7 @@ func (s *Set) resetHeld(ctx context.Context, x *lease, was entry, p *Pool) error
 func letGoOf(ctx context.Context, x *lease, f func(now time.Time, e *entry)) error {
 	ctx, cancel := afterwards(ctx)
 	defer cancel()
-	return x.release(ctx, f)
+	return x.release(ctx, func(b books, e *entry) { f(b.Now, e) })
 }
 
 // KeepPool leaves a pool as it is to a person, for d, as Spec.Keep does with that of a failed test: nobody
@@ -188,7 +188,7 @@ func KeepPool(ctx context.Context, spec Spec, pool int, why string, d time.Durat
 			return there, nil
 		})
 	} else if err == nil {
-		err = x.release(ctx, mark)
+		err = letGoOf(ctx, x, mark)
 	}
 	if busy := (*busyError)(nil); errors.As(err, &busy) {
 		err = fmt.Errorf("it is %w", err)

@@ -1,11 +1,9 @@
 package pool
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
-	"net/netip"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -47,12 +45,6 @@ type build struct {
 	waited  map[string]bool                       // shards that somebody else had since the plan was made
 }
 
-// golden is a ready golden.
-type golden struct {
-	id, snapshot, build string
-	keys                []string // host keys, that its clones have too
-}
-
 func newBuild(s Spec) *build {
 	return &build{
 		spec: s, by: whoami(), ledger: newLedger(s), leases: map[int]*lease{}, covered: map[int]bool{}, after: map[int]func(time.Time, *entry){}, waited: map[string]bool{}, log: &progress{logf: s.Logf, start: time.Now()},
@@ -73,37 +65,6 @@ func (b *build) spoiled(pool int) bool {
 	return len(b.failed[pool]) > 0
 }
 
-// ---- golden
-
-// makeGoldens builds the goldens that are not ready, at once.
-func (b *build) makeGoldens(ctx context.Context) {
-	var todo []*goldenPlan
-	for _, g := range b.work.goldens {
-		if g.Action == Reuse {
-			b.goldens[g] = golden{g.info.ID, g.snap, g.rec.Build, g.rec.HostKeys}
-		} else {
-			todo = append(todo, g)
-		}
-	}
-	if len(todo) == 0 {
-		return
-	}
-	st := b.log.stage("golden", len(todo))
-	defer st.end()
-	forAll(todo, b.spec.Limits.Clones, func(g *goldenPlan) {
-		start := time.Now()
-		ready, err := b.makeGolden(ctx, st, g)
-		st.finished(g.VM, "is "+g.recipe.Snapshot, time.Since(start), err)
-		if err != nil {
-			b.fail(0, err)
-			return
-		}
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.goldens[g] = ready
-	})
-}
-
 // forAll calls f for all items, at most limit at once, and returns when every call has.
 func forAll[E any](items []E, limit int, f func(E)) {
 	var g errgroup.Group
@@ -112,51 +73,6 @@ func forAll[E any](items []E, limit int, f func(E)) {
 		g.Go(func() error { f(e); return nil })
 	}
 	_ = g.Wait() // there are no errors
-}
-
-func (b *build) makeGolden(ctx context.Context, st *stage, g *goldenPlan) (golden, error) {
-	times := &stopwatch{}
-	id := g.info.ID
-	if g.Action != Finish {
-		st.at(g.VM, "cloning")
-		err := times.measure(tookClone, func() (err error) {
-			id, err = b.spec.Provider.Clone(ctx, b.goldenClone(g))
-			return err
-		})
-		if err != nil {
-			return golden{}, &HostError{Host: g.VM, Stage: st.name, Err: err}
-		}
-	}
-	h := newHost(b.spec, "golden", 0, g.vm, id, nil)
-	defer h.drop()
-	rec, snap, err := b.makeReady(ctx, st, h, layer{
-		name: g.layer, snapshot: g.recipe.Snapshot, steps: g.recipe.Steps, checks: g.recipe.Checks,
-		print: g.print, times: times,
-	})
-	if err != nil {
-		return golden{}, err
-	}
-	return golden{id, snap, rec.Build, rec.HostKeys}, nil
-}
-
-func (b *build) goldenClone(g *goldenPlan) CloneSpec {
-	return CloneSpec{
-		Set: b.spec.Name, Source: g.recipe.Template, Template: true, VM: g.vm,
-		Owner: owner{b.spec.Name, g.vm.Name, g.layer, g.from}.String(),
-		Note:  b.note("cloned", 0, g.recipe.Snapshot),
-	}
-}
-
-// ---- roles
-
-// cloneRole clones the VMs of one role, all that the plan builds and whose pool is not spoiled.
-func (b *build) cloneRole(ctx context.Context, role int) {
-	b.batch(ctx, "clone "+b.spec.Roles[role].Name, role, b.spec.Limits.Clones, (*hostPlan).builds, b.cloneHost)
-}
-
-// readyRole makes the VMs of one role ready.
-func (b *build) readyRole(ctx context.Context, role int) {
-	b.batch(ctx, "ready "+b.spec.Roles[role].Name, role, b.spec.Limits.Hosts, func(*hostPlan) bool { return true }, b.readyHost)
 }
 
 // batch runs f for the hosts of a role, at most limit at once, and ends when all have ended.
@@ -199,214 +115,6 @@ func (b *build) haveGoldens(pool int) bool {
 	})
 }
 
-func (b *build) roleClone(h *hostPlan, g golden) CloneSpec {
-	return CloneSpec{
-		Set: b.spec.Name, Source: g.id, Snapshot: g.snapshot, VM: h.vm,
-		Owner: owner{b.spec.Name, h.vm.Name, h.role.Name, or(g.build, "-")}.String(),
-		Note:  b.note("cloned", h.Pool, h.role.Snapshot),
-	}
-}
-
-// cloneHost removes what is in the VM's place, and clones it.
-func (b *build) cloneHost(ctx context.Context, st *stage, h *hostPlan) (string, error) {
-	fail := func(err error) (string, error) {
-		return "", &HostError{Host: h.VM, Pool: h.Pool, Stage: st.name, Err: err}
-	}
-	p := b.spec.Provider
-	if h.Action == Rebuild {
-		if b.inv.Incomplete != "" {
-			return fail(fmt.Errorf("not removing the VM, since the inventory was read incompletely: %s", b.inv.Incomplete))
-		}
-		st.at(h.VM, "removing what is there")
-		if err := b.clear(ctx, h); err != nil {
-			return fail(err)
-		}
-	}
-	st.at(h.VM, "cloning")
-	times := &stopwatch{}
-	var id string
-	err := times.measure(tookClone, func() (err error) {
-		id, err = p.Clone(ctx, b.roleClone(h, b.goldens[h.golden]))
-		return err
-	})
-	if err != nil {
-		return fail(err)
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.times[h] = times
-	b.hosts[h] = newHost(b.spec, h.role.Name, h.Pool, h.vm, id, b.goldens[h.golden].keys)
-	return "cloned", nil
-}
-
-// clear destroys the VM that is in h's place, or renames it if it carries what is not ours.
-func (b *build) clear(ctx context.Context, h *hostPlan) error {
-	if err := b.confirm(ctx, h.Pool); err != nil {
-		return err
-	}
-	if !h.aside {
-		return b.spec.Provider.Destroy(ctx, h.info.ID)
-	}
-	if h.info.On {
-		if _, err := b.spec.Provider.ShutDown(ctx, h.info.ID, b.spec.Limits.Shutdown); err != nil {
-			return err
-		}
-	}
-	kept := fmt.Sprintf("%s-kept-%s", h.VM, time.Now().Format("20060102-150405"))
-	b.log.linef("%s: kept as %q: it has snapshots that poolready did not take; remove it when you no longer need it", h.VM, kept)
-	return b.spec.Provider.Rename(ctx, h.info.ID, kept)
-}
-
-// readyHost brings one VM of a role to its ready state, from wherever the plan found it.
-func (b *build) readyHost(ctx context.Context, st *stage, h *hostPlan) (string, error) {
-	if h.builds() {
-		return b.buildHost(ctx, st, h)
-	}
-	host := h.host(b.spec)
-	b.mu.Lock()
-	if b.waited[poolShard(h.Pool)] {
-		host.addr = netip.Addr{}
-	}
-	b.mu.Unlock()
-	b.join(h, host)
-	report := func(what string) { st.at(h.VM, what) }
-	fail := func(err error) (string, error) {
-		return "", hostError(host, st.name, err)
-	}
-	b.mu.Lock()
-	b.records[h], b.snaps[h] = h.rec, h.snap
-	stirred, held := b.stirred[h.Pool], b.leases[h.Pool] != nil || b.covered[h.Pool]
-	b.mu.Unlock()
-	if b.work.taken[h.Pool] != "" && !held {
-		return "is in use", nil
-	}
-	if h.Action == PowerOn || h.Action == Reset {
-		if taken, err := b.hold(ctx, h.Pool); err != nil {
-			return fail(err)
-		} else if taken != "" {
-			return "is in use", nil
-		}
-	}
-	switch {
-	case stirred:
-		b.log.linef("%s: reset: another host of pool %d had to be", h.VM, h.Pool)
-	case h.Action == Reset:
-		b.log.linef("%s: reset: %s", h.VM, h.Reason)
-	case h.Action == PowerOn:
-		if err := host.raise(ctx, report); err != nil {
-			return fail(err)
-		}
-		return "powered on", nil
-	default:
-		report("probing SSH")
-		err := host.probe(ctx)
-		if err == nil {
-			return "reused", nil
-		}
-		if ctx.Err() != nil {
-			return fail(err)
-		}
-		if taken, err := b.hold(ctx, h.Pool); err != nil {
-			return fail(err)
-		} else if taken != "" {
-			return "is in use", nil // since a moment ago: not answering is its holder's affair
-		}
-		b.log.linef("%s: reset: it does not answer: %s", h.VM, firstLine(err))
-	}
-	b.mu.Lock()
-	b.stirred[h.Pool] = true
-	b.mu.Unlock()
-	report("reverting")
-	host.drop()
-	if err := b.confirm(ctx, h.Pool); err != nil {
-		return fail(err)
-	}
-	if err := host.revert(ctx, h.snap); err != nil {
-		return fail(err)
-	}
-	if err := host.back(ctx, b.books, report); err != nil {
-		return fail(err)
-	}
-	if err := awaitNeeds(ctx, host, h.role.Needs, report); err != nil {
-		return fail(err)
-	}
-	return "reset", nil
-}
-
-// host is that of a VM that is there and ready.
-func (h *hostPlan) host(s Spec) *Host {
-	host := newHost(s, h.role.Name, h.Pool, h.vm, h.info.ID, h.rec.HostKeys)
-	host.frozen = h.rec.Boot
-	for _, a := range h.info.Addrs[h.vm.mac()] {
-		host.addr = a
-		break
-	}
-	return host
-}
-
-func (b *build) buildHost(ctx context.Context, st *stage, h *hostPlan) (string, error) {
-	b.mu.Lock()
-	host := b.hosts[h]
-	g := b.goldens[h.golden]
-	needs := map[string]string{}
-	for _, n := range h.role.Needs {
-		for _, of := range b.work.poolHosts(h.Pool) {
-			if of.role.Name == n.Role {
-				needs[n.Role] = b.records[of].Build
-			}
-		}
-	}
-	times := b.times[h]
-	b.mu.Unlock()
-	b.join(h, host)
-	rec, snap, err := b.makeReady(ctx, st, host, layer{
-		name: h.role.Name, pool: h.Pool, snapshot: h.role.Snapshot, ready: h.role.Ready,
-		steps: h.role.Steps, checks: h.role.Checks, needs: h.role.Needs, needBuilds: needs,
-		print: b.spec.rolePrint(h.role, h.vm, g.build), golden: g.build, times: times,
-	})
-	if err != nil {
-		return "", err
-	}
-	b.mu.Lock()
-	b.records[h], b.snaps[h] = rec, snap
-	b.mu.Unlock()
-	if h.role.Ready == Running {
-		err = host.settle(ctx, b.books) // it was stopped for a while
-	} else {
-		st.at(h.VM, "powering on again")
-		err = host.raise(ctx, func(what string) { st.at(h.VM, what) })
-	}
-	if err != nil {
-		return "", hostError(host, st.name, err)
-	}
-	return "is " + h.role.Snapshot, nil
-}
-
-// join makes host known to its pool.
-func (b *build) join(h *hostPlan, host *Host) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.hosts[h] = host
-	host.peers = map[string]*Host{}
-	for _, of := range b.work.poolHosts(h.Pool) {
-		if of == h {
-			break
-		}
-		host.peers[of.role.Name] = b.hosts[of]
-	}
-}
-
-// poolHosts are the hosts of one pool, in the order of roles.
-func (p *Work) poolHosts(pool int) []*hostPlan {
-	var all []*hostPlan
-	for _, hosts := range p.hosts {
-		all = append(all, hosts[pool-1])
-	}
-	return all
-}
-
-// ---- one host
-
 // A layer is what makeReady makes of a host.
 type layer struct {
 	name, snapshot string
@@ -427,8 +135,10 @@ type layer struct {
 func (b *build) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec record, snap string, err error) {
 	report := func(what string) { st.at(h.Name, what) }
 	start := time.Now()
+	h.use = b.usage(l.pool)
+	defer func() { h.use = nil }()
 	fail := func(err error) (record, string, error) {
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && h.usable() == nil {
 			_ = h.provider.Annotate(ctx, h.id, b.note("FAILED: "+firstLine(err), l.pool, l.snapshot)) // for people; the error itself is reported
 		}
 		return record{}, "", hostError(h, st.name, err)
@@ -485,6 +195,9 @@ func (b *build) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec
 		Build: rand.Text(), Golden: l.golden, Needs: l.needBuilds, Boot: boot, At: time.Now().UTC().Truncate(time.Second), By: b.by,
 		Took: append(l.times.took, took{tookAll, all.Round(time.Millisecond).Seconds()}), HostKeys: keys, Checks: digest(results),
 	}
+	if err := h.usable(); err != nil {
+		return fail(err)
+	}
 	if snap, err = take(ctx, h.id, l.snapshot, rec.encode()); err != nil {
 		if l.ready == Running && ctx.Err() == nil {
 			err = fmt.Errorf("%w; if the VM cannot be snapshotted with its memory, set Role.Ready to Off", err)
@@ -506,54 +219,6 @@ func (b *build) lower(ctx context.Context, report func(string), h *Host) error {
 	return err
 }
 
-// removeOldGoldens removes the older generations on which nothing hangs any more.
-func (b *build) removeOldGoldens(ctx context.Context) {
-	if b.only > 0 || !slices.ContainsFunc(b.work.goldens, func(g *goldenPlan) bool { return len(g.old) > 0 }) {
-		return
-	}
-	// Who has the claim knows that nobody is cloning from them.
-	if taken, err := b.hold(ctx, 0); taken != "" || err != nil {
-		b.log.linef("older goldens: kept: %s", cmp.Or(taken, fmt.Sprint(err)))
-		return
-	}
-	for _, g := range b.work.goldens {
-		if _, ready := b.goldens[g]; !ready || ctx.Err() != nil || b.confirm(ctx, 0) != nil {
-			continue
-		}
-		for _, old := range g.old {
-			if why := b.removeGolden(ctx, old); why != "" {
-				b.log.linef("%s: kept: %s", old.Name, why)
-			} else {
-				b.log.linef("%s: removed: an older generation without clones", old.Name)
-			}
-		}
-	}
-}
-
-// removeGolden destroys a golden, or says why not.
-func (b *build) removeGolden(ctx context.Context, old VMInfo) string {
-	if b.inv.Incomplete != "" {
-		return "the inventory was read incompletely: " + b.inv.Incomplete
-	}
-	for _, snap := range old.Snapshots {
-		if _, err := decodeRecord(snap.Record); err != nil {
-			return fmt.Sprintf("its snapshot %q is not ours", snap.Name)
-		}
-	}
-	clones, err := b.spec.Provider.Clones(ctx, old.ID)
-	if err != nil {
-		return err.Error()
-	}
-	if len(clones) > 0 {
-		return strings.Join(clones, ", ") + " hang on its disks"
-	}
-	if err := b.spec.Provider.Destroy(ctx, old.ID); err != nil {
-		return err.Error()
-	}
-	return ""
-}
-
-// note is the annotation that people see on a VM.
 // note is for people. It is written once, with the clone, and again only after a failure: whether the VM is ready
 // they see by its snapshot, whose description says more.
 func (b *build) note(state string, pool int, ready string) string {

@@ -3,16 +3,10 @@ package pool_test
 import (
 	"bufio"
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	mrand "math/rand/v2"
-	"net"
 	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,141 +17,52 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/crypto/ssh"
 
 	"github.com/poolready/poolready/pool"
-	"github.com/poolready/poolready/sshx"
-	"github.com/poolready/poolready/vsphere"
 	"github.com/poolready/poolready/vsphere/vspheretest"
 )
 
-// acquisitionsEnv is how many acquisitions TestManyProcessesShareASet makes; 0 means few.
+// acquisitionsEnv is how many acquisitions TestManyProcessesShareASet makes, by eight processes; without, it makes a few, by three.
 const acquisitionsEnv = "POOLREADY_ACQUISITIONS"
 
-const chaosLease = 3 * time.Second
+// chaosLease is short enough to be over a few times, and long enough for a busy machine to keep it.
+const chaosLease = 4 * time.Second
 
-func init() { pool.AddChild("share", shareChild) }
-
-// chaosSpec is a con/dis set whose golden lets in a key that child processes have.
-func chaosSpec(provider pool.Provider, ssh sshx.Config, authorized string, logf func(string, ...any)) pool.Spec {
-	vm := func(role string) func(int) pool.VM {
-		return func(n int) pool.VM { return pool.VM{Name: fmt.Sprint(role, n), Folder: fmt.Sprint("pool", n)} }
-	}
-	return pool.Spec{
-		Name: "lab", Provider: provider, Pools: 3, SSH: ssh, Logf: logf, Limits: pool.Limits{Lease: chaosLease},
-		Golden: pool.Golden{
-			Template: "templates/rhel9", VM: pool.VM{Name: "golden", Folder: "golden"}, Expect: time.Minute,
-			Steps: []pool.Step{pool.Script("key", "echo '"+authorized+"' >> /root/.ssh/authorized_keys")},
-		},
-		Roles: []pool.Role{
-			{Name: "con", VM: vm("con"), Expect: time.Minute, Steps: []pool.Step{pool.Script("serve", "echo served > /etc/served")}},
-			{Name: "dis", VM: vm("dis"), Expect: time.Minute, Needs: []pool.Need{{Name: "service", Role: "con", Do: func(ctx context.Context, _, con *pool.Host) error {
-				_, err := con.Run(ctx, "cat", "/etc/served")
-				return err
-			}}}},
-		},
-	}
-}
-
-// relay passes connections on to the lab network: each begins with a line that names the address.
-func relay(t *testing.T, to sshx.Dialer) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			near, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				stop := context.AfterFunc(ctx, func() { near.Close() })
-				defer stop()
-				defer near.Close()
-				r := bufio.NewReader(near)
-				addr, err := r.ReadString('\n')
-				if err != nil {
-					return
-				}
-				far, err := to.DialContext(ctx, "tcp", strings.TrimSpace(addr))
-				if err != nil {
-					return
-				}
-				defer far.Close()
-				var both sync.WaitGroup
-				both.Go(func() { _, _ = io.Copy(far, r); far.Close() })
-				both.Go(func() { _, _ = io.Copy(near, far); near.Close() })
-				both.Wait()
-			})
-		}
-	})
-	t.Cleanup(func() {
-		cancel()
-		l.Close()
-		wg.Wait()
-	})
-	return l.Addr().String()
-}
-
-type relayDialer string
-
-func (d relayDialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", string(d))
-	if err == nil {
-		_, err = fmt.Fprintln(c, address)
-	}
-	return c, err
+func init() {
+	pool.AddChild("share", func(*testing.M) { shareChild() })
+	pool.AddChild("build", func(*testing.M) { buildChild() })
+	pool.AddChild("hold", func(*testing.M) { holdChild() })
 }
 
 // shareChild is a process that acquires a pool again and again. It shows on the guest itself that it is alone:
 // it makes a directory that must not be there, and that must still be there at the end. It never
 // removes it, so a pool that was not reset shows, too.
-func shareChild(*testing.M) {
-	env := os.Getenv
-	seed, _ := hex.DecodeString(env("CHILD_KEY"))
-	key, err := ssh.NewSignerFromKey(ed25519.NewKeyFromSeed(seed))
-	check := func(err error) {
-		if err != nil {
-			fmt.Println("error", strings.ReplaceAll(err.Error(), "\n", " | "))
-			os.Exit(1)
-		}
-	}
-	check(err)
-	provider, err := vsphere.New(vsphere.Config{URL: env("CHILD_URL"), CACerts: env("CHILD_CA")})
-	check(err)
-	cfg := sshx.Config{Keys: []ssh.Signer{key}, Dialer: relayDialer(env("CHILD_RELAY")), HostKeys: sshx.HostKeys{Pinned: strings.Split(env("CHILD_HOSTKEYS"), ",")}}
-	set, err := pool.Open(context.Background(), chaosSpec(provider, cfg, env("CHILD_AUTHORIZED"), func(f string, a ...any) {
-		fmt.Println("log", strings.ReplaceAll(fmt.Sprintf(f, a...), "\n", " | "))
-	}))
-	check(err)
-	want, err := strconv.Atoi(env("CHILD_WANT"))
-	check(err)
+func shareChild() {
+	spec, provider := labSpec()
+	set, err := pool.Open(context.Background(), spec)
+	must(err)
+	want, err := strconv.Atoi(os.Getenv("CHILD_WANT"))
+	must(err)
 	for i := range want {
-		fmt.Println("want")
+		say("want")
 		useOnce(set, fmt.Sprintf("Test%d", i))
 	}
-	check(set.Close())
+	must(set.Close())
 	_ = provider.Close(context.Background()) // vCenter may be away, and the session ends by itself
-	fmt.Println("done")
 	os.Exit(0)
 }
 
 func useOnce(set *pool.Set, name string) {
-	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	ft := &fakeT{T: noT{}, name: name, ctx: ctx}
 	p := ft.acquire(set)
 	if p == nil {
-		fmt.Println("violation: starved:", strings.ReplaceAll(strings.Join(ft.errs, "; "), "\n", " | "))
+		say("violation: starved:", strings.Join(ft.errs, "; "))
 		return
 	}
-	fmt.Println("got", p.Number)
-	defer func() {
-		ft.end()
-		fmt.Println("gave", p.Number)
-	}()
+	say("got", p.Number)
+	defer ft.end()
 	me := fmt.Sprint(os.Getpid(), "-", name)
 	for _, h := range p.Hosts() {
 		if out, err := h.Script(ctx, "mkdir /var/holder || { cat /var/holder/who >&2; exit 9; }\necho "+me+" > /var/holder/who"); err != nil {
@@ -178,10 +83,49 @@ func useOnce(set *pool.Set, name string) {
 func excuse(p *pool.Pool, h *pool.Host, what string, err error) {
 	_, again := h.Run(context.Background(), "true")
 	if errors.Is(again, pool.ErrLeaseLost) {
-		fmt.Println("lost", p.Number)
+		say("lost", p.Number)
 		return
 	}
-	fmt.Println("violation:", h.Name, what, strings.ReplaceAll(fmt.Sprint(err), "\n", " | "), "then:", again)
+	say("violation:", h.Name, what, err, "then:", again)
+}
+
+// buildChild is a process that makes the set ready, and no more.
+func buildChild() {
+	spec, provider := labSpec()
+	set, err := pool.Open(context.Background(), spec)
+	if err != nil {
+		say("failed", errors.Is(err, pool.ErrLeaseLost), err)
+		os.Exit(1)
+	}
+	say("built", len(set.Pools()))
+	must(set.Close())
+	must(provider.Close(context.Background()))
+	os.Exit(0)
+}
+
+// holdChild is a process that works on a pool, on its guests and in vCenter, until that fails.
+func holdChild() {
+	spec, _ := labSpec()
+	set, err := pool.Open(context.Background(), spec)
+	must(err)
+	ft := &fakeT{T: noT{}, name: "TestHold", ctx: context.Background()}
+	p := ft.acquire(set)
+	if p == nil {
+		must(errors.New(ft.errs[0]))
+	}
+	con := p.Host("con")
+	for first := true; ; first = false {
+		if _, err = con.Script(context.Background(), "echo "+fmt.Sprint(os.Getpid())+" >> /var/mine"); err == nil {
+			err = con.SetLink(context.Background(), 0, true)
+		}
+		if err != nil {
+			say("stopped", errors.Is(err, pool.ErrLeaseLost), err)
+			os.Exit(0)
+		}
+		if first {
+			say("holding", p.Number)
+		}
+	}
 }
 
 // noT is the rest of a T in a process without a *testing.T.
@@ -193,17 +137,19 @@ func (noT) FailNow()            { panic("FailNow") }
 
 // chaos is the parent's view of its children.
 type chaos struct {
-	t   *testing.T
-	env []string
+	*standing
 
 	mu         sync.Mutex
 	got        int
 	worst      int // how often others got a pool while one waited
 	lost       int
 	kills      int
+	stops      int
+	restarts   int
 	violations []string
 	tail       []string
 	running    map[*os.Process]bool
+	heard      int // of getting on
 }
 
 // slot runs children one after the other until want acquisitions are made.
@@ -214,13 +160,9 @@ func (c *chaos) slot(ctx context.Context, want int) {
 }
 
 func (c *chaos) run(ctx context.Context, want int) (made int) {
-	exe, err := os.Executable()
-	require.NoError(c.t, err)
-	cmd := exec.CommandContext(ctx, exe, "-test.run=^$")
-	cmd.Env = append(append(os.Environ(), pool.ChildEnv+"=share", "GORACE=atexit_sleep_ms=0", fmt.Sprint("CHILD_WANT=", want)), c.env...)
+	cmd := process(ctx, "share", append(c.env(chaosLease), fmt.Sprint("CHILD_WANT=", want))...)
 	out, err := cmd.StdoutPipe()
 	require.NoError(c.t, err)
-	cmd.Stderr = os.Stderr
 	require.NoError(c.t, cmd.Start())
 	c.mu.Lock()
 	c.running[cmd.Process] = true
@@ -233,10 +175,12 @@ func (c *chaos) run(ctx context.Context, want int) (made int) {
 		c.tail = append(c.tail, fmt.Sprintf("%d %s", cmd.Process.Pid, line))
 		switch word {
 		case "want":
+			c.heard++
 			began = c.got
 		case "got":
 			c.worst = max(c.worst, c.got-began)
 			c.got++
+			c.heard++
 			made++
 		case "lost":
 			c.lost++
@@ -252,11 +196,13 @@ func (c *chaos) run(ctx context.Context, want int) (made int) {
 	return made
 }
 
-// disturb kills, stops and wakes children at random, and restarts vCenter, until ctx ends.
-func (c *chaos) disturb(ctx context.Context, srv *vspheretest.Server) {
+// disturb kills, stops and wakes children at random, and restarts vCenter, until ctx ends; once for each that gets on, so
+// that a slow machine is not disturbed more than a fast one.
+func (c *chaos) disturb(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	for n := 1; ; n++ {
+	heard := 0
+	for n := 0; ; {
 		select {
 		case <-ctx.Done():
 			return
@@ -267,14 +213,16 @@ func (c *chaos) disturb(ctx context.Context, srv *vspheretest.Server) {
 		for p := range c.running {
 			all = append(all, p)
 		}
-		if len(all) == 0 {
+		if len(all) == 0 || c.heard == heard {
 			c.mu.Unlock()
 			continue
 		}
+		heard = c.heard
 		victim := all[mrand.IntN(len(all))]
 		switch n % 4 {
 		case 0:
 			_ = victim.Signal(syscall.SIGSTOP)
+			c.stops++
 			wg.Go(func() {
 				select {
 				case <-ctx.Done():
@@ -283,18 +231,20 @@ func (c *chaos) disturb(ctx context.Context, srv *vspheretest.Server) {
 				_ = victim.Signal(syscall.SIGCONT)
 			})
 		case 2:
-			srv.Restart(200 * time.Millisecond)
+			c.tell("restart 200ms")
+			c.restarts++
 		default:
 			_ = victim.Kill()
 			c.kills++
 		}
+		n++
 		c.mu.Unlock()
 	}
 }
 
-// Eight processes share three pools, are killed and stopped at random while vCenter restarts, and
-// never do two hold one pool, as each finds on the guests themselves; nobody starves, and all pools
-// are ready at the end. POOLREADY_ACQUISITIONS says how many acquisitions there are; 300 take a few minutes.
+// Processes share three pools of a vCenter that is a process, too, are killed and stopped at random while it restarts and the
+// answer to every write to the ledger is lost, and never do two hold one pool, as each finds on the guests
+// themselves; nobody starves, and all pools are ready at the end. make chaos runs it at full size.
 func TestManyProcessesShareASet(t *testing.T) {
 	t.Parallel()
 	total, _ := strconv.Atoi(os.Getenv(acquisitionsEnv))
@@ -302,28 +252,17 @@ func TestManyProcessesShareASet(t *testing.T) {
 	if total == 0 {
 		total, processes = 9, 3
 	}
-	r := newRig(t, nil)
-	seed := make([]byte, ed25519.SeedSize)
-	_, err := rand.Read(seed)
-	require.NoError(t, err)
-	key, err := ssh.NewSignerFromKey(ed25519.NewKeyFromSeed(seed))
-	require.NoError(t, err)
-	authorized := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key.PublicKey())))
-	provider, err := vsphere.New(vsphere.Config{URL: r.URL.String(), CACerts: r.CAFile})
-	require.NoError(t, err)
-	t.Cleanup(func() { assert.NoError(t, provider.Close(context.WithoutCancel(t.Context()))) })
-	spec := chaosSpec(provider, sshx.Config{Keys: []ssh.Signer{r.ClientKey}, Dialer: r.Server, HostKeys: sshx.HostKeys{Pinned: r.HostKeys}}, authorized, r.logf)
-	r.open(spec).Close()
-
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+	c := &chaos{standing: startLab(t), running: map[*os.Process]bool{}}
+	set, spec := c.open(time.Minute)
+	for _, shard := range []string{"build", "pool-1", "pool-2", "pool-3", "queue-1"} {
+		c.tell("lose lab-ledger-" + shard)
+	}
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
-	c := &chaos{t: t, running: map[*os.Process]bool{}, env: []string{
-		"CHILD_URL=" + r.URL.String(), "CHILD_CA=" + r.CAFile, "CHILD_RELAY=" + relay(t, r.Server),
-		"CHILD_KEY=" + hex.EncodeToString(seed), "CHILD_AUTHORIZED=" + authorized, "CHILD_HOSTKEYS=" + strings.Join(r.HostKeys, ","),
-	}}
 	disturbing, calm := context.WithCancel(ctx)
 	var trouble, wg sync.WaitGroup
-	trouble.Go(func() { c.disturb(disturbing, r.Server) })
+	trouble.Go(func() { c.disturb(disturbing) })
 	for n := range processes {
 		want := total / processes
 		if n < total%processes {
@@ -338,9 +277,9 @@ func TestManyProcessesShareASet(t *testing.T) {
 		t.Log(strings.Join(c.tail, "\n"))
 	}
 	assert.LessOrEqual(t, c.worst, 4*processes, "nobody waits while the others take many turns")
-	t.Logf("%d acquisitions, %d kills, %d leases lost, %d turns of others at worst while one waited", c.got, c.kills, c.lost, c.worst)
+	t.Logf("%d acquisitions by %d processes at once in %s; %d kills, %d stops, %d restarts of vCenter, %d leases lost while in use; %d turns of others at worst while one waited",
+		c.got, processes, time.Since(began).Round(time.Second), c.kills, c.stops, c.restarts, c.lost, c.worst)
 
-	set := r.open(spec)
 	var numbers []int
 	for n := range 3 {
 		ft := testOf(t, fmt.Sprint("TestLast", n))
@@ -355,6 +294,130 @@ func TestManyProcessesShareASet(t *testing.T) {
 	}
 	slices.Sort(numbers)
 	assert.Equal(t, []int{1, 2, 3}, numbers)
+	work, err := pool.Plan(t.Context(), spec)
+	require.NoError(t, err)
+	assert.False(t, work.Builds(), "%s", work)
+}
+
+// A process that is stopped while it works on a pool, and wakes when that is another's, does nothing more to it,
+// neither to its guests nor in vCenter.
+func TestAStoppedProcessNoticesBeforeItTouchesAnything(t *testing.T) {
+	t.Parallel()
+	s := startLab(t)
+	set, _ := s.open(time.Minute)
+	c := s.talk("hold", 3*chaosLease)
+	var n int
+	_, err := fmt.Sscan(c.await("holding"), &n)
+	require.NoError(t, err)
+	require.NoError(t, c.Process.Signal(syscall.SIGSTOP))
+	var p *pool.Pool
+	for i := range 3 { // it has one of three
+		ft := testOf(t, fmt.Sprint("TestNext", i))
+		q := ft.acquire(set)
+		require.NotNil(t, q, "%v", ft.errs)
+		defer ft.end()
+		if q.Number == n {
+			p = q
+		}
+	}
+	require.NotNil(t, p)
+	p.Host("con").MustRun(t, "mkdir", "/var/holder")
+	before := s.history()
+	require.NoError(t, c.Process.Signal(syscall.SIGCONT))
+	assert.Regexp(t, "^true .*the lease on the pool is lost", c.await("stopped"))
+	_ = c.Wait()
+	p.Host("con").MustRun(t, "test", "-d", "/var/holder")
+	_, err = p.Host("con").Run(t.Context(), "test", "-e", "/var/mine")
+	require.Error(t, err, "it did nothing to the guest")
+	assert.Equal(t, onVMs(before), onVMs(s.history()), "nor to the VM")
+}
+
+// onVMs are the events about VMs of pools and golden.
+func onVMs(history []string) []string {
+	return slices.DeleteFunc(history, func(e string) bool { return strings.Contains(e, "lab-ledger-") })
+}
+
+func TestManyProcessesBuildASetOnce(t *testing.T) {
+	t.Parallel()
+	s := startLab(t)
+	var all []*talker
+	for range 4 {
+		all = append(all, s.talk("build", time.Minute))
+	}
+	waited := 0
+	for _, c := range all {
+		assert.Equal(t, "3", c.await("built"))
+		require.NoError(t, c.Wait())
+		if strings.Contains(strings.Join(c.said, "\n"), "waiting for another process, which builds the set (for ") {
+			waited++
+		}
+	}
+	assert.Positive(t, waited, "who waits says for whom")
+	s.builtOnce()
+}
+
+// builtOnce says that every VM was cloned once, and made ready once.
+func (s *standing) builtOnce() {
+	s.t.Helper()
+	h := s.history()
+	for _, vm := range seven {
+		for what, want := range map[string]int{"VmCloned ": 1, "VirtualMachine.createSnapshot ": 1, "VmRemoved ": 0} {
+			n := 0
+			for _, e := range h {
+				if e == what+vm {
+					n++
+				}
+			}
+			assert.Equal(s.t, want, n, "%s%s", what, vm)
+		}
+	}
+}
+
+func TestABuilderThatStopsHalfWayIsTakenOver(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name   string
+		signal syscall.Signal
+	}{
+		{"killed", syscall.SIGKILL},
+		{"stopped, until it is over", syscall.SIGSTOP},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := startLab(t)
+			c := s.talk("build", 3*chaosLease, "CHILD_HALF=1")
+			c.await("half")
+			require.NoError(t, c.Process.Signal(tt.signal))
+			next := s.talk("build", time.Minute)
+			assert.Contains(t, next.await("log"), "plan for set")
+			assert.Equal(t, "3", next.await("built"))
+			require.NoError(t, next.Wait())
+			said := strings.Join(next.said, "\n")
+			assert.Regexp(t, `another process, which builds the set \(for \S+\): held by \S+ pid \d+ \S+ \(building.*\) since`, said)
+			before := s.history()
+			count := func(e string) (n int) {
+				for _, is := range before {
+					if is == e {
+						n++
+					}
+				}
+				return n
+			}
+			for _, vm := range []string{"golden", "con1", "con2", "con3"} {
+				assert.Equal(t, 1, count("VmCloned "+vm), "%s was ready, and stays", vm)
+			}
+			for _, vm := range []string{"dis1", "dis2", "dis3"} {
+				assert.Equal(t, 2, count("VmCloned "+vm), "%s was half built, and is replaced", vm)
+				assert.Equal(t, 1, count("VirtualMachine.createSnapshot "+vm), vm)
+			}
+			if tt.signal == syscall.SIGSTOP {
+				require.NoError(t, c.Process.Signal(syscall.SIGCONT))
+				assert.Contains(t, c.await("failed"), "true")
+				assert.Equal(t, onVMs(before), onVMs(s.history()), "it noticed before it touched anything")
+			}
+			_ = c.Wait()
+		})
+	}
 }
 
 // Every write to the ledger is done and its answer lost, and still everybody knows what is theirs.

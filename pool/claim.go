@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -60,8 +61,12 @@ func (b *build) isNew(pool int) bool {
 // Losing any of these leases ends ctx through lost.
 func (b *build) claim(ctx context.Context, lost context.CancelCauseFunc) error {
 	var values map[string]string
+	first := &b.books
+	if time.Since(b.books.asked) > b.ledger.term/3 {
+		first = nil // a lease that counts from there would soon be over
+	}
 	x, err := b.await(ctx, request{
-		shard: buildShard, what: "building", fresh: len(b.inv.VMs) == 0 && b.inv.Incomplete == "", first: &b.books,
+		shard: buildShard, what: "building", fresh: len(b.inv.VMs) == 0 && b.inv.Incomplete == "", first: first,
 		also: func(token string) (_ map[string]string, err error) {
 			values, err = b.cover(b.books, b.todo(), token)
 			return values, err
@@ -135,13 +140,14 @@ func (b *build) claimPool(ctx context.Context, n int, lost context.CancelCauseFu
 	return err
 }
 
-// await takes a shard of the ledger, waiting for whoever has it. It does not wait for a pool
-// that is kept for a person, or cooling down.
+// await takes a shard of the ledger, waiting for whoever has it; for a pool in the line, so that tests do not always
+// come before. It does not wait for a pool that is kept for a person, or cooling down.
 func (b *build) await(ctx context.Context, r request) (*lease, error) {
 	word := b.log.wait("waiting for "+strings.ReplaceAll(r.shard, "-", " "), firstWord)
 	if r.shard == buildShard {
 		word = b.log.wait("waiting for another process, which builds the set", 0)
 	}
+	var line *place
 	for wait := 100 * time.Millisecond; ; wait = min(wait*3/2, 3*time.Second, b.ledger.term/20) {
 		if wait > 100*time.Millisecond { // whoever had it may have reset it: addresses are others now
 			b.mu.Lock()
@@ -149,12 +155,21 @@ func (b *build) await(ctx context.Context, r request) (*lease, error) {
 			b.mu.Unlock()
 		}
 		x, _, err := b.ledger.take(ctx, r)
-		r.first = nil
+		r.first, r.fresh = nil, false // since then somebody had it
 		busy := (*busyError)(nil)
 		if !errors.As(err, &busy) || busy.kind == blockKept || busy.kind == blockCooling {
 			return x, err
 		}
 		word(busy.why)
+		if n := shardPool(r.shard); n > 0 {
+			if line == nil {
+				line = b.ledger.place(r.what, []int{n})
+				defer line.abandon(ctx)
+			}
+			if err := line.join(ctx); err != nil {
+				return nil, err
+			}
+		}
 		if sleep(ctx, jitter(wait)) != nil {
 			return nil, fmt.Errorf("%w, while %s is %s", context.Cause(ctx), r.shard, busy.why)
 		}
@@ -215,38 +230,57 @@ func (b *build) letGo(ctx context.Context, n int, f func(now time.Time, e *entry
 	if x == nil {
 		return nil
 	}
-	if n == 0 && len(b.covered) > 0 {
-		f = func(now time.Time, e *entry) { e.also = b.uncover(now) }
-	}
 	ctx, cancel := afterwards(ctx)
 	defer cancel()
-	err := x.release(ctx, f)
+	err := x.release(ctx, func(books books, e *entry) {
+		if f != nil {
+			f(books.Now, e)
+		}
+		if n == 0 {
+			e.also = b.uncover(books, x.token)
+		}
+	})
 	if err != nil {
 		b.log.linef("%s: not given back, so it is free when its lease is over: %v", strings.ReplaceAll(x.shard, "-", " "), err)
 	}
 	return err
 }
 
-// letAllGo gives back what is still held, as after a failure.
+// letAllGo gives back what is still held, as after a failure, the claim at last.
 func (b *build) letAllGo(ctx context.Context) {
-	for n := range b.spec.Pools {
-		_ = b.letGo(ctx, n+1, nil) // it has been told
+	b.mu.Lock()
+	held := slices.Sorted(maps.Keys(b.leases))
+	b.mu.Unlock()
+	for _, n := range slices.Backward(held) {
+		_ = b.letGo(ctx, n, nil) // it has been told
 	}
-	_ = b.letGo(ctx, 0, nil)
 }
 
 // confirm asks the ledger, right before something of a host's pool is destroyed, whether we still have it.
 func (b *build) confirm(ctx context.Context, pool int) error {
-	b.mu.Lock()
-	x := b.leases[pool]
-	if b.covered[pool] {
-		x = b.leases[0]
-	}
-	b.mu.Unlock()
+	x := b.lease(pool)
 	if x == nil {
 		return fmt.Errorf("%w: pool %d", errNotOurs, pool)
 	}
 	return x.confirm(ctx)
+}
+
+// lease is that under which a pool, or with 0 a golden, is built, or nil.
+func (b *build) lease(pool int) *lease {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.covered[pool] {
+		pool = 0
+	}
+	return b.leases[pool]
+}
+
+// usage lets a host of a pool, or with 0 a golden, be used as long as that lasts.
+func (b *build) usage(pool int) *usage {
+	if x := b.lease(pool); x != nil {
+		return &usage{x.ctx, x}
+	}
+	return nil
 }
 
 // repair builds a pool anew, in the background, that could not be made clean.
@@ -282,6 +316,12 @@ func (s *Set) rebuild(ctx context.Context, n int) error {
 	if err := b.look(ctx, "-"); err != nil {
 		return err
 	}
+	for _, h := range b.work.poolHosts(n) {
+		if h.Action == Refuse {
+			s.strike(n, fmt.Errorf("%s: %s", h.VM, h.Reason))
+			return nil
+		}
+	}
 	if err := b.claim(ctx, lost); err != nil || !b.holds(n) {
 		return errors.Join(append(b.failed[n], err)...)
 	}
@@ -298,7 +338,7 @@ func (s *Set) rebuild(ctx context.Context, n int) error {
 		return nil
 	}
 	if s.ctx.Err() == nil {
-		b.letGo(ctx, n, func(now time.Time, e *entry) {
+		_ = b.letGo(ctx, n, func(now time.Time, e *entry) {
 			e.fail(now, err)
 			e.Block = &block{Kind: blockCooling, Why: firstLine(err), Until: now.Add(coolDown)}
 		})
@@ -314,7 +354,7 @@ func (b *build) letGoReady(ctx context.Context, s *Set, p *Pool, now books, err 
 	}
 	built := !slices.ContainsFunc(b.work.poolHosts(p.Number), func(h *hostPlan) bool { return !h.builds() })
 	if !built {
-		b.letGo(ctx, p.Number, func(_ time.Time, e *entry) { e.Build, e.Broken = p.build, "" })
+		_ = b.letGo(ctx, p.Number, func(_ time.Time, e *entry) { e.Build = p.build })
 		return
 	}
 	var found *proof
@@ -326,5 +366,5 @@ func (b *build) letGoReady(ctx context.Context, s *Set, p *Pool, now books, err 
 		b.log.linef("pool %d: it is reset before it is lent: %s", p.Number, firstLine(err))
 	}
 	s.sawBoots(p.Number, boots)
-	b.letGo(ctx, p.Number, func(_ time.Time, e *entry) { e.Build, e.Broken, e.Clean, e.Boots = p.build, "", found, boots })
+	_ = b.letGo(ctx, p.Number, func(_ time.Time, e *entry) { e.Build, e.Broken, e.Clean, e.Boots = p.build, "", found, boots })
 }

@@ -68,7 +68,7 @@ func (s *Set) reset(ctx context.Context, x *lease, p *Pool, old []string) (*proo
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := p.reset(ctx, b); err != nil {
+	if err := p.reset(ctx, x, b); err != nil {
 		return nil, nil, err
 	}
 	found, boots, err := s.prove(ctx, p, b, old)
@@ -79,7 +79,7 @@ func (s *Set) reset(ctx context.Context, x *lease, p *Pool, old []string) (*proo
 }
 
 // clockTime is how long a clock may take to be set right after a boot.
-const clockTime = 30 * time.Second
+var clockTime = 30 * time.Second
 
 // prove shows that the pool is clean. b has the hypervisor's clock.
 func (s *Set) prove(ctx context.Context, p *Pool, b books, old []string) (*proof, []string, error) {
@@ -133,7 +133,7 @@ func (s *Set) proveHost(ctx context.Context, h *Host, old string, b books) (boot
 		case lines[1] != "clean":
 			return "", 0, fmt.Errorf("its disk was not reverted: %s, which only a lent host has, is there", canary)
 		}
-		skew = distance(time.Unix(seconds, 0), b.at(asked), b.at(answered))
+		skew = distance(time.Unix(seconds, 0), b.at(asked), b.at(answered).Add(b.Slack))
 		if limit := s.spec.Limits.ClockSkew; limit >= 0 && skew > limit {
 			if time.Now().Before(end) && sleep(ctx, 500*time.Millisecond) == nil {
 				continue // it may be being set
@@ -168,7 +168,11 @@ func (s *Set) find(ctx context.Context, old *Pool) (*Pool, error) {
 	hosts := work.poolHosts(old.Number)
 	for _, h := range hosts {
 		if !h.ready() {
-			return nil, fmt.Errorf("%w: %s: %s: %s", errUnfit, h.VM, h.Action, h.Reason)
+			err := fmt.Errorf("%s: %s: %s", h.VM, h.Action, h.Reason)
+			if _, _, _, is := readySnapshot(h.info, h.role.Snapshot); h.Action != Refuse && errors.Is(is, errUnfinished) {
+				return nil, err // who built it died
+			}
+			return nil, fmt.Errorf("%w: %w", errUnfit, err)
 		}
 	}
 	p := fromPlan(s.spec, hosts)

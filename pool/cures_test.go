@@ -27,57 +27,41 @@ func TestCures(t *testing.T) {
 		also   []string          // VMs that are there afterwards besides the seven
 	}{
 		{
-			name:   "powered off",
-			break_: func(r *rig) { r.byHand(r.vm("con1").PowerOff) },
-			want:   map[string]string{"con1": "power on: is off;"},
-		},
-		{
-			name: "deleted",
+			name: "con powered off, dis of another pool deleted",
 			break_: func(r *rig) {
+				r.byHand(r.vm("con1").PowerOff)
 				r.byHand(r.vm("dis2").PowerOff)
 				r.byHand(r.vm("dis2").Destroy)
 			},
-			want: map[string]string{"dis2": "clone: is not there"},
+			want: map[string]string{"con1": "power on: is off;", "dis2": "clone: is not there"},
 		},
 		{
-			name: "con deleted",
+			name: "con deleted, snapshot of another pool's dis removed",
 			break_: func(r *rig) {
 				r.byHand(r.vm("con2").PowerOff)
 				r.byHand(r.vm("con2").Destroy)
+				r.unsnapshot("dis1")
 			},
-			want: map[string]string{"con2": "clone: is not there", "dis2": "rebuild: con2, which it needs, is built anew"},
+			want: map[string]string{
+				"con2": "clone: is not there", "dis2": "rebuild: con2, which it needs, is built anew",
+				"dis1": `rebuild: has no snapshot "pool-ready"`,
+			},
 		},
 		{
-			name: "snapshot removed",
+			name: "snapshot replaced by a hand-made pool-ready-old, and two of the name",
 			break_: func(r *rig) {
-				r.byHand(func(ctx context.Context) (*object.Task, error) {
-					return r.vm("dis1").RemoveSnapshot(ctx, "pool-ready", false, nil)
-				})
+				r.unsnapshot("dis1")
+				for vm, name := range map[string]string{"dis1": "pool-ready-old", "dis2": "pool-ready"} {
+					r.byHand(func(ctx context.Context) (*object.Task, error) {
+						return r.vm(vm).CreateSnapshot(ctx, name, "mine", false, false)
+					})
+				}
 			},
-			want: map[string]string{"dis1": `rebuild: has no snapshot "pool-ready"`},
-		},
-		{
-			name: "snapshot replaced by a hand-made pool-ready-old",
-			break_: func(r *rig) {
-				r.byHand(func(ctx context.Context) (*object.Task, error) {
-					return r.vm("dis1").RemoveSnapshot(ctx, "pool-ready", false, nil)
-				})
-				r.byHand(func(ctx context.Context) (*object.Task, error) {
-					return r.vm("dis1").CreateSnapshot(ctx, "pool-ready-old", "mine", false, false)
-				})
+			want: map[string]string{
+				"dis1": `rebuild: has no snapshot "pool-ready" (but "pool-ready-old"); the VM that is there is kept under another name, since it has snapshots that poolready did not take`,
+				"dis2": `rebuild: has 2 snapshots "pool-ready"; the VM that is there is kept under another name, since it has snapshots that poolready did not take`,
 			},
-			want: map[string]string{"dis1": `rebuild: has no snapshot "pool-ready" (but "pool-ready-old"); the VM that is there is kept under another name, since it has snapshots that poolready did not take`},
-			also: []string{"dis1-kept-"},
-		},
-		{
-			name: "two snapshots of the name",
-			break_: func(r *rig) {
-				r.byHand(func(ctx context.Context) (*object.Task, error) {
-					return r.vm("dis1").CreateSnapshot(ctx, "pool-ready", "mine", false, false)
-				})
-			},
-			want: map[string]string{"dis1": `rebuild: has 2 snapshots "pool-ready"; the VM that is there is kept under another name, since it has snapshots that poolready did not take`},
-			also: []string{"dis1-kept-"},
+			also: []string{"dis1-kept-", "dis2-kept-"},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -110,6 +94,14 @@ func TestCures(t *testing.T) {
 			assert.Len(t, names, 5+len(tt.also))
 		})
 	}
+}
+
+// unsnapshot removes a VM's ready snapshot.
+func (r *rig) unsnapshot(vm string) {
+	r.t.Helper()
+	r.byHand(func(ctx context.Context) (*object.Task, error) {
+		return r.vm(vm).RemoveSnapshot(ctx, "pool-ready", false, nil)
+	})
 }
 
 func TestNothingIsTouchedWhen(t *testing.T) {

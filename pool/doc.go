@@ -103,15 +103,18 @@
 // holds it. [Status] shows it, as a table or as JSON.
 //
 // A pool is leased as a whole, for Limits.Lease, and the lease is renewed until the test and what follows it
-// are over: one small write a minute for each pool that is held, each in a shard of its own, and one for each
-// process that waits or builds. A process that dies loses its pools when their leases are over; whoever
+// are over, three times in that time. With the 3 minutes that are its default, that is one small write a minute, a task
+// of vCenter's, for each pool that is held, each in a shard of its own, so that holders never meet; and one for each process
+// that waits, or builds, whatever it builds. A build writes twice besides, and the first test that gets one of its pools once more. A process that dies loses its pools when their leases are over; whoever
 // gets them resets them first. A process that cannot renew stops before others may go on: its
 // contexts end with [ErrLeaseLost], its hosts no longer work, and its test fails. A stopped process that wakes
-// finds so before it touches a host.
+// finds so before it touches a host, or a VM. All of that counts by the least that vCenter's clock can say, so a slow answer makes
+// a lease shorter for whoever holds it, and never for who waits for it. What no one can take back is a call that was on its way to vCenter
+// when the process was stopped.
 //
 // Of those who Ensure one set at the same time, one builds and the others wait, say for whom,
 // and reuse. A builder that dies is replaced when its claim is over. A pool in use is neither
-// probed nor cured by others, and who must rebuild it waits. Processes with different Specs for one Name rebuild each
+// probed nor cured by others, and who must rebuild it waits in the line of the tests. Processes with different Specs for one Name rebuild each
 // other's pools: give them different Names.
 //
 // # Clean

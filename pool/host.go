@@ -31,7 +31,7 @@ type Host struct {
 	peers    map[string]*Host
 
 	cfg sshx.Config // but for the address
-	use *usage      // of a host that is lent; else nil
+	use *usage      // of a host that is lent or being made ready; else nil
 
 	dialing sync.Mutex // held while connecting
 	mu      sync.Mutex // guards what follows
@@ -49,25 +49,33 @@ func newHost(s Spec, role string, pool int, vm VM, id string, keys []string) *Ho
 	return &Host{Name: vm.Name, Role: role, Pool: pool, VM: vm, provider: s.Provider, limits: s.Limits, facts: s.Facts, id: id, cfg: cfg}
 }
 
-// A usage is the time in which a lent host may be used.
+// A usage is the time in which a host that is lent, or made ready, may be used.
 type usage struct {
 	ctx   context.Context // ends with the loan
 	lease *lease
 }
 
-// bind returns a context that ends when ctx does, or the loan of the host.
-func (h *Host) bind(ctx context.Context) (context.Context, func(), error) {
+// usable tells, right before anything is done with the host, whether it still is whoever's has it.
+func (h *Host) usable() error {
 	if h.use == nil {
-		return ctx, func() {}, nil
+		return nil
 	}
 	err := context.Cause(h.use.ctx)
 	if err == nil {
 		err = h.use.lease.check()
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", h.Name, err)
+		return fmt.Errorf("%s: %w", h.Name, err)
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
+	return nil
+}
+
+// bind returns a context that ends when ctx does, or the loan of the host.
+func (h *Host) bind(ctx context.Context) (context.Context, func(), error) {
+	if err := h.usable(); err != nil || h.use == nil {
+		return ctx, func() {}, err
+	}
+	ctx, cancel := context.WithCancelCause(context.WithValue(ctx, heldKey{}, h.use.lease))
 	stop := context.AfterFunc(h.use.ctx, func() { cancel(fmt.Errorf("%s: %w", h.Name, context.Cause(h.use.ctx))) })
 	return ctx, func() { stop(); cancel(nil) }, nil
 }
@@ -231,6 +239,9 @@ func (h *Host) alive() *sshx.Client {
 func (h *Host) raise(ctx context.Context, report func(string)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, h.limits.Boot, fmt.Errorf("not up within Limits.Boot (%s)", h.limits.Boot))
 	defer cancel()
+	if err := h.usable(); err != nil {
+		return err
+	}
 	h.drop()
 	report("powering on")
 	if err := h.provider.PowerOn(ctx, h.id); err != nil {
@@ -287,6 +298,9 @@ func (h *Host) setAddr(addr netip.Addr) {
 
 // lower shuts the host down from inside.
 func (h *Host) lower(ctx context.Context) (forced bool, err error) {
+	if err := h.usable(); err != nil {
+		return false, err
+	}
 	h.drop()
 	return h.provider.ShutDown(ctx, h.id, h.limits.Shutdown)
 }

@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -11,8 +12,7 @@ import (
 type Keep struct {
 	// When is "never", which "" is too, "failed" or "always".
 	When string
-	// Pools is how many are kept at most, of all processes; 0 means 1. One more is possible when
-	// two tests end at the same moment.
+	// Pools is how many are kept at most, of all processes; 0 means 1.
 	Pools int
 	// For is how long; 0 means 4 hours. Then the pool is reset by whoever wants it next.
 	For time.Duration
@@ -36,22 +36,15 @@ func (s *Set) keep(p *Pool, test string, failed bool) bool {
 	}
 	ctx, cancel := afterwards(context.Background())
 	defer cancel()
-	b, err := s.ledger.read(ctx)
+	until, kept, err := s.mayKeep(ctx, p.lease)
 	if err != nil {
 		s.log.linef("pool %d: not kept: %v", p.Number, err)
 		return false
 	}
-	kept := 0
-	for name := range b.Shards {
-		if e, there, err := s.ledger.entry(b, name); err == nil && there && e.Block != nil && e.Block.Kind == blockKept && b.Now.Before(e.Block.Until) {
-			kept++
-		}
-	}
-	if most := or(k.Pools, 1); kept >= most {
+	if kept > 0 {
 		s.log.linef("pool %d: not kept: %d are already, as many as Spec.Keep.Pools allows", p.Number, kept)
 		return false
 	}
-	until := b.Now.Add(or(k.For, 4*time.Hour))
 	what := map[bool]string{true: "failed", false: "passed"}[failed]
 	s.giveBack(p.lease, func(_ time.Time, e *entry) {
 		e.Used = test
@@ -63,4 +56,42 @@ func (s *Set) keep(p *Pool, test string, failed bool) bool {
 	}
 	s.log.linef("pool %d: kept as %s left it, until %s:%s\n    to free it: pool.Release(ctx, spec, %d)", p.Number, test, stamp(until), look.String(), p.Number)
 	return true
+}
+
+// Who keeps a pool first notes so in a shard of its own, by which two that end at once are told apart: under keepPrefix
+// and the pool's number, the lease under which it is kept.
+const (
+	keepShard  = "kept"
+	keepPrefix = "pool."
+)
+
+// mayKeep notes that the pool that x holds is to be kept, and until when, or returns how many are already.
+func (s *Set) mayKeep(ctx context.Context, x *lease) (until time.Time, kept int, err error) {
+	mine := keepPrefix + strconv.Itoa(shardPool(x.shard))
+	err = s.ledger.change(ctx, keepShard, nil, func(b books) (map[string]string, error) {
+		all, err := s.ledger.read(ctx)
+		if err != nil {
+			return nil, err
+		}
+		kept = 0
+		for _, n := range all.pools() {
+			key := keepPrefix + strconv.Itoa(n)
+			e, there, err := s.ledger.entry(all, poolShard(n))
+			if err != nil || !there || key == mine {
+				continue
+			}
+			is := e.Block != nil && e.Block.Kind == blockKept && all.Now.Before(e.Block.Until)
+			willBe := e.Lease != nil && e.Lease.Token == b.Shards[keepShard].Values[key] // or its holder died on the way
+			if is || willBe {
+				kept++
+			}
+		}
+		until = all.Now.Add(or(s.spec.Keep.For, 4*time.Hour))
+		if kept < or(s.spec.Keep.Pools, 1) {
+			kept = 0
+			return map[string]string{mine: x.token}, nil
+		}
+		return nil, nil
+	})
+	return until, kept, err
 }

@@ -25,7 +25,7 @@ type lease struct {
 	gone  chan struct{} // closed when the heart has stopped
 
 	doing   atomic.Pointer[func() string] // what to write down that it is held for, if that changes
-	writing sync.Mutex                    // held by whoever changes the entry
+	writing chan struct{}                 // has room for whoever changes the entry
 
 	// unchanged tells that it was taken with the first reading: nobody had written since.
 	unchanged bool
@@ -70,32 +70,35 @@ var errMissing = errors.New("it has no entry in the ledger")
 // take makes this process the holder of a shard, unless it is busy: then the error is a
 // *busyError. was is what the entry was before.
 func (l *ledger) take(ctx context.Context, r request) (x *lease, was entry, err error) {
-	x = &lease{l: l, shard: r.shard, token: newToken()}
-	var born *entry // of a newborn pool
-	lost := shardPool(r.shard) == 0 || r.fresh
+	x = &lease{l: l, shard: r.shard, token: newToken(), writing: make(chan struct{}, 1)}
+	var born *entry                             // of a newborn pool
+	asked := shardPool(r.shard) == 0 || r.fresh // whether bear was, or need not be
+	taken := false
 	write := func(b books, e *entry, there bool) (bool, error) {
+		taken = true
 		if e.Lease != nil && e.Lease.Token == x.token {
 			x.noteTaken(b, *e)
 			return false, nil // the answer to our write was lost
 		}
+		_, exists := b.Shards[r.shard]
 		switch {
+		case !asked && (!exists || there && e.recovered(b.Now)):
+			return false, errMissing
 		case there:
 		case r.fresh:
 			*e = entry{}
-		case born != nil:
+		case born != nil && !exists:
 			*e = *born
-		case !lost:
-			return false, errMissing
 		}
 		if why := e.busy(b.Now); why != "" {
-			if !there {
+			if taken = false; !there {
 				return true, nil // write down until when it is blocked
 			}
 			return false, e.busyError(b.Now)
 		}
 		was = *e
 		e.Block, e.Clean = nil, nil
-		e.Lease = x.tenure(b.Now, r.what)
+		e.Lease, e.also = x.tenure(b.Now, r.what), map[string]string{}
 		if x.unchanged = r.first != nil && b.Ledger == r.first.Ledger; x.unchanged && r.also != nil {
 			if e.also, err = r.also(x.token); err != nil {
 				return false, err
@@ -107,14 +110,14 @@ func (l *ledger) take(ctx context.Context, r request) (x *lease, was entry, err 
 	err = l.changeEntry(ctx, r.shard, r.first, write)
 	if errors.Is(err, errMissing) {
 		if born, err = l.bear(ctx, x, r.what); err == nil || errors.Is(err, errMissing) {
-			lost = true
+			asked = true
 			err = l.changeEntry(ctx, r.shard, nil, write)
 		}
 	}
 	if err != nil {
 		return nil, entry{}, err
 	}
-	if x.last.Lease == nil { // only the block was written
+	if !taken { // only the block was written
 		return nil, entry{}, &busyError{why: "being recovered: its entry in the ledger was lost, and whoever holds it may still be there", kind: blockUnknown}
 	}
 	x.ctx, x.end = context.WithCancelCause(context.Background())
@@ -131,12 +134,15 @@ func (x *lease) tenure(now time.Time, what string) *tenure {
 	return &tenure{Owner: x.l.by, For: what, Token: x.token, Since: now, Until: now.Add(x.l.term)}
 }
 
-// noteTaken notes the entry that holds us, and how long it does by the local clock.
+// noteTaken notes the entry that holds us, with all that was written with it, and how long it does by the local clock.
 func (x *lease) noteTaken(b books, e entry) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if e.also == nil {
+		e.also = x.last.also
+	}
 	x.last = e
-	x.ends = b.asked.Add(e.Lease.Until.Sub(b.Now) - x.l.term/10)
+	x.ends = b.asked.Add(e.Lease.Until.Sub(b.Now) - b.Slack - x.l.term/10)
 }
 
 // check tells, without asking anybody, whether the lease may still be relied on.
@@ -144,15 +150,25 @@ func (x *lease) check() error {
 	if err := context.Cause(x.ctx); err != nil {
 		return err
 	}
-	x.mu.Lock()
-	ends := x.ends
-	x.mu.Unlock()
-	if now := time.Now(); now.Before(ends) && now.Round(0).Before(ends.Round(0)) {
+	if !x.late() {
 		return nil
 	}
 	err := fmt.Errorf("%w: it was not renewed in time", ErrLeaseLost)
 	x.end(err)
 	return err
+}
+
+// until is when, by the local clock, it may no longer be relied on.
+func (x *lease) until() time.Time {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.ends
+}
+
+// late tells whether that is over, by the monotonic clock or the wall clock.
+func (x *lease) late() bool {
+	now, ends := time.Now(), x.until()
+	return !now.Before(ends) || !now.Round(0).Before(ends.Round(0))
 }
 
 // errNotOurs is what changing an entry returns when somebody else holds it.
@@ -165,14 +181,12 @@ func (x *lease) set(ctx context.Context, f func(now time.Time, e *entry)) error 
 }
 
 func (x *lease) alter(ctx context.Context, f func(b books, e *entry) error) error {
-	x.writing.Lock()
-	defer x.writing.Unlock()
-	if err := x.check(); err != nil {
+	ctx, done, err := x.pen(ctx)
+	if err != nil {
 		return err
 	}
-	ctx, stop := x.bind(ctx)
-	defer stop()
-	err := x.write(ctx, func(b books, e *entry) error {
+	defer done()
+	err = x.write(ctx, func(b books, e *entry) error {
 		if doing := x.doing.Load(); doing != nil {
 			e.Lease.For = (*doing)()
 		}
@@ -186,7 +200,26 @@ func (x *lease) alter(ctx context.Context, f func(b books, e *entry) error) erro
 	return err
 }
 
-// write changes the entry if it is ours.
+// pen makes the caller the one who writes, until done. The context ends with the lease, so that whoever waits for
+// an answer does not keep the heart from finding that it is over.
+func (x *lease) pen(ctx context.Context) (_ context.Context, done func(), err error) {
+	ctx, stop := x.bind(ctx)
+	select {
+	case x.writing <- struct{}{}:
+	case <-ctx.Done():
+		stop()
+		return nil, nil, context.Cause(ctx)
+	}
+	if err := x.check(); err != nil {
+		<-x.writing
+		stop()
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithDeadline(ctx, x.until())
+	return ctx, func() { cancel(); stop(); <-x.writing }, nil
+}
+
+// write changes the entry if it is ours. One that was lost is written anew, but only as long as nobody else can have had it.
 func (x *lease) write(ctx context.Context, f func(b books, e *entry) error) error {
 	var b books
 	var e entry
@@ -194,7 +227,7 @@ func (x *lease) write(ctx context.Context, f func(b books, e *entry) error) erro
 		x.mu.Lock()
 		last := x.last
 		x.mu.Unlock()
-		if !ok || there.Lease == nil && there.Block != nil && there.Block.Kind == blockUnknown {
+		if (!ok || there.Lease == nil && there.Block != nil && there.Block.Kind == blockUnknown) && !x.late() {
 			mine := *last.Lease
 			last.Lease = &mine
 			*there = last
@@ -214,9 +247,21 @@ func (x *lease) write(ctx context.Context, f func(b books, e *entry) error) erro
 	return err
 }
 
+// Held tells whether what is done under ctx may still be done: it returns an error for which errors.Is(err, ErrLeaseLost)
+// holds as soon as the lease that it is done under is over, even if this process slept and ctx has not ended yet. A
+// Provider asks it right before each call that changes something. Without a lease it returns nil.
+func Held(ctx context.Context) error {
+	if x, ok := ctx.Value(heldKey{}).(*lease); ok && x.late() {
+		return x.check()
+	}
+	return nil
+}
+
+type heldKey struct{}
+
 // bind returns a context that ends when ctx or the lease does.
 func (x *lease) bind(ctx context.Context) (context.Context, func()) {
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := context.WithCancelCause(context.WithValue(ctx, heldKey{}, x))
 	stop := context.AfterFunc(x.ctx, func() { cancel(context.Cause(x.ctx)) })
 	return ctx, func() { stop(); cancel(nil) }
 }
@@ -232,9 +277,7 @@ func (x *lease) beat() {
 	defer close(x.gone)
 	wait := x.l.term / 3
 	for {
-		x.mu.Lock()
-		left := time.Until(x.ends)
-		x.mu.Unlock()
+		left := time.Until(x.until())
 		if sleep(x.ctx, min(wait, max(left, 0))) != nil {
 			return
 		}
@@ -251,16 +294,16 @@ func (x *lease) beat() {
 }
 
 // release gives the shard back, if it is still ours, with what f makes of the entry.
-func (x *lease) release(ctx context.Context, f func(now time.Time, e *entry)) error {
+func (x *lease) release(ctx context.Context, f func(b books, e *entry)) error {
 	x.end(ErrReturned)
 	<-x.gone
-	x.writing.Lock()
-	defer x.writing.Unlock()
+	x.writing <- struct{}{} // it is free soon: the contexts of all who write have ended
+	defer func() { <-x.writing }()
 	written := false
 	err := x.write(ctx, func(b books, e *entry) error {
 		written = true
 		if f != nil {
-			f(b.Now, e)
+			f(b, e)
 		}
 		e.Lease = nil
 		return nil

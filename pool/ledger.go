@@ -117,6 +117,11 @@ func (e entry) busy(now time.Time) string {
 	return ""
 }
 
+// recovered tells that the entry was lost, and that whoever held it no longer does.
+func (e entry) recovered(now time.Time) bool {
+	return e.Lease == nil && e.Block != nil && e.Block.Kind == blockUnknown && !now.Before(e.Block.Until)
+}
+
 func (t *tenure) String() string {
 	return fmt.Sprintf("%s (%s) since %s", t.Owner, t.For, clock(t.Since))
 }
@@ -203,8 +208,8 @@ func (l *ledger) read(ctx context.Context, shards ...string) (books, error) {
 // there is one, writes it anew. there tells whether the entry is really there.
 func (l *ledger) entry(b books, shard string) (e entry, there bool, err error) {
 	if _, ok := b.Shards[shard]; !ok {
-		if e, err := b.newborn(shardPool(shard)); err == nil {
-			return e, true, nil
+		if e, err := b.newborn(shardPool(shard)); err == nil || !errors.Is(err, errMissing) {
+			return e, true, err
 		}
 	}
 	return l.own(b, shard)

@@ -20,6 +20,7 @@ import (
 type fakeStore struct {
 	mu     sync.Mutex
 	skew   time.Duration // of its clock
+	slack  time.Duration // how long that takes to answer
 	shards map[string]Shard
 	writes map[string]int
 	n      int
@@ -28,8 +29,8 @@ type fakeStore struct {
 
 	// fault is asked about every write, after a delay of its making: whether it is done, and what is answered.
 	fault func(shard string) (done bool, err error)
-	// down, while true, answers nothing but errors.
-	down bool
+	// down, while true, answers nothing but errors, and deaf leaves writes without an answer.
+	down, deaf bool
 }
 
 func newFakeStore() *fakeStore {
@@ -45,7 +46,7 @@ func (f *fakeStore) Ledger(ctx context.Context, set string, shards ...string) (*
 	if f.down {
 		return nil, errors.New("no answer")
 	}
-	l := &Ledger{Now: time.Now().Add(f.skew), Shards: map[string]Shard{}}
+	l := &Ledger{Now: time.Now().Add(f.skew - f.slack), Slack: f.slack, Shards: map[string]Shard{}}
 	for name, s := range f.shards {
 		if len(shards) > 0 && !slices.Contains(shards, name) {
 			continue
@@ -62,8 +63,12 @@ func (f *fakeStore) SetLedger(ctx context.Context, set, shard, revision string, 
 	}
 	done, answer := true, error(nil)
 	f.mu.Lock()
-	fault := f.fault
+	fault, deaf := f.fault, f.deaf
 	f.mu.Unlock()
+	if deaf {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	if fault != nil {
 		done, answer = fault(shard)
 	}
@@ -146,7 +151,7 @@ func TestALeaseIsKeptAsLongAsItsHolderLives(t *testing.T) {
 		require.ErrorAs(t, err, new(*busyError), "after an hour")
 		assert.InDelta(t, 60, f.written("pool-1"), 2, "one write a minute: a third of the lease")
 
-		require.NoError(t, x.release(t.Context(), func(_ time.Time, e *entry) { e.Used = "TestA" }))
+		require.NoError(t, x.release(t.Context(), func(_ books, e *entry) { e.Used = "TestA" }))
 		require.ErrorIs(t, x.check(), ErrReturned)
 		y, was, err := f.ledger("bob").take(t.Context(), request{shard: "pool-1", what: "TestB"})
 		require.NoError(t, err)
@@ -222,7 +227,7 @@ func TestAStalledHolderNoticesBeforeItTouchesAnything(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeStore()
 		x, _ := mustTake(t, f.ledger("alice"), "pool-1")
-		stalled := &lease{l: x.l, shard: x.shard, token: x.token, ctx: x.ctx, end: x.end, gone: x.gone, last: x.last, ends: x.ends}
+		stalled := &lease{l: x.l, shard: x.shard, token: x.token, writing: make(chan struct{}, 1), ctx: x.ctx, end: x.end, gone: x.gone, last: x.last, ends: x.ends}
 		x.end(errors.New("stopped")) // its heart stands still
 		<-x.gone
 		stalled.ctx, stalled.end = context.WithCancelCause(t.Context())
@@ -324,7 +329,7 @@ func TestALostAnswerIsNotASecondHolder(t *testing.T) {
 		assert.Equal(t, "before", was.Used, "what the entry was before the write whose answer was lost")
 		assert.Equal(t, 1, f.written("pool-1"))
 		f.set(func() { n = 0 })
-		require.NoError(t, x.release(t.Context(), func(_ time.Time, e *entry) { e.Used = "after" }))
+		require.NoError(t, x.release(t.Context(), func(_ books, e *entry) { e.Used = "after" }))
 		assert.Equal(t, "after", f.entry(t, "pool-1").Used)
 		assert.Nil(t, f.entry(t, "pool-1").Lease)
 	})

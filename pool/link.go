@@ -39,7 +39,12 @@ func (h *Host) SetLink(ctx context.Context, nic int, connected bool) error {
 	if err != nil {
 		return err
 	}
-	return l.SetLink(ctx, h.id, mac, connected)
+	ctx, done, err := h.bind(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return h.blame(l.SetLink(ctx, h.id, mac, connected))
 }
 
 // Link tells how the NIC of that number in VM.NICs, from 0, is connected in the hypervisor.

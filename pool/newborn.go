@@ -2,11 +2,11 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // A newborn pool is one that nobody has held since its first VM was made. It has no shard of its own:
@@ -26,8 +26,11 @@ func (b books) newborn(n int) (entry, error) {
 		return entry{}, errMissing
 	}
 	e, err := decodeEntry(text)
-	if err != nil {
+	if errors.Is(err, errDamaged) {
 		return entry{}, fmt.Errorf("%w: %w", errMissing, err)
+	}
+	if err != nil {
+		return entry{}, fmt.Errorf("%s: %w", poolShard(n), err)
 	}
 	if e.Lease != nil && e.holder(b.Now) == nil {
 		return entry{}, errMissing // it was held, and its shard is lost, or was never made
@@ -99,7 +102,11 @@ func (b *build) cover(now books, todo []int, token string) (map[string]string, e
 		if _, there := b.books.Shards[poolShard(n)]; there {
 			continue
 		}
-		if e, err := now.newborn(n); err == nil && e.busy(now.Now) != "" || err != nil && !b.isNew(n) {
+		e, err := now.newborn(n)
+		if err != nil && !errors.Is(err, errMissing) {
+			return nil, err
+		}
+		if e.busy(now.Now) != "" || err != nil && !b.isNew(n) {
 			continue // it is in use, or its shard is lost
 		}
 		text, err := entry{Building: token}.text()
@@ -111,8 +118,9 @@ func (b *build) cover(now books, todo []int, token string) (map[string]string, e
 	return values, nil
 }
 
-// uncover returns what is to be written of the newborn pools when the claim is given back.
-func (b *build) uncover(now time.Time) map[string]string {
+// uncover returns what is to be written of the newborn pools when the claim of that token is given back. A pool that
+// somebody holds since, because the claim was over, is theirs.
+func (b *build) uncover(now books, token string) map[string]string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	values := map[string]string{}
@@ -120,9 +128,12 @@ func (b *build) uncover(now time.Time) map[string]string {
 		if !ours {
 			continue
 		}
+		if old, err := decodeEntry(now.Shards[buildShard].Values[poolKey(n)]); err == nil && old.Building != token {
+			continue
+		}
 		var e entry
 		if f := b.after[n]; f != nil {
-			f(now, &e)
+			f(now.Now, &e)
 		}
 		if text, err := e.text(); err == nil { // else it stays as one whose builder died
 			values[poolKey(n)] = text

@@ -12,7 +12,7 @@ import (
 // return errors that name operation, object, cause and remedy.
 //
 // A method that changes something looks before it repeats: when the hypervisor's answer was lost,
-// it reads back whether the change took effect, so that one call makes at most one change.
+// it reads back whether the change took effect, so that one call makes at most one change. It asks Held right before.
 type Provider interface {
 	// Inventory reads all that the hypervisor knows of the set, in one bulk reading, and the
 	// templates named. A set without a VM has an empty Inventory, not an error; a template that
@@ -146,8 +146,10 @@ type LedgerStore interface {
 
 // A Ledger is one reading of a set's ledger.
 type Ledger struct {
-	// Now is the hypervisor's clock, by which all leases are measured.
+	// Now is the hypervisor's clock, by which all leases are measured. It was not earlier when Ledger returned,
+	// and later by no more than Slack, which is how long the clock took to answer.
 	Now    time.Time
+	Slack  time.Duration
 	Shards map[string]Shard
 }
 

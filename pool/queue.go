@@ -92,15 +92,25 @@ type place struct {
 	t     ticket
 	shard string // where it lies; "" when it does not
 	held  time.Time
+	pools []int // as written
 }
 
 func (l *ledger) place(what string, pools []int) *place {
 	return &place{l: l, t: ticket{Owner: cut(l.by), For: cut(what), Pools: pools, token: newToken()}}
 }
 
-// keep puts the ticket in the line, or renews it when a third of its time is over.
+// join is keep with a reading of its own.
+func (p *place) join(ctx context.Context) error {
+	b, err := p.l.read(ctx)
+	if err != nil {
+		return err
+	}
+	return p.keep(ctx, b)
+}
+
+// keep puts the ticket in the line, or renews it when a third of its time is over or other pools will do.
 func (p *place) keep(ctx context.Context, b books) error {
-	if p.shard != "" && b.Now.Before(p.held.Add(p.l.term/3)) {
+	if p.shard != "" && b.Now.Before(p.held.Add(p.l.term/3)) && slices.Equal(p.t.Pools, p.pools) {
 		return nil
 	}
 	if p.shard == "" {
@@ -116,7 +126,7 @@ func (p *place) keep(ctx context.Context, b books) error {
 		if p.t.At.IsZero() {
 			p.t.At = b.Now
 		}
-		p.t.Until, p.held = b.Now.Add(p.l.term), b.Now
+		p.t.Until, p.held, p.pools = b.Now.Add(p.l.term), b.Now, p.t.Pools
 		text, err := json.Marshal(p.t)
 		if err == nil && len(text) > entryLimit {
 			err = fmt.Errorf("a ticket for %d pools does not fit in the ledger", len(p.t.Pools))
@@ -141,6 +151,13 @@ func (b books) roomyShard() string {
 			return name
 		}
 	}
+}
+
+// abandon is leave when ctx may have ended; if it fails, the ticket runs out.
+func (p *place) abandon(ctx context.Context) {
+	ctx, cancel := afterwards(ctx)
+	defer cancel()
+	_ = p.leave(ctx)
 }
 
 // leave takes the ticket out of the line.

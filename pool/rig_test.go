@@ -172,14 +172,19 @@ func (r *rig) byHand(do func(context.Context) (*object.Task, error)) {
 // history is vCenter's own account of what happened: "kind VM", in order.
 func (r *rig) history() []string {
 	r.t.Helper()
-	c, err := event.NewManager(r.client().Client).CreateCollectorForEvents(r.t.Context(), types.EventFilterSpec{})
-	require.NoError(r.t, err)
-	defer func() { require.NoError(r.t, c.Destroy(r.t.Context())) }()
-	require.NoError(r.t, c.Rewind(r.t.Context()))
+	return history(r.t, r.client())
+}
+
+func history(t *testing.T, vc *govmomi.Client) []string {
+	t.Helper()
+	c, err := event.NewManager(vc.Client).CreateCollectorForEvents(t.Context(), types.EventFilterSpec{})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, c.Destroy(t.Context())) }()
+	require.NoError(t, c.Rewind(t.Context()))
 	var events []types.BaseEvent
 	for {
-		page, err := c.ReadNextEvents(r.t.Context(), 100)
-		require.NoError(r.t, err)
+		page, err := c.ReadNextEvents(t.Context(), 100)
+		require.NoError(t, err)
 		if len(page) == 0 {
 			break
 		}

@@ -319,18 +319,26 @@ func (b *build) closeHosts() {
 	}
 }
 
-// reset puts all hosts of the pool back to their ready snapshots, as one act, and waits until
+// reset puts all hosts of the pool, which x holds, back to their ready snapshots, as one act, and waits until
 // they are up and what each needs of the earlier ones answers. None comes back before all the others are off, so that
 // it meets nobody of before; so hosts that a revert resumes are reverted in their turn. b has the hypervisor's clock.
-func (p *Pool) reset(ctx context.Context, b books) error {
+func (p *Pool) reset(ctx context.Context, x *lease, b books) error {
 	var g errgroup.Group
+	held := func(h *Host, f func() error) error {
+		if err := x.check(); err != nil { // we may have slept
+			return err
+		}
+		return hostError(h, "reset", f())
+	}
 	for i, h := range p.hosts {
 		h.drop()
 		switch {
 		case h.frozen == "":
-			g.Go(func() error { return hostError(h, "reset", h.revert(ctx, p.snaps[i])) })
+			g.Go(func() error { return held(h, func() error { return h.revert(ctx, p.snaps[i]) }) })
 		case i > 0:
-			g.Go(func() error { _, err := h.provider.ShutDown(ctx, h.id, 0); return hostError(h, "reset", err) })
+			g.Go(func() error {
+				return held(h, func() error { _, err := h.provider.ShutDown(ctx, h.id, 0); return err })
+			})
 		}
 	}
 	if err := g.Wait(); err != nil {
@@ -339,8 +347,8 @@ func (p *Pool) reset(ctx context.Context, b books) error {
 	quiet := func(string) {}
 	for i, h := range p.hosts {
 		if h.frozen != "" {
-			if err := h.revert(ctx, p.snaps[i]); err != nil {
-				return hostError(h, "reset", err)
+			if err := held(h, func() error { return h.revert(ctx, p.snaps[i]) }); err != nil {
+				return err
 			}
 		}
 		if err := h.back(ctx, b, quiet); err != nil {

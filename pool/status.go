@@ -35,7 +35,7 @@ type Holding struct {
 }
 
 // PoolStanding is one pool.
-type PoolStanding struct {
+type PoolStanding struct { //nolint:revive // a Standing is the set's
 	Pool int `json:"pool"`
 	// State is "clean" or "dirty" if it is free, "in use", "kept", "cooling down", "being
 	// recovered", "broken", which is to be built anew, or "not ready", if the plan has work to do on it.

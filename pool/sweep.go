@@ -68,10 +68,6 @@ func sweep(ctx context.Context, s Spec, o SweepOptions) (all []Leftover, err err
 	if err := b.look(ctx, "-"); err != nil && b.work == nil {
 		return nil, err
 	}
-	books, err := b.ledger.read(ctx)
-	if err != nil {
-		return nil, err
-	}
 	all = b.leftovers(time.Now(), o)
 	if !o.Remove {
 		return all, nil
@@ -79,10 +75,10 @@ func sweep(ctx context.Context, s Spec, o SweepOptions) (all []Leftover, err err
 	if b.inv.Incomplete != "" {
 		return all, fmt.Errorf("nothing was removed, since the inventory was read incompletely: %s", b.inv.Incomplete)
 	}
-	for _, n := range books.pools() {
+	for _, n := range b.numbers() {
 		if n > s.Pools {
-			if e, _, err := b.ledger.entry(books, poolShard(n)); err != nil || e.busy(books.Now) != "" {
-				return all, errors.Join(err, busyOr(e.busy(books.Now), fmt.Sprintf("nothing was removed: pool %d is ", n)))
+			if taken, err := b.hold(ctx, n); err != nil || taken != "" {
+				return all, errors.Join(err, busyOr(taken, fmt.Sprintf("nothing was removed: pool %d is ", n)))
 			}
 		}
 	}
@@ -163,36 +159,14 @@ func destroy(ctx context.Context, s Spec) (removed []string, err error) {
 	b := newBuild(s)
 	b.lost = lost
 	defer b.letAllGo(ctx)
-	inv, err := s.Provider.Inventory(ctx, s.Name)
-	if err != nil {
+	if err := b.survey(ctx); err != nil || len(b.mine())+len(b.books.Shards) == 0 {
 		return nil, err
 	}
-	if b.inv = inv; inv.Incomplete != "" {
-		return nil, fmt.Errorf("nothing was removed, since the inventory was read incompletely: %s", inv.Incomplete)
-	}
-	books, err := b.ledger.read(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var goldens, roles []VMInfo
-	for _, vm := range inv.VMs {
-		owner, ok := ours(s.Name, vm)
-		switch {
-		case !ok:
-		case strings.HasPrefix(owner.Layer, "golden/"):
-			goldens = append(goldens, vm)
-		default:
-			roles = append(roles, vm)
-		}
-	}
-	if len(roles)+len(goldens)+len(books.Shards) == 0 {
-		return nil, nil
-	}
-	if err := b.holdAll(ctx, books); err != nil {
+	if err := b.holdAll(ctx); err != nil {
 		return nil, fmt.Errorf("nothing was removed: %w", err)
 	}
 	var kept []error
-	for _, vm := range append(roles, goldens...) {
+	for _, vm := range b.mine() {
 		if err := b.confirm(ctx, 0); err != nil {
 			return removed, err
 		}
@@ -208,41 +182,95 @@ func destroy(ctx context.Context, s Spec) (removed []string, err error) {
 	return removed, b.removeLedger(ctx)
 }
 
-// holdAll takes the claim and every pool that the ledger knows, or says who has one.
-func (b *build) holdAll(ctx context.Context, books books) error {
-	var busy []error
-	for _, n := range append([]int{0}, books.pools()...) {
-		b.spec.Pools = max(b.spec.Pools, n) // all are let go
+// survey reads the ledger, then the inventory, without a plan.
+func (b *build) survey(ctx context.Context) (err error) {
+	if b.books, err = b.ledger.read(ctx); err != nil {
+		return err
+	}
+	if b.inv, err = b.spec.Provider.Inventory(ctx, b.spec.Name); err != nil {
+		return err
+	}
+	if b.inv.Incomplete != "" {
+		return fmt.Errorf("nothing was removed, since the inventory was read incompletely: %s", b.inv.Incomplete)
+	}
+	return nil
+}
+
+// mine are the VMs that this set made, those of roles before the goldens that they hang on.
+func (b *build) mine() []VMInfo {
+	var goldens, roles []VMInfo
+	for _, vm := range b.inv.VMs {
+		owner, ok := ours(b.spec.Name, vm)
+		switch {
+		case !ok:
+		case strings.HasPrefix(owner.Layer, "golden/"):
+			goldens = append(goldens, vm)
+		default:
+			roles = append(roles, vm)
+		}
+	}
+	return append(roles, goldens...)
+}
+
+// numbers are those of the pools that the ledger knows, and of those that were ready once: their entries may be lost.
+func (b *build) numbers() []int {
+	all := b.books.pools()
+	for _, vm := range b.mine() {
+		for _, snap := range vm.Snapshots {
+			if rec, err := decodeRecord(snap.Record); err == nil && rec.Pool > 0 {
+				all = append(all, rec.Pool)
+			}
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// holdAll takes the claim, looks again, since somebody may have built until then, and takes every pool, or says who has one.
+func (b *build) holdAll(ctx context.Context) error {
+	taken, err := b.hold(ctx, 0)
+	if err == nil {
+		err = b.survey(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	busy := []error{busyOr(taken, "building it is ")}
+	for _, n := range b.numbers() {
 		taken, err := b.hold(ctx, n)
 		if err != nil {
 			return err
 		}
-		what := fmt.Sprintf("pool %d is ", n)
-		if n == 0 {
-			what = "building it is "
-		}
-		busy = append(busy, busyOr(taken, what))
+		busy = append(busy, busyOr(taken, fmt.Sprintf("pool %d is ", n)))
 	}
 	return errors.Join(busy...)
 }
 
-// removeLedger removes the ledger while all of it is ours, so that nobody takes a part of it meanwhile.
+// removeLedger removes the ledger while all of it is ours, so that nobody takes a part of it meanwhile: the claim at last.
 func (b *build) removeLedger(ctx context.Context) error {
-	b.mu.Lock()
-	for n, x := range b.leases {
-		x.end(ErrReturned)
-		<-x.gone
-		delete(b.leases, n)
-	}
-	b.mu.Unlock()
 	books, err := b.ledger.read(ctx)
 	if err != nil {
 		return err
 	}
-	for _, s := range books.Shards {
-		if err := b.spec.Provider.Destroy(ctx, s.ID); err != nil {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, x := range b.leases {
+		if err := x.confirm(ctx); err != nil {
 			return err
 		}
 	}
-	return nil
+	for _, x := range b.leases {
+		x.end(ErrReturned)
+		<-x.gone
+	}
+	clear(b.leases)
+	last := books.Shards[buildShard].ID
+	for _, s := range books.Shards {
+		if s.ID != last {
+			if err := b.spec.Provider.Destroy(ctx, s.ID); err != nil {
+				return err
+			}
+		}
+	}
+	return b.spec.Provider.Destroy(ctx, last)
 }

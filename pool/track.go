@@ -77,10 +77,11 @@ func (x *lease) values(ctx context.Context, f func(b books) (map[string]string, 
 	if err := x.confirm(ctx); err != nil {
 		return err
 	}
-	x.writing.Lock()
-	defer x.writing.Unlock()
-	ctx, stop := x.bind(ctx)
-	defer stop()
+	ctx, done, err := x.pen(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	return x.l.change(ctx, x.shard, nil, func(b books) (map[string]string, error) {
 		e, there, err := x.l.own(b, x.shard)
 		if err != nil {

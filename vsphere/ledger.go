@@ -70,7 +70,7 @@ func (p *Provider) Ledger(ctx context.Context, set string, shards ...string) (*p
 		}
 		l.Shards[shard] = pool.Shard{ID: vm.Self.Value, Revision: vm.Self.Value + "@" + vm.Config.ChangeVersion, Values: ledgerValues(vm)}
 	}
-	if l.Now, err = p.now(ctx); err != nil {
+	if l.Now, l.Slack, err = p.now(ctx); err != nil {
 		return fail(fmt.Errorf("vCenter's clock: %w", err))
 	}
 	return l, nil

@@ -158,7 +158,10 @@ func (p *Provider) perform(ctx context.Context, op operation) (types.AnyType, er
 func (p *Provider) attempt(ctx context.Context, op operation) (types.AnyType, error) {
 	var task types.ManagedObjectReference
 	err := p.s.do(ctx, func(c *conn) error {
-		var err error
+		err := pool.Held(ctx)
+		if err != nil {
+			return err
+		}
 		task, err = op.submit(ctx, c)
 		return err
 	})
