@@ -48,7 +48,17 @@ var runnerKey = func() string {
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
 }()
 
+// notForTheRaceDetector skips what takes long under it and does one thing after the other: hosts
+// that do many at once are those on a vCenter.
+func notForTheRaceDetector(t testing.TB) {
+	t.Helper()
+	if raceDetector {
+		t.Skip("does one thing after the other, so that the race detector has nothing to find")
+	}
+}
+
 func newRig(t testing.TB, topology Topology) *rig {
+	notForTheRaceDetector(t)
 	r := &rig{
 		t: t, topology: topology, guests: map[string]*lab.Guest{}, disks: map[string]vspheretest.Disk{},
 		lab: lab.New(lab.Options{Reserved: topology.Reservations(), AuthorizedKey: topology.RunnerKey, Debian: debians(topology)}),

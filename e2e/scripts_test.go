@@ -44,6 +44,7 @@ func builtFor(topology Topology) *onceBuilt {
 }
 
 func ready(t testing.TB, topology Topology) map[string]vspheretest.Disk {
+	notForTheRaceDetector(t)
 	b := builtFor(topology)
 	b.Lock()
 	defer b.Unlock()
