@@ -78,7 +78,7 @@ func TestBuildTakesLittleLongerThanItsLatencies(t *testing.T) {
 		t.Skip("under the race detector it would measure the race detector")
 	}
 	l := vspheretest.Brisk()
-	l.Scale = 3
+	l.Scale = 5
 	up := l.PowerOn + l.Boot + l.Tools + l.Address
 	ready := up + l.GuestShutdown + l.Snapshot
 	path := l.FullClone + ready + // golden

@@ -93,13 +93,14 @@ type run struct {
 	noise    noise // what comes as stderr of a merged command
 	pid      chan string
 	up       chan struct{} // closed when the command has started
+	read     chan struct{} // closed when a terminal has taken what precedes the command
 	started  atomic.Bool
 	over     atomic.Bool // nobody wants more output
 }
 
 // newRun checks cmd and decides how it is sent.
 func (c *Client) newRun(cmd Cmd) (*run, error) {
-	r := &run{c: c, cmd: cmd, label: c.cfg.label(cmd), pid: make(chan string, 1), up: make(chan struct{})}
+	r := &run{c: c, cmd: cmd, label: c.cfg.label(cmd), pid: make(chan string, 1), up: make(chan struct{}), read: make(chan struct{})}
 	if err := cmd.validate(); err != nil {
 		return nil, fmt.Errorf("sshx: %s: run %s: %w", c.cfg.Name, r.label, err)
 	}
@@ -174,6 +175,9 @@ func (r *run) sinks(marker string) {
 	}
 	secrets := r.c.cfg.secrets()
 	r.out = newSink(marker, secrets, out, seen)
+	if r.cmd.PTY != nil {
+		r.out.read = func() { close(r.read) }
+	}
 	r.noise.out = r.out
 	if r.cmd.Separate {
 		r.err = newSink(marker, secrets, errs, nil)
@@ -280,6 +284,14 @@ func (r *run) copyInput(s *session) <-chan error {
 	send := func() {
 		if _, err := io.WriteString(s, r.input); err != nil {
 			return
+		}
+		if r.cmd.PTY != nil {
+			select {
+			case <-r.read:
+				_, _ = io.WriteString(s, "\n")
+			case <-s.closed:
+				return
+			}
 		}
 		if r.cmd.Stdin == nil {
 			return

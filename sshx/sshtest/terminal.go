@@ -54,6 +54,10 @@ func (h *Host) wireTerminal(ctx context.Context, p *Proc) int {
 		return wireFail(p, err)
 	}
 	token := p.Args[1]
+	fmt.Fprintf(p.Stdout, "%s%s %s\n", wire.Marker, token, wire.Read)
+	if _, err := in.ReadByte(); err != nil {
+		return wireFail(p, errors.New("input ended early"))
+	}
 	text := preamble + "\n" + fmt.Sprintf("echo '%s%s %d'\n", wire.Marker, token, p.pid) + `exec "$@"`
 	if len(script) > 0 {
 		file := path.Join(orDefault(p.Env["TMPDIR"], "/tmp"), "sshx."+token)
