@@ -1,6 +1,7 @@
 package sshx_test
 
 import (
+	"crypto/rand"
 	"errors"
 	"io"
 	"strings"
@@ -149,14 +150,15 @@ func TestSudoPasswordIsNowhereToBeSeen(t *testing.T) {
 	sc, err := c.SFTP(t.Context(), "root") // bytes as they are, past the redaction
 	require.NoError(t, err)
 	defer sc.Close()
-	_, err = c.Run(t.Context(), sshx.Cmd{Script: "(" + script + ") >/root/sshx-seen || exit 1", User: "root"})
+	seen := "/root/sshx-seen-" + rand.Text()
+	_, err = c.Run(t.Context(), sshx.Cmd{Script: "(" + script + ") >" + seen + " || exit 1", User: "root"})
 	require.NoError(t, err)
-	f, err := sc.Open("/root/sshx-seen")
+	f, err := sc.Open(seen)
 	require.NoError(t, err)
 	_, err = io.Copy(&raw, f)
 	require.NoError(t, err)
 	require.NoError(t, f.Close())
-	require.NoError(t, sc.Remove("/root/sshx-seen"))
+	require.NoError(t, sc.Remove(seen))
 	assert.Contains(t, raw.String(), "sudo")
 	assert.NotContains(t, raw.String(), "horse")
 }
