@@ -73,7 +73,8 @@ func TestAPoolIsKeptForAPerson(t *testing.T) {
 	p := fail("TestBroken")
 	require.Eventually(t, func() bool { return r.status(spec).Pools[p.Number-1].State == "kept" }, 20*time.Second, 10*time.Millisecond)
 	assert.Contains(t, r.status(spec).Pools[p.Number-1].Why, "TestBroken, which failed")
-	assert.Contains(t, r.saying(), "con"+string(rune('0'+p.Number))+": ssh root@10.", "it says how to get in")
+	look := "con" + string(rune('0'+p.Number)) + ": ssh root@10."
+	require.Eventually(t, func() bool { return strings.Contains(r.saying(), look) }, 20*time.Second, 10*time.Millisecond, "it says how to get in")
 
 	q := fail("TestBrokenToo")
 	assert.NotEqual(t, p.Number, q.Number)

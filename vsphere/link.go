@@ -24,12 +24,16 @@ func (p *Provider) SetLink(ctx context.Context, id, mac string, connected bool) 
 	_, err := p.perform(ctx, operation{
 		name: what, object: p.label(id), entity: vm,
 		submit: func(ctx context.Context, c *conn) (types.ManagedObjectReference, error) {
-			dev, err := p.card(ctx, id, mac)
+			dev, version, err := p.card(ctx, id, mac)
+			if err == nil {
+				err = pool.Held(ctx) // that took a while
+			}
 			if err != nil {
 				return types.ManagedObjectReference{}, err
 			}
 			dev.GetVirtualEthernetCard().Connectable = &want
 			res, err := methods.ReconfigVM_Task(ctx, c, &types.ReconfigVM_Task{This: vm, Spec: types.VirtualMachineConfigSpec{
+				ChangeVersion: version, // of a VM that somebody has reverted or rebuilt since, vCenter refuses it
 				DeviceChange: []types.BaseVirtualDeviceConfigSpec{&types.VirtualDeviceConfigSpec{
 					Operation: types.VirtualDeviceConfigSpecOperationEdit, Device: dev.(types.BaseVirtualDevice),
 				}},
@@ -56,7 +60,7 @@ func (p *Provider) SetLink(ctx context.Context, id, mac string, connected bool) 
 
 // Link implements pool.Linker.
 func (p *Provider) Link(ctx context.Context, id, mac string) (pool.Link, error) {
-	dev, err := p.card(ctx, id, mac)
+	dev, _, err := p.card(ctx, id, mac)
 	if err != nil {
 		return pool.Link{}, p.errorf(err, "read NIC "+mac)
 	}
@@ -91,18 +95,18 @@ func asLink(c types.VirtualDeviceConnectInfo) pool.Link {
 	return pool.Link{Connected: c.Connected, AtPowerOn: c.StartConnected, GuestControl: c.AllowGuestControl}
 }
 
-// card reads the NIC of that MAC.
-func (p *Provider) card(ctx context.Context, id, mac string) (types.BaseVirtualEthernetCard, error) {
-	vm, err := p.readVM(ctx, vmRef(id), "config.hardware.device")
+// card reads the NIC of that MAC, and the VM's change version.
+func (p *Provider) card(ctx context.Context, id, mac string) (types.BaseVirtualEthernetCard, string, error) {
+	vm, err := p.readVM(ctx, vmRef(id), "config.hardware.device", "config.changeVersion")
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if vm.Config != nil {
 		for _, dev := range vm.Config.Hardware.Device {
 			if card, ok := dev.(types.BaseVirtualEthernetCard); ok && normalMAC(card.GetVirtualEthernetCard().MacAddress) == normalMAC(mac) {
-				return card, nil
+				return card, vm.Config.ChangeVersion, nil
 			}
 		}
 	}
-	return nil, refuse("%s has no NIC with that MAC", p.label(id))
+	return nil, "", refuse("%s has no NIC with that MAC", p.label(id))
 }
