@@ -135,8 +135,8 @@ type layer struct {
 func (b *build) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec record, snap string, err error) {
 	report := func(what string) { st.at(h.Name, what) }
 	start := time.Now()
-	h.use = b.usage(l.pool)
-	defer func() { h.use = nil }()
+	h.use.Store(b.usage(l.pool))
+	defer h.use.Store(nil)
 	fail := func(err error) (record, string, error) {
 		if ctx.Err() == nil && h.usable() == nil {
 			_ = h.provider.Annotate(ctx, h.id, b.note("FAILED: "+firstLine(err), l.pool, l.snapshot)) // for people; the error itself is reported

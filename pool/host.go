@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/poolready/poolready/sshx"
@@ -30,8 +31,8 @@ type Host struct {
 	frozen   string // the boot id in its ready snapshot, if that is of the running VM
 	peers    map[string]*Host
 
-	cfg sshx.Config // but for the address
-	use *usage      // of a host that is lent or being made ready; else nil
+	cfg sshx.Config           // but for the address
+	use atomic.Pointer[usage] // of a host that is lent or being made ready; else nil
 
 	dialing sync.Mutex // held while connecting
 	mu      sync.Mutex // guards what follows
@@ -57,12 +58,13 @@ type usage struct {
 
 // usable tells, right before anything is done with the host, whether it still is whoever's has it.
 func (h *Host) usable() error {
-	if h.use == nil {
+	u := h.use.Load()
+	if u == nil {
 		return nil
 	}
-	err := context.Cause(h.use.ctx)
+	err := context.Cause(u.ctx)
 	if err == nil {
-		err = h.use.lease.check()
+		err = u.lease.check()
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", h.Name, err)
@@ -72,20 +74,22 @@ func (h *Host) usable() error {
 
 // bind returns a context that ends when ctx does, or the loan of the host.
 func (h *Host) bind(ctx context.Context) (context.Context, func(), error) {
-	if err := h.usable(); err != nil || h.use == nil {
+	u := h.use.Load()
+	if err := h.usable(); err != nil || u == nil {
 		return ctx, func() {}, err
 	}
-	ctx, cancel := context.WithCancelCause(context.WithValue(ctx, heldKey{}, h.use.lease))
-	stop := context.AfterFunc(h.use.ctx, func() { cancel(fmt.Errorf("%s: %w", h.Name, context.Cause(h.use.ctx))) })
+	ctx, cancel := context.WithCancelCause(context.WithValue(ctx, heldKey{}, u.lease))
+	stop := context.AfterFunc(u.ctx, func() { cancel(fmt.Errorf("%s: %w", h.Name, context.Cause(u.ctx))) })
 	return ctx, func() { stop(); cancel(nil) }, nil
 }
 
 // blame adds to an error why it came to be, if the loan of the host is over.
 func (h *Host) blame(err error) error {
-	if err == nil || h.use == nil || h.use.ctx.Err() == nil {
+	u := h.use.Load()
+	if err == nil || u == nil || u.ctx.Err() == nil {
 		return err
 	}
-	if cause := context.Cause(h.use.ctx); !errors.Is(err, cause) {
+	if cause := context.Cause(u.ctx); !errors.Is(err, cause) {
 		return fmt.Errorf("%s: %w: %w", h.Name, cause, err)
 	}
 	return err
@@ -97,8 +101,9 @@ func (h *Host) lent(u *usage) *Host {
 	defer h.mu.Unlock()
 	l := &Host{
 		Name: h.Name, Role: h.Role, Pool: h.Pool, VM: h.VM, provider: h.provider, limits: h.limits, facts: h.facts, id: h.id, frozen: h.frozen,
-		cfg: h.cfg, use: u, addr: h.addr, client: h.client,
+		cfg: h.cfg, addr: h.addr, client: h.client,
 	}
+	l.use.Store(u)
 	h.client = nil
 	return l
 }

@@ -61,9 +61,9 @@ func (h *Host) dropped() int {
 func (h *Host) keep(c *sshx.Client, drops int) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.use != nil && h.use.ctx.Err() != nil {
+	if u := h.use.Load(); u != nil && u.ctx.Err() != nil {
 		c.Close()
-		return fmt.Errorf("%s: %w", h.Name, context.Cause(h.use.ctx))
+		return fmt.Errorf("%s: %w", h.Name, context.Cause(u.ctx))
 	}
 	if h.drops != drops {
 		c.Close()
