@@ -27,6 +27,7 @@ type build struct {
 	only    int                     // the one pool to build, or 0
 	books   books                   // the ledger as of work
 	lost    context.CancelCauseFunc // called when a lease is
+	unsure  bool                    // the preflight failed while another process built
 	holding sync.Mutex              // held while a pool is taken
 
 	mu      sync.Mutex // guards what follows

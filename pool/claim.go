@@ -78,7 +78,7 @@ func (b *build) claim(ctx context.Context, lost context.CancelCauseFunc) error {
 	b.keep(0, x, lost)
 	doing := b.log.stageName
 	x.doing.Store(&doing)
-	if !x.unchanged {
+	if !x.unchanged || b.unsure {
 		before := b.work.String()
 		if err := b.look(ctx, before); err != nil {
 			return err
@@ -86,7 +86,7 @@ func (b *build) claim(ctx context.Context, lost context.CancelCauseFunc) error {
 		if !b.work.Builds() || b.only > 0 && !b.work.buildsPool(b.only) {
 			return b.letGo(ctx, 0, nil)
 		}
-		if b.work.String() != before {
+		if b.work.String() != before || b.unsure {
 			clear(b.failed)
 			if err := b.preflight(ctx, time.Time{}); err != nil {
 				return err

@@ -115,7 +115,7 @@ func open(ctx context.Context, spec Spec, end time.Time) (*Set, error) {
 	if err := b.look(ctx, ""); err != nil {
 		return nil, err
 	}
-	if err := b.preflight(ctx, end); err != nil {
+	if err := b.firstPreflight(ctx, end); err != nil {
 		return nil, err
 	}
 	if b.work.Builds() {
@@ -154,6 +154,28 @@ func (b *build) run(ctx context.Context) {
 		b.readyRole(ctx, i)
 	}
 	b.removeOldGoldens(ctx)
+}
+
+// firstPreflight is preflight before the claim, when another process may be building: what is in the way then may be
+// its work. If so, the claim is waited for, and all is looked at anew.
+func (b *build) firstPreflight(ctx context.Context, end time.Time) error {
+	for try := 1; ; try++ {
+		err := b.preflight(ctx, end)
+		if err == nil || ctx.Err() != nil || try == 5 {
+			return err
+		}
+		before := b.work.String()
+		if b.look(ctx, before) != nil {
+			return err
+		}
+		clear(b.failed)
+		if b.unsure = b.work.builder != nil && b.work.Builds(); b.unsure {
+			return nil
+		}
+		if b.work.String() == before {
+			return err
+		}
+	}
 }
 
 // preflight finds, before anything is touched, what would fail later.
