@@ -147,6 +147,9 @@ type standing struct {
 
 func startLab(t *testing.T) *standing {
 	t.Helper()
+	if raceDetector {
+		t.Skip("several processes, of each of which the race detector sees but a part, would be too slow for leases of seconds")
+	}
 	dir := t.TempDir()
 	cmd := process(context.Background(), "vcenter", labEnv+"="+dir)
 	in, err := cmd.StdinPipe()
