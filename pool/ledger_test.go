@@ -249,6 +249,20 @@ func TestAStalledHolderNoticesBeforeItTouchesAnything(t *testing.T) {
 	})
 }
 
+// unreliable is the fault of a store of which, of so many writes, one loses its answer and one does not arrive.
+func unreliable(roll func(n int) int, slowest time.Duration, writes int) func(string) (bool, error) {
+	return func(string) (bool, error) {
+		time.Sleep(time.Duration(roll(int(slowest.Milliseconds()))) * time.Millisecond)
+		switch roll(writes) {
+		case 0:
+			return true, errors.New("the answer was lost")
+		case 1:
+			return false, errors.New("it did not arrive")
+		}
+		return true, nil
+	}
+}
+
 func TestNeverTwoHolders(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(20) {
@@ -257,16 +271,7 @@ func TestNeverTwoHolders(t *testing.T) {
 			f := newFakeStore()
 			var mu sync.Mutex
 			roll := func(n int) int { mu.Lock(); defer mu.Unlock(); return rnd.IntN(n) }
-			f.fault = func(string) (bool, error) {
-				time.Sleep(time.Duration(roll(4000)) * time.Millisecond)
-				switch roll(8) {
-				case 0:
-					return true, errors.New("the answer was lost")
-				case 1:
-					return false, errors.New("it did not arrive")
-				}
-				return true, nil
-			}
+			f.fault = unreliable(roll, 4*time.Second, 8)
 			holding := map[string]*lease{}
 			got := 0
 			var wg sync.WaitGroup

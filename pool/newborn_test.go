@@ -125,16 +125,7 @@ func TestANewbornPoolHasOneFirstHolder(t *testing.T) {
 			f.newborn(t, 2)
 			var mu sync.Mutex
 			roll := func(n int) int { mu.Lock(); defer mu.Unlock(); return rnd.IntN(n) }
-			f.fault = func(string) (bool, error) {
-				time.Sleep(time.Duration(roll(3000)) * time.Millisecond)
-				switch roll(5) {
-				case 0:
-					return true, errors.New("the answer was lost")
-				case 1:
-					return false, errors.New("it did not arrive")
-				}
-				return true, nil
-			}
+			f.fault = unreliable(roll, 3*time.Second, 5)
 			holders := map[string][]*lease{}
 			var wg sync.WaitGroup
 			for who := range 8 {
