@@ -16,7 +16,7 @@ import (
 //	sh, bash, dash [-e -u -x -f -a -l] [-o OPTION] [-c TEXT [NAME ARG...] | -s [ARG...] | FILE [ARG...]]
 //	env [-i] [-u NAME] [NAME=VALUE...] [COMMAND...]
 //	sudo: see sudo.go
-//	nohup, setsid [-f -w], nice [-n N], ionice, time, exec: they run the command; only setsid does more
+//	nohup, setsid [-f -w], nice [-n N], stdbuf [-i -o -e MODE]: they run the command; only setsid does more
 //	timeout [-s SIGNAL] [-k TIME] [--foreground] TIME COMMAND...
 //	sleep SECONDS...[smhd]
 //	xargs [-0 -r -t] [-n N] [-I TEXT] [-P N] [COMMAND...]    -P is taken, one runs at a time
@@ -31,7 +31,7 @@ var procCommands = map[string]Command{
 func cmdShell(ctx context.Context, p *Proc) int {
 	var opts []string
 	args := p.Args[1:]
-	command, stdin := false, false
+	command, stdin, login := false, false, false
 flags:
 	for len(args) > 0 {
 		a := args[0]
@@ -39,7 +39,9 @@ flags:
 		case a == "--" || a == "-":
 			args = args[1:]
 			break flags
-		case a == "--login" || a == "--norc" || a == "--noprofile" || a == "--posix":
+		case a == "--login":
+			login = true
+		case a == "--norc" || a == "--noprofile" || a == "--posix":
 		case a == "-o" || a == "+o":
 			if len(args) < 2 {
 				return p.Fail(2, "%s: option requires an argument", a)
@@ -54,6 +56,7 @@ flags:
 				case 's':
 					stdin = true
 				case 'l':
+					login = true
 				case 'e', 'u', 'x', 'f', 'a', 'n':
 					opts = append(opts, "-"+string(c))
 				default:
@@ -81,7 +84,7 @@ flags:
 		if code, ok := p.Host.wrapper(ctx, &q, text); ok {
 			return code
 		}
-		return p.Host.shell(ctx, p, source{text: text, name: name, params: args, opts: opts})
+		return p.Host.shell(ctx, p, source{text: text, name: name, params: args, opts: opts, login: login})
 	case len(args) > 0 && !stdin:
 		file := args[0]
 		data, err := p.view().readFile(p.Path(file))
@@ -93,7 +96,7 @@ flags:
 		if err != nil {
 			return p.Fail(127, "%s: %s", file, reason(err))
 		}
-		return p.Host.shell(ctx, p, source{text: string(data), name: file, params: args[1:], opts: opts})
+		return p.Host.shell(ctx, p, source{text: string(data), name: file, params: args[1:], opts: opts, login: login})
 	}
 	in, err := p.task.reader(p.Stdin)
 	if err != nil {
@@ -101,7 +104,7 @@ flags:
 	}
 	q := *p
 	q.Stdin = in
-	return p.Host.shell(ctx, &q, source{lines: in, name: p.Args[0], params: args, opts: opts})
+	return p.Host.shell(ctx, &q, source{lines: in, name: p.Args[0], params: args, opts: opts, login: login})
 }
 
 // cmdBuiltin runs what the shell has built in, for sudo, xargs, find and env.

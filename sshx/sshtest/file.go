@@ -259,7 +259,10 @@ func (f *file) Write(b []byte) (int, error) {
 	return n, err
 }
 
-func (f *file) WriteAt(b []byte, off int64) (int, error) { return f.write(b, &off, false) }
+// WriteAt writes at the end of a file that is open for appending, as pwrite does on Linux.
+func (f *file) WriteAt(b []byte, off int64) (int, error) {
+	return f.write(b, &off, f.flag&os.O_APPEND != 0)
+}
 
 func (f *file) write(b []byte, off *int64, end bool) (int, error) {
 	switch f.device {

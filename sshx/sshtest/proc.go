@@ -12,6 +12,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -33,7 +34,11 @@ type Proc struct {
 	umask uint32
 	pid   int
 	ppid  int
+	death *death // of the process, which several Procs may be
 }
+
+// A death is what ended a process, if a signal did.
+type death struct{ by atomic.Pointer[signal] }
 
 // Run runs another program of the machine with the Proc's user, directory, environment and streams.
 // A name without "/" is looked up as a shell does; 127 means that there is none.
@@ -208,8 +213,9 @@ const maxArg = 128 << 10
 // through here: it has a pid, can be killed, and is waited for by Halt.
 func (h *Host) execute(ctx context.Context, p *Proc) int {
 	b := p.task.boot
+	p.death = &death{}
 	if ctx.Err() != nil || !b.enter() {
-		return exitKilled(ctx)
+		return p.die(ctx)
 	}
 	defer b.leave()
 	ctx, cancel, done := p.task.child(ctx)
@@ -235,9 +241,17 @@ func (h *Host) execute(ctx context.Context, p *Proc) int {
 	}
 	code := h.start(ctx, p)
 	if ctx.Err() != nil {
-		return exitKilled(ctx)
+		return p.die(ctx)
 	}
 	return code
+}
+
+// die notes what ended p with ctx, and returns the exit code that a shell makes of it.
+func (p *Proc) die(ctx context.Context) int {
+	if s, ok := errors.AsType[*signal](context.Cause(ctx)); ok {
+		p.death.by.Store(s)
+	}
+	return exitKilled(ctx)
 }
 
 func (h *Host) start(ctx context.Context, p *Proc) int {

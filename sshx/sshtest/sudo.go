@@ -256,12 +256,14 @@ func cmdSudo(ctx context.Context, p *Proc) int {
 		if o.has("-i") {
 			q.Dir = orDefault(to.home, "/")
 		}
-		shell := orDefault(to.shell, "/bin/sh")
-		if len(args) > 0 {
-			args = []string{shell, "-c", quoteAll(args...)}
-		} else {
-			args = []string{shell}
+		line := []string{orDefault(to.shell, "/bin/sh")}
+		if o.has("-i") {
+			line = append(line, "-l")
 		}
+		if len(args) > 0 {
+			line = append(line, "-c", quoteAll(args...))
+		}
+		args = line
 	}
 	if len(args) == 0 && !o.has("-v") {
 		if o.has("-k") {

@@ -38,12 +38,15 @@ var (
 	signals = []*signal{sigHUP, sigINT, sigQUIT, sigABRT, sigKILL, sigUSR1, sigUSR2, sigPIPE, sigALRM, sigTERM}
 )
 
+// exitCode is what a shell calls a process that the signal ended.
+func (s *signal) exitCode() int { return 128 + s.no }
+
 // exitKilled is the exit code of what ended with ctx.
 func exitKilled(ctx context.Context) int {
 	if s, ok := errors.AsType[*signal](context.Cause(ctx)); ok {
-		return 128 + s.no
+		return s.exitCode()
 	}
-	return 128 + sigKILL.no
+	return sigKILL.exitCode()
 }
 
 // A process is an entry of the process table.

@@ -104,6 +104,7 @@ func (h *Host) wireRun(ctx context.Context, p *Proc, args bool) int {
 		}
 		defer func() { _ = p.view().remove(p.Path(file)) }()
 		text += `exec "$@" ` + wire.Quote(file) + "\n"
+		q.death = &death{} // in a subshell, for which the text answers with its exit code
 	} else {
 		text += `exec "$@"` + "\n"
 	}
