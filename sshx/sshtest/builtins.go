@@ -52,7 +52,7 @@ func (s *shell) turn(ctx context.Context, hc interp.HandlerContext, args []strin
 		"history", "newgrp", "logout":
 		return refuse(strings.Join(args, " "))
 	case "test", "[":
-		return turnTest(args, s.p.hasTerminal, refuse)
+		return s.turnTest(hc, args)
 	case "shift":
 		n := quoteAll(slices.Concat(args, []string{"1"})[1])
 		return []string{"eval", `if [ "$#" -ge ` + n + " ]; then " + ourVars + "raw shift " + n + "; else false; fi"}, nil
@@ -139,14 +139,22 @@ func complain(code int, text string) ([]string, error) {
 }
 
 // turnTest refuses what would ask the host, answers -t, and rejects what only looks like a number.
-func turnTest(args []string, terminal func() bool, refuse func(string) ([]string, error)) ([]string, error) {
+func (s *shell) turnTest(hc interp.HandlerContext, args []string) ([]string, error) {
+	out := slices.Clone(args)
 	for i, a := range args[1:] {
+		if slices.Contains([]string{"=", "==", "!="}, args[i]) {
+			continue // it is an operand itself
+		}
 		switch a {
 		case "-O", "-G", "-N", "-ef":
-			return refuse(args[0] + " " + a)
+			return nil, &notSimulated{args[0] + " " + a, hc.Pos}
+		case "-t":
+			if i+2 < len(args) && slices.Contains([]string{"0", "1", "2"}, args[i+2]) {
+				out[i+1], out[i+2] = "-n", map[bool]string{true: "yes"}[s.onTerminal(hc, args[i+2])]
+			}
 		case "-eq", "-ne", "-lt", "-le", "-gt", "-ge":
-			if i == 0 || i+2 >= len(args) || slices.Contains([]string{"=", "==", "!="}, args[i]) {
-				continue // it is an operand itself
+			if i == 0 || i+2 >= len(args) {
+				continue
 			}
 			for _, n := range []string{args[i], args[i+2]} {
 				if _, err := strconv.ParseInt(strings.TrimSpace(n), 10, 64); err != nil {
@@ -155,7 +163,21 @@ func turnTest(args []string, terminal func() bool, refuse func(string) ([]string
 			}
 		}
 	}
-	return args, nil
+	return out, nil
+}
+
+// onTerminal reports whether a descriptor, by its number, is the session's terminal.
+func (s *shell) onTerminal(hc interp.HandlerContext, fd string) bool {
+	t := s.p.task
+	switch fd {
+	case "0":
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		return t.terminal && hc.Stdin == t.keyboard
+	case "1":
+		return t.terminal && t.isOutput(hc.Stdout)
+	}
+	return t.terminal && fd == "2" && t.isOutput(hc.Stderr)
 }
 
 // turnCommand takes "command -v", which would look through the host's PATH.

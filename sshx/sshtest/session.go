@@ -142,6 +142,7 @@ func (s *session) start(r *ssh.Request, wg *sync.WaitGroup) bool {
 		return false
 	}
 	t.keep(stdin)
+	t.keyboard = stdin
 	p.Stdin = stdin
 	s.task = t
 	if r.WantReply {

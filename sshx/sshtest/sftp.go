@@ -87,6 +87,9 @@ func (h *sftpHandler) Filecmd(r *sftp.Request) error {
 	case "Setstat":
 		return h.setstat(r)
 	case "Rename": // refuses what exists, unlike PosixRename
+		if _, err := h.v.lstat(r.Filepath); err != nil {
+			return unwrap(err)
+		}
 		if _, err := h.v.lstat(r.Target); err == nil {
 			return sftp.ErrSSHFxFailure
 		}

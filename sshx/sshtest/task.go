@@ -90,13 +90,14 @@ type task struct {
 	quiet    func()
 	terminal bool // it has one
 
-	mu    sync.Mutex
-	holds int          // processes that may still write to out and err
-	live  int          // processes
-	forks int          // jobs so far
-	jobs  map[int]*job // background jobs, by pid
-	files []io.Closer  // closed at the end, if they still are open
-	over  bool         // that end has come
+	mu       sync.Mutex
+	keyboard *os.File     // what the terminal's input is read from
+	holds    int          // processes that may still write to out and err
+	live     int          // processes
+	forks    int          // jobs so far
+	jobs     map[int]*job // background jobs, by pid
+	files    []io.Closer  // closed at the end, if they still are open
+	over     bool         // that end has come
 }
 
 // A job is "command &".

@@ -346,13 +346,13 @@ func (v view) link(old, p string) error {
 		if err != nil {
 			return err
 		}
-		if i.mode.IsDir() {
-			return syscall.EPERM
-		}
 		src, _ := v.find(old, false)
 		at, err := v.entry(p)
 		if err != nil {
 			return err
+		}
+		if i.mode.IsDir() {
+			return syscall.EPERM
 		}
 		v.d.own(at.dir).entries[at.name] = src.ino
 		v.d.own(src.ino).nlink++
