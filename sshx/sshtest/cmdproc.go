@@ -19,7 +19,7 @@ import (
 //	nohup, setsid [-f -w], nice [-n N], stdbuf [-i -o -e MODE]: they run the command; only setsid does more
 //	timeout [-s SIGNAL] [-k TIME] [--foreground] TIME COMMAND...
 //	sleep SECONDS...[smhd]
-//	xargs [-0 -r -t] [-n N] [-I TEXT] [-P N] [COMMAND...]    -P is taken, one runs at a time
+//	xargs [-0 -r] [-n N] [-I TEXT] [-P N] [COMMAND...]    -P is taken, one runs at a time
 //	kill [-s SIGNAL | -SIGNAL | -l] PID... | -- -PGID
 //	pgrep, pkill [-x -f -l -u USER] PATTERN
 var procCommands = map[string]Command{
@@ -113,9 +113,12 @@ func cmdBuiltin(ctx context.Context, p *Proc) int {
 }
 
 func cmdEnv(ctx context.Context, p *Proc) int {
-	o, ok := p.options("+ -i -u: - --ignore-environment --unset=")
+	o, ok := p.options("+ -i -u: --ignore-environment --unset=")
 	if !ok {
 		return exitNotSimulated
+	}
+	if len(o.args) > 0 && o.args[0] == "-" {
+		o.set["-i"], o.args = "", o.args[1:]
 	}
 	q := *p
 	q.Env = maps.Clone(p.Env)
@@ -267,7 +270,7 @@ func cmdTimeout(ctx context.Context, p *Proc) int {
 }
 
 func cmdXargs(ctx context.Context, p *Proc) int {
-	o, ok := p.options("+ -0 -r -t -n: -I: -P: --null --no-run-if-empty")
+	o, ok := p.options("+ -0 -r -n: -I: -P: --null --no-run-if-empty")
 	if !ok {
 		return exitNotSimulated
 	}
@@ -284,7 +287,10 @@ func cmdXargs(ctx context.Context, p *Proc) int {
 		}
 	case o.has("-I"):
 		for l := range strings.Lines(text) {
-			if l = strings.TrimSpace(l); l != "" {
+			if strings.ContainsAny(l, `\'"`) {
+				return p.NotSimulated("quotes with -I")
+			}
+			if l = strings.TrimLeft(strings.TrimSuffix(l, "\n"), " \t"); l != "" {
 				items = append(items, l)
 			}
 		}
@@ -453,9 +459,12 @@ func (p *Proc) signal(pid int, sig *signal, probe bool) error {
 }
 
 func cmdPgrep(_ context.Context, p *Proc) int {
-	o, ok := p.options("-x -f -l -a -u: -n")
+	o, ok := p.options("-x -f -l -a -u:")
 	if !ok {
 		return exitNotSimulated
+	}
+	if p.name() == "pkill" && o.has("-l", "-a") {
+		return p.NotSimulated("-l, -a")
 	}
 	if len(o.args) != 1 {
 		return p.Fail(2, "no matching criteria specified")

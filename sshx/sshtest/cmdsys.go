@@ -46,7 +46,8 @@ func cmdDate(_ context.Context, p *Proc) int {
 		return exitNotSimulated
 	}
 	t := p.Host.Clock()
-	if d := orDefault(o.set["-d"], o.set["--date"]); d != "" {
+	if o.has("-d", "--date") {
+		d := orDefault(o.set["-d"], o.set["--date"])
 		var err error
 		if t, err = parseDate(d, t); err != nil {
 			return p.NotSimulated("-d " + d)
@@ -67,7 +68,11 @@ func cmdDate(_ context.Context, p *Proc) int {
 	switch {
 	case o.has("-R"):
 		format = "+%a, %d %b %Y %H:%M:%S %z"
-	case o.has("--iso-8601") && strings.HasPrefix(o.set["--iso-8601"], "s"):
+	case o.set["--iso-8601"] != "" && o.set["--iso-8601"] != "seconds" && o.set["--iso-8601"] != "date":
+		return p.NotSimulated("--iso-8601=" + o.set["--iso-8601"])
+	case o.has("--rfc-3339") && o.set["--rfc-3339"] != "seconds":
+		return p.NotSimulated("--rfc-3339=" + o.set["--rfc-3339"])
+	case o.set["--iso-8601"] == "seconds":
 		fmt.Fprintln(p.Stdout, t.Format("2006-01-02T15:04:05-07:00"))
 		return 0
 	case o.has("-I") || o.has("--iso-8601"):

@@ -109,7 +109,7 @@ func cmdUseradd(_ context.Context, p *Proc) int {
 		for _, e := range list {
 			c := copier{v: d.root(), tree: true, links: true}
 			to := u.home + "/" + e.Name()
-			if c.copy("/etc/skel/"+e.Name(), to, true) == nil {
+			if c.copy("/etc/skel/"+e.Name(), to) == nil {
 				_ = d.root().tree(to, true, func(f string) error { return d.root().chown(f, u.uid, u.gid, false) })
 			}
 		}

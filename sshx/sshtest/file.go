@@ -55,7 +55,16 @@ func (d *Disk) info(name string, n uint64) *fileInfo {
 	case i.mode&fs.ModeSymlink != 0:
 		size = int64(len(i.target))
 	}
-	return &fileInfo{name: name, size: size, mode: i.mode, mtime: i.mtime, uid: i.uid, gid: i.gid, ino: n, nlink: i.nlink, d: d}
+	nlink := i.nlink
+	for _, e := range i.entries { // each directory has its own "." and a ".." in those below it
+		if d.inodes[e].mode.IsDir() {
+			nlink++
+		}
+	}
+	if i.mode.IsDir() {
+		nlink++
+	}
+	return &fileInfo{name: name, size: size, mode: i.mode, mtime: i.mtime, uid: i.uid, gid: i.gid, ino: n, nlink: nlink, d: d}
 }
 
 func (v view) stat(p string) (*fileInfo, error)  { return v.describe("stat", p, true) }

@@ -277,6 +277,9 @@ func (v view) renameLocked(from, to string) error {
 	if src.name == "" {
 		return syscall.EBUSY
 	}
+	if !i.mode.IsDir() && (strings.HasSuffix(from, "/") || strings.HasSuffix(to, "/")) {
+		return syscall.ENOTDIR
+	}
 	if err := v.mayUnlink(d.inodes[src.dir], i); err != nil {
 		return err
 	}
