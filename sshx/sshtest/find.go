@@ -113,9 +113,15 @@ func (p *findParser) next() string {
 }
 
 func (p *findParser) or() (findTest, error) {
+	if len(p.args) > 0 && slices.Contains([]string{"-o", "-or", "-a", "-and"}, p.args[0]) {
+		return nil, fmt.Errorf("invalid expression; you have used a binary operator '%s' with nothing before it.", p.args[0])
+	}
 	left, err := p.and()
 	for err == nil && len(p.args) > 0 && (p.args[0] == "-o" || p.args[0] == "-or") {
 		p.next()
+		if len(p.args) == 0 || p.args[0] == ")" {
+			return nil, errors.New("invalid expression; you have used a binary operator '-o' with nothing after it.")
+		}
 		a := left
 		var b findTest
 		if b, err = p.and(); err == nil {
@@ -273,6 +279,11 @@ func (p *findParser) withArgument(name, arg string) (findTest, error) {
 			return fnmatch(strings.ReplaceAll(arg, "/", "\x00"), strings.ReplaceAll(file, "/", "\x00"))
 		}, nil
 	case "-type":
+		for k := range strings.SplitSeq(arg, ",") {
+			if !slices.Contains([]string{"f", "d", "l"}, k) {
+				return nil, sedNotSimulated("-type " + k)
+			}
+		}
 		return func(_ string, i *fileInfo) bool {
 			for k := range strings.SplitSeq(arg, ",") {
 				switch k {
