@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -114,12 +115,23 @@ func (s *shell) turn(ctx context.Context, hc interp.HandlerContext, args []strin
 			}
 		}
 		return append([]string{"cd"}, rest...), nil
+	case "echo": // -ne is -n -e
+		if len(args) > 1 && echoFlags.MatchString(args[1]) {
+			out := []string{name}
+			for _, f := range args[1][1:] {
+				out = append(out, "-"+string(f))
+			}
+			return append(out, args[2:]...), nil
+		}
 	case "printf":
 		if len(args) > 1 && args[1] == "--" {
 			return append([]string{"printf"}, args[2:]...), nil
 		}
 		if len(args) > 1 && args[1] == "-v" {
 			return refuse("printf -v")
+		}
+		if n := notANumber(args[1:]); n != "" {
+			return complain(1, "printf: "+n+": invalid number")
 		}
 	}
 	return args, nil
@@ -179,6 +191,32 @@ func (s *shell) onTerminal(hc interp.HandlerContext, fd string) bool {
 	}
 	return t.terminal && fd == "2" && t.isOutput(hc.Stderr)
 }
+
+var conversion = regexp.MustCompile(`%(?:%|[-+ #0]*\d*([a-zA-Z]))`)
+
+// notANumber returns the first argument of printf that a numeric conversion could not read, or "".
+func notANumber(args []string) string {
+	if len(args) < 2 {
+		return ""
+	}
+	var kinds []string
+	for _, m := range conversion.FindAllStringSubmatch(args[0], -1) {
+		if m[1] != "" {
+			kinds = append(kinds, m[1])
+		}
+	}
+	for i, a := range args[1:] {
+		if len(kinds) == 0 || !strings.Contains("diouxX", kinds[i%len(kinds)]) || a == "" {
+			continue
+		}
+		if _, err := strconv.ParseInt(a, 0, 64); err != nil {
+			return a
+		}
+	}
+	return ""
+}
+
+var echoFlags = regexp.MustCompile(`^-[neE]{2,}$`)
 
 // turnCommand takes "command -v", which would look through the host's PATH.
 func (s *shell) turnCommand(ctx context.Context, hc interp.HandlerContext, args []string) ([]string, error) {

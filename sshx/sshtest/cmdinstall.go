@@ -53,6 +53,12 @@ func cmdInstall(_ context.Context, p *Proc) int {
 	}
 	pairs, code := p.targets(o)
 	for _, x := range pairs {
+		if i, err := p.view().stat(p.Path(x[0])); err == nil {
+			if j, err := p.view().stat(p.Path(x[1])); err == nil && i.ino == j.ino {
+				code = p.Fail(1, "'%s' and '%s' are the same file", x[0], x[1])
+				continue
+			}
+		}
 		var data []byte
 		r, err := p.input(strings.Replace(x[0], "/dev/stdin", "-", 1))
 		if err == nil {
@@ -106,6 +112,9 @@ func cmdMktemp(_ context.Context, p *Proc) int {
 	if !ok {
 		return exitNotSimulated
 	}
+	if len(o.args) > 1 {
+		return p.Fail(1, "too many templates")
+	}
 	dir := orDefault(p.Env["TMPDIR"], "/tmp")
 	for _, n := range []string{"-p", "--tmpdir"} {
 		if d := o.set[n]; d != "" {
@@ -119,13 +128,17 @@ func cmdMktemp(_ context.Context, p *Proc) int {
 			template = strings.TrimSuffix(dir, "/") + "/" + template
 		}
 	}
+	suffix := o.set["--suffix"]
+	if i := strings.LastIndexByte(template, 'X'); i >= 0 && suffix == "" && !strings.Contains(template[i:], "/") {
+		template, suffix = template[:i+1], template[i+1:]
+	}
 	stem := strings.TrimRight(template, "X")
 	n := len(template) - len(stem)
 	if n < 3 {
 		return p.Fail(1, "too few X's in template '%s'", template)
 	}
 	for range 100 {
-		name := stem + rand.Text()[:n%26] + strings.Repeat("X", n-n%26) + o.set["--suffix"]
+		name := stem + rand.Text()[:n%26] + strings.Repeat("X", n-n%26) + suffix
 		var err error
 		if o.has("-d", "--directory") {
 			err = p.view().mkdir(p.Path(name), 0o700)
@@ -236,7 +249,7 @@ func cmdDd(ctx context.Context, p *Proc) int {
 		default:
 			return p.NotSimulated(a)
 		}
-		if err != nil {
+		if err != nil || k == "bs" && bs <= 0 {
 			return p.Fail(1, "invalid number: '%s'", v)
 		}
 	}

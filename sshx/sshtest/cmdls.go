@@ -42,15 +42,21 @@ func cmdLs(_ context.Context, p *Proc) int {
 	print := func(dir string, names []string, total bool) {
 		var infos []*fileInfo
 		for _, n := range names {
-			if i, err := v.lstat(path.Join(p.Path(dir), n)); err == nil {
-				i.name = n
-				infos = append(infos, i)
-			} else if path.IsAbs(n) {
-				if i, err := v.lstat(n); err == nil {
-					i.name = n
-					infos = append(infos, i)
-				}
+			full := path.Join(p.Path(dir), n)
+			if path.IsAbs(n) {
+				full = n
 			}
+			i, err := v.lstat(full)
+			switch {
+			case err == nil:
+				i.name = n
+			case o.has("-l", "-n", "-t"):
+				code = max(code, p.Fail(1, "cannot access '%s': %s", n, reason(err)))
+				continue
+			default: // a name is all that it shows
+				i = &fileInfo{name: n}
+			}
+			infos = append(infos, i)
 		}
 		if o.has("-t") {
 			slices.SortStableFunc(infos, func(a, b *fileInfo) int { return b.mtime.Compare(a.mtime) })

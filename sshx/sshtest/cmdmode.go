@@ -1,6 +1,7 @@
 package sshtest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // modeCommands look at files, and at what is around them:
@@ -255,8 +257,11 @@ func cmdReadlink(_ context.Context, p *Proc) int {
 			s, err = p.view().readlink(p.Path(name))
 		}
 		switch {
-		case err != nil && p.name() == "realpath" && !o.has("-q"):
-			code = p.Fail(1, "%s: %s", name, reason(err))
+		case name == "" && p.name() == "readlink":
+			code = 1
+		case name == "" || err != nil && p.name() == "realpath" && !o.has("-q"):
+			err = cmp.Or(err, error(syscall.ENOENT))
+			code = p.Fail(1, "%s: %s", orDefault(name, "''"), reason(err))
 		case err != nil:
 			code = 1
 		case o.has("-n"):

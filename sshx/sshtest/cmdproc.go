@@ -94,7 +94,11 @@ flags:
 			}
 		}
 		if err != nil {
-			return p.Fail(127, "%s: %s", file, reason(err))
+			code := 126
+			if isNotExist(err) {
+				code = 127
+			}
+			return p.Fail(code, "%s: %s", file, reason(err))
 		}
 		return p.Host.shell(ctx, p, source{text: string(data), name: file, params: args[1:], opts: opts, login: login})
 	}

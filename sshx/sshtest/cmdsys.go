@@ -34,7 +34,7 @@ func (p *Proc) zone(utc bool) *time.Location {
 			_, name, _ = strings.Cut(to, "zoneinfo/")
 		}
 	}
-	if loc, err := time.LoadLocation(name); err == nil && !utc {
+	if loc, err := time.LoadLocation(name); err == nil && !utc && name != "Local" { // that would be the host's
 		return loc
 	}
 	return time.UTC
@@ -44,6 +44,9 @@ func cmdDate(_ context.Context, p *Proc) int {
 	o, ok := p.options("-u -R -I -d: -s: --utc --date= --set= --iso-8601 --iso-8601= --rfc-3339=")
 	if !ok {
 		return exitNotSimulated
+	}
+	if tz := p.Env["TZ"]; strings.ContainsAny(tz, "0123456789") && p.zone(false) == time.UTC {
+		return p.NotSimulated("TZ=" + tz)
 	}
 	t := p.Host.Clock()
 	if o.has("-d", "--date") {
@@ -134,6 +137,12 @@ func cmdUname(_ context.Context, p *Proc) int {
 	o, ok := p.options("-a -s -r -n -m -o -v -p -i --all")
 	if !ok {
 		return exitNotSimulated
+	}
+	if len(o.args) > 0 {
+		return p.Fail(1, "extra operand '%s'", o.args[0])
+	}
+	if len(o.list) > 0 && p.name() != "uname" {
+		return p.NotSimulated(o.list[0][0])
 	}
 	switch p.name() {
 	case "arch":

@@ -334,6 +334,9 @@ func cmdID(_ context.Context, p *Proc) int {
 	}
 	acc := p.Host.disk.accounts()
 	name := p.User
+	if len(o.args) > 1 {
+		return p.NotSimulated("several users")
+	}
 	if len(o.args) > 0 {
 		name = o.args[0]
 	}
@@ -465,6 +468,9 @@ func cmdVisudo(_ context.Context, p *Proc) int {
 	file := orDefault(orDefault(o.set["-f"], o.set["--file"]), "/etc/sudoers")
 	if len(o.args) == 1 {
 		file = o.args[0]
+	}
+	if _, err := p.ReadFile(file); err != nil {
+		return p.Fail(1, "unable to open %s: %s", file, reason(err))
 	}
 	if _, err := readSudoers(p.Host.disk, p.Path(file)); err != nil {
 		fmt.Fprintln(p.Stderr, err)

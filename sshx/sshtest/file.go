@@ -1,8 +1,10 @@
 package sshtest
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"os"
@@ -99,6 +101,13 @@ func (v view) readDir(p string) (list []fs.DirEntry, err error) {
 		return nil
 	})
 	return list, err
+}
+
+// unsorted orders a list as a real directory does, which is to say by no rule that a program could count on.
+func unsorted(list []fs.DirEntry) []fs.DirEntry {
+	sum := func(e fs.DirEntry) uint32 { return crc32.ChecksumIEEE([]byte(e.Name())) }
+	slices.SortFunc(list, func(a, b fs.DirEntry) int { return cmp.Compare(sum(a), sum(b)) })
+	return list
 }
 
 func (v view) readFile(p string) ([]byte, error) {

@@ -90,7 +90,7 @@ func (f *finder) walk(file string, depth int) {
 		if err != nil {
 			f.code = f.p.Fail(1, "'%s': %s", file, reason(err))
 		}
-		for _, e := range list {
+		for _, e := range unsorted(list) {
 			f.walk(strings.TrimSuffix(file, "/")+"/"+e.Name(), depth+1)
 		}
 	}

@@ -127,7 +127,7 @@ func (g *grepper) file(ctx context.Context, name string, tree bool) bool {
 				return complain(err)
 			}
 			ok := true
-			for _, e := range list {
+			for _, e := range unsorted(list) {
 				if e.Type()&fs.ModeSymlink == 0 || g.o.has("-R") {
 					below := e.Name()
 					if name != "" {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"mvdan.cc/sh/v3/interp"
 	"mvdan.cc/sh/v3/syntax"
 )
 
@@ -60,9 +61,18 @@ func rewrite(f *syntax.File) error {
 					n.Param.Value, n.Short = varPPID, false
 				case "!":
 					n.Param.Value, n.Short = varBack, false
+				case "PIPESTATUS", "BASHPID", "FUNCNAME", "BASH_SOURCE", "BASH_LINENO", "BASH_COMMAND", "BASH_VERSINFO", "SECONDS", "EPOCHSECONDS",
+					"EPOCHREALTIME", "SHLVL", "OSTYPE", "HOSTTYPE", "MACHTYPE":
+					if n.Exp == nil { // the interpreter takes them for empty
+						refuse(n.Pos(), "$"+n.Param.Value)
+					}
 				case "0":
 					n.Param.Value, n.Short = varName, false
 				}
+			}
+		case *syntax.BinaryCmd:
+			if (n.Op == syntax.Pipe || n.Op == syntax.PipeAll) && !isProgram(n.Y) {
+				n.Y = &syntax.Stmt{Position: n.Y.Position, Cmd: &syntax.Subshell{Stmts: []*syntax.Stmt{n.Y}}}
 			}
 		case *syntax.Stmt:
 			if n.Coprocess || n.Disown {
@@ -102,6 +112,17 @@ func rewriteTilde(w *syntax.Word) {
 	must(err)
 	lit.Value = lit.Value[1+len(m[1]):]
 	w.Parts = append(f.Stmts[0].Cmd.(*syntax.CallExpr).Args[0].Parts, w.Parts...)
+}
+
+// isProgram reports whether a statement runs a program, and so changes nothing in the shell. Whatever else ends a
+// pipeline runs in a subshell in bash and dash, but not in the interpreter.
+func isProgram(st *syntax.Stmt) bool {
+	call, ok := st.Cmd.(*syntax.CallExpr)
+	if !ok || len(call.Args) == 0 {
+		return false
+	}
+	name := call.Args[0].Lit()
+	return baseCommand(name) != nil && !interp.IsBuiltin(name)
 }
 
 func checkRedirect(n *syntax.Redirect, refuse func(syntax.Pos, string)) {

@@ -188,7 +188,7 @@ func (h *sftpHandler) Filelist(r *sftp.Request) (sftp.ListerAt, error) {
 			return nil, unwrap(err)
 		}
 		var l lister
-		for _, e := range entries {
+		for _, e := range unsorted(entries) {
 			l = append(l, e.(*fileInfo))
 		}
 		return l, nil

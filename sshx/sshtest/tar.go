@@ -198,7 +198,7 @@ func (t *tarCall) add(tw *tar.Writer, name string) error {
 	if err != nil {
 		return complain(err)
 	}
-	for _, e := range list {
+	for _, e := range unsorted(list) {
 		if err := t.add(tw, strings.TrimSuffix(name, "/")+"/"+e.Name()); err != nil {
 			return err
 		}
