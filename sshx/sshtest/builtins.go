@@ -58,10 +58,8 @@ func (s *shell) turn(ctx context.Context, hc interp.HandlerContext, args []strin
 		n := quoteAll(slices.Concat(args, []string{"1"})[1])
 		return []string{"eval", `if [ "$#" -ge ` + n + " ]; then " + ourVars + "raw shift " + n + "; else false; fi"}, nil
 	case "exit":
-		if len(args) > 1 {
-			if _, err := strconv.Atoi(args[1]); err != nil {
-				return []string{"eval", ourVars + "fail 2 " + quoteAll("exit: "+args[1]+": numeric argument required") + "; " + ourVars + "raw exit 2"}, nil
-			}
+		if len(args) > 1 && !isNumber(args[1]) {
+			return []string{"eval", ourVars + "fail 2 " + quoteAll("exit: "+args[1]+": numeric argument required") + "; " + ourVars + "raw exit 2"}, nil
 		}
 	case "exec":
 		if len(args) > 1 {
@@ -137,6 +135,11 @@ func (s *shell) turn(ctx context.Context, hc interp.HandlerContext, args []strin
 	return args, nil
 }
 
+func isNumber(s string) bool {
+	_, err := strconv.ParseInt(s, 10, 64)
+	return err == nil
+}
+
 // orFail is a command, or one that fails as builtins do that cannot read their text.
 func orFail(args []string, err error) ([]string, error) {
 	if _, ok := errors.AsType[*notSimulated](err); ok || err == nil {
@@ -169,7 +172,7 @@ func (s *shell) turnTest(hc interp.HandlerContext, args []string) ([]string, err
 				continue
 			}
 			for _, n := range []string{args[i], args[i+2]} {
-				if _, err := strconv.ParseInt(strings.TrimSpace(n), 10, 64); err != nil {
+				if !isNumber(strings.TrimSpace(n)) {
 					return complain(2, args[0]+": "+n+": integer expression expected")
 				}
 			}
@@ -206,7 +209,7 @@ func notANumber(args []string) string {
 		}
 	}
 	for i, a := range args[1:] {
-		if len(kinds) == 0 || !strings.Contains("diouxX", kinds[i%len(kinds)]) || a == "" {
+		if len(kinds) == 0 || !strings.ContainsAny(kinds[i%len(kinds)], "diouxX") || a == "" {
 			continue
 		}
 		if _, err := strconv.ParseInt(a, 0, 64); err != nil {

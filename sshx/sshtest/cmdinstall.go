@@ -166,7 +166,8 @@ func cmdMktemp(_ context.Context, p *Proc) int {
 	return p.Fail(1, "failed to create file via template '%s': File exists", template)
 }
 
-// parseSize parses 10, 4k, 1M, 1MiB, 2G, of which each is 1024 times the one before, and 1kB, 1MB, 1GB: 1000 times.
+// parseSize parses 10, 4k, 1M, 1MiB, 2G, of which each is 1024 times the one before, and 1kB, 1MB,
+// 1GB: 1000 times.
 func parseSize(s string) (int64, error) {
 	t, base := strings.TrimSuffix(s, "iB"), int64(1024)
 	if t == s {
@@ -198,7 +199,7 @@ func cmdTruncate(_ context.Context, p *Proc) int {
 	}
 	arg := orDefault(o.set["-s"], o.set["--size"])
 	size, err := parseSize(arg)
-	if err != nil || strings.Contains("+-", arg[:1]) {
+	if err != nil || strings.HasPrefix(arg, "+") || strings.HasPrefix(arg, "-") {
 		return p.NotSimulated("-s " + arg)
 	}
 	if len(o.args) == 0 {

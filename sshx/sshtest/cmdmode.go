@@ -106,7 +106,8 @@ func parseMode(s string, old fs.FileMode, umask uint32) (fs.FileMode, error) {
 	return fileModeOf(bits), nil
 }
 
-// tree calls f for a path and, if deep, all that is below it, parents first. Links are not followed below.
+// tree calls f for a path and, if deep, all that is below it, parents first. Links are not followed
+// below.
 func (v view) tree(p string, deep bool, f func(string) error) error {
 	if err := f(p); err != nil {
 		return err

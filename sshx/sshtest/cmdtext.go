@@ -109,8 +109,8 @@ func oldCount(p *Proc) {
 	}
 }
 
-// count is how much head and tail print: a number, perhaps with a sign and a unit, and what of. code is
-// not 0 if it is none.
+// count is how much head and tail print: a number, perhaps with a sign and a unit, and what of.
+// code is not 0 if it is none.
 func (p *Proc) count(o *options) (arg string, n int, bytesMode bool, code int) {
 	arg = "10"
 	for _, x := range o.list {

@@ -117,7 +117,8 @@ func cmdUseradd(_ context.Context, p *Proc) int {
 	return 0
 }
 
-// join puts a user into groups, and out of others unless more. It returns the name of a group that there is not.
+// join puts a user into groups, and out of others unless more. It returns the name of a group that
+// there is not.
 func (a *accounts) join(user string, names []string, more bool) (bad string) {
 	for _, n := range names {
 		if _, ok := a.group(n); !ok {

@@ -82,8 +82,9 @@ func (c *guestConn) watch(ctx context.Context, sc *ssh.ServerConn, every time.Du
 	}
 }
 
-// open starts a session, unless there are MaxSessions. The slot of a session that ended becomes free
-// only after the next request for one has been answered: sshd, too, frees slots in a later pass.
+// open starts a session, unless there are MaxSessions. The slot of a session that ended becomes
+// free only after the next request for one has been answered: sshd, too, frees slots in a later
+// pass.
 func (c *guestConn) open(nc ssh.NewChannel, wg *sync.WaitGroup) {
 	f := c.b.h.Faults()
 	c.mu.Lock()

@@ -103,7 +103,8 @@ func (v view) readDir(p string) (list []fs.DirEntry, err error) {
 	return list, err
 }
 
-// unsorted orders a list as a real directory does, which is to say by no rule that a program could count on.
+// unsorted orders a list as a real directory does, which is to say by no rule that a program could
+// count on.
 func unsorted(list []fs.DirEntry) []fs.DirEntry {
 	sum := func(e fs.DirEntry) uint32 { return crc32.ChecksumIEEE([]byte(e.Name())) }
 	slices.SortFunc(list, func(a, b fs.DirEntry) int { return cmp.Compare(sum(a), sum(b)) })
@@ -130,7 +131,8 @@ func (v view) writeFile(p string, data []byte, mode fs.FileMode) error {
 	return err
 }
 
-// replaceFile puts data in place of a file by renaming a new one over it, with mode and owner of the old.
+// replaceFile puts data in place of a file by renaming a new one over it, with mode and owner of
+// the old.
 func (v view) replaceFile(p string, data []byte, mode fs.FileMode) error {
 	old, err := v.stat(p)
 	if err == nil {

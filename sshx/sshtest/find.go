@@ -30,8 +30,9 @@ type finder struct {
 //
 //	find [-H -L are not simulated] [FILE...] [-maxdepth N] [-mindepth N] [-depth] [-xdev] [EXPRESSION]
 //
-// with the tests -name -iname -path -type f|d|l -user -group -perm [-/]MODE -size [+-]N[ck] -empty -newer FILE -mtime|-mmin [+-]N,
-// the actions -print -print0 -delete -prune -exec COMMAND {} ; and -exec COMMAND {} +, and ! -not -a -and -o -or ( ).
+// with the tests -name -iname -path -type f|d|l -user -group -perm [-/]MODE -size [+-]N[ck] -empty
+// -newer FILE -mtime|-mmin [+-]N, the actions -print -print0 -delete -prune -exec COMMAND {} ; and
+// -exec COMMAND {} +, and ! -not -a -and -o -or ( ).
 func cmdFind(ctx context.Context, p *Proc) int {
 	args := p.Args[1:]
 	var roots []string

@@ -247,7 +247,8 @@ func (g *grepper) match(line string) bool {
 	})
 }
 
-// matches returns where re matches; with -w, only where no letter, digit or underscore is beside it.
+// matches returns where re matches; with -w, only where no letter, digit or underscore is beside
+// it.
 func (g *grepper) matches(re *regexp.Regexp, line string) [][]int {
 	all := re.FindAllStringIndex(line, -1)
 	if !g.o.has("-w", "--word-regexp") {

@@ -17,7 +17,8 @@ import (
 	"time"
 )
 
-// A Command is a program of a simulated machine. It returns its exit code. It must end when ctx does.
+// A Command is a program of a simulated machine. It returns its exit code. It must end when ctx
+// does.
 type Command func(ctx context.Context, p *Proc) int
 
 // A Proc is one running command.
@@ -84,7 +85,8 @@ const exitNotSimulated = 64
 // ReadFile reads a file with the rights of the Proc's user; name may be relative to Dir.
 func (p *Proc) ReadFile(name string) ([]byte, error) { return p.view().readFile(p.Path(name)) }
 
-// WriteFile writes a file with the rights and umask of the Proc's user; name may be relative to Dir.
+// WriteFile writes a file with the rights and umask of the Proc's user; name may be relative to
+// Dir.
 func (p *Proc) WriteFile(name string, data []byte, mode fs.FileMode) error {
 	return p.view().writeFile(p.Path(name), data, mode)
 }
@@ -152,7 +154,8 @@ func (h *Host) command(name string) Command {
 	return c
 }
 
-// program returns the command that is at an absolute path, though no file is: base commands and those of Host.
+// program returns the command that is at an absolute path, though no file is: base commands and
+// those of Host.
 func (h *Host) program(p string) Command {
 	dir, name := path.Split(p)
 	switch {

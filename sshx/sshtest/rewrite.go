@@ -114,8 +114,8 @@ func rewriteTilde(w *syntax.Word) {
 	w.Parts = append(f.Stmts[0].Cmd.(*syntax.CallExpr).Args[0].Parts, w.Parts...)
 }
 
-// isProgram reports whether a statement runs a program, and so changes nothing in the shell. Whatever else ends a
-// pipeline runs in a subshell in bash and dash, but not in the interpreter.
+// isProgram reports whether a statement runs a program, and so changes nothing in the shell.
+// Whatever else ends a pipeline runs in a subshell in bash and dash, but not in the interpreter.
 func isProgram(st *syntax.Stmt) bool {
 	call, ok := st.Cmd.(*syntax.CallExpr)
 	if !ok || len(call.Args) == 0 {

@@ -41,8 +41,9 @@ type sedCommand struct {
 //
 //	sed [-n] [-E|-r] [-u] [-i[SUFFIX]] [-e SCRIPT] [-f FILE] [SCRIPT] [FILE...]
 //
-// with the commands s (flags g, p, i, I, a number), y, p, d, a, i, c, q, =, r FILE and {...}, after addresses N, $,
-// /RE/, \cREc, FIRST~STEP, and ranges of them, with +N, and "!". The empty expression, hold space, n, N and labels are not simulated.
+// with the commands s (flags g, p, i, I, a number), y, p, d, a, i, c, q, =, r FILE and {...}, after
+// addresses N, $, /RE/, \cREc, FIRST~STEP, and ranges of them, with +N, and "!". The empty
+// expression, hold space, n, N and labels are not simulated.
 func cmdSed(ctx context.Context, p *Proc) int {
 	// -i may have a suffix, but only attached.
 	suffix, inPlace := "", false

@@ -127,8 +127,8 @@ func (p *sedParser) line() string {
 	return rest
 }
 
-// text is the argument of a, i and c: the rest of the line, or what follows "a\" and a newline. Lines
-// that end in a backslash go on.
+// text is the argument of a, i and c: the rest of the line, or what follows "a\" and a newline.
+// Lines that end in a backslash go on.
 func (p *sedParser) text() string {
 	p.skip(" \t")
 	if p.peek() == '\\' {

@@ -28,7 +28,8 @@ type session struct {
 	deaf bool  // to signals: the command is forced, or a subsystem
 }
 
-// serve handles the channel's requests until the client has closed it and the command's output has ended.
+// serve handles the channel's requests until the client has closed it and the command's output has
+// ended.
 func (s *session) serve(reqs <-chan *ssh.Request) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -192,7 +193,7 @@ func (s *session) start(r *ssh.Request, wg *sync.WaitGroup) bool {
 		exited <- s.c.run(t.ctx, p, m.Text, subsystem)
 		t.release()
 	}()
-	wg.Go(func() { s.finish(t, exited, &outputs) })
+	wg.Go(func() { s.finish(exited, &outputs) })
 	return true
 }
 
@@ -239,7 +240,7 @@ func (c *guestConn) run(ctx context.Context, p *Proc, command string, subsystem 
 
 // finish tells the client how the command ended, at once, and closes the channel when its output
 // has ended too: a background process may hold that for long.
-func (s *session) finish(t *task, exited <-chan ending, outputs *sync.WaitGroup) {
+func (s *session) finish(exited <-chan ending, outputs *sync.WaitGroup) {
 	end := <-exited
 	f := s.c.b.h.Faults()
 	if f.DropAtExit {

@@ -29,8 +29,8 @@ type source struct {
 	login  bool     // profiles come first
 }
 
-// Variables of ours in every shell. The interpreter knows no process ids of its own, and takes those of
-// the host for $$ and $PPID, so rewrite puts these in their place.
+// Variables of ours in every shell. The interpreter knows no process ids of its own, and takes
+// those of the host for $$ and $PPID, so rewrite puts these in their place.
 const (
 	varPID   = "__sshtest_pid"
 	varPPID  = "__sshtest_ppid"

@@ -99,8 +99,8 @@ func (b *boot) thaw() {
 }
 
 // ServeConn is sshd on one TCP connection, which it closes. It returns when the connection has
-// ended: the client hangs up, somebody closes conn, or Halt does. If the machine is off, or sshd does not
-// run, that is at once; a network model asks SSHDRunning first, and refuses.
+// ended: the client hangs up, somebody closes conn, or Halt does. If the machine is off, or sshd
+// does not run, that is at once; a network model asks SSHDRunning first, and refuses.
 func (h *Host) ServeConn(conn net.Conn) {
 	defer conn.Close()
 	c, why := h.admit(conn)
@@ -141,7 +141,8 @@ func (h *Host) ServeConn(conn net.Conn) {
 	c.serve(sc, chans, reqs)
 }
 
-// admit takes a connection in, or returns nil and, if MaxStartups or a fault turns it away, what sshd says to that.
+// admit takes a connection in, or returns nil and, if MaxStartups or a fault turns it away, what
+// sshd says to that.
 func (h *Host) admit(conn net.Conn) (c *guestConn, why string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -152,7 +153,8 @@ func (h *Host) admit(conn net.Conn) (c *guestConn, why string) {
 	if h.faults.DropAfter > 0 && h.failed >= h.faults.DropAfter {
 		return nil, "Not allowed at this time\r\n"
 	}
-	// Beyond start, sshd drops rate percent by chance, rising to all at full. Here every so-manieth.
+	// Beyond start, sshd drops rate percent by chance, rising to all at full. Here every
+	// so-manieth.
 	n, _ := parseStartups(b.sshd.get("maxstartups", nil))
 	if start, rate, full := n[0], n[1], n[2]; b.waiting >= full {
 		return nil, "Exceeded MaxStartups\r\n"

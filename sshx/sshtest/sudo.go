@@ -214,7 +214,8 @@ func fitsCommand(pattern, file string, args []string) bool {
 //	sudo [-n] -v
 //
 // Rules come from /etc/sudoers and /etc/sudoers.d at every call. A password is one of
-// Host.Passwords; it is read from stdin with -S, and there is no other way, as there is no terminal.
+// Host.Passwords; it is read from stdin with -S, and there is no other way, as there is no
+// terminal.
 func cmdSudo(ctx context.Context, p *Proc) int {
 	o, ok := p.options("+ -n -H -S -E -k -v -i -s -p: -u: --non-interactive --set-home --stdin --user= --prompt= --preserve-env")
 	if !ok {

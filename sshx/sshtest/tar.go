@@ -21,7 +21,8 @@ import (
 //	tar -c|-x|-t [-z] [-v] [-p] [-f FILE|-] [-C DIR] [--same-owner | --no-same-owner | -o] [--numeric-owner]
 //	    [--same-permissions | --no-same-permissions] [--exclude=PATTERN] [--strip-components=N] [--overwrite] [NAME...]; -t without -v
 //
-// The first argument may lack its dash. Formats are ustar, pax and GNU; files, directories, symbolic and hard links.
+// The first argument may lack its dash. Formats are ustar, pax and GNU; files, directories,
+// symbolic and hard links.
 func cmdTar(ctx context.Context, p *Proc) int {
 	args := slices.Clone(p.Args)
 	if len(args) > 1 && !strings.HasPrefix(args[1], "-") { // tar xzf FILE
@@ -212,10 +213,9 @@ func (t *tarCall) extract(file string, list bool) error {
 		return err
 	}
 	defer r.Close()
-	var in io.Reader = r
 	begin := bufio.NewReader(r)
 	magic, _ := begin.Peek(2)
-	in = begin
+	var in io.Reader = begin
 	if len(magic) == 0 {
 		return errors.New("This does not look like a tar archive")
 	}

@@ -50,7 +50,8 @@ type place struct {
 
 const maxLinks = 40
 
-// find walks to p. It follows links on the way, and the last component if follow. The caller holds mu.
+// find walks to p. It follows links on the way, and the last component if follow. The caller holds
+// mu.
 func (v view) find(p string, follow bool) (place, error) {
 	d := v.d
 	links := 0

@@ -117,7 +117,8 @@ func (h *Host) wireRun(ctx context.Context, p *Proc, args bool) int {
 	return h.shell(ctx, &q, source{text: text, name: p.Args[0], params: words})
 }
 
-// watchLiveness kills the process group when in ends, or anything comes. The function it returns ends that.
+// watchLiveness kills the process group when in ends, or anything comes. The function it returns
+// ends that.
 func watchLiveness(p *Proc, in *bufio.Reader) (stop func()) {
 	over := make(chan struct{})
 	done := make(chan struct{})
