@@ -221,7 +221,11 @@ func (h *Host) wireState(p *Proc, dir string) (state, rc string, pid int) {
 		return s
 	}
 	rc = "-"
-	if i, err := p.view().stat(dir); err != nil || !i.IsDir() {
+	i, err := p.view().stat(dir)
+	if err != nil || !i.IsDir() {
+		return "gone", rc, 0
+	}
+	if o, ok := i.Sys().(*Owner); ok && o.User != p.User {
 		return "gone", rc, 0
 	}
 	state = "new"

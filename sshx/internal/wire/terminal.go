@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -30,28 +31,26 @@ const Read = "read"
 // lost. What survives that gets TERM within a second, and KILL 2 s later.
 var Terminal = line(`
 _sshx_t=$1; _sshx_f=; _sshx_n=0; _sshx_e=; _sshx_p=$$;
-kill -s 0 -- -$$ 2>/dev/null || { read -r _sshx_e </proc/$$/stat && set -- ${_sshx_e##*) } && _sshx_p=$3; };
+kill -0 -$$ 2>/dev/null || { read -r _sshx_e </proc/$$/stat && set -- ${_sshx_e##*) } && _sshx_p=$3; };
 exec 3<&0 </dev/null;
-set -- $(dd bs=1 count=32 2>/dev/null <&3); _sshx_n=$1;
+set -- $(dd bs=1 count=64 2>/dev/null <&3); _sshx_n=$1;
 _sshx_e=$(dd bs=1 count="$2" 2>/dev/null <&3);
 case $_sshx_e in *" #end") ;; *) echo "sshx: input ended early" >&2; exit 125;; esac;
 if [ "$_sshx_n" -gt 0 ]; then
-	_sshx_f=${TMPDIR:-/tmp}/sshx.$_sshx_t;
-	trap "rm -f \"\$_sshx_f\"" EXIT;
-	trap : TERM HUP;
+	_sshx_f=${TMPDIR:-/tmp}/sshx.$3;
 	` + script + `
 fi;
 echo "sshx $_sshx_t ` + Read + `";
-dd bs=1 count=1 >/dev/null 2>&1 <&3;
+dd bs=1 count=1 >/dev/null 2>&1 <&3; [ -t 3 ] || exit 125;
 stty sane -echo -onlcr <&3 2>/dev/null;
 ( (
 	trap "" TERM HUP;
 	while [ -t 3 ] && kill -s 0 $$; do sleep 1; done;
 	kill -s 0 $$ || exit;
-	kill -s TERM -- -$_sshx_p;
+	kill -TERM -$_sshx_p;
 	sleep 2;
 	rm -f "$_sshx_f";
-	kill -s KILL -- -$_sshx_p
+	kill -KILL -$_sshx_p
 ) >/dev/null 2>&1 & );
 exec <&3 3<&-;
 if [ "$_sshx_n" -gt 0 ]; then
@@ -68,11 +67,11 @@ exec "$@"
 `)
 
 // terminalHeader is the length of what precedes the preamble.
-const terminalHeader = 32
+const terminalHeader = 64
 
 // TerminalHeader is what precedes a script of n bytes.
 func TerminalHeader(n int64, preamble string) string {
-	return fmt.Sprintf("%-*s\n", terminalHeader-1, fmt.Sprintf("%d %d", n, len(preamble))) + preamble
+	return fmt.Sprintf("%-*s\n", terminalHeader-1, fmt.Sprintf("%d %d %s", n, len(preamble), rand.Text())) + preamble
 }
 
 // ReadTerminalHeader reads a TerminalHeader; the script, of n bytes, is what r reads next.
@@ -82,7 +81,7 @@ func ReadTerminalHeader(r io.Reader) (n int64, preamble string, err error) {
 		return 0, "", short(err)
 	}
 	f := strings.Fields(string(b))
-	if len(f) != 2 {
+	if len(f) != 3 {
 		return 0, "", fmt.Errorf("header %q", b)
 	}
 	if n, err = strconv.ParseInt(f[0], 10, 64); err != nil || n < 0 {
