@@ -1,7 +1,6 @@
 package sshx
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -60,21 +59,6 @@ func (p PTY) validate(cmd Cmd) []error {
 		errs = append(errs, errors.New("Cmd.PTY.Term is not a word"))
 	}
 	return errs
-}
-
-// startCommand starts what the run is about, and returns when it may be sent its input.
-func (r *run) startCommand(ctx context.Context, s *session) error {
-	if p := r.cmd.PTY; p != nil {
-		if err := s.ask(ctx, "pty-req", p.request()); errors.Is(err, errRefused) {
-			return errNoPTY
-		} else if err != nil {
-			return err
-		}
-	}
-	if err := s.start(ctx, "exec", r.call.Command()); err != nil {
-		return err
-	}
-	return r.c.authorize(ctx, s, r.call.Prompt, r.cmd.PTY != nil)
 }
 
 var errNoPTY = errors.New("the machine gives out no terminals; look for PermitTTY in its sshd_config, and no-pty in authorized_keys")

@@ -37,6 +37,9 @@ const refusedFor = 5 * time.Second
 // machine refuses: it frees the place of a session only some time after it has ended, and may
 // allow fewer than we think.
 func (c *Client) open(ctx context.Context) (*session, error) {
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("sshx: %s: open session: %w", c.cfg.Name, context.Cause(ctx))
+	}
 	select {
 	case c.gate <- struct{}{}:
 	case <-c.done:
