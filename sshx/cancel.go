@@ -8,7 +8,7 @@ import (
 	"github.com/poolready/poolready/sshx/internal/wire"
 )
 
-// killGrace is how long a cancelled command is given to be gone: TERM, 2 s, KILL, and the news of it.
+// killGrace is how long a cancelled command is given to be gone: TERM, 2 s, KILL, and the news.
 const killGrace = 4 * time.Second
 
 // lastWords is how long the output of a command that was killed is waited for.

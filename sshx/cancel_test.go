@@ -31,8 +31,11 @@ func TestNothingRunsInAContextThatHasEnded(t *testing.T) {
 			_, err := c.Run(t.Context(), sshx.Cmd{Args: []string{"true"}}) // has a session opened ahead
 			require.NoError(t, err)
 			for _, cmd := range []sshx.Cmd{
-				{Args: []string{"touch", file}}, {Args: []string{"touch", file}, Stdin: strings.NewReader("")},
-				{Script: "touch " + file}, {Script: "touch " + file, PTY: &sshx.PTY{}}, {Script: "touch " + file, ExpectDisconnect: true},
+				{Args: []string{"touch", file}},
+				{Args: []string{"touch", file}, Stdin: strings.NewReader("")},
+				{Script: "touch " + file},
+				{Script: "touch " + file, PTY: &sshx.PTY{}},
+				{Script: "touch " + file, ExpectDisconnect: true},
 			} {
 				res, err := c.Run(ctx, cmd)
 				require.ErrorIs(t, err, cause)
@@ -48,7 +51,7 @@ func TestNothingRunsInAContextThatHasEnded(t *testing.T) {
 	})
 }
 
-// settle makes the next command cost one request: there is a session for it, and its login shell is known.
+// settle makes the next command cost one request: its session is open, its login shell known.
 func settle(t *testing.T, c *sshx.Client) {
 	t.Helper()
 	for range 2 {

@@ -92,7 +92,7 @@ func (cmd Cmd) validate() error {
 	case cmd.Script == "" && cmd.Args[0] == "":
 		fault("Cmd.Args[0] is empty")
 	case cmd.Script == "" && cmd.Args[0][0] == '-':
-		fault("Cmd.Args[0] is %q, which shells take for an option of exec", cmd.Args[0])
+		fault(`Cmd.Args[0] begins with "-", which makes it an option of the shell's exec`)
 	}
 	for i, a := range cmd.Args {
 		if strings.ContainsRune(a, 0) {

@@ -42,15 +42,17 @@ type Job struct {
 }
 
 // Detach starts cmd on the machine, in a session of its own, and returns when it has started. Its
-// output is merged into a log on the machine. Cmd.Stdin and Cmd.PTY must be nil; Separate, WaitDelay and ExpectDisconnect do not
-// apply.
+// output is merged into a log on the machine. Cmd.Stdin and Cmd.PTY must be nil; Separate,
+// WaitDelay and ExpectDisconnect do not apply.
 //
 // Where systemd runs, the job of root, or of a user who lingers (loginctl enable-linger), is in a
-// scope of its own, sshx-ID.scope, and Kill reaches all that is in it. So it survives the end of login sessions, also with
-// KillUserProcesses=yes, which ends the jobs of other users: detach as root there.
+// scope of its own, sshx-ID.scope, and Kill reaches all that is in it. So it survives the end of
+// login sessions, also with KillUserProcesses=yes, which ends the jobs of other users: detach as
+// root there.
 //
 // The log and what else belongs to the job are in a directory below /var/tmp, which Wait and
-// Follow remove when they have seen the job's end.
+// Follow remove when they have seen the job's end. If ctx ends
+// before Detach returns, there is no job.
 func (c *Client) Detach(ctx context.Context, cmd Cmd) (*Job, error) {
 	fail := func(err error) error {
 		return fmt.Errorf("sshx: %s: detach %s: %w", c.cfg.Name, c.cfg.label(cmd), c.bare(err))
@@ -90,7 +92,7 @@ func (c *Client) Detach(ctx context.Context, cmd Cmd) (*Job, error) {
 }
 
 // Job returns the job with an ID that another process, or an earlier connection, has from
-// Detach. User is the Cmd.User it was started with.
+// Detach. User is the Cmd.User it was started with: others do not find it.
 func (c *Client) Job(id, user string) *Job {
 	return c.job(id, Cmd{Name: "job " + id, User: user})
 }
@@ -114,11 +116,11 @@ func (j *Job) ID() string { return j.id }
 // Wait waits until the job has ended, as Follow does.
 func (j *Job) Wait(ctx context.Context) (Result, error) { return j.Follow(ctx, nil) }
 
-// Follow copies the job's log to w, which may be nil, and to Cmd.Stdout as it grows, until the job has ended: every byte once,
-// also over several connections, beginning where an earlier Follow of the same Job stopped. The
-// Result has what all of them read. An exit code other than 0 is an *ExitError; a machine that
-// restarted before the job's end, an *InterruptedError; a job of which nothing is known, a
-// *JobLostError. When ctx ends, Follow returns and the job goes on.
+// Follow copies the job's log to w, which may be nil, and to Cmd.Stdout as it grows, until the job
+// has ended: every byte once, also over several connections, beginning where an earlier Follow of
+// the same Job stopped. The Result has what all of them read. An exit code other than 0 is an
+// *ExitError; a machine that restarted before the job's end, an *InterruptedError; a job of which
+// nothing is known, a *JobLostError. When ctx ends, Follow returns and the job goes on.
 func (j *Job) Follow(ctx context.Context, w io.Writer) (Result, error) {
 	select {
 	case j.turn <- struct{}{}:

@@ -12,10 +12,11 @@ import (
 // A PTY is a terminal for a command. Its zero value is an xterm of 80 columns and 24 rows.
 //
 // The terminal is as after "stty sane", but does not echo, and its output has no CRs added. Output
-// is merged. Cmd.Stdin is what is typed: it is sent once the command has started, in lines of at most
-// 4095 bytes, ^C and the like act, and its end is ^D. When the connection is lost the terminal hangs up, which ends
-// the command, also with Stdin. What is large should come as a file: of what is typed faster than it is read, OpenSSH's
-// server may claim an echo that is longer than its protocol allows, which ends the connection.
+// is merged. Cmd.Stdin is what is typed: it is sent once the command has started, in lines of at
+// most 4095 bytes, ^C and the like act, and its end is ^D. When the connection is lost the terminal
+// hangs up, which ends the command, also with Stdin. What is large should come as a file: of what
+// is typed faster than it is read, OpenSSH's server may claim an echo that is longer than its
+// protocol allows, which ends the connection.
 type PTY struct {
 	Term          string // $TERM; "" means xterm
 	Columns, Rows int    // 0 means 80 and 24

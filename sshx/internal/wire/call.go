@@ -147,9 +147,9 @@ func split(s string) (words []string, ok bool) {
 const end = " #end"
 
 // Preamble is the shell text that sets up a command: it exports env, in order of names, changes
-// to dir ("" stays; relative ones are taken from where the login starts; "~" is $HOME, or / if that cannot be entered),
-// and sets the positional parameters to words.
-// Nothing of it may contain NUL; names must be names.
+// to dir ("" stays; relative ones are taken from where the login starts; "~" is $HOME, or / if that
+// cannot be entered), and sets the positional parameters to words. Nothing of it may contain NUL;
+// names must be names.
 func Preamble(env map[string]string, dir string, words []string) string {
 	var b strings.Builder
 	names := make([]string, 0, len(env))
@@ -182,8 +182,8 @@ func Header(n int64, preamble string) string {
 	return fmt.Sprintf("%d 0 %s %s\n", n, rand.Text(), preamble)
 }
 
-// ReadHeader reads a Header, but for the name. The script, of n bytes, is what r reads next; r must be what
-// everything else of the stream is read from, since it may have read ahead.
+// ReadHeader reads a Header, but for the name. The script, of n bytes, is what r reads next; r must
+// be what everything else of the stream is read from, since it may have read ahead.
 func ReadHeader(r *bufio.Reader) (n int64, preamble string, err error) {
 	head, err := r.ReadString('\n')
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 )
 
 // watch starts what kills the process group when fd 3 ends or has a line; script is its chance to
-// clean up. bash's read gives up after $TMOUT, which hardened machines export, with a status above 128.
+// clean up. bash's read gives up after $TMOUT, which hardened machines export, with a status > 128.
 func watch(script string) string {
 	return `( (
 	trap "" TERM;

@@ -239,3 +239,20 @@ func TestJobThatIsKilledBeforeItStartsNeverDoes(t *testing.T) {
 		gone(t, j.group(t))
 	})
 }
+
+func TestJobWhosePIDIsAnothersNowIsNotKilled(t *testing.T) {
+	t.Parallel()
+	underShells(t, func(t *testing.T, sh func(bool, string, ...string) *exec.Cmd) {
+		j := detach(t, sh, "echo up; sleep 1000")
+		j.polls(t, "run - 3\nup\n")
+		group := j.group(t)
+		pid := JobDir(j.id) + "/pid"
+		b, err := os.ReadFile(pid)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(pid, []byte(strings.TrimSpace(string(b))+"1\n"), 0o600)) // began at another time
+		assert.Equal(t, "dead - 3\nup\n", j.poll(t))
+		j.kill(t)
+		require.NoError(t, syscall.Kill(-group, 0))
+		require.NoError(t, syscall.Kill(-group, syscall.SIGKILL))
+	})
+}

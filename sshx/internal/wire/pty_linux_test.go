@@ -89,8 +89,8 @@ func (p *terminal) up(t *testing.T) int {
 // finish returns the rest of the output, which ends with EIO, and the exit code.
 func (p *terminal) finish(t *testing.T) (string, int) {
 	t.Helper()
-	waited := make(chan error, 1)
-	go func() { waited <- p.Wait() }() // at once, as sshd does
+	waited := make(chan struct{})
+	go func() { defer close(waited); _ = p.Wait() }() // at once, as sshd does
 	out, _ := io.ReadAll(p.out)
 	<-waited
 	if ws, ok := p.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {

@@ -12,20 +12,21 @@ import (
 // Read is what Terminal says when it has read all that precedes the command.
 const Read = "read"
 
-// Terminal is Run for a command with a terminal, with the input of TerminalHeader. It never has Lead before
-// it, since a session of its own would take the terminal away; PID is that of the process group that it is in.
-// Flags are empty.
+// Terminal is Run for a command with a terminal, with the input of TerminalHeader. It never has
+// Lead before it, since a session of its own would take the terminal away; PID is that of the
+// process group that it is in. Flags are empty.
 //
 // bash reads ahead on a terminal, so the header is not a line, but of fixed length.
 //
-// The terminal must be raw when input is sent: no echo, no signals, nothing translated. When all of it was read,
-// Terminal says so in a line "sshx TOKEN read", and one byte is to be sent then, whichever. Before the
-// command is announced the terminal is made sane, but for echo and the CRs of output. What is sent from
-// then on is the command's input, which ^D ends.
+// The terminal must be raw when input is sent: no echo, no signals, nothing translated. When all of
+// it was read, Terminal says so in a line "sshx TOKEN read", and one byte is to be sent then,
+// whichever. Before the command is announced the terminal is made sane, but for echo and the CRs of
+// output. What is sent from then on is the command's input, which ^D ends.
 //
-// The byte is there since sshd looks, after each write to the terminal, whether that is sane and without echo, and pretends then, to
-// who may listen, that it echoed what it wrote: in one packet, which is longer than SSH allows if it wrote
-// more than 256 KiB. So the terminal stays raw until sshd has written all, and deals with something small.
+// The byte is there since sshd looks, after each write to the terminal, whether that is sane and
+// without echo, and pretends then, to who may listen, that it echoed what it wrote: in one packet,
+// which is longer than SSH allows if it wrote more than 256 KiB. So the terminal stays raw until
+// sshd has written all, and deals with something small.
 //
 // The group gets HUP from the kernel when the terminal is hung up, and so when the connection is
 // lost. What survives that gets TERM within a second, and KILL 2 s later.

@@ -46,7 +46,8 @@
 // wrapper itself: no space, no such directory, input that ended early. A truncated preamble or
 // script is never run. Words that name no program end in 127 or 126 after the line.
 //
-// The exit status is that of the command; death by signal N is either the channel's exit-signal or 128+N.
+// The exit status is that of the command; death by signal N is either the channel's exit-signal or
+// 128+N.
 //
 // Flags are letters:
 //
@@ -69,7 +70,8 @@
 // Detach reads the same input as Run (flags and liveness do not apply), makes the directory
 // JobDir(ID) with mode 0700, starts Job in a session of its own, prints "sshx ID DIR" and ends
 // with 0 at once. It fails with Failed. Where systemd runs, root's jobs, and those of users who
-// linger, are in a scope of their own, sshx-ID.scope, that nobody ends with the login session. Job leaves in the directory:
+// linger, are in a scope of their own, sshx-ID.scope, that nobody ends with the login session. Job
+// leaves in the directory:
 //
 //	script   the script, if any
 //	env      the preamble, until the command starts
