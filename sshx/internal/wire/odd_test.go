@@ -256,3 +256,24 @@ func TestJobWhosePIDIsAnothersNowIsNotKilled(t *testing.T) {
 		require.NoError(t, syscall.Kill(-group, syscall.SIGKILL))
 	})
 }
+
+// Whatever a script does to its group, it ends when nobody waits for it any more.
+func TestScriptThatSignalsItsGroupIsStillKilled(t *testing.T) {
+	t.Parallel()
+	underShells(t, func(t *testing.T, sh func(bool, string, ...string) *exec.Cmd) {
+		for _, signal := range []string{"HUP", "INT", "QUIT", "USR1", "TERM"} {
+			t.Run(signal, func(t *testing.T) {
+				t.Parallel()
+				script := "trap '' " + signal + "; kill -s " + signal + " 0; echo up; while :; do sleep 1000; done"
+				p := start(t, sh(true, Run, "tok", "m"), Header(int64(len(script)), Preamble(nil, "", []string{"/bin/sh"}))+script)
+				group := p.marker(t)
+				up, err := p.out.ReadString('\n')
+				require.NoError(t, err)
+				require.Equal(t, "up\n", up)
+				require.NoError(t, p.in.Close())
+				_, _ = p.finish(t)
+				gone(t, group)
+			})
+		}
+	})
+}

@@ -29,7 +29,7 @@ const Read = "read"
 // sshd has written all, and deals with something small.
 //
 // The group gets HUP from the kernel when the terminal is hung up, and so when the connection is
-// lost. What survives that gets TERM within a second, and KILL 2 s later.
+// lost. A command that survives that gets TERM within a second, and its group KILL 2 s later.
 var Terminal = line(`
 _sshx_t=$1; _sshx_f=; _sshx_n=0; _sshx_e=; _sshx_p=$$;
 kill -0 -$$ 2>/dev/null || { read -r _sshx_e </proc/$$/stat && set -- ${_sshx_e##*) } && _sshx_p=$3; };
@@ -44,8 +44,7 @@ fi;
 echo "sshx $_sshx_t ` + Read + `";
 dd bs=1 count=1 >/dev/null 2>&1 <&3; [ -t 3 ] || exit 125;
 stty sane -echo -onlcr <&3 2>/dev/null;
-( (
-	trap "" TERM HUP;
+( ` + deaf + ` (
 	while [ -t 3 ] && kill -s 0 $$; do sleep 1; done;
 	kill -s 0 $$ || exit;
 	kill -TERM -$_sshx_p;

@@ -140,8 +140,8 @@ if [ "$(($(wc -c <"$_sshx_f")))" -ne "$_sshx_n" ]; then echo "sshx: script ended
 // script has the file of copyScript removed at the end, also when the script signals its own
 // group, which we and rm are in.
 const script = `
-trap "trap \"\" HUP INT QUIT TERM; rm -f \"\$_sshx_f\"" EXIT;
-trap : HUP INT QUIT TERM;
+trap "trap \"\" HUP INT QUIT USR1 USR2 TERM; rm -f \"\$_sshx_f\"" EXIT;
+trap : HUP INT QUIT USR1 USR2 TERM;
 ` + copyScript
 
 // Run is the wrapper of every command; see the package's documentation.
@@ -228,7 +228,7 @@ fi;
 _sshx_e=$(cat "$_sshx_d/env"); rm -f "$_sshx_d/env";
 if [ -e "$_sshx_d/script" ]; then _sshx_f=$_sshx_d/script; fi;
 _sshx_s=0; if [ -r /proc/$$/stat ]; then read -r _sshx_s </proc/$$/stat; set -- ${_sshx_s##*) }; _sshx_s=${20}; fi;
-trap _sshx_k=term TERM; trap : HUP INT QUIT;
+trap _sshx_k=term TERM; trap : HUP INT QUIT USR1 USR2;
 echo "$$ $_sshx_s" >"$_sshx_d/pid.tmp"; mv "$_sshx_d/pid.tmp" "$_sshx_d/pid";
 _sshx_r=143;
 [ -e "$_sshx_d/killed" ] || {
