@@ -119,7 +119,7 @@ func TestWhatKeepsACommandFromStarting(t *testing.T) {
 			`Cmd.Env["A"] has a NUL`:   {Args: []string{"a"}, Env: map[string]string{"A": "\x00"}},
 			"Script has DOS line ends": {Script: "#!/bin/sh\r\ntrue\r\n"},
 			"Stdin is for Args":        {Script: "cat", Stdin: strings.NewReader("")},
-			"option of exec":           {Args: []string{"-c", "true"}},
+			"an option of the shell":   {Args: []string{"-c", "true"}},
 			"WaitDelay is -1s":         {Args: []string{"a"}, WaitDelay: -time.Second},
 			"beginning with _sshx":     {Args: []string{"a"}, Env: map[string]string{"_sshx_t": ""}},
 		} {
