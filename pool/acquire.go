@@ -73,6 +73,7 @@ func (s *Set) acquire(ctx context.Context, test string) (_ *Pool, err error) {
 		}
 		p, err := s.prepare(ctx, x, was)
 		if err == nil {
+			p.test = test
 			s.desk.hold(test, p.Number)
 			return p, nil
 		}
@@ -117,9 +118,12 @@ func (s *Set) take(ctx context.Context, test string) (x *lease, was entry, err e
 		free, state = s.look(b, numbers)
 		n := choose(free, b.line(), line.t.token, numbers)
 		if n > 0 {
-			x, was, err = s.ledger.take(ctx, request{shard: poolShard(n), what: test})
-			if err == nil || !errors.As(err, new(*busyError)) {
-				return x, was, late(err)
+			x, was, err = s.ledger.take(ctx, request{shard: poolShard(n), what: test, lend: true})
+			if err == nil {
+				return x, was, nil // if ctx has ended, whoever prepares the pool gives it back
+			}
+			if !errors.As(err, new(*busyError)) {
+				return nil, entry{}, late(err)
 			}
 			wait = first
 		} else if state.lost() {
@@ -263,25 +267,25 @@ func (s *Set) prepare(ctx context.Context, x *lease, was entry) (*Pool, error) {
 func (s *Set) release(p *Pool, failed bool) error {
 	err := p.lease.check()
 	p.giveBack()
-	test := s.desk.leaveNumber(p.Number)
+	s.desk.leave(p.test)
 	if err != nil {
 		<-p.lease.gone
 		return err
 	}
-	if !s.background(func() { s.cleanUp(p, test, failed) }) {
-		s.giveBack(p.lease, func(_ time.Time, e *entry) { e.Used = test }) // the set is closed
+	if !s.background(func() { s.cleanUp(p, failed) }) {
+		s.giveBack(p.lease, func(_ time.Time, e *entry) { e.Used = p.test }) // the set is closed
 	}
 	return nil
 }
 
 // cleanUp resets a pool that a test has given back, still under its lease, and frees it.
-func (s *Set) cleanUp(p *Pool, test string, failed bool) {
+func (s *Set) cleanUp(p *Pool, failed bool) {
 	x := p.lease
-	if s.keep(p, test, failed) {
+	if s.keep(p, failed) {
 		return
 	}
 	base := s.pool(p.Number)
-	err := x.set(s.ctx, func(_ time.Time, e *entry) { e.Used, e.Lease.For = test, "reset after "+test })
+	err := x.set(s.ctx, func(_ time.Time, e *entry) { e.Used, e.Lease.For = p.test, "reset after "+p.test })
 	var found *proof
 	var boots []string
 	if err == nil {

@@ -113,10 +113,14 @@ func resetPools(ctx context.Context, s Spec) error {
 	for i, n := range numbers {
 		var err error
 		if held[i], was[i], err = b.ledger.take(ctx, request{shard: poolShard(n), what: "reset by hand"}); err != nil {
-			for _, x := range held[:i] {
-				err = errors.Join(err, letGoOf(ctx, x, nil))
+			if errors.As(err, new(*busyError)) {
+				err = fmt.Errorf("it is %w", err)
 			}
-			return fmt.Errorf("nothing was touched: pool %d is %w", n, err)
+			err = fmt.Errorf("nothing was touched: pool %d: %w", n, err)
+			for j, x := range held[:i] {
+				err = errors.Join(err, letGoOf(ctx, x, func(_ time.Time, e *entry) { e.Clean = was[j].Clean }))
+			}
+			return err
 		}
 	}
 	errs := make([]error, len(numbers))

@@ -107,7 +107,7 @@ func (b *build) claim(ctx context.Context, lost context.CancelCauseFunc) error {
 			own = append(own, n)
 		}
 	}
-	var g errgroup.Group
+	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(b.spec.Limits.Clones)
 	for _, n := range own {
 		g.Go(func() error { return b.claimPool(ctx, n, lost) })

@@ -277,12 +277,12 @@ func (h *Host) reach(ctx context.Context, report func(string)) error {
 // probeTimeout is how long a host that should be up may take to let us in.
 const probeTimeout = 30 * time.Second
 
-// probe logs in to a host that should be up, at the address that the inventory has for it.
+// probe logs in to a host that should be up, at the address that the inventory has for it, or that its guest tells.
 func (h *Host) probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, probeTimeout, fmt.Errorf("no login within %s", probeTimeout))
 	defer cancel()
 	if !h.Addr().IsValid() {
-		return h.raise(ctx, func(string) {})
+		return h.reach(ctx, func(string) {})
 	}
 	_, err := h.connect(ctx, sshx.Ready{AuthGrace: time.Second}) // it is past starting
 	return err

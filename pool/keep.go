@@ -29,7 +29,7 @@ func (k Keep) validate(f *faults) {
 }
 
 // keep leaves a pool that was given back to a person, if the Spec says so.
-func (s *Set) keep(p *Pool, test string, failed bool) bool {
+func (s *Set) keep(p *Pool, failed bool) bool {
 	k := s.spec.Keep
 	if k.When != "always" && (k.When != "failed" || !failed) {
 		return false
@@ -47,14 +47,14 @@ func (s *Set) keep(p *Pool, test string, failed bool) bool {
 	}
 	what := map[bool]string{true: "failed", false: "passed"}[failed]
 	s.giveBack(p.lease, func(_ time.Time, e *entry) {
-		e.Used = test
-		e.Block = &block{Kind: blockKept, Why: fmt.Sprintf("%s, which %s, run by %s", test, what, s.ledger.by), Until: until}
+		e.Used = p.test
+		e.Block = &block{Kind: blockKept, Why: fmt.Sprintf("%s, which %s, run by %s", p.test, what, s.ledger.by), Until: until}
 	})
 	var look strings.Builder
 	for _, h := range p.hosts {
 		fmt.Fprintf(&look, "\n    %s: %s", h.Name, h.Look())
 	}
-	s.log.linef("pool %d: kept as %s left it, until %s:%s\n    to free it: pool.Release(ctx, spec, %d)", p.Number, test, stamp(until), look.String(), p.Number)
+	s.log.linef("pool %d: kept as %s left it, until %s:%s\n    to free it: pool.Release(ctx, spec, %d)", p.Number, p.test, stamp(until), look.String(), p.Number)
 	return true
 }
 

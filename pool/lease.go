@@ -58,6 +58,8 @@ type request struct {
 	// fresh tells that nobody can hold what the shard is of, since it is not there: a missing entry
 	// then needs no wait.
 	fresh bool
+	// lend tells that the pool is to be lent, so that one that must be built anew first will not do.
+	lend bool
 	// first, if not nil, is a reading to start from; also, if nobody has written since, returns what
 	// is to be written with the lease of that token.
 	first *books
@@ -95,6 +97,10 @@ func (l *ledger) take(ctx context.Context, r request) (x *lease, was entry, err 
 				return true, nil // write down until when it is blocked
 			}
 			return false, e.busyError(b.Now)
+		}
+		if r.lend && e.Broken != "" {
+			taken = false
+			return false, &busyError{why: "to be built anew: " + e.Broken}
 		}
 		was = *e
 		e.Block, e.Clean = nil, nil

@@ -58,6 +58,7 @@ type Pool struct {
 	set    *Set
 
 	// Of a pool that is lent:
+	test   string
 	lease  *lease
 	ctx    context.Context // ends with the loan
 	cancel context.CancelCauseFunc
