@@ -139,19 +139,24 @@ func (s *Set) resetHeld(ctx context.Context, x *lease, was entry, p *Pool) error
 			h.drop()
 		}
 	}()
-	err := s.cleanExternals(ctx, x)
 	var found *proof
 	var boots []string
-	if err == nil {
-		found, boots, err = s.reset(ctx, x, p, was.Boots)
+	var err, failed error
+	if was.Build != p.build { // somebody may have built it since the plan was made
+		p, err = s.find(ctx, p)
 	}
-	failed := err
+	if err == nil {
+		if err = s.cleanExternals(ctx, x); err == nil {
+			found, boots, err = s.reset(ctx, x, p, was.Boots)
+		}
+		failed = err
+	}
 	err = errors.Join(err, letGoOf(ctx, x, func(now time.Time, e *entry) {
 		switch {
-		case failed == nil:
-			e.cleaned(p, found, boots)
-		case ctx.Err() == nil:
+		case failed != nil && ctx.Err() == nil:
 			e.fail(now, failed)
+		case found != nil:
+			e.cleaned(p, found, boots)
 		}
 	}))
 	if err != nil {

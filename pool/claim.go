@@ -275,6 +275,15 @@ func (b *build) lease(pool int) *lease {
 	return b.leases[pool]
 }
 
+// under returns a context for what is done to a pool, or with 0 to a golden or the whole set: it ends with the lease
+// under which that is done, which the Provider asks before each change (see Held).
+func (b *build) under(ctx context.Context, pool int) (context.Context, func()) {
+	if x := b.lease(pool); x != nil {
+		return x.bind(ctx)
+	}
+	return ctx, func() {}
+}
+
 // usage lets a host of a pool, or with 0 a golden, be used as long as that lasts.
 func (b *build) usage(pool int) *usage {
 	if x := b.lease(pool); x != nil {
@@ -311,7 +320,6 @@ func (s *Set) rebuild(ctx context.Context, n int) error {
 	defer lost(nil)
 	b := newBuild(s.spec)
 	b.log, b.only, b.lost = s.log, n, lost
-	defer b.closeHosts()
 	defer b.letAllGo(ctx)
 	if err := b.look(ctx, "-"); err != nil {
 		return err
@@ -337,6 +345,7 @@ func (s *Set) rebuild(ctx context.Context, n int) error {
 		b.letGoReady(ctx, s, p, books, err)
 		return nil
 	}
+	b.closeHosts()
 	if s.ctx.Err() == nil {
 		_ = b.letGo(ctx, n, func(now time.Time, e *entry) {
 			e.fail(now, err)

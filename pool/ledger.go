@@ -51,8 +51,6 @@ type entry struct {
 	Clean *proof `json:"clean,omitempty"`
 	// Boots are the boot ids of the hosts, in the order of roles, when last seen.
 	Boots []string `json:"boots,omitempty"`
-	// Canary is what the last holder left on the disks, so that a reset can show that it worked.
-	Canary string `json:"canary,omitempty"`
 	// Used is who used it last.
 	Used string `json:"used,omitempty"`
 	// Broken says why the pool must be built anew before anybody gets it.
@@ -194,13 +192,11 @@ type books struct {
 	asked time.Time
 }
 
+// read reads shards, or all. Its errors, like those of all that a Provider does, say themselves what was done.
 func (l *ledger) read(ctx context.Context, shards ...string) (books, error) {
 	asked := time.Now()
 	b, err := l.store.Ledger(ctx, l.set, shards...)
-	if err != nil {
-		return books{}, fmt.Errorf("read the ledger of set %q: %w", l.set, err)
-	}
-	return books{b, asked}, nil
+	return books{b, asked}, err
 }
 
 // entry returns what is written in a shard. An entry that is lost or unreadable may have been that
@@ -253,10 +249,10 @@ func (l *ledger) change(ctx context.Context, shard string, first *books, f func(
 			if values, err = f(b); err != nil || len(values) == 0 {
 				return err
 			}
-			if err = l.store.SetLedger(ctx, l.set, shard, b.Shards[shard].Revision, values); err == nil {
+			err = l.store.SetLedger(ctx, l.set, shard, b.Shards[shard].Revision, values)
+			if err == nil {
 				return nil
 			}
-			err = fmt.Errorf("write %q in the ledger of set %q: %w", shard, l.set, err)
 		}
 		if !errors.Is(err, ErrChanged) {
 			if failed++; failed == tries {

@@ -100,7 +100,6 @@ type hostPlan struct {
 	info   VMInfo // of the VM that is there, if any
 	snap   string // the ready snapshot's ID
 	rec    record // of the ready snapshot, when reused or powered on
-	aside  bool   // what is there carries things that are not ours: rename it, do not destroy it
 	idle   bool   // its pool is not in Spec.Only: it has no Action
 }
 
@@ -296,11 +295,6 @@ func planHost(s Spec, h *hostPlan, there []VMInfo, earlier [][]*hostPlan) {
 		set(Refuse, "%s", inTheWay(there...))
 		return
 	}
-	for _, snap := range h.info.Snapshots {
-		if _, err := decodeRecord(snap.Record); errors.Is(err, errNoRecord) {
-			h.aside = true
-		}
-	}
 	rec, snap, why, err := readySnapshot(h.info, h.role.Snapshot)
 	switch {
 	case h.info.Problem != "":
@@ -404,6 +398,14 @@ func readySnapshot(vm VMInfo, name string) (rec record, id, why string, err erro
 	return rec, exact[0].ID, "", nil
 }
 
+// foreignSnapshots tells whether there are any that we did not take: then the VM is renamed, and not destroyed.
+func (vm VMInfo) foreignSnapshots() bool {
+	return slices.ContainsFunc(vm.Snapshots, func(s Snapshot) bool {
+		_, err := decodeRecord(s.Record)
+		return errors.Is(err, errNoRecord)
+	})
+}
+
 func inTheWay(there ...VMInfo) string {
 	if len(there) > 1 {
 		return fmt.Sprintf("%d VMs in the set's folder have this name; rename or remove those that are not the pool's", len(there))
@@ -429,7 +431,7 @@ func (p *Work) list() {
 				continue
 			}
 			item := *h.Item
-			if h.aside && h.Action == Rebuild {
+			if h.Action == Rebuild && h.info.foreignSnapshots() {
 				item.Reason += "; the VM that is there is kept under another name, since it has snapshots that poolready did not take"
 			}
 			if why := p.taken[h.Pool]; why != "" {

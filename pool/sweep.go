@@ -65,7 +65,9 @@ func sweep(ctx context.Context, s Spec, o SweepOptions) (all []Leftover, err err
 			return nil, errors.Join(err, busyOr(taken, "building it is "))
 		}
 	}
-	if err := b.look(ctx, "-"); err != nil && b.work == nil {
+	ctx, done := b.under(ctx, 0)
+	defer done()
+	if err := b.look(ctx, "-"); err != nil {
 		return nil, err
 	}
 	all = b.leftovers(time.Now(), o)
@@ -165,12 +167,14 @@ func destroy(ctx context.Context, s Spec) (removed []string, err error) {
 	if err := b.holdAll(ctx); err != nil {
 		return nil, fmt.Errorf("nothing was removed: %w", err)
 	}
+	held, done := b.under(ctx, 0)
+	defer done()
 	var kept []error
 	for _, vm := range b.mine() {
 		if err := b.confirm(ctx, 0); err != nil {
 			return removed, err
 		}
-		if why := b.removeGolden(ctx, vm); why != "" {
+		if why := b.removeGolden(held, vm); why != "" {
 			kept = append(kept, fmt.Errorf("%s: kept: %s", vm.Name, why))
 			continue
 		}
@@ -248,16 +252,16 @@ func (b *build) holdAll(ctx context.Context) error {
 
 // removeLedger removes the ledger while all of it is ours, so that nobody takes a part of it meanwhile: the claim at last.
 func (b *build) removeLedger(ctx context.Context) error {
-	books, err := b.ledger.read(ctx)
-	if err != nil {
-		return err
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, x := range b.leases {
 		if err := x.confirm(ctx); err != nil {
 			return err
 		}
+	}
+	books, err := b.ledger.read(ctx) // after each entry was written: none is missing
+	if err != nil {
+		return err
 	}
 	for _, x := range b.leases {
 		x.end(ErrReturned)

@@ -102,14 +102,7 @@ func verify(ctx context.Context, s Spec) (*Report, error) {
 
 // verifyPool returns the reports of a pool's hosts, looked at under a lease of it.
 func verifyPool(ctx context.Context, s Spec, n int, hosts []*hostPlan) ([]HostReport, error) {
-	reports, ready := make([]HostReport, len(hosts)), true
-	for i, h := range hosts {
-		reports[i] = HostReport{Host: h.VM, Role: h.Role, Pool: n}
-		if why := h.unfit(); why != nil {
-			reports[i].Results = []CheckResult{{Host: h.VM, Name: readyCheck, Want: "ready", Err: why}}
-		}
-		ready = ready && h.ready()
-	}
+	reports, ready := reportUnfit(hosts)
 	if !ready {
 		return reports, nil // Open has work to do, after which all its checks will have passed
 	}
@@ -125,6 +118,18 @@ func verifyPool(ctx context.Context, s Spec, n int, hosts []*hostPlan) ([]HostRe
 	}
 	bound, stop := x.bind(ctx)
 	p := fromPlan(s, hosts)
+	if was.Build != p.build { // somebody may have built it since the plan was made
+		work, _, _, err := plan(bound, s)
+		if err == nil {
+			hosts = work.poolHosts(n)
+			reports, ready = reportUnfit(hosts)
+		}
+		if err != nil || !ready {
+			stop()
+			return reports, errors.Join(err, letGoOf(ctx, x, func(time.Time, *entry) {}))
+		}
+		p = fromPlan(s, hosts)
+	}
 	forAll(p.hosts, len(p.hosts), func(h *Host) {
 		i := slices.Index(p.hosts, h)
 		defer h.drop()
@@ -141,6 +146,19 @@ func verifyPool(ctx context.Context, s Spec, n int, hosts []*hostPlan) ([]HostRe
 		e.Clean = was.Clean
 	})
 	return reports, err
+}
+
+// reportUnfit begins the reports of a pool's hosts with what the inventory tells, and says whether all are ready.
+func reportUnfit(hosts []*hostPlan) (reports []HostReport, ready bool) {
+	ready = true
+	for _, h := range hosts {
+		r := HostReport{Host: h.VM, Role: h.Role, Pool: h.Pool}
+		if why := h.unfit(); why != nil {
+			r.Results = []CheckResult{{Host: h.VM, Name: readyCheck, Want: "ready", Err: why}}
+		}
+		reports, ready = append(reports, r), ready && h.ready()
+	}
+	return reports, ready
 }
 
 // readyCheck is the name of the result that says why a host's checks were not run, or cannot be trusted.
