@@ -131,10 +131,7 @@ func makePlan(s Spec, inv *Inventory, now time.Time) (*Work, error) {
 		datastores := s.datastores(recipe)
 		for _, ds := range datastores {
 			g := &goldenPlan{recipe: recipe, vm: recipe.VM, Item: &Item{Role: "golden"}}
-			g.vm.Datastore = ds
-			if len(datastores) > 1 {
-				g.vm.Name += "-" + slug(ds)
-			}
+			g.vm.Datastore, g.vm.Name = ds, goldenName(recipe, ds, datastores)
 			planGolden(s, g, inv, byName, now)
 			p.goldens = append(p.goldens, g)
 		}
@@ -157,12 +154,13 @@ func makePlan(s Spec, inv *Inventory, now time.Time) (*Work, error) {
 	p.goldens = slices.DeleteFunc(p.goldens, p.isIdle)
 	p.list()
 	p.Expect = p.expect(s)
+	var missing []error
 	for _, g := range p.goldens {
 		if _, found := inv.Templates[g.recipe.Template]; !found && g.Action != Reuse {
-			return p, fmt.Errorf("template %q of %s does not exist (is the name or inventory path right, and may this user see it?)", g.recipe.Template, s.pathOf(g.recipe))
+			missing = append(missing, fmt.Errorf("template %q of %s does not exist (is the name or inventory path right, and may this user see it?)", g.recipe.Template, s.pathOf(g.recipe)))
 		}
 	}
-	return p, nil
+	return p, errors.Join(missing...)
 }
 
 // datastores returns those that the roles of a golden use, sorted. "" is the provider's default.
@@ -178,6 +176,14 @@ func (s Spec) datastores(golden Golden) []string {
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
+}
+
+// goldenName is the name of the golden, of its first generation, on one of the datastores that its roles use.
+func goldenName(g Golden, datastore string, all []string) string {
+	if len(all) < 2 {
+		return g.VM.Name
+	}
+	return g.VM.Name + "-" + slug(datastore)
 }
 
 // slug makes a datastore's name or path fit for a VM's name.

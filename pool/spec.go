@@ -127,7 +127,8 @@ type VM struct {
 	// source, with fresh MACs.
 	NICs []NIC
 	// Env is what the scripts of this VM get as environment variables. Values reach neither
-	// records nor logs, only a hash does.
+	// records nor logs by themselves, only a hash does; what a script prints, or a Check wants, is
+	// shown, but for SSH.Secrets.
 	Env map[string]string
 }
 
@@ -163,8 +164,8 @@ type Check struct {
 	Name string // unique in its layer
 	// Version stands for what Do does, as in Step. Required.
 	Version string
-	// Want is what Do must return, with ${NAME} standing for the variables of VM.Env; "" means
-	// that anything goes as long as Do has no error.
+	// Want is what Do must return, with ${NAME} standing for the variables of VM.Env that there are;
+	// "" means that anything goes as long as Do has no error.
 	Want string
 	// Timeout bounds Do; 0 means 1 minute.
 	Timeout time.Duration
