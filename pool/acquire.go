@@ -78,7 +78,7 @@ func (s *Set) acquire(ctx context.Context, test string) (_ *Pool, err error) {
 			return p, nil
 		}
 		if ctx.Err() != nil || s.ctx.Err() != nil {
-			s.giveBack(x, nil)
+			_ = s.giveBack(x, nil)
 			return nil, fmt.Errorf("prepare pool %d: %w", shardPool(x.shard), err)
 		}
 		s.failed(x, err)
@@ -273,7 +273,7 @@ func (s *Set) release(p *Pool, failed bool) error {
 		return err
 	}
 	if !s.background(func() { s.cleanUp(p, failed) }) {
-		s.giveBack(p.lease, func(_ time.Time, e *entry) { e.Used = p.test }) // the set is closed
+		_ = s.giveBack(p.lease, func(_ time.Time, e *entry) { e.Used = p.test }) // the set is closed
 	}
 	return nil
 }
@@ -297,27 +297,22 @@ func (s *Set) cleanUp(p *Pool, failed bool) {
 	switch {
 	case err == nil:
 		s.sawBoots(p.Number, boots)
-		s.giveBack(x, func(_ time.Time, e *entry) { e.cleaned(base, found, boots) })
+		_ = s.giveBack(x, func(_ time.Time, e *entry) { e.cleaned(base, found, boots) })
 	case s.ctx.Err() != nil || x.check() != nil:
-		s.giveBack(x, nil)
+		_ = s.giveBack(x, nil)
 	default:
 		s.failed(x, err)
 	}
 }
 
-// giveBack frees a pool with what f makes of its entry; it is dirty unless f says otherwise.
-func (s *Set) giveBack(x *lease, f func(now time.Time, e *entry)) {
-	ctx, cancel := afterwards(s.ctx)
-	defer cancel()
-	err := x.release(ctx, func(b books, e *entry) {
-		if f != nil {
-			f(b.Now, e)
-		}
-	})
+// giveBack frees a pool with what f makes of its entry; it is dirty unless f says otherwise. The error has been told.
+func (s *Set) giveBack(x *lease, f func(now time.Time, e *entry)) error {
+	err := letGoOf(s.ctx, x, f)
 	if err != nil && !errors.Is(err, errNotOurs) {
 		s.log.linef("pool %d: not given back, so it is free when its lease is over: %v", shardPool(x.shard), err)
 	}
 	s.desk.free()
+	return err
 }
 
 // coolDown is how long a pool rests that could not be made clean, and coolAfter after how many failures.
@@ -335,11 +330,11 @@ func (s *Set) failed(x *lease, err error) {
 		s.strike(n, err)
 		fallthrough
 	case x.check() != nil: // what failed was us
-		s.giveBack(x, nil)
+		_ = s.giveBack(x, nil)
 		return
 	}
 	s.log.linef("pool %d: %s", n, indent(err.Error(), "    "))
-	s.giveBack(x, func(now time.Time, e *entry) { e.fail(now, err) })
+	_ = s.giveBack(x, func(now time.Time, e *entry) { e.fail(now, err) })
 	s.repair(n)
 }
 

@@ -169,7 +169,11 @@ func (s *Set) resetHeld(ctx context.Context, x *lease, was entry, p *Pool) error
 func letGoOf(ctx context.Context, x *lease, f func(now time.Time, e *entry)) error {
 	ctx, cancel := afterwards(ctx)
 	defer cancel()
-	return x.release(ctx, func(b books, e *entry) { f(b.Now, e) })
+	return x.release(ctx, func(b books, e *entry) {
+		if f != nil {
+			f(b.Now, e)
+		}
+	})
 }
 
 // KeepPool leaves a pool as it is to a person, for d, as Spec.Keep does with that of a failed test: nobody

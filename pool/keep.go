@@ -46,10 +46,13 @@ func (s *Set) keep(p *Pool, failed bool) bool {
 		return false
 	}
 	what := map[bool]string{true: "failed", false: "passed"}[failed]
-	s.giveBack(p.lease, func(_ time.Time, e *entry) {
+	err = s.giveBack(p.lease, func(_ time.Time, e *entry) {
 		e.Used = p.test
 		e.Block = &block{Kind: blockKept, Why: fmt.Sprintf("%s, which %s, run by %s", p.test, what, s.ledger.by), Until: until}
 	})
+	if err != nil {
+		return true // it is not ours any more, or not for long
+	}
 	var look strings.Builder
 	for _, h := range p.hosts {
 		fmt.Fprintf(&look, "\n    %s: %s", h.Name, h.Look())

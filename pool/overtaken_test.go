@@ -2,6 +2,7 @@ package pool_test
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net"
 	"slices"
@@ -24,8 +25,9 @@ import (
 // A watched is a Provider that notes what is done without a lease, and lets others come first.
 type watched struct {
 	pool.Provider
-	first func(shards []string) // called before the ledger is read
-	mute  bool                  // the inventory lacks addresses
+	first  func(shards []string) // called before the ledger is read
+	mute   bool                  // the inventory lacks addresses
+	refuse string                // what no write to the ledger may have in it
 
 	mu      sync.Mutex // guards what follows
 	started int        // how often PowerOn was called
@@ -48,6 +50,15 @@ func (w *watched) Ledger(ctx context.Context, set string, shards ...string) (*po
 		w.first(shards)
 	}
 	return w.Provider.Ledger(ctx, set, shards...)
+}
+
+func (w *watched) SetLedger(ctx context.Context, set, shard, revision string, values map[string]string) error {
+	for _, v := range values {
+		if w.refuse != "" && strings.Contains(v, w.refuse) {
+			return errors.New("no space left")
+		}
+	}
+	return w.Provider.SetLedger(ctx, set, shard, revision, values)
 }
 
 func (w *watched) Clone(ctx context.Context, spec pool.CloneSpec) (string, error) {
@@ -275,4 +286,95 @@ func TestALedgerThatCannotBeReadIsSaidOnce(t *testing.T) {
 	_, err := pool.Status(t.Context(), r.shared(1, time.Minute))
 	require.Error(t, err)
 	assert.Equal(t, 1, strings.Count(err.Error(), "read the ledger of set"), "%v", err)
+}
+
+// Whoever waits for a connection that another makes waits no longer than its own context.
+func TestAWaitForAnothersConnectionEnds(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	spec := r.shared(1, time.Minute)
+	s := &stuck{Dialer: r.Server, met: make(chan struct{}, 8)}
+	spec.SSH.Dialer = s
+	con := r.open(spec).Pools()[0].Host("con")
+	c, err := con.SSH(t.Context())
+	require.NoError(t, err)
+	s.on.Store(true)
+	c.Close()
+	first, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() {
+		_, err := con.Run(first, "true")
+		ended <- err
+	}()
+	<-s.met
+	second, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer stop()
+	_, err = con.Run(second, "true")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorContains(t, err, "con1: ")
+	select {
+	case err := <-ended:
+		require.Fail(t, "the first one still dials", "%v", err)
+	default:
+	}
+	cancel()
+	require.ErrorIs(t, <-ended, context.Canceled)
+}
+
+// A stuck dialer, once it is on, makes no connection until the context ends.
+type stuck struct {
+	sshx.Dialer
+	on  atomic.Bool
+	met chan struct{}
+}
+
+func (s *stuck) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	if !s.on.Load() {
+		return s.Dialer.DialContext(ctx, network, address)
+	}
+	s.met <- struct{}{}
+	<-ctx.Done()
+	return nil, context.Cause(ctx)
+}
+
+// That a pool is kept is said only if the ledger says so.
+func TestAPoolThatCannotBeKeptIsNotSaidToBe(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	spec := r.shared(1, 20*time.Second)
+	spec.Keep = pool.Keep{When: "always"}
+	w := &watched{Provider: spec.Provider, refuse: `"kind":"kept"`}
+	spec.Provider = w
+	set := r.open(spec)
+	ft := testOf(t, "TestKeeper")
+	require.NotNil(t, ft.acquire(set), "%v", ft.errs)
+	ft.end()
+	set.Idle()
+	assert.Contains(t, r.saying(), "pool 1: not given back")
+	assert.NotContains(t, r.saying(), "kept as TestKeeper left it")
+}
+
+// What is tracked when the pool has been given back would be the next test's to clean up, if anybody's.
+func TestAPoolThatWasGivenBackTracksNothing(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	spec := r.shared(1, 20*time.Second)
+	gate, cleaning := make(chan struct{}), make(chan struct{}, 1)
+	spec.Cleanups = map[string]func(context.Context, string) error{"record": func(context.Context, string) error {
+		cleaning <- struct{}{}
+		<-gate
+		return nil
+	}}
+	set := r.open(spec)
+	ft := testOf(t, "TestMaker")
+	p := ft.acquire(set)
+	require.NotNil(t, p, "%v", ft.errs)
+	require.NoError(t, p.Track(t.Context(), "record", "a"))
+	ft.end()
+	<-cleaning // the lease goes on
+	err := p.Track(t.Context(), "record", "b")
+	close(gate)
+	require.ErrorIs(t, err, pool.ErrReturned)
+	set.Idle()
+	assert.Empty(t, r.status(spec).Pools[0].Left)
 }

@@ -54,6 +54,9 @@ func (p *Pool) Track(ctx context.Context, kind, ref string) error {
 	if len(ref) > maxRef {
 		return fmt.Errorf("pool: track %s %q: it has %d bytes, at most %d are allowed", kind, cut(ref), len(ref), maxRef)
 	}
+	if err := context.Cause(p.ctx); err != nil { // though its lease may go on, while it is cleaned
+		return fmt.Errorf("pool: track %s %q: %w", kind, ref, err)
+	}
 	key := externalPrefix + strings.ToLower(newToken())
 	err := p.lease.values(ctx, func(b books) (map[string]string, error) {
 		all := externals(b.Shards[p.lease.shard])

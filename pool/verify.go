@@ -126,7 +126,7 @@ func verifyPool(ctx context.Context, s Spec, n int, hosts []*hostPlan) ([]HostRe
 		}
 		if err != nil || !ready {
 			stop()
-			return reports, errors.Join(err, letGoOf(ctx, x, func(time.Time, *entry) {}))
+			return reports, errors.Join(err, letGoOf(ctx, x, nil))
 		}
 		p = fromPlan(s, hosts)
 	}
