@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,11 +29,12 @@ func (p readyProvider) Address(ctx context.Context, _, _ string) (netip.Addr, er
 }
 
 // ready is a Spec of pools that are ready, whose entries lie in their own shards and say that they are clean.
-func (f *fakeStore) ready(t *testing.T, pools int) Spec {
+func (f *fakeStore) ready(t *testing.T, spec Spec) Spec {
 	t.Helper()
-	spec := twoRoles(pools)
 	spec.Provider, spec.Logf = readyProvider{fakeProvider{store: f}, ready(t, spec)}, t.Logf
-	for n := range pools {
+	x, _ := mustTake(t, f.ledger("builder"), buildShard)
+	require.NoError(t, x.release(t.Context(), nil))
+	for n := range spec.Pools {
 		x, _ := mustTake(t, f.ledger("builder"), poolShard(n+1))
 		require.NoError(t, x.release(t.Context(), func(b books, e *entry) {
 			e.Clean, e.Build = &proof{At: b.Now}, hash("build of con"+string(rune('1'+n)), "build of dis"+string(rune('1'+n)))
@@ -42,12 +44,12 @@ func (f *fakeStore) ready(t *testing.T, pools int) Spec {
 }
 
 // lend is the set of such a Spec, as Open returns it.
-func (f *fakeStore) lend(t *testing.T, pools int) *Set {
+func (f *fakeStore) lend(t *testing.T, spec Spec) *Set {
 	t.Helper()
-	b := newBuild(f.ready(t, pools).withDefaults())
+	b := newBuild(f.ready(t, spec).withDefaults())
 	require.NoError(t, b.look(t.Context(), "-"))
 	s := b.bare()
-	for n := range pools {
+	for n := range spec.Pools {
 		p := fromPlan(s.spec, b.work.poolHosts(n+1))
 		p.set = s
 		s.pools = append(s.pools, p)
@@ -61,7 +63,7 @@ func TestAPoolThatComesTooLateIsGivenBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeStore()
-		s := f.lend(t, 1)
+		s := f.lend(t, twoRoles(1))
 		ctx, cancel := context.WithCancelCause(t.Context())
 		f.fault = func(string) (bool, error) {
 			cancel(errors.New("time is over"))
@@ -82,7 +84,7 @@ func TestABrokenPoolIsNotLent(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeStore()
-		s := f.lend(t, 1)
+		s := f.lend(t, twoRoles(1))
 		x, _ := mustTake(t, f.ledger("alice"), "pool-1")
 		require.NoError(t, x.release(t.Context(), func(_ books, e *entry) { e.Broken = "no disk" }))
 		_, _, err := s.ledger.take(t.Context(), request{shard: "pool-1", what: "TestA", lend: true})
@@ -100,7 +102,7 @@ func TestATestThatLostItsPoolMayComeAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeStore()
-		s := f.lend(t, 1)
+		s := f.lend(t, twoRoles(1))
 		lent := func(test string) *Pool {
 			x, _, _ := soon(t, s.ledger, 1)
 			require.NoError(t, s.desk.come(test))
@@ -127,7 +129,7 @@ func TestAResetThatComesTooLateTouchesNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeStore()
-		spec := f.ready(t, 2)
+		spec := f.ready(t, twoRoles(2))
 		var x *lease
 		f.fault = func(string) (bool, error) {
 			f.set(func() { f.fault = nil })
@@ -166,5 +168,135 @@ func TestAClaimThatFailsDoesNotWaitForOtherPools(t *testing.T) {
 		b.letAllGo(t.Context())
 		require.NoError(t, x.check())
 		require.NoError(t, x.release(t.Context(), nil))
+	})
+}
+
+// A toldProvider does what it is told to.
+type toldProvider struct {
+	readyProvider
+	clone           func(name string) error
+	destroy, revert func(ctx context.Context, id string) error
+}
+
+func (p toldProvider) Clone(_ context.Context, spec CloneSpec) (string, error) {
+	return "", p.clone(spec.VM.Name)
+}
+
+func (p toldProvider) Destroy(ctx context.Context, id string) error { return p.destroy(ctx, id) }
+
+func (p toldProvider) Revert(ctx context.Context, id, _ string) error { return p.revert(ctx, id) }
+
+// told makes the set's provider such a one.
+func (s *Set) told(p toldProvider) {
+	p.readyProvider = s.spec.Provider.(readyProvider) //nolint:errcheck // lend has made it one
+	s.spec.Provider = p
+	for _, h := range s.pools[0].hosts {
+		h.provider = p
+	}
+}
+
+func (f *fakeStore) breakPool(t *testing.T, n int) {
+	t.Helper()
+	x, _ := mustTake(t, f.ledger("alice"), poolShard(n))
+	require.NoError(t, x.release(t.Context(), func(_ books, e *entry) { e.Broken = "no disk" }))
+}
+
+// vCenter is out of reach for longer than a lease, while a pool is built anew: that is no failure of the pool's.
+func TestALostLeaseIsNoFailureOfThePool(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeStore()
+		s := f.lend(t, twoRoles(1))
+		f.breakPool(t, 1)
+		s.told(toldProvider{destroy: func(ctx context.Context, _ string) error {
+			f.set(func() { f.down = true })
+			<-ctx.Done()
+			f.set(func() { f.down = false })
+			return context.Cause(ctx)
+		}})
+		require.ErrorIs(t, s.rebuild(t.Context(), 1), ErrLeaseLost)
+		e := f.entry(t, "pool-1")
+		assert.Nil(t, e.Block, "%+v", e.Block)
+		assert.Zero(t, e.Failures)
+		assert.Equal(t, "no disk", e.Broken, "it still is to be built")
+	})
+}
+
+// A pool is built anew, and the golden of another one is not there: that is not its affair.
+func TestARebuildMakesOnlyTheGoldensItNeeds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeStore()
+		spec := twoRoles(2)
+		spec.spread("ds1", "ds2")
+		s := f.lend(t, spec)
+		f.breakPool(t, 1)
+		var cloned []string
+		s.told(toldProvider{
+			destroy: func(context.Context, string) error { return nil },
+			clone:   func(name string) error { cloned = append(cloned, name); return errors.New("no space") },
+		})
+		s.spec.Provider.(toldProvider).inv.remove("golden-ds2") //nolint:errcheck // told has made it one
+		require.ErrorContains(t, s.rebuild(t.Context(), 1), "con1: clone con: no space")
+		assert.Equal(t, []string{"con1"}, cloned)
+	})
+}
+
+func TestEveryHostThatCannotBeResetIsNamed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeStore()
+		s := f.lend(t, twoRoles(1))
+		s.told(toldProvider{revert: func(_ context.Context, id string) error { return errors.New("no snapshot of " + id) }})
+		x, _ := mustTake(t, s.ledger, "pool-1")
+		_, _, err := s.reset(t.Context(), x, s.pools[0], nil)
+		require.ErrorContains(t, err, "con1: reset: no snapshot of id-con1")
+		require.ErrorContains(t, err, "dis1: reset: no snapshot of id-dis1")
+		require.NoError(t, x.release(t.Context(), nil))
+	})
+}
+
+func TestAllThatIsInTheWayIsNamedAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeStore()
+		spec := f.ready(t, twoRoles(2))
+		inv := spec.Provider.(readyProvider).inv //nolint:errcheck // ready has made it one
+		inv.vm("con2").Owner = ""
+		golden := &inv.vm("golden").Snapshots[0]
+		golden.Record = strings.Replace(golden.Record, `"poolready":1`, `"poolready":2`, 1)
+		_, err := Open(t.Context(), spec)
+		var not *NotReadyError
+		require.ErrorAs(t, err, &not)
+		assert.ErrorContains(t, err, "nothing was touched")
+		assert.ErrorContains(t, err, "golden: plan: ")
+		assert.ErrorContains(t, err, "con2: plan: ")
+	})
+}
+
+// A VM of a pool that somebody uses is removed by nobody, though this Spec no longer has its role.
+func TestSweepRemovesNothingOfAPoolInUse(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeStore()
+		spec := f.ready(t, twoRoles(2))
+		x, _ := mustTake(t, f.ledger("alice"), "pool-2")
+		spec.Roles = spec.Roles[:1]
+		all, err := Sweep(t.Context(), spec, SweepOptions{})
+		require.NoError(t, err)
+		require.Len(t, all, 2)
+		_, err = Sweep(t.Context(), spec, SweepOptions{Remove: true})
+		require.ErrorContains(t, err, "nothing was removed: pool 2 is held by alice")
+		require.NoError(t, x.release(t.Context(), nil))
+	})
+}
+
+func TestAClosedSetLendsNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newFakeStore().lend(t, twoRoles(1))
+		require.NoError(t, s.Close())
+		_, err := s.acquire(t.Context(), "TestA")
+		require.ErrorIs(t, err, errClosed)
 	})
 }

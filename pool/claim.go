@@ -346,7 +346,7 @@ func (s *Set) rebuild(ctx context.Context, n int) error {
 		return nil
 	}
 	b.closeHosts()
-	if s.ctx.Err() == nil {
+	if ctx.Err() == nil && !errors.Is(err, ErrLeaseLost) { // else what failed was us
 		_ = b.letGo(ctx, n, func(now time.Time, e *entry) {
 			e.fail(now, err)
 			e.Block = &block{Kind: blockCooling, Why: firstLine(err), Until: now.Add(coolDown)}

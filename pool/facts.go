@@ -3,6 +3,7 @@ package pool
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -114,7 +115,11 @@ func (h *Host) FactsWhenReady(ctx context.Context, layer string) ([]Fact, error)
 	if err != nil {
 		return nil, fmt.Errorf("%s: facts when %s became ready (were they noted? Spec.Facts may be newer): %w", h.Name, layer, err)
 	}
-	return parseFacts(out)
+	all, err := parseFacts(out)
+	if err != nil {
+		return nil, fmt.Errorf("%s: facts when %s became ready: %w", h.Name, layer, err)
+	}
+	return all, nil
 }
 
 // noteFacts notes the facts on the host's disk.
@@ -188,10 +193,5 @@ func (p *Pool) facts(ctx context.Context) ([][]Fact, error) {
 		i := slices.Index(p.hosts, h)
 		all[i], errs[i] = h.Facts(ctx)
 	})
-	for _, err := range errs {
-		if err != nil {
-			return nil, err
-		}
-	}
-	return all, nil
+	return all, errors.Join(errs...)
 }

@@ -15,13 +15,13 @@ type golden struct {
 	keys                []string // host keys, that its clones have too
 }
 
-// makeGoldens builds the goldens that are not ready, at once.
+// makeGoldens builds the goldens that are not ready and needed, at once.
 func (b *build) makeGoldens(ctx context.Context) {
 	var todo []*goldenPlan
 	for _, g := range b.work.goldens {
 		if g.Action == Reuse {
 			b.goldens[g] = golden{g.info.ID, g.snap, g.rec.Build, g.rec.HostKeys}
-		} else {
+		} else if b.only == 0 || slices.ContainsFunc(b.work.poolHosts(b.only), func(h *hostPlan) bool { return h.golden == g }) {
 			todo = append(todo, g)
 		}
 	}

@@ -182,7 +182,7 @@ func (b *build) firstPreflight(ctx context.Context, end time.Time) error {
 func (b *build) preflight(ctx context.Context, end time.Time) error {
 	for _, g := range b.work.goldens {
 		if g.Action == Refuse {
-			return fmt.Errorf("set %q: %s: %s; nothing was touched", b.spec.Name, g.VM, g.Reason)
+			b.fail(0, &HostError{Host: g.VM, Stage: "plan", Err: errors.New(g.Reason)})
 		}
 	}
 	for _, hosts := range b.work.hosts {
@@ -192,9 +192,12 @@ func (b *build) preflight(ctx context.Context, end time.Time) error {
 			}
 		}
 	}
-	if ready := len(b.spec.numbers()) - len(b.failed); ready < b.spec.MinPools {
-		err := b.notReady(ready)
-		return fmt.Errorf("%w\nnothing was touched", err)
+	ready := len(b.spec.numbers()) - len(b.failed)
+	if b.spoiled(0) {
+		ready = 0
+	}
+	if ready < b.spec.MinPools {
+		return fmt.Errorf("%w\nnothing was touched", b.notReady(ready))
 	}
 	if !b.work.Builds() {
 		return nil

@@ -227,11 +227,10 @@ func Release(ctx context.Context, spec Spec, pool int) error {
 		return fmt.Errorf("pool: %w", err)
 	}
 	s := spec.withDefaults()
-	l := newLedger(s)
-	err := l.changeEntry(ctx, poolShard(pool), nil, func(b books, e *entry, there bool) (bool, error) {
-		if pool < 1 || pool > s.Pools {
-			return false, fmt.Errorf("the set has pools 1 to %d", s.Pools)
-		}
+	if pool < 1 || pool > s.Pools {
+		return fmt.Errorf("pool: release pool %d of set %q: the pools are 1 to %d", pool, s.Name, s.Pools)
+	}
+	err := newLedger(s).changeEntry(ctx, poolShard(pool), nil, func(b books, e *entry, there bool) (bool, error) {
 		if t := e.holder(b.Now); t != nil {
 			return false, fmt.Errorf("it is held by %s", t)
 		}

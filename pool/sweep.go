@@ -41,7 +41,8 @@ func (l Leftover) String() string {
 // Sweep lists the set's VMs that the Spec no longer has, such as those of pools beyond Spec.Pools and
 // of older goldens, and removes them if asked to: only VMs with our mark, under the name in it, in the set's
 // folder, with no snapshots but ours, on whose disks nothing hangs, and nothing at all if the
-// inventory was read incompletely, somebody builds the set, or somebody uses a pool beyond Spec.Pools.
+// inventory was read incompletely, somebody builds the set, or somebody uses a pool beyond Spec.Pools
+// or one that a VM to be removed was ready for.
 func Sweep(ctx context.Context, spec Spec, o SweepOptions) ([]Leftover, error) {
 	if err := spec.validate(); err != nil {
 		return nil, fmt.Errorf("pool: %w", err)
@@ -78,7 +79,7 @@ func sweep(ctx context.Context, s Spec, o SweepOptions) (all []Leftover, err err
 		return all, fmt.Errorf("nothing was removed, since the inventory was read incompletely: %s", b.inv.Incomplete)
 	}
 	for _, n := range b.numbers() {
-		if n > s.Pools {
+		if n > s.Pools || slices.ContainsFunc(all, func(l Leftover) bool { return l.Spared == "" && slices.Contains(l.info.pools(), n) }) {
 			if taken, err := b.hold(ctx, n); err != nil || taken != "" {
 				return all, errors.Join(err, busyOr(taken, fmt.Sprintf("nothing was removed: pool %d is ", n)))
 			}
@@ -220,14 +221,20 @@ func (b *build) mine() []VMInfo {
 func (b *build) numbers() []int {
 	all := b.books.pools()
 	for _, vm := range b.mine() {
-		for _, snap := range vm.Snapshots {
-			if rec, err := decodeRecord(snap.Record); err == nil && rec.Pool > 0 {
-				all = append(all, rec.Pool)
-			}
-		}
+		all = append(all, vm.pools()...)
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
+}
+
+// pools are the numbers of those for which a VM was ever ready: as a rule one.
+func (vm VMInfo) pools() (all []int) {
+	for _, snap := range vm.Snapshots {
+		if rec, err := decodeRecord(snap.Record); err == nil && rec.Pool > 0 {
+			all = append(all, rec.Pool)
+		}
+	}
+	return all
 }
 
 // holdAll takes the claim, looks again, since somebody may have built until then, and takes every pool, or says who has one.
