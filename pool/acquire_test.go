@@ -291,6 +291,34 @@ func TestSweepRemovesNothingOfAPoolInUse(t *testing.T) {
 	})
 }
 
+// The process is stopped, or vCenter answers late, while a pool is taken, so that the lease is over before it is known to be
+// there: nothing was done under it, so that whoever waits goes on waiting, and does not fail.
+func TestALeaseThatIsOverBeforeItIsThereIsTakenAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeStore()
+		s := f.lend(t, twoRoles(1))
+		slow := func(string) (bool, error) {
+			f.set(func() { f.fault = nil })
+			time.Sleep(4 * time.Minute)
+			return true, nil
+		}
+		f.set(func() { f.fault = slow })
+		x, _, err := s.take(t.Context(), "TestA")
+		require.NoError(t, err)
+		require.NoError(t, x.check())
+		require.NoError(t, x.release(t.Context(), nil))
+		f.breakPool(t, 1)
+		f.set(func() { f.fault = slow })
+		b := newBuild(s.spec)
+		b.lost = func(err error) { t.Error(err) }
+		require.NoError(t, b.look(t.Context(), "-"))
+		require.NoError(t, b.claim(t.Context(), b.lost))
+		assert.True(t, b.holds(1))
+		b.letAllGo(t.Context())
+	})
+}
+
 func TestAClosedSetLendsNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -128,9 +128,9 @@ func (l *ledger) take(ctx context.Context, r request) (x *lease, was entry, err 
 	}
 	x.ctx, x.end = context.WithCancelCause(context.Background())
 	x.gone = make(chan struct{})
-	if err := x.check(); err != nil { // it took longer than a lease lasts
-		x.end(err)
-		return nil, entry{}, err
+	if x.late() { // it took longer than a lease lasts, and nobody has relied on it
+		x.end(ErrLeaseLost)
+		return nil, entry{}, &busyError{why: "held by this process, whose lease was over before it was there"}
 	}
 	go x.beat()
 	return x, was, nil
