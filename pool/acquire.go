@@ -12,18 +12,19 @@ import (
 var errClosed = errors.New("the set is closed")
 
 // Acquire lends t a whole pool, as it was when it became ready, until t ends. It waits, first
-// come first served within a process and by turns among processes, until one is free, no longer than
-// t's context and go test's -timeout last, and fails t if there is none by then, with who holds them. It fails
-// at once if t, or a test that it is part of, holds a pool already: two tests that each
-// hold one and wait for another would wait for ever.
+// come first served within a process and by turns among processes, until one is free, no longer
+// than t's context and go test's -timeout last, and fails t if there is none by then, with who
+// holds them. It fails at once if t, or a test that it is part of, holds a pool already: two tests
+// that each hold one and wait for another would wait for ever.
 //
 // A pool that was used, now or by another process, is reset before it is lent: reverted,
 // booted, and shown to be clean. The reset starts when the pool is given back, so
 // that the next test rarely waits for it.
 //
 // The pool is leased in the set's ledger for as long as t runs, and nobody else uses it
-// meanwhile. If the lease is lost all the same, since vCenter was out of reach for longer than Limits.Lease,
-// or the process was stopped for so long, all work on the pool's hosts ends with ErrLeaseLost, and t fails.
+// meanwhile. If the lease is lost all the same, since vCenter was out of reach for longer than
+// Limits.Lease, or the process was stopped for so long, all work on the pool's hosts ends with
+// ErrLeaseLost, and t fails.
 func (s *Set) Acquire(t T) *Pool {
 	t.Helper()
 	ctx, cancel := acquireContext(t)
@@ -88,7 +89,8 @@ func (s *Set) acquire(ctx context.Context, test string) (_ *Pool, err error) {
 	}
 }
 
-// take waits for a pool that is free and our turn, and leases it. was is what the ledger said of it before.
+// take waits for a pool that is free and our turn, and leases it. was is what the ledger said of it
+// before.
 func (s *Set) take(ctx context.Context, test string) (x *lease, was entry, err error) {
 	numbers := s.numbers()
 	line := s.ledger.place(test, numbers)
@@ -308,7 +310,8 @@ func (s *Set) cleanUp(p *Pool, failed bool) {
 	}
 }
 
-// giveBack frees a pool with what f makes of its entry; it is dirty unless f says otherwise. The error has been told.
+// giveBack frees a pool with what f makes of its entry; it is dirty unless f says otherwise. The
+// error has been told.
 func (s *Set) giveBack(x *lease, f func(now time.Time, e *entry)) error {
 	err := letGoOf(s.ctx, x, f)
 	if err != nil && !errors.Is(err, errNotOurs) {
@@ -318,14 +321,15 @@ func (s *Set) giveBack(x *lease, f func(now time.Time, e *entry)) error {
 	return err
 }
 
-// coolDown is how long a pool rests that could not be made clean, and coolAfter after how many failures.
+// coolDown is how long a pool rests that could not be made clean, and coolAfter after how many
+// failures.
 const (
 	coolDown  = 5 * time.Minute
 	coolAfter = 3
 )
 
-// failed frees a pool that could not be made clean: it is built anew before anybody gets it, and if it
-// fails again and again it is left alone for a while.
+// failed frees a pool that could not be made clean: it is built anew before anybody gets it, and if
+// it fails again and again it is left alone for a while.
 func (s *Set) failed(x *lease, err error) {
 	n := shardPool(x.shard)
 	switch {
@@ -365,7 +369,8 @@ func (e *entry) fail(now time.Time, err error) {
 	}
 }
 
-// A cleanupError is a failure to clean up outside of the VMs, which building them anew does not mend.
+// A cleanupError is a failure to clean up outside of the VMs, which building them anew does not
+// mend.
 type cleanupError struct{ err error }
 
 func (e *cleanupError) Error() string { return e.err.Error() }

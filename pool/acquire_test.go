@@ -28,7 +28,8 @@ func (p readyProvider) Address(ctx context.Context, _, _ string) (netip.Addr, er
 	return netip.Addr{}, context.Cause(ctx)
 }
 
-// ready is a Spec of pools that are ready, whose entries lie in their own shards and say that they are clean.
+// ready is a Spec of pools that are ready, whose entries lie in their own shards and say that they
+// are clean.
 func (f *fakeStore) ready(t *testing.T, spec Spec) Spec {
 	t.Helper()
 	spec.Provider, spec.Logf = readyProvider{fakeProvider{store: f}, ready(t, spec)}, t.Logf
@@ -58,7 +59,8 @@ func (f *fakeStore) lend(t *testing.T, spec Spec) *Set {
 	return s
 }
 
-// The time of whoever waits is over in the very moment in which a pool becomes theirs: it is given back.
+// The time of whoever waits is over in the very moment in which a pool becomes theirs: it is given
+// back.
 func TestAPoolThatComesTooLateIsGivenBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -124,7 +126,8 @@ func TestATestThatLostItsPoolMayComeAgain(t *testing.T) {
 	})
 }
 
-// Somebody takes one of the pools between the plan and the leases: the others are as they were, and as clean.
+// Somebody takes one of the pools between the plan and the leases: the others are as they were, and
+// as clean.
 func TestAResetThatComesTooLateTouchesNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -201,7 +204,8 @@ func (f *fakeStore) breakPool(t *testing.T, n int) {
 	require.NoError(t, x.release(t.Context(), func(_ books, e *entry) { e.Broken = "no disk" }))
 }
 
-// vCenter is out of reach for longer than a lease, while a pool is built anew: that is no failure of the pool's.
+// vCenter is out of reach for longer than a lease, while a pool is built anew: that is no failure
+// of the pool's.
 func TestALostLeaseIsNoFailureOfThePool(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -291,8 +295,9 @@ func TestSweepRemovesNothingOfAPoolInUse(t *testing.T) {
 	})
 }
 
-// The process is stopped, or vCenter answers late, while a pool is taken, so that the lease is over before it is known to be
-// there: nothing was done under it, so that whoever waits goes on waiting, and does not fail.
+// The process is stopped, or vCenter answers late, while a pool is taken, so that the lease is over
+// before it is known to be there: nothing was done under it, so that whoever waits goes on waiting,
+// and does not fail.
 func TestALeaseThatIsOverBeforeItIsThereIsTakenAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -21,10 +21,11 @@ func (a *again) has(layer string) bool {
 	return a != nil && (a.layer == layer || a.layer == "" && layer != "golden")
 }
 
-// RebuildPools builds anew what is ready: with layer "golden" a new golden and, from it, every VM; with the name of a
-// role, that role's VMs and those that need them; with "" all VMs of the pools, from the golden that is there. Only pools
-// of Spec.Only are rebuilt, and golden only without it. What is not ready is built, too, as Open does. Nothing is touched if
-// anybody holds or keeps one of these pools: the error says who.
+// RebuildPools builds anew what is ready: with layer "golden" a new golden and, from it, every VM;
+// with the name of a role, that role's VMs and those that need them; with "" all VMs of the pools,
+// from the golden that is there. Only pools of Spec.Only are rebuilt, and golden only without it.
+// What is not ready is built, too, as Open does. Nothing is touched if anybody holds or keeps one
+// of these pools: the error says who.
 func RebuildPools(ctx context.Context, spec Spec, layer string) error {
 	if err := spec.validate(); err != nil {
 		return fmt.Errorf("pool: %w", err)
@@ -76,9 +77,10 @@ func (p *Work) free(s Spec) error {
 	return errors.Join(busy...)
 }
 
-// ResetPools puts all pools of the Spec back to their ready snapshots, at once, and shows that they are clean, as
-// a reset between two tests does. If anybody holds or keeps one of them, or one is not ready, none is touched, and the error says why.
-// A pool that cannot be made clean is built anew by whoever wants it next.
+// ResetPools puts all pools of the Spec back to their ready snapshots, at once, and shows that they
+// are clean, as a reset between two tests does. If anybody holds or keeps one of them, or one is
+// not ready, none is touched, and the error says why. A pool that cannot be made clean is built
+// anew by whoever wants it next.
 func ResetPools(ctx context.Context, spec Spec) error {
 	if err := spec.validate(); err != nil {
 		return fmt.Errorf("pool: %w", err)
@@ -176,9 +178,9 @@ func letGoOf(ctx context.Context, x *lease, f func(now time.Time, e *entry)) err
 	})
 }
 
-// KeepPool leaves a pool as it is to a person, for d, as Spec.Keep does with that of a failed test: nobody
-// gets it until then, or until Release. A pool that somebody holds is not taken away; one that is kept
-// already is kept for d from now on.
+// KeepPool leaves a pool as it is to a person, for d, as Spec.Keep does with that of a failed test:
+// nobody gets it until then, or until Release. A pool that somebody holds is not taken away; one
+// that is kept already is kept for d from now on.
 func KeepPool(ctx context.Context, spec Spec, pool int, why string, d time.Duration) error {
 	if err := spec.validate(); err != nil {
 		return fmt.Errorf("pool: %w", err)

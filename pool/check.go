@@ -33,8 +33,8 @@ func (r CheckResult) String() string {
 	return fmt.Sprintf("check %q: ok", r.Name)
 }
 
-// runChecks runs all checks on a host, several at once, and never stops at a failure. Results are in the
-// order of the checks; the error is a *CheckError, or that of ctx.
+// runChecks runs all checks on a host, several at once, and never stops at a failure. Results are
+// in the order of the checks; the error is a *CheckError, or that of ctx.
 func runChecks(ctx context.Context, h *Host, checks []Check) ([]CheckResult, error) {
 	results := make([]CheckResult, len(checks))
 	all := make([]int, len(checks))
@@ -68,7 +68,8 @@ func runCheck(ctx context.Context, h *Host, c Check) CheckResult {
 	return r
 }
 
-// expand puts the values of Env for ${NAME}, and leaves alone what is no name there, or of another form.
+// expand puts the values of Env for ${NAME}, and leaves alone what is no name there, or of another
+// form.
 func (vm VM) expand(text string) string {
 	return variable.ReplaceAllStringFunc(text, func(v string) string {
 		if value, ok := vm.Env[v[2:len(v)-1]]; ok {

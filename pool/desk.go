@@ -52,7 +52,8 @@ func (d *desk) leave(test string) {
 	delete(d.holders, test)
 }
 
-// turn waits until it is the caller's turn at the ledger; done ends it. first goes before all who wait.
+// turn waits until it is the caller's turn at the ledger; done ends it. first goes before all who
+// wait.
 func (d *desk) turn(ctx context.Context, first bool) (done func(), err error) {
 	d.mu.Lock()
 	if !d.busy {

@@ -125,7 +125,8 @@ func (h *Host) Peer(role string) *Host {
 }
 
 // Run runs a program with its arguments, which reach it as they are, and returns its output,
-// stdout and stderr in order, without white space at the end. An exit code other than 0 is an *sshx.ExitError.
+// stdout and stderr in order, without white space at the end. An exit code other than 0 is an
+// *sshx.ExitError.
 func (h *Host) Run(ctx context.Context, args ...string) (string, error) {
 	res, err := h.run(ctx, sshx.Cmd{Args: args})
 	return strings.TrimRight(string(res.Stdout), " \t\r\n"), err
@@ -228,7 +229,8 @@ func (h *Host) connect(ctx context.Context, ready sshx.Ready) (*sshx.Client, err
 	return c, nil
 }
 
-// dial makes the caller the one who connects, until done: all others wait for that connection, as long as they want to.
+// dial makes the caller the one who connects, until done: all others wait for that connection, as
+// long as they want to.
 func (h *Host) dial(ctx context.Context) (done func(), err error) {
 	select {
 	case h.dialing <- struct{}{}:
@@ -291,7 +293,8 @@ func (h *Host) reach(ctx context.Context, report func(string)) error {
 // probeTimeout is how long a host that should be up may take to let us in.
 const probeTimeout = 30 * time.Second
 
-// probe logs in to a host that should be up, at the address that the inventory has for it, or that its guest tells.
+// probe logs in to a host that should be up, at the address that the inventory has for it, or that
+// its guest tells.
 func (h *Host) probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, probeTimeout, fmt.Errorf("no login within %s", probeTimeout))
 	defer cancel()

@@ -61,14 +61,15 @@ func (s *Set) keep(p *Pool, failed bool) bool {
 	return true
 }
 
-// Who keeps a pool first notes so in a shard of its own, by which two that end at once are told apart: under keepPrefix
-// and the pool's number, the lease under which it is kept.
+// Who keeps a pool first notes so in a shard of its own, by which two that end at once are told
+// apart: under keepPrefix and the pool's number, the lease under which it is kept.
 const (
 	keepShard  = "kept"
 	keepPrefix = "pool."
 )
 
-// mayKeep notes that the pool that x holds is to be kept, and until when, or returns how many are already.
+// mayKeep notes that the pool that x holds is to be kept, and until when, or returns how many are
+// already.
 func (s *Set) mayKeep(ctx context.Context, x *lease) (until time.Time, kept int, err error) {
 	mine := keepPrefix + strconv.Itoa(shardPool(x.shard))
 	err = s.ledger.change(ctx, keepShard, nil, func(b books) (map[string]string, error) {
@@ -84,7 +85,8 @@ func (s *Set) mayKeep(ctx context.Context, x *lease) (until time.Time, kept int,
 				continue
 			}
 			is := e.Block != nil && e.Block.Kind == blockKept && all.Now.Before(e.Block.Until)
-			willBe := e.Lease != nil && e.Lease.Token == b.Shards[keepShard].Values[key] // or its holder died on the way
+			// Or its holder died on the way.
+			willBe := e.Lease != nil && e.Lease.Token == b.Shards[keepShard].Values[key]
 			if is || willBe {
 				kept++
 			}

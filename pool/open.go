@@ -75,8 +75,8 @@ func (e *NotReadyError) Error() string {
 // Unwrap gives errors.Is and errors.As the failures.
 func (e *NotReadyError) Unwrap() []error { return e.Failed }
 
-// plan reads the ledger, then the inventory, in this order: while nobody writes in the ledger, nobody changes
-// what the inventory says. Then it compares. The Spec has its defaults.
+// plan reads the ledger, then the inventory, in this order: while nobody writes in the ledger,
+// nobody changes what the inventory says. Then it compares. The Spec has its defaults.
 func plan(ctx context.Context, s Spec) (*Work, *Inventory, books, error) {
 	l := newLedger(s)
 	books, err := l.read(ctx)
@@ -156,8 +156,8 @@ func (b *build) run(ctx context.Context) {
 	b.removeOldGoldens(ctx)
 }
 
-// firstPreflight is preflight before the claim, when another process may be building: what is in the way then may be
-// its work. If so, the claim is waited for, and all is looked at anew.
+// firstPreflight is preflight before the claim, when another process may be building: what is in
+// the way then may be its work. If so, the claim is waited for, and all is looked at anew.
 func (b *build) firstPreflight(ctx context.Context, end time.Time) error {
 	for try := 1; ; try++ {
 		err := b.preflight(ctx, end)

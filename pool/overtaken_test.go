@@ -175,7 +175,8 @@ func TestEveryChangeIsMadeUnderALease(t *testing.T) {
 	none("the end")
 }
 
-// A person has a look at VMs, and keeps them, while a build goes on that has planned to remove them.
+// A person has a look at VMs, and keeps them, while a build goes on that has planned to remove
+// them.
 func TestWhatAPersonKeepsMeanwhileIsNotRemoved(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
@@ -200,7 +201,8 @@ func TestWhatAPersonKeepsMeanwhileIsNotRemoved(t *testing.T) {
 	}
 }
 
-// Somebody builds the pool anew between the plan and the lease of whoever only wants to look, or to reset it.
+// Somebody builds the pool anew between the plan and the lease of whoever only wants to look, or to
+// reset it.
 func TestAPoolThatIsBuiltMeanwhileIsLookedAtAnew(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
@@ -229,7 +231,8 @@ func TestAPoolThatIsBuiltMeanwhileIsLookedAtAnew(t *testing.T) {
 	}
 }
 
-// What a rebuilt pool's hosts were proved clean over is what the next test gets: nobody hangs up in between.
+// What a rebuilt pool's hosts were proved clean over is what the next test gets: nobody hangs up in
+// between.
 func TestARebuiltPoolKeepsItsConnections(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
@@ -354,7 +357,8 @@ func TestAPoolThatCannotBeKeptIsNotSaidToBe(t *testing.T) {
 	assert.NotContains(t, r.saying(), "kept as TestKeeper left it")
 }
 
-// What is tracked when the pool has been given back would be the next test's to clean up, if anybody's.
+// What is tracked when the pool has been given back would be the next test's to clean up, if
+// anybody's.
 func TestAPoolThatWasGivenBackTracksNothing(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)

@@ -18,7 +18,7 @@ type Action string
 const (
 	Reuse   Action = "reuse"    // it is ready and runs (golden: it is ready)
 	PowerOn Action = "power on" // it is ready and off
-	Reset   Action = "reset"    // it is ready, but not as it was then: NICs are connected otherwise, or it is off and was running
+	Reset   Action = "reset"    // it is ready, but wired otherwise than then, or off and then running
 	Finish  Action = "finish"   // an interrupted golden: its steps are run again, on it
 	Clone   Action = "clone"    // it is not there
 	Rebuild Action = "rebuild"  // it is there and not, or no longer, what the Spec asks for
@@ -178,7 +178,8 @@ func (s Spec) datastores(golden Golden) []string {
 	return slices.Compact(all)
 }
 
-// goldenName is the name of the golden, of its first generation, on one of the datastores that its roles use.
+// goldenName is the name of the golden, of its first generation, on one of the datastores that its
+// roles use.
 func goldenName(g Golden, datastore string, all []string) string {
 	if len(all) < 2 {
 		return g.VM.Name
@@ -339,8 +340,8 @@ func planHost(s Spec, h *hostPlan, there []VMInfo, earlier [][]*hostPlan) {
 	}
 }
 
-// stateOf says why the ready snapshot is not of the state that the role asks for, or "". Its fingerprint says that it is; but a VM
-// may have stopped while its snapshot was taken.
+// stateOf says why the ready snapshot is not of the state that the role asks for, or "". Its
+// fingerprint says that it is; but a VM may have stopped while its snapshot was taken.
 func (h *hostPlan) stateOf(rec record, id string) string {
 	i := slices.IndexFunc(h.info.Snapshots, func(s Snapshot) bool { return s.ID == id })
 	running := h.role.Ready == Running
@@ -404,7 +405,8 @@ func readySnapshot(vm VMInfo, name string) (rec record, id, why string, err erro
 	return rec, exact[0].ID, "", nil
 }
 
-// foreignSnapshots tells whether there are any that we did not take: then the VM is renamed, and not destroyed.
+// foreignSnapshots tells whether there are any that we did not take: then the VM is renamed, and
+// not destroyed.
 func (vm VMInfo) foreignSnapshots() bool {
 	return slices.ContainsFunc(vm.Snapshots, func(s Snapshot) bool {
 		_, err := decodeRecord(s.Record)

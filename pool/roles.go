@@ -62,8 +62,8 @@ func (b *build) cloneHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 	return "cloned", nil
 }
 
-// lookAgain reads the inventory anew, right before VMs are removed: since the plan was made golden may have been
-// built, and a person may have come to want them.
+// lookAgain reads the inventory anew, right before VMs are removed: since the plan was made golden
+// may have been built, and a person may have come to want them.
 func (b *build) lookAgain(ctx context.Context) {
 	inv, err := b.spec.Provider.Inventory(ctx, b.spec.Name)
 	if err != nil {
@@ -99,7 +99,8 @@ func (b *build) clear(ctx context.Context, h *hostPlan) error {
 			return err
 		}
 	}
-	kept := fmt.Sprintf("%.59s-kept-%s", h.VM, time.Now().Format("20060102-150405")) // 80 characters at most
+	// vCenter allows 80 characters.
+	kept := fmt.Sprintf("%.59s-kept-%s", h.VM, time.Now().Format("20060102-150405"))
 	b.log.linef("%s: kept as %q: it has snapshots that poolready did not take; remove it when you no longer need it", h.VM, kept)
 	return b.spec.Provider.Rename(ctx, vm.ID, kept)
 }

@@ -318,9 +318,10 @@ func (b *build) closeHosts() {
 	}
 }
 
-// reset puts all hosts of the pool, which x holds, back to their ready snapshots, as one act, and waits until
-// they are up and what each needs of the earlier ones answers. None comes back before all the others are off, so that
-// it meets nobody of before; so hosts that a revert resumes are reverted in their turn. b has the hypervisor's clock.
+// reset puts all hosts of the pool, which x holds, back to their ready snapshots, as one act, and
+// waits until they are up and what each needs of the earlier ones answers. None comes back before
+// all the others are off, so that it meets nobody of before; so hosts that a revert resumes are
+// reverted in their turn. b has the hypervisor's clock.
 func (p *Pool) reset(ctx context.Context, x *lease, b books) error {
 	var g sync.WaitGroup
 	errs := make([]error, len(p.hosts))

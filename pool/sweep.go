@@ -38,11 +38,11 @@ func (l Leftover) String() string {
 	return fmt.Sprintf("%s: %s: %s", l.VM, what, l.Why)
 }
 
-// Sweep lists the set's VMs that the Spec no longer has, such as those of pools beyond Spec.Pools and
-// of older goldens, and removes them if asked to: only VMs with our mark, under the name in it, in the set's
-// folder, with no snapshots but ours, on whose disks nothing hangs, and nothing at all if the
-// inventory was read incompletely, somebody builds the set, or somebody uses a pool beyond Spec.Pools
-// or one that a VM to be removed was ready for.
+// Sweep lists the set's VMs that the Spec no longer has, such as those of pools beyond Spec.Pools
+// and of older goldens, and removes them if asked to: only VMs with our mark, under the name in it,
+// in the set's folder, with no snapshots but ours, on whose disks nothing hangs, and nothing at all
+// if the inventory was read incompletely, somebody builds the set, or somebody uses a pool beyond
+// Spec.Pools or one that a VM to be removed was ready for.
 func Sweep(ctx context.Context, spec Spec, o SweepOptions) ([]Leftover, error) {
 	if err := spec.validate(); err != nil {
 		return nil, fmt.Errorf("pool: %w", err)
@@ -92,7 +92,8 @@ func sweep(ctx context.Context, s Spec, o SweepOptions) (all []Leftover, err err
 		if err := b.confirm(ctx, 0); err != nil {
 			return all, err
 		}
-		all[i].Spared = b.removeGolden(ctx, all[i].info) // it looks for clones and snapshots, of whatever VM
+		// It looks for clones and snapshots, of whatever VM.
+		all[i].Spared = b.removeGolden(ctx, all[i].info)
 		all[i].Gone = all[i].Spared == ""
 	}
 	return all, nil
@@ -142,9 +143,9 @@ func (b *build) leftovers(now time.Time, o SweepOptions) (all []Leftover) {
 	return all
 }
 
-// Destroy removes the set: the VMs of all roles, the goldens, and the ledger; only those with our mark, as
-// Sweep does. It removes nothing while somebody builds the set, or uses or keeps a pool, and
-// nothing if the inventory was read incompletely. It returns the names of the VMs removed.
+// Destroy removes the set: the VMs of all roles, the goldens, and the ledger; only those with our
+// mark, as Sweep does. It removes nothing while somebody builds the set, or uses or keeps a pool,
+// and nothing if the inventory was read incompletely. It returns the names of the VMs removed.
 func Destroy(ctx context.Context, spec Spec) ([]string, error) {
 	if err := spec.validate(); err != nil {
 		return nil, fmt.Errorf("pool: %w", err)
@@ -217,7 +218,8 @@ func (b *build) mine() []VMInfo {
 	return append(roles, goldens...)
 }
 
-// numbers are those of the pools that the ledger knows, and of those that were ready once: their entries may be lost.
+// numbers are those of the pools that the ledger knows, and of those that were ready once: their
+// entries may be lost.
 func (b *build) numbers() []int {
 	all := b.books.pools()
 	for _, vm := range b.mine() {
@@ -237,7 +239,8 @@ func (vm VMInfo) pools() (all []int) {
 	return all
 }
 
-// holdAll takes the claim, looks again, since somebody may have built until then, and takes every pool, or says who has one.
+// holdAll takes the claim, looks again, since somebody may have built until then, and takes every
+// pool, or says who has one.
 func (b *build) holdAll(ctx context.Context) error {
 	taken, err := b.hold(ctx, 0)
 	if err == nil {
@@ -257,7 +260,8 @@ func (b *build) holdAll(ctx context.Context) error {
 	return errors.Join(busy...)
 }
 
-// removeLedger removes the ledger while all of it is ours, so that nobody takes a part of it meanwhile: the claim at last.
+// removeLedger removes the ledger while all of it is ours, so that nobody takes a part of it
+// meanwhile: the claim at last.
 func (b *build) removeLedger(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -39,9 +39,10 @@ func externals(s Shard) (all []External) {
 }
 
 // Track notes in the ledger, before the test makes it, something outside of the pool's VMs: a DNS
-// record, a VM of its own, a directory on a server. ref is what the cleanup of that kind in Spec.Cleanups needs to find
-// it. When the pool is given back, or its lease is over because the process died, it is cleaned up,
-// newest first, before anybody else gets the pool. The cleanup must not mind that the thing was never made, or is gone.
+// record, a VM of its own, a directory on a server. ref is what the cleanup of that kind in
+// Spec.Cleanups needs to find it. When the pool is given back, or its lease is over because the
+// process died, it is cleaned up, newest first, before anybody else gets the pool. The cleanup must
+// not mind that the thing was never made, or is gone.
 //
 // ref has at most 1024 bytes, and a pool at most 50 such things.
 func (p *Pool) Track(ctx context.Context, kind, ref string) error {
