@@ -65,7 +65,7 @@ type Case struct {
 // Cases returns all promises.
 func Cases() []Case {
 	var all []Case
-	for _, group := range [][]Case{listing, cloning, power, cables, snapshots, running, changes, preflight, endings, lost} {
+	for _, group := range [][]Case{listing, cloning, power, cables, snapshots, running, changes, preflight, books, endings, lost} {
 		all = append(all, group...)
 	}
 	return all
@@ -129,6 +129,7 @@ func NewSuite(t pool.T, base pool.Provider, env Env) *Suite {
 		for _, set := range []string{s.env.Set, s.other()} {
 			s.sweep(ctx, t, set)
 		}
+		s.burn(ctx, t)
 	})
 	return s
 }
