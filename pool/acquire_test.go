@@ -191,7 +191,7 @@ func (p toldProvider) Revert(ctx context.Context, id, _ string) error { return p
 
 // told makes the set's provider such a one.
 func (s *Set) told(p toldProvider) {
-	p.readyProvider = s.spec.Provider.(readyProvider) //nolint:errcheck // lend has made it one
+	p.readyProvider = s.spec.Provider.(readyProvider)
 	s.spec.Provider = p
 	for _, h := range s.pools[0].hosts {
 		h.provider = p
@@ -240,7 +240,7 @@ func TestARebuildMakesOnlyTheGoldensItNeeds(t *testing.T) {
 			destroy: func(context.Context, string) error { return nil },
 			clone:   func(name string) error { cloned = append(cloned, name); return errors.New("no space") },
 		})
-		s.spec.Provider.(toldProvider).inv.remove("golden-ds2") //nolint:errcheck // told has made it one
+		s.spec.Provider.(toldProvider).inv.remove("golden-ds2")
 		require.ErrorContains(t, s.rebuild(t.Context(), 1), "con1: clone con: no space")
 		assert.Equal(t, []string{"con1"}, cloned)
 	})
@@ -265,7 +265,7 @@ func TestAllThatIsInTheWayIsNamedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeStore()
 		spec := f.ready(t, twoRoles(2))
-		inv := spec.Provider.(readyProvider).inv //nolint:errcheck // ready has made it one
+		inv := spec.Provider.(readyProvider).inv
 		inv.vm("con2").Owner = ""
 		golden := &inv.vm("golden").Snapshots[0]
 		golden.Record = strings.Replace(golden.Record, `"poolready":1`, `"poolready":2`, 1)

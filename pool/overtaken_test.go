@@ -98,11 +98,11 @@ func (w *watched) Destroy(ctx context.Context, id string) error {
 
 func (w *watched) SetLink(ctx context.Context, id, mac string, connected bool) error {
 	w.note(ctx, "SetLink", id)
-	return w.Provider.(pool.Linker).SetLink(ctx, id, mac, connected) //nolint:errcheck // it is one
+	return w.Provider.(pool.Linker).SetLink(ctx, id, mac, connected)
 }
 
 func (w *watched) Link(ctx context.Context, id, mac string) (pool.Link, error) {
-	return w.Provider.(pool.Linker).Link(ctx, id, mac) //nolint:errcheck // it is one
+	return w.Provider.(pool.Linker).Link(ctx, id, mac)
 }
 
 func (w *watched) Inventory(ctx context.Context, set string, templates ...string) (*pool.Inventory, error) {

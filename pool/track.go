@@ -55,7 +55,8 @@ func (p *Pool) Track(ctx context.Context, kind, ref string) error {
 	if len(ref) > maxRef {
 		return fmt.Errorf("pool: track %s %q: it has %d bytes, at most %d are allowed", kind, cut(ref), len(ref), maxRef)
 	}
-	if err := context.Cause(p.ctx); err != nil { // though its lease may go on, while it is cleaned
+	//nolint:contextcheck // it tells whether the loan is over: the lease may go on for a while
+	if err := context.Cause(p.ctx); err != nil {
 		return fmt.Errorf("pool: track %s %q: %w", kind, ref, err)
 	}
 	key := externalPrefix + strings.ToLower(newToken())

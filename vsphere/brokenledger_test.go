@@ -19,15 +19,15 @@ func (m misread) Ledger(ctx context.Context, set string, shards ...string) (*poo
 
 type miswritten struct {
 	pool.Provider
-	set func(p pool.Provider, ctx context.Context, set, shard, revision string, values map[string]string) error
+	set func(ctx context.Context, p pool.Provider, set, shard, revision string, values map[string]string) error
 }
 
 func (m miswritten) SetLedger(ctx context.Context, set, shard, revision string, values map[string]string) error {
-	return m.set(m.Provider, ctx, set, shard, revision, values)
+	return m.set(ctx, m.Provider, set, shard, revision, values)
 }
 
 // forcing writes, whoever has written since it read.
-func forcing(p pool.Provider, ctx context.Context, set, shard, revision string, values map[string]string) error {
+func forcing(ctx context.Context, p pool.Provider, set, shard, revision string, values map[string]string) error {
 	for {
 		err := p.SetLedger(ctx, set, shard, revision, values)
 		if !errors.Is(err, pool.ErrChanged) {
@@ -42,7 +42,7 @@ func forcing(p pool.Provider, ctx context.Context, set, shard, revision string, 
 }
 
 func init() {
-	write := func(f func(p pool.Provider, ctx context.Context, set, shard, revision string, values map[string]string) error) func(pool.Provider) pool.Provider {
+	write := func(f func(ctx context.Context, p pool.Provider, set, shard, revision string, values map[string]string) error) func(pool.Provider) pool.Provider {
 		return func(p pool.Provider) pool.Provider { return miswritten{p, f} }
 	}
 	breaks["a set without a ledger has no shards, and the clock"] = func(p pool.Provider) pool.Provider {
@@ -53,7 +53,7 @@ func init() {
 			return l, err
 		}}
 	}
-	breaks["what is written to a shard is read, to the byte"] = write(func(p pool.Provider, ctx context.Context, set, shard, revision string, values map[string]string) error {
+	breaks["what is written to a shard is read, to the byte"] = write(func(ctx context.Context, p pool.Provider, set, shard, revision string, values map[string]string) error {
 		for k, v := range values {
 			if v == "" {
 				delete(values, k) // as if it were not there
