@@ -333,3 +333,16 @@ func TestAClosedSetLendsNothing(t *testing.T) {
 		require.ErrorIs(t, err, errClosed)
 	})
 }
+
+// A Provider says what it did: nobody says it once more.
+func TestALedgerThatCannotBeReadIsSaidOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeStore()
+		spec := f.ready(t, twoRoles(1))
+		f.set(func() { f.down = true })
+		_, err := Status(t.Context(), spec)
+		require.EqualError(t, err, `pool: status of set "lab": no answer`)
+		require.EqualError(t, Release(t.Context(), spec, 1), `pool: release pool 1 of set "lab": no answer`)
+	})
+}

@@ -279,18 +279,6 @@ func TestVerifyPowersNothingOn(t *testing.T) {
 	assert.Zero(t, w.started)
 }
 
-// What went wrong is said once.
-func TestALedgerThatCannotBeReadIsSaidOnce(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, nil)
-	spec := r.shared(1, time.Minute)
-	r.open(spec).Close()
-	r.Inject(vspheretest.Fault{Method: "RetrievePropertiesEx", Times: -1, Effect: vspheretest.Refuse(&types.NotAuthenticated{})})
-	_, err := pool.Status(t.Context(), r.shared(1, time.Minute))
-	require.Error(t, err)
-	assert.Equal(t, 1, strings.Count(err.Error(), "read the ledger of set"), "%v", err)
-}
-
 // Whoever waits for a connection that another makes waits no longer than its own context.
 func TestAWaitForAnothersConnectionEnds(t *testing.T) {
 	t.Parallel()
