@@ -54,9 +54,6 @@ func acquireContext(t T) (context.Context, context.CancelFunc) {
 }
 
 func (s *Set) acquire(ctx context.Context, test string) (_ *Pool, err error) {
-	if err := context.Cause(s.ctx); err != nil {
-		return nil, err
-	}
 	if err := s.desk.come(test); err != nil {
 		return nil, err
 	}

@@ -324,16 +324,6 @@ func TestALeaseThatIsOverBeforeItIsThereIsTakenAgain(t *testing.T) {
 	})
 }
 
-func TestAClosedSetLendsNothing(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		s := newFakeStore().lend(t, twoRoles(1))
-		require.NoError(t, s.Close())
-		_, err := s.acquire(t.Context(), "TestA")
-		require.ErrorIs(t, err, errClosed)
-	})
-}
-
 // A Provider says what it did: nobody says it once more.
 func TestALedgerThatCannotBeReadIsSaidOnce(t *testing.T) {
 	t.Parallel()
