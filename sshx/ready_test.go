@@ -264,3 +264,40 @@ func TestWaitReadyKnocksGently(t *testing.T) {
 		assert.InDelta(t, 62, len(at), 6)
 	})
 }
+
+func TestWaitReadyBearsPamNologin(t *testing.T) {
+	t.Parallel()
+	const text = "System is booting up. Unprivileged users are not permitted to log in yet."
+	m := newBooting(t, text+"\n")
+	cfg := m.config(t)
+	enough := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	_, err := sshx.WaitReady(ctx, cfg, sshx.Ready{Report: func(string) { cancel(enough) }})
+	nr, ok := errors.AsType[*sshx.NotReadyError](err)
+	require.True(t, ok, "%v", err)
+	require.ErrorIs(t, err, enough)
+	require.ErrorContains(t, err, text)
+	assert.Equal(t, text, nr.Banner)
+	de, ok := errors.AsType[*sshx.DialError](err)
+	require.True(t, ok, "no key was refused: %v", err)
+	assert.True(t, de.Reached)
+
+	asRoot := cfg
+	asRoot.User = "root" // who is let in, whatever state the machine is in
+	c, err := sshx.WaitReady(t.Context(), asRoot, sshx.Ready{})
+	require.NoError(t, err)
+	assert.Equal(t, text, c.Banner())
+	require.NoError(t, c.Close())
+
+	said := states{f: func(state string) {
+		if state != "ready" {
+			assert.NoError(t, os.Remove(m.nologin))
+		}
+	}}
+	c, err = sshx.WaitReady(t.Context(), cfg, sshx.Hurried(sshx.Ready{AuthGrace: 1, Report: said.report}))
+	require.NoError(t, err)
+	assert.Equal(t, []string{"sshd hangs up: " + text, "ready"}, said.got)
+	assert.Empty(t, c.Banner())
+	require.NoError(t, c.Close())
+}
