@@ -188,30 +188,6 @@ func TestUnpackWritesNothingOutside(t *testing.T) {
 	}
 }
 
-func TestPatternsOfKnownHosts(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		patterns string
-		host     string
-		want     bool
-	}{
-		{"m1", "m1", true},
-		{"m1", "m12", false},
-		{"m*", "m1", true},
-		{"*", "x", true},
-		{"m?", "m", false},
-		{"m?", "m1", true},
-		{"*,!m1", "m1", false},
-		{"*,!m1", "m2", true},
-		{"!m1", "m2", false},
-		{"*.lab", "a.b.lab", true},
-		{"", "m1", false},
-		{"**", "", true},
-	} {
-		assert.Equal(t, c.want, matchHosts(strings.Split(c.patterns, ","), c.host), "%+v", c)
-	}
-}
-
 func TestInterpreterIsTheFirstLine(t *testing.T) {
 	t.Parallel()
 	for script, want := range map[string]string{

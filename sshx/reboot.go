@@ -43,17 +43,3 @@ func goingDown(err error) bool {
 	ee, ok := errors.AsType[*ExitError](err)
 	return ok && (ee.Signal != "" || ee.Code == 255 || ee.Code == 129 || ee.Code == 137 || ee.Code == 143)
 }
-
-// pinned returns the Config for another connection to the same machine.
-func (c *Client) pinned() Config { return c.trusted(c.cfg) }
-
-// trusted returns cfg, with the machine's key pinned if it was trusted on first use: it must be
-// the same again.
-func (c *Client) trusted(cfg Config) Config {
-	t, err := newTrust(cfg.filled())
-	if err == nil && cfg.HostKeys.TrustFirst && !cfg.HostKeys.InsecureIgnore && !t.knowsSomething() {
-		cfg.HostKeys.TrustFirst = false
-		cfg.HostKeys.Pinned = []string{AuthorizedKey(c.hostKey)}
-	}
-	return cfg
-}
