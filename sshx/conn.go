@@ -64,8 +64,19 @@ func within(d time.Duration, f func()) {
 // poisonWith sets poison, once there is something to send messages on.
 func (w *watched) poisonWith(f func()) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
+	late := w.failed != nil
 	w.poison = f
+	w.mu.Unlock()
+	if late {
+		within(poisonTimeout, f)
+	}
+}
+
+// cut reports whether reading has failed: nothing that ends from then on has ended by itself.
+func (w *watched) cut() bool {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	return w.failed != nil
 }
 
 func (w *watched) Write(b []byte) (int, error) {

@@ -1,14 +1,8 @@
 package sshx_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"io"
-	"net"
-	"net/http"
-	"net/http/httptest"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -143,91 +137,4 @@ func TestJumpThroughARealSSHD(t *testing.T) {
 	assert.Equal(t, "in\n", string(res.Stdout))
 	freeze(t, hop) // Close waits for nobody
 	require.NoError(t, c.Close())
-}
-
-func TestServicesBehindAMachine(t *testing.T) {
-	t.Parallel()
-	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		b, _ := io.ReadAll(r.Body)
-		_, _ = w.Write(bytes.ToUpper(b))
-	}))
-	t.Cleanup(web.Close)
-	onMachines(t, func(t *testing.T, m machine) {
-		if s, ok := m.(*sim); ok {
-			connect(s, nil)
-		}
-		c := dial(t, m)
-		tr := &http.Transport{DialContext: c.DialContext}
-		t.Cleanup(tr.CloseIdleConnections)
-		post := func(tr *http.Transport, url string) {
-			hc := &http.Client{Transport: tr}
-			resp, err := hc.Post(url, "text/plain", strings.NewReader(strings.Repeat("abc", 1<<18)))
-			require.NoError(t, err)
-			b, err := io.ReadAll(resp.Body)
-			require.NoError(t, err)
-			resp.Body.Close()
-			assert.True(t, strings.Repeat("ABC", 1<<18) == string(b))
-		}
-		post(tr, web.URL)
-		f, err := c.Forward(t.Context(), "127.0.0.1:0", web.Listener.Addr().String())
-		require.NoError(t, err)
-		local := &http.Transport{}
-		t.Cleanup(local.CloseIdleConnections)
-		post(local, "http://"+f.Addr().String())
-		require.NoError(t, f.Close())
-		_, err = net.DialTimeout("tcp", f.Addr().String(), time.Second)
-		require.Error(t, err)
-
-		_, err = c.DialContext(t.Context(), "tcp", "127.0.0.1:1")
-		require.ErrorContains(t, err, "sshx: dial 127.0.0.1:1 through m1: ssh: rejected")
-		_, err = c.DialContext(t.Context(), "udp", "127.0.0.1:1")
-		require.Error(t, err)
-	})
-}
-
-func TestTunnelsKnowDeadlines(t *testing.T) {
-	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { l.Close() })
-	accepted := make(chan net.Conn, 10)
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				close(accepted)
-				return
-			}
-			accepted <- c
-		}
-	}()
-	onMachines(t, func(t *testing.T, m machine) {
-		if s, ok := m.(*sim); ok {
-			connect(s, nil)
-		}
-		c := dial(t, m)
-		conn, err := c.DialContext(t.Context(), "tcp", l.Addr().String())
-		require.NoError(t, err)
-		peer := <-accepted
-		defer peer.Close()
-		b := make([]byte, 10)
-		require.NoError(t, conn.SetReadDeadline(time.Now().Add(20*time.Millisecond)))
-		_, err = conn.Read(b)
-		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
-		require.NoError(t, conn.SetDeadline(time.Time{}))
-		_, err = conn.Write([]byte("hello"))
-		require.NoError(t, err)
-		_, err = io.ReadFull(peer, b[:5])
-		require.NoError(t, err)
-		require.NoError(t, conn.SetWriteDeadline(time.Now().Add(100*time.Millisecond)))
-		for err == nil { // the peer does not read: buffers fill up
-			_, err = conn.Write(make([]byte, 1<<20))
-		}
-		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
-		read := make(chan error, 1)
-		go func() { _, err := conn.Read(b); read <- err }()
-		require.NoError(t, conn.Close())
-		require.ErrorIs(t, <-read, net.ErrClosed)
-		require.ErrorIs(t, conn.Close(), net.ErrClosed)
-	})
 }
