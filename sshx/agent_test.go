@@ -138,3 +138,35 @@ func TestAgentThatIsSilentEndsWithTheContext(t *testing.T) {
 	_, err = sshx.Dial(t.Context(), cfg)
 	require.ErrorContains(t, err, "no login within 50ms")
 }
+
+// refusing is an agent whose user does not confirm.
+type refusing struct{ agent.Agent }
+
+func (refusing) Sign(ssh.PublicKey, []byte) (*ssh.Signature, error) {
+	return nil, errors.New("not confirmed")
+}
+
+func (refusing) SignWithFlags(ssh.PublicKey, []byte, agent.SignatureFlags) (*ssh.Signature, error) {
+	return nil, errors.New("not confirmed")
+}
+
+func TestAgentThatDoesNotSignIsNotARefusal(t *testing.T) {
+	t.Parallel()
+	m := newSim(t)
+	key, pem := newKey(t)
+	raw, err := ssh.ParseRawPrivateKey(pem)
+	require.NoError(t, err)
+	ring := agent.NewKeyring()
+	require.NoError(t, ring.Add(agent.AddedKey{PrivateKey: raw}))
+	allow(t, m, key)
+	cfg := m.config(t)
+	cfg.Keys = nil
+	cfg.Agent = serveAgent(t, func(conn net.Conn) { _ = agent.ServeAgent(refusing{ring}, conn) })
+	_, err = sshx.WaitReady(t.Context(), cfg, sshx.Ready{})
+	nr, ok := errors.AsType[*sshx.NotReadyError](err)
+	require.True(t, ok, "%v", err)
+	assert.Equal(t, 1, nr.Tries, "nobody wants to be asked again and again")
+	_, ok = errors.AsType[*sshx.AuthError](err)
+	assert.False(t, ok, "%v", err)
+	require.ErrorContains(t, err, "agent: sign with ssh-ed25519 SHA256:")
+}

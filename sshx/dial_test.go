@@ -59,7 +59,34 @@ func TestDialThroughAJumpHostEndsWithItsContext(t *testing.T) {
 	begun := time.Now()
 	_, err := sshx.Dial(t.Context(), cfg)
 	require.ErrorContains(t, err, "no login within 100ms")
+
+	connect(hop, func(ctx context.Context, network, address string) (net.Conn, error) {
+		hop.SetFaults(sshtest.Faults{Frozen: true}) // on the way, with nothing told
+		return nil, errors.New("too late")
+	})
+	t.Cleanup(func() { hop.SetFaults(sshtest.Faults{}) })
+	_, err = sshx.Dial(t.Context(), cfg)
+	require.ErrorContains(t, err, "no login within 100ms")
 	assert.Less(t, time.Since(begun), quick)
+}
+
+func TestDialEndsWhileNamesAreLookedUp(t *testing.T) {
+	t.Parallel()
+	key, _ := newKey(t)
+	cfg := sshx.Config{Address: "m1.test", Keys: []ssh.Signer{key}, HostKeys: sshx.HostKeys{InsecureIgnore: true}, Timeout: 50 * time.Millisecond}
+	cfg.Dialer = &net.Dialer{Resolver: &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		<-ctx.Done() // a name server that does not answer
+		return nil, ctx.Err()
+	}}}
+	enough := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	_, err := sshx.WaitReady(ctx, cfg, sshx.Ready{Report: func(state string) {
+		assert.Equal(t, "silent", state)
+		cancel(enough)
+	}})
+	require.ErrorIs(t, err, enough)
+	require.ErrorContains(t, err, "no login within 50ms")
 }
 
 // connect lets a simulated machine reach the real network, or what dial returns.
@@ -223,6 +250,7 @@ func TestCloseEndsWhatRuns(t *testing.T) {
 		<-c.Done()
 		_, err = c.Run(t.Context(), sshx.Cmd{Args: []string{"true"}})
 		require.ErrorIs(t, err, sshx.ErrClosed)
+		assert.NotContains(t, err.Error(), "\n")
 		_, err = c.DialContext(t.Context(), "tcp", "127.0.0.1:1")
 		require.ErrorIs(t, err, sshx.ErrClosed)
 	})

@@ -3,6 +3,7 @@ package sshx_test
 import (
 	"context"
 	"errors"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -78,6 +79,76 @@ func TestLinkDropBeginsANewGeneration(t *testing.T) {
 	require.ErrorContains(t, err, "the link is closed")
 }
 
+func TestLinkWaitsForANewBootWhateverOthersDo(t *testing.T) {
+	t.Parallel()
+	m := newSim(t)
+	l := sshx.NewLink(m.config(t))
+	t.Cleanup(func() { l.Close() })
+	old := m.BootID()
+	release := l.Hold()
+	waited := make(chan error)
+	var after string
+	go func() {
+		c, err := l.WaitReady(t.Context(), sshx.Hurried(sshx.Ready{BootIDNot: old, Report: func(state string) {
+			if state == "not restarted yet" {
+				m.Halt()
+				m.Boot()
+			}
+		}}))
+		if err == nil {
+			after, err = c.BootID(t.Context())
+		}
+		waited <- err
+	}()
+	require.Eventually(t, func() bool { return l.Generation() == 1 }, quick, time.Millisecond)
+	early := dial(t, m) // somebody who knows nothing of the restart was faster
+	release(early)
+	require.NoError(t, <-waited)
+	assert.Equal(t, m.BootID(), after)
+	<-early.Done()
+}
+
+func TestLinkInManyHands(t *testing.T) {
+	t.Parallel()
+	m := newSim(t)
+	l := sshx.NewLink(m.config(t))
+	var users sync.WaitGroup
+	ran := make(chan bool, 1)
+	for range 6 {
+		users.Go(func() {
+			for {
+				c, err := l.Client(context.Background())
+				if errors.Is(err, sshx.ErrDropped) {
+					continue
+				}
+				if err != nil {
+					assert.ErrorContains(t, err, "the link is closed")
+					return
+				}
+				if _, err := c.Run(context.Background(), sshx.Cmd{Args: []string{"true"}}); err == nil {
+					select {
+					case ran <- true:
+					default:
+					}
+				}
+			}
+		})
+	}
+	var droppers sync.WaitGroup
+	for range 2 {
+		droppers.Go(func() {
+			for range 10 {
+				<-ran
+				l.Drop()
+			}
+		})
+	}
+	droppers.Wait()
+	assert.Equal(t, 20, l.Generation())
+	require.NoError(t, l.Close())
+	users.Wait()
+}
+
 func TestLinkRemembersAKeyTrustedOnFirstUse(t *testing.T) {
 	t.Parallel()
 	m := newSim(t)
@@ -123,6 +194,37 @@ func TestJumpHostsInAChain(t *testing.T) {
 	require.True(t, ok, "each hop has its own policy: %v", err)
 	assert.Equal(t, "b", hk.Host)
 	require.ErrorContains(t, err, "sshx: inner: jump: b: host key")
+}
+
+// A conn tells when it is closed.
+type closeTold struct {
+	net.Conn
+	closed func()
+}
+
+func (c closeTold) Close() error {
+	c.closed()
+	return c.Conn.Close()
+}
+
+func TestJumpHostsAreClosedLast(t *testing.T) {
+	t.Parallel()
+	hop, inner := newSim(t), newSim(t)
+	connect(hop, nil)
+	cfg := inner.config(t)
+	cfg.Jump = []sshx.Config{hop.config(t)}
+	var c *sshx.Client
+	var first sync.Once
+	cfg.Dialer = dialerFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, network, address)
+		return closeTold{conn, func() {
+			first.Do(func() { assert.ErrorIs(t, c.Err(), sshx.ErrClosed, "the hop was closed first") })
+		}}, err
+	})
+	c, err := sshx.Dial(t.Context(), cfg)
+	require.NoError(t, err)
+	require.NoError(t, c.Close())
 }
 
 func TestJumpThroughARealSSHD(t *testing.T) {
