@@ -1,7 +1,12 @@
 package sshx_test
 
 import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
@@ -90,6 +95,40 @@ func TestHostKeysDecide(t *testing.T) {
 			})
 		}
 	})
+}
+
+// A server with keys of several kinds shows the one that is known.
+func TestHostKeyAlgorithmsFollowThePins(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	require.NoError(t, err)
+	ecKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	pins := map[string]string{}
+	var lines []string
+	for kind, key := range map[string]crypto.Signer{"rsa": rsaKey, "ecdsa": ecKey} {
+		block, err := ssh.MarshalPrivateKey(key, "")
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(dir+"/"+kind, pem.EncodeToMemory(block), 0o600))
+		public, err := ssh.NewPublicKey(key.Public())
+		require.NoError(t, err)
+		pins[kind] = sshx.AuthorizedKey(public)
+		lines = append(lines, "HostKey "+dir+"/"+kind)
+	}
+	m := newSSHD(t, lines...)
+	pins["ed25519"] = sshx.AuthorizedKey(m.host.PublicKey())
+	for kind, pin := range pins {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			file := t.TempDir() + "/known_hosts"
+			require.NoError(t, os.WriteFile(file, []byte("# all\n\nm2,m1 "+pin+" comment\n"), 0o600))
+			for _, keys := range []sshx.HostKeys{{Pinned: []string{pin}}, {KnownHosts: file}} {
+				c := dial(t, m, func(cfg *sshx.Config) { cfg.HostKeys = keys })
+				assert.Equal(t, pin, sshx.AuthorizedKey(c.HostKey()))
+			}
+		})
+	}
 }
 
 // certify gives the machine a certificate of its ed25519 host key, by authority for principal, and

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -19,6 +21,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/ssh"
 )
 
 func TestPulse(t *testing.T) {
@@ -80,6 +83,63 @@ func TestPulse(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+func TestPulseCountsFromTheLastSignOfLife(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		last func(begun time.Time) time.Time
+		dies time.Duration // since begun
+	}{
+		"it stirs, but does not answer": {func(begun time.Time) time.Time {
+			return begun.Add(min(time.Since(begun), time.Minute).Truncate(10 * time.Second))
+		}, 85 * time.Second},
+		"we were stopped, and could not hear": {func() func(time.Time) time.Time {
+			var stop sync.Once
+			return func(begun time.Time) time.Time {
+				if time.Since(begun) > 10*time.Second {
+					stop.Do(func() { time.Sleep(time.Hour) })
+				}
+				return begun
+			}
+		}(), time.Hour + 35*time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				begun := time.Now()
+				killed := make(chan bool)
+				p := pulse{every: 5 * time.Second, dead: 25 * time.Second, last: func() time.Time { return c.last(begun) }, ask: func() { <-killed }}
+				assert.True(t, p.run(t.Context(), func() { close(killed) }))
+				assert.InDelta(t, c.dies, time.Since(begun), float64(15*time.Second))
+				assert.GreaterOrEqual(t, time.Since(begun), c.dies-10*time.Second)
+			})
+		})
+	}
+}
+
+func TestStatesOfMachines(t *testing.T) {
+	t.Parallel()
+	op := func(err error) error { return &DialError{Cause: &net.OpError{Op: "dial", Err: err}} }
+	for want, err := range map[string]error{
+		"refused":                      op(os.NewSyscallError("connect", syscall.ECONNREFUSED)),
+		"no route":                     op(syscall.EHOSTUNREACH),
+		"reset":                        op(syscall.ECONNRESET),
+		"silent":                       op(os.ErrDeadlineExceeded),
+		"no such name":                 op(&net.DNSError{IsNotFound: true}),
+		"hangs up":                     &DialError{Cause: io.EOF},
+		"sshd hangs up: booting":       &DialError{Reached: true, Banner: "booting", Cause: io.EOF},
+		"no SSH":                       &DialError{Cause: errors.New("ssh: overflow reading version string")},
+		"login refused":                &AuthError{},
+		"host key not yet right":       &HostKeyError{},
+		"no login: No space left":      &StartError{Text: "No space left"},
+		"no answer":                    &CanceledError{Cause: errors.New("no answer within 20s")},
+		"connection lost":              &DisconnectedError{Cause: ErrDead},
+		"jump host hop: login refused": &jumpError{"m1", "hop", &AuthError{}},
+		"not reached: administratively prohibited (off)": &DialError{Cause: &ssh.OpenChannelError{Reason: ssh.Prohibited, Message: "off"}},
+	} {
+		assert.Equal(t, want, stateOf(fmt.Errorf("%w", err)), "%v", err)
 	}
 }
 

@@ -181,6 +181,48 @@ func TestTunnelTellsTheEndFromALostConnection(t *testing.T) {
 	})
 }
 
+func TestTunnelsEndOneDirectionAtATime(t *testing.T) {
+	t.Parallel()
+	onMachines(t, func(t *testing.T, m machine) {
+		addr, accepted := listen(t)
+		if s, ok := m.(*sim); ok {
+			connect(s, nil)
+		}
+		c := dial(t, m)
+		direct, err := c.DialContext(t.Context(), "tcp", addr)
+		require.NoError(t, err)
+		answer := func(conn net.Conn) { // knows where the question ends only by its end
+			peer := <-accepted
+			defer peer.Close()
+			_, err := io.WriteString(conn, "question")
+			assert.NoError(t, err)
+			assert.NoError(t, conn.(interface{ CloseWrite() error }).CloseWrite())
+			b, err := io.ReadAll(peer)
+			assert.NoError(t, err)
+			assert.Equal(t, "question", string(b))
+			_, err = conn.Write([]byte("more"))
+			assert.Error(t, err)
+			_, err = io.WriteString(peer, "answer")
+			assert.NoError(t, err)
+			peer.Close()
+			b, err = io.ReadAll(conn)
+			assert.NoError(t, err)
+			assert.Equal(t, "answer", string(b))
+			assert.NoError(t, conn.Close())
+		}
+		answer(direct)
+		_, err = direct.Write([]byte("more"))
+		require.ErrorIs(t, err, net.ErrClosed)
+		require.ErrorIs(t, direct.SetDeadline(time.Time{}), net.ErrClosed)
+		f, err := c.Forward(t.Context(), "127.0.0.1:0", addr)
+		require.NoError(t, err)
+		local, err := net.Dial("tcp", f.Addr().String())
+		require.NoError(t, err)
+		answer(local)
+		require.NoError(t, f.Close())
+	})
+}
+
 func TestDialThroughAMachineEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	m := newSim(t)
