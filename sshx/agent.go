@@ -60,7 +60,7 @@ func (c Config) askAgent(ctx context.Context, keys []ssh.Signer) (_ []ssh.Signer
 	return keys, done, nil
 }
 
-// agentKey is a key of the agent's. That the agent does not sign with it is no refusal of the machine's.
+// agentKey is a key of the agent's. That the agent does not sign is no refusal of the machine's.
 type agentKey struct{ ssh.AlgorithmSigner }
 
 func (k agentKey) SignWithAlgorithm(rand io.Reader, data []byte, algorithm string) (*ssh.Signature, error) {
@@ -71,7 +71,8 @@ func (k agentKey) SignWithAlgorithm(rand io.Reader, data []byte, algorithm strin
 	return sig, nil
 }
 
-// choose adds the keys that the agent holds to others, or those of them that Config.AgentKeys names, in its order.
+// choose adds the keys that the agent holds to others, or those of them that Config.AgentKeys
+// names, in its order.
 func (c Config) choose(keys, held []ssh.Signer) ([]ssh.Signer, error) {
 	if len(c.AgentKeys) == 0 {
 		keys = append(keys, held...)

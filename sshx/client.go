@@ -80,7 +80,8 @@ func newClient(cfg Config, conn *watched, sc *ssh.Client, hostKey ssh.PublicKey,
 }
 
 // Close ends the connection and everything that runs on it, commands included, and then the
-// connections to the jump hosts. Closing twice does nothing. It does not wait for the peer.
+// connections to the jump hosts. Closing twice does nothing. It does not wait for the peer, but for
+// a Write to Cmd.Stdout or Stderr that is under way, so that these must not call it.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	c.closing = true

@@ -12,8 +12,8 @@ import (
 // nothing can be written once reading has failed.
 //
 // The latter is for ssh.Client.OpenChannel. A channel that it registers after the end of the
-// connection's reader waits for its answer for ever, unless its request cannot be written; and
-// of the first write that fails, x/crypto tells nobody, only those who come after it. So when reading
+// connection's reader waits for its answer for ever, unless its request cannot be written; and of
+// the first write that fails, x/crypto tells nobody, only those who come after it. So when reading
 // fails, nothing can be written any more, and poison does write something, before the reader ends.
 type watched struct {
 	net.Conn
@@ -99,9 +99,9 @@ type pulse struct {
 	ask         func()           // returns when the peer has answered, or is given up
 }
 
-// run returns true when the peer is dead, after it called kill, which must make ask return; and false when
-// ctx ends. A tick that comes late means that this process was stopped, and its peer could not be
-// heard: then the wait starts anew.
+// run returns true when the peer is dead, after it called kill, which must make ask return; and
+// false when ctx ends. A tick that comes late means that this process was stopped, and its peer
+// could not be heard: then the wait starts anew.
 func (p pulse) run(ctx context.Context, kill func()) bool {
 	var asking sync.WaitGroup
 	defer asking.Wait()

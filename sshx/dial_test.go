@@ -137,6 +137,8 @@ func TestConfigIsCheckedBeforeAnythingIsDialled(t *testing.T) {
 	for want, cfg := range map[string]sshx.Config{
 		"Config.Address is empty":          {Keys: []ssh.Signer{key}},
 		"Config.Keys is empty":             {Address: "h"},
+		`Config.Address "h:" has no port`:  {Address: "h:", Keys: []ssh.Signer{key}},
+		`"h:65536" has no port from 1`:     {Address: "h:65536", Keys: []ssh.Signer{key}},
 		"Config.Keys has a nil key":        {Address: "h", Keys: []ssh.Signer{nil}},
 		"HostKeys.Pinned[0] \"nonsense\"":  {Address: "h", Keys: []ssh.Signer{key}, HostKeys: sshx.HostKeys{Pinned: []string{"nonsense"}}},
 		"HostKeys.KnownHosts: open /none":  {Address: "h", Keys: []ssh.Signer{key}, HostKeys: sshx.HostKeys{KnownHosts: "/none"}},

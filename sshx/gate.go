@@ -218,10 +218,10 @@ const (
 	backoffMax = 5 * time.Second
 )
 
-// next returns the wait after an attempt that ended with err: 1 s, growing by half up to 5 s, each a little
-// more or less, so that many waiters do not knock together. An attempt that sshd may count
-// against us is followed by 5 to 6 s: OpenSSH 9.8 and later bar an address that collects 15 s
-// of penalties, of which each refused login is 5, and they lapse with time.
+// next returns the wait after an attempt that ended with err: 1 s, growing by half up to 5 s, each
+// a little more or less, so that many waiters do not knock together. An attempt that sshd may count
+// against us is followed by 5 to 6 s: OpenSSH 9.8 and later bar an address that collects 15 s of
+// penalties, of which each refused login is 5, and they lapse with time.
 func (b *backoff) next(err error) time.Duration {
 	b.last = min(max(b.last*3/2, backoffMin), backoffMax)
 	_, refused := errors.AsType[*AuthError](err)

@@ -26,7 +26,7 @@ func TestReadKeyTellsWhatIsWrong(t *testing.T) {
 	require.NoError(t, err)
 	der, err := x509.MarshalECPrivateKey(private)
 	require.NoError(t, err)
-	// The form that ssh-keygen -m PEM writes: OpenSSH's own takes seconds to open under the race detector.
+	// As ssh-keygen -m PEM has it: OpenSSH's own form takes seconds to open under the race detector.
 	locked, err := x509.EncryptPEMBlock(rand.Reader, "EC PRIVATE KEY", der, []byte("open sesame"), x509.PEMCipherAES128) //nolint:staticcheck // see above
 	require.NoError(t, err)
 	dir := t.TempDir()

@@ -13,7 +13,8 @@ import (
 // any goroutine. Close it when done.
 //
 // Before a machine is reverted, powered off or replaced, call Drop: it ends the connection, and
-// whatever is being dialled at that moment, so that nobody goes on talking to the machine as it was.
+// whatever is being dialled at that moment, so that nobody goes on talking to the machine as it
+// was.
 type Link struct {
 	name     string
 	dialling chan struct{} // held while connecting
@@ -35,8 +36,8 @@ func NewLink(cfg Config) *Link {
 // ErrDropped is the cause of a dial that Link.Drop or Link.Close interrupted.
 var ErrDropped = errors.New("the link was dropped meanwhile")
 
-// Client returns the connection, after dialling if there is none that lives. It belongs to the Link:
-// do not close it.
+// Client returns the connection, after dialling if there is none that lives. It belongs to the
+// Link: do not close it.
 func (l *Link) Client(ctx context.Context) (*Client, error) {
 	return l.connect(ctx, false, dial)
 }

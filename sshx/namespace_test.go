@@ -14,7 +14,8 @@ import (
 )
 
 // mount puts files and directories in the places of others for everything that runs on the
-// machine from its next connection on, and nowhere else; it skips the test if nobody may do that here.
+// machine from its next connection on, and nowhere else; it skips the test if nobody may do that
+// here.
 func (s *sshd) mount(t testing.TB, files map[string]string) {
 	t.Helper()
 	// The kernel's files under /proc are among what is to be replaced.
@@ -49,8 +50,8 @@ func newOps(t testing.TB, sudoers string) *sshd {
 	return s
 }
 
-// newUser returns a server that ops logs in to, with files of its own under etc, and further lines of
-// configuration.
+// newUser returns a server that ops logs in to, with files of its own under etc, and further lines
+// of configuration.
 func newUser(t testing.TB, etc map[string]string, lines ...string) *sshd {
 	t.Helper()
 	s := newSSHD(t, lines...)

@@ -17,19 +17,23 @@ type Ready struct {
 	// taken for a machine that has no address yet.
 	Address func(ctx context.Context) (string, error)
 	// AuthGrace is how long refused logins, and a login shell that runs nothing, are put down to
-	// a machine that is still starting, counted from when its sshd first answered; 0 means 90 s.
+	// a machine that is still starting, counted from when its sshd first answered, or each jump
+	// host's; 0 means 90 s. With BootIDNot, the sshd of the old boot does not count.
 	AuthGrace time.Duration
 	// BootIDNot is a boot id that must have gone, or "".
 	BootIDNot string
 	// FirstBoot expects a machine that makes its host keys now: a wrong one, which otherwise
-	// ends the wait at once, is taken for one that will be replaced. It is never accepted.
+	// ends the wait at once, is taken for one that will be replaced. It is never accepted. Jump
+	// hosts are past that.
 	FirstBoot bool
-	// SystemState waits until systemd, where there is one, says running or degraded.
+	// SystemState waits until systemd, where there is one, says running or degraded. Without it,
+	// a machine may be ready for root, whom pam_nologin lets in, before it is for others.
 	SystemState bool
 	// CloudInit waits until cloud-init, where there is one, is done. Its failure ends the wait.
 	CloudInit bool
-	// Settle is how long the connection must last and the boot id stay the same once all else holds: for
-	// machines that restart their network or themselves after the first boot. 0 is not at all.
+	// Settle is how long the connection must last and the boot id stay the same once all else
+	// holds: for machines that restart their network or themselves after the first boot. 0 is not
+	// at all.
 	Settle time.Duration
 	// Report is told of each change of state, and only of changes.
 	Report func(state string)
@@ -37,11 +41,11 @@ type Ready struct {
 	hurry time.Duration // divides all pauses, for tests; 0 means 1
 }
 
-// WaitReady tries to connect until the machine answers a command and satisfies ready, ctx
-// ends, or trying on is pointless: a wrong host key, a login refused for longer than
-// Ready.AuthGrace, a Config with faults. The first attempt is made at once; later ones follow
-// after 1 to 5 s, and after 5 s or more when sshd answered but did not let us in, since OpenSSH
-// bars addresses that knock too often. Its error is a *NotReadyError.
+// WaitReady tries to connect until the machine answers a command and satisfies ready, ctx ends, or
+// trying on is pointless: a wrong host key, a login refused for longer than Ready.AuthGrace, no
+// algorithm in common, an agent that is of no use, a Config with faults. The first attempt is made
+// at once; later ones follow after 1 to 5 s, and after 5 s or more when sshd answered but did not
+// let us in, since OpenSSH bars addresses that knock too often. Its error is a *NotReadyError.
 func WaitReady(ctx context.Context, cfg Config, ready Ready) (*Client, error) {
 	cfg.Jump = slices.Clone(cfg.Jump)
 	return waitReady(ctx, &cfg, ready)

@@ -8,9 +8,11 @@ import (
 
 // Reboot restarts the machine and returns a new connection to it once it has a new boot id and
 // satisfies ready; ready.BootIDNot is set by Reboot. The Client is closed as soon as the machine
-// has taken the request. The login user must be root, or may use sudo without a password.
+// has taken the request. The login user must be root, or may use sudo, without a password or with
+// Config.SudoPassword.
 //
-// The machine must show one of the host keys that are known, or, if it was trusted on first use, the same as now.
+// The machine must show one of the host keys that are known, or, if it was trusted on first use,
+// the same as now.
 func (c *Client) Reboot(ctx context.Context, ready Ready) (*Client, error) {
 	fail := func(err error) error {
 		return fmt.Errorf("sshx: %s: reboot: %w", c.cfg.Name, c.bare(err))

@@ -19,7 +19,8 @@ import (
 )
 
 // A rebooter is a machine that can be restarted. No test can do that to the machine that it runs
-// on, so a real sshd gets a boot id from a file, and a command "reboot" that says that it was called.
+// on, so a real sshd gets a boot id from a file, and a command "reboot" that says that it was
+// called.
 type rebooter struct {
 	machine
 	t      testing.TB
