@@ -34,8 +34,8 @@ type Host struct {
 	cfg sshx.Config           // but for the address
 	use atomic.Pointer[usage] // of a host that is lent or being made ready; else nil
 
-	dialing sync.Mutex // held while connecting
-	mu      sync.Mutex // guards what follows
+	dialing chan struct{} // one entry while connecting
+	mu      sync.Mutex    // guards what follows
 	addr    netip.Addr
 	client  *sshx.Client
 	drops   int // how often the connection was dropped
@@ -47,7 +47,10 @@ func newHost(s Spec, role string, pool int, vm VM, id string, keys []string) *Ho
 	if len(keys) > 0 {
 		cfg.HostKeys = sshx.HostKeys{Pinned: keys}
 	}
-	return &Host{Name: vm.Name, Role: role, Pool: pool, VM: vm, provider: s.Provider, limits: s.Limits, facts: s.Facts, id: id, cfg: cfg}
+	return &Host{
+		Name: vm.Name, Role: role, Pool: pool, VM: vm, provider: s.Provider, limits: s.Limits, facts: s.Facts, id: id, cfg: cfg,
+		dialing: make(chan struct{}, 1),
+	}
 }
 
 // A usage is the time in which a host that is lent, or made ready, may be used.
@@ -101,7 +104,7 @@ func (h *Host) lent(u *usage) *Host {
 	defer h.mu.Unlock()
 	l := &Host{
 		Name: h.Name, Role: h.Role, Pool: h.Pool, VM: h.VM, provider: h.provider, limits: h.limits, facts: h.facts, id: h.id, frozen: h.frozen,
-		cfg: h.cfg, addr: h.addr, client: h.client,
+		cfg: h.cfg, dialing: make(chan struct{}, 1), addr: h.addr, client: h.client,
 	}
 	l.use.Store(u)
 	h.client = nil
@@ -204,8 +207,11 @@ func (h *Host) SSH(ctx context.Context) (*sshx.Client, error) {
 // connect returns the connection that is alive, or waits, as long as a boot may take, for the
 // host to let us in.
 func (h *Host) connect(ctx context.Context, ready sshx.Ready) (*sshx.Client, error) {
-	h.dialing.Lock()
-	defer h.dialing.Unlock()
+	done, err := h.turn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	if c := h.alive(); c != nil {
 		return c, nil
 	}
@@ -222,6 +228,16 @@ func (h *Host) connect(ctx context.Context, ready sshx.Ready) (*sshx.Client, err
 		return nil, err
 	}
 	return c, nil
+}
+
+// turn waits until nobody else connects, and keeps them from it until done is called.
+func (h *Host) turn(ctx context.Context) (done func(), err error) {
+	select {
+	case h.dialing <- struct{}{}:
+		return func() { <-h.dialing }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%s: wait for its SSH connection: %w", h.Name, context.Cause(ctx))
+	}
 }
 
 // alive returns the connection, unless it has ended.
@@ -290,8 +306,8 @@ func (h *Host) probe(ctx context.Context) error {
 
 // pin makes keys the only ones that prove the host, from the next connection on.
 func (h *Host) pin(keys []string) {
-	h.dialing.Lock()
-	defer h.dialing.Unlock()
+	h.dialing <- struct{}{}
+	defer func() { <-h.dialing }()
 	h.cfg.HostKeys = sshx.HostKeys{Pinned: keys}
 }
 

@@ -37,8 +37,11 @@ func (h *Host) Reboot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	h.dialing.Lock() // who wants a connection meanwhile waits for the new one
-	defer h.dialing.Unlock()
+	done, err = h.turn(ctx) // who wants a connection meanwhile waits for the new one
+	if err != nil {
+		return err
+	}
+	defer done()
 	ctx, cancel := context.WithTimeoutCause(ctx, h.limits.Boot, fmt.Errorf("not up within Limits.Boot (%s)", h.limits.Boot))
 	defer cancel()
 	drops := h.dropped()
