@@ -127,6 +127,33 @@ func TestRefusedLoginIsAnAuthError(t *testing.T) {
 	})
 }
 
+func TestRefusedLoginSaysWhatElseThereIs(t *testing.T) {
+	t.Parallel()
+	m := newSSHD(t, "PubkeyAuthentication no", "PasswordAuthentication yes")
+	_, err := sshx.Dial(t.Context(), m.config(t))
+	ae, ok := errors.AsType[*sshx.AuthError](err)
+	require.True(t, ok, "%v", err)
+	assert.Equal(t, []string{"password"}, ae.Allowed)
+	require.ErrorContains(t, err, "; it accepts only password")
+}
+
+func TestWaitReadyEndsAtOnceWhereOfferedKeysAreTooMany(t *testing.T) {
+	t.Parallel()
+	m := newSSHD(t, "MaxAuthTries 2")
+	cfg := m.config(t)
+	for range 3 {
+		k, _ := newKey(t)
+		cfg.Keys = append([]ssh.Signer{k}, cfg.Keys...)
+	}
+	_, err := sshx.WaitReady(t.Context(), cfg, sshx.Ready{})
+	_, ok := errors.AsType[*sshx.AuthError](err)
+	require.True(t, ok, "%v", err)
+	nr, ok := errors.AsType[*sshx.NotReadyError](err)
+	require.True(t, ok, "%v", err)
+	assert.Equal(t, 1, nr.Tries)
+	require.ErrorContains(t, err, "Too many authentication failures")
+}
+
 func TestConfigIsCheckedBeforeAnythingIsDialled(t *testing.T) {
 	t.Parallel()
 	key, _ := newKey(t)

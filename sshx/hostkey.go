@@ -65,7 +65,7 @@ func (t *trust) readKnownHosts(file string) error {
 		return err
 	}
 	// Asking for a key that nobody has tells those that are known, authorities among them.
-	if ke, ok := errors.AsType[*knownhosts.KeyError](t.known(t.addr, &net.TCPAddr{}, nobody{})); ok {
+	if ke, ok := errors.AsType[*knownhosts.KeyError](t.lookUp(nobody{})); ok {
 		lines := strings.Split(string(text), "\n")
 		for _, k := range ke.Want {
 			if k.Line <= len(lines) && strings.HasPrefix(strings.TrimSpace(lines[k.Line-1]), "@cert-authority") {
@@ -77,6 +77,12 @@ func (t *trust) readKnownHosts(file string) error {
 	}
 	return nil
 }
+
+// lookUp asks the known_hosts file for a key.
+func (t *trust) lookUp(key ssh.PublicKey) error { return t.known(t.addr, nowhere, key) }
+
+// nowhere is in the place of the network address: keys are looked up by name.
+var nowhere net.Addr = &net.TCPAddr{}
 
 // nobody is a public key of a kind that does not exist.
 type nobody struct{}
@@ -122,8 +128,8 @@ func (t *trust) knowsSomething() bool {
 
 // check is the ssh.HostKeyCallback. It keeps its first verdict in t; it is called again whenever
 // keys are exchanged anew.
-func (t *trust) check(_ string, remote net.Addr, key ssh.PublicKey) error {
-	err := t.decide(remote, key)
+func (t *trust) check(_ string, _ net.Addr, key ssh.PublicKey) error {
+	err := t.decide(key)
 	if t.got == nil {
 		t.got, t.err = key, err
 	}
@@ -131,7 +137,7 @@ func (t *trust) check(_ string, remote net.Addr, key ssh.PublicKey) error {
 }
 
 // decide accepts a certificate for its own sake or, as OpenSSH does, for that of the key in it.
-func (t *trust) decide(remote net.Addr, key ssh.PublicKey) error {
+func (t *trust) decide(key ssh.PublicKey) error {
 	if t.ignore {
 		return nil
 	}
@@ -143,13 +149,13 @@ func (t *trust) decide(remote net.Addr, key ssh.PublicKey) error {
 	}
 	if t.known != nil {
 		for _, k := range []ssh.PublicKey{plain, signer} {
-			if err := t.known(t.addr, remote, k); errors.As(err, new(*knownhosts.RevokedError)) {
+			if err := t.lookUp(k); errors.As(err, new(*knownhosts.RevokedError)) {
 				no.Cause = err
 				return no
 			}
 		}
-		err := t.known(t.addr, remote, key)
-		if err == nil || t.known(t.addr, remote, plain) == nil {
+		err := t.lookUp(key)
+		if err == nil || t.lookUp(plain) == nil {
 			return nil
 		}
 		if isCert {
@@ -158,7 +164,7 @@ func (t *trust) decide(remote net.Addr, key ssh.PublicKey) error {
 	}
 	if contains(t.authorities, signer) {
 		checker := ssh.CertChecker{IsHostAuthority: func(k ssh.PublicKey, _ string) bool { return contains(t.authorities, k) }}
-		if no.Cause = checker.CheckHostKey(t.addr, remote, key); no.Cause == nil {
+		if no.Cause = checker.CheckHostKey(t.addr, nowhere, key); no.Cause == nil {
 			return nil
 		}
 	}

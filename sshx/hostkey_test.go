@@ -1,6 +1,7 @@
 package sshx_test
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -220,6 +221,32 @@ func TestHostCertificates(t *testing.T) {
 			})
 		}
 	})
+}
+
+// A piped conn is at no address.
+type piped struct{ net.Conn }
+
+func (piped) RemoteAddr() net.Addr { return addrPipe{} }
+
+type addrPipe struct{}
+
+func (addrPipe) Network() string { return "pipe" }
+func (addrPipe) String() string  { return "pipe" }
+
+func TestKnownHostsDoNotAskForTheAddress(t *testing.T) {
+	t.Parallel()
+	m := newSim(t)
+	cfg := m.config(t)
+	cfg.HostKeys = sshx.HostKeys{KnownHosts: t.TempDir() + "/known_hosts"}
+	require.NoError(t, os.WriteFile(cfg.HostKeys.KnownHosts, []byte("m1 "+m.hostKeys(t)[0]+"\n"), 0o600))
+	cfg.Dialer = dialerFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, network, address)
+		return piped{conn}, err
+	})
+	c, err := sshx.Dial(t.Context(), cfg)
+	require.NoError(t, err)
+	require.NoError(t, c.Close())
 }
 
 // A connection that lasts exchanges keys again and again.

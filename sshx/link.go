@@ -73,6 +73,7 @@ func (l *Link) connect(ctx context.Context, anew bool, dial func(context.Context
 	if c != nil || err != nil {
 		return c, err
 	}
+	l.bury()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stop := make(chan struct{})
@@ -90,26 +91,33 @@ func (l *Link) connect(ctx context.Context, anew bool, dial func(context.Context
 	if err != nil {
 		return nil, err
 	}
-	old, ok := l.put(c, generation)
-	if old != nil {
-		old.Close() // it is dead, or nobody wants it any more; this frees what belongs to it
-	}
-	if !ok {
+	if !l.put(c, generation) {
+		c.Close()
 		return nil, fmt.Errorf("sshx: %s: dial: %w", l.name, ErrDropped)
 	}
 	return c, nil
 }
 
-// put makes c the connection, unless the generation in which it was dialled has ended. It returns
-// the one that is to be closed, if any.
-func (l *Link) put(c *Client, generation int) (old *Client, ok bool) {
+// bury frees what belongs to a connection that is dead: those to its jump hosts.
+func (l *Link) bury() {
+	l.mu.Lock()
+	dead := l.c
+	l.c = nil
+	l.mu.Unlock()
+	if dead != nil {
+		dead.Close()
+	}
+}
+
+// put makes c the connection, unless the generation in which it was dialled has ended.
+func (l *Link) put(c *Client, generation int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.generation != generation || l.closed {
-		return c, false
+		return false
 	}
-	old, l.c = l.c, c
-	return old, true
+	l.c = c
+	return true
 }
 
 // current returns the connection if it lives.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -225,6 +226,32 @@ func TestJumpHostsAreClosedLast(t *testing.T) {
 	c, err := sshx.Dial(t.Context(), cfg)
 	require.NoError(t, err)
 	require.NoError(t, c.Close())
+}
+
+func TestLinkLeavesNoJumpHostConnected(t *testing.T) {
+	t.Parallel()
+	hop, inner := newSim(t), newSim(t)
+	connect(hop, nil)
+	cfg := inner.config(t)
+	cfg.Jump = []sshx.Config{hop.config(t)}
+	var open atomic.Int32
+	cfg.Dialer = dialerFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, network, address)
+		open.Add(1)
+		return closeTold{conn, sync.OnceFunc(func() { open.Add(-1) })}, err
+	})
+	l := sshx.NewLink(cfg)
+	t.Cleanup(func() { l.Close() })
+	c, err := l.Client(t.Context())
+	require.NoError(t, err)
+	inner.SetFaults(sshtest.Faults{RefuseAuth: true})
+	inner.DropConnections()
+	<-c.Done()
+	assert.EqualValues(t, 1, open.Load())
+	_, err = l.Client(t.Context())
+	require.Error(t, err)
+	assert.Zero(t, open.Load())
 }
 
 func TestJumpThroughARealSSHD(t *testing.T) {
