@@ -226,11 +226,15 @@ func TestTunnelsEndOneDirectionAtATime(t *testing.T) {
 func TestDialThroughAMachineEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	m := newSim(t)
-	asked := make(chan bool, 1)
+	asked, late := make(chan bool, 1), make(chan net.Conn)
 	connect(m, func(ctx context.Context, _, _ string) (net.Conn, error) {
 		asked <- true
-		<-ctx.Done()
-		return nil, ctx.Err()
+		select {
+		case conn := <-late:
+			return conn, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	})
 	c := dial(t, m)
 	enough := errors.New("enough")
@@ -240,6 +244,11 @@ func TestDialThroughAMachineEndsWithItsContext(t *testing.T) {
 	require.ErrorIs(t, err, enough)
 	_, err = c.Run(t.Context(), sshx.Cmd{Args: []string{"true"}})
 	require.NoError(t, err)
+	conn, peer := net.Pipe()
+	late <- conn
+	_, err = peer.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF, "what comes too late is closed")
+
 	failed := make(chan error)
 	go func() { _, err := c.DialContext(context.Background(), "tcp", "10.0.0.1:80"); failed <- err }()
 	<-asked
