@@ -13,16 +13,21 @@ import (
 	"github.com/poolready/poolready/sshx"
 )
 
-// mount puts files and directories in the places of others for everything that runs on the
-// machine from its next connection on, and nowhere else; it skips the test if nobody may do that
-// here.
-func (s *sshd) mount(t testing.TB, files map[string]string) {
+// needNamespaces skips the test if nobody may mount anything here.
+func needNamespaces(t testing.TB) {
 	t.Helper()
 	// The kernel's files under /proc are among what is to be replaced.
 	probe := "mount --bind /etc/passwd /proc/sys/kernel/random/boot_id && mount --bind /etc/passwd /etc/group"
 	if out, err := exec.CommandContext(t.Context(), "unshare", "-m", "/bin/sh", "-c", probe).CombinedOutput(); err != nil {
 		t.Skipf("no mount namespaces here: %v: %s", err, out)
 	}
+}
+
+// mount puts files and directories in the places of others for everything that runs on the
+// machine from its next connection on, and nowhere else.
+func (s *sshd) mount(t testing.TB, files map[string]string) {
+	t.Helper()
+	needNamespaces(t)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for to, from := range files {
@@ -54,6 +59,7 @@ func newOps(t testing.TB, sudoers string) *sshd {
 // of configuration.
 func newUser(t testing.TB, etc map[string]string, lines ...string) *sshd {
 	t.Helper()
+	needNamespaces(t) // and, with them, the right to read /etc/shadow
 	s := newSSHD(t, lines...)
 	dir, err := os.MkdirTemp("", "sshx-ops") //nolint:usetesting // t.TempDir is for its owner alone
 	require.NoError(t, err)
