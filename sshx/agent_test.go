@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -139,15 +140,16 @@ func TestAgentThatIsSilentEndsWithTheContext(t *testing.T) {
 	require.ErrorContains(t, err, "no login within 50ms")
 }
 
-// refusing is an agent whose user does not confirm.
-type refusing struct{ agent.Agent }
-
-func (refusing) Sign(ssh.PublicKey, []byte) (*ssh.Signature, error) {
-	return nil, errors.New("not confirmed")
+// An unwilling agent ends when it is to sign.
+type unwilling struct {
+	agent.ExtendedAgent
+	conn net.Conn
 }
 
-func (refusing) SignWithFlags(ssh.PublicKey, []byte, agent.SignatureFlags) (*ssh.Signature, error) {
-	return nil, errors.New("not confirmed")
+func (u unwilling) SignWithFlags(ssh.PublicKey, []byte, agent.SignatureFlags) (*ssh.Signature, error) {
+	u.conn.Close()
+	runtime.Goexit() // an error would be logged
+	return nil, nil
 }
 
 func TestAgentThatDoesNotSignIsNotARefusal(t *testing.T) {
@@ -156,12 +158,12 @@ func TestAgentThatDoesNotSignIsNotARefusal(t *testing.T) {
 	key, pem := newKey(t)
 	raw, err := ssh.ParseRawPrivateKey(pem)
 	require.NoError(t, err)
-	ring := agent.NewKeyring()
+	ring := agent.NewKeyring().(agent.ExtendedAgent)
 	require.NoError(t, ring.Add(agent.AddedKey{PrivateKey: raw}))
 	allow(t, m, key)
 	cfg := m.config(t)
 	cfg.Keys = nil
-	cfg.Agent = serveAgent(t, func(conn net.Conn) { _ = agent.ServeAgent(refusing{ring}, conn) })
+	cfg.Agent = serveAgent(t, func(conn net.Conn) { _ = agent.ServeAgent(unwilling{ring, conn}, conn) })
 	_, err = sshx.WaitReady(t.Context(), cfg, sshx.Ready{})
 	nr, ok := errors.AsType[*sshx.NotReadyError](err)
 	require.True(t, ok, "%v", err)
