@@ -224,11 +224,7 @@ func freeze(t *testing.T, m machine) {
 		m.SetFaults(sshtest.Faults{Frozen: true})
 		t.Cleanup(func() { m.SetFaults(sshtest.Faults{}) })
 	case *sshd:
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		for cmd := range m.procs {
-			require.NoError(t, cmd.Process.Signal(syscall.SIGSTOP))
-		}
+		m.signal(syscall.SIGSTOP)
 	}
 }
 
