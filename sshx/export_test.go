@@ -21,3 +21,10 @@ func (l *Link) Hold() func(*Client) {
 		<-l.dialling
 	}
 }
+
+// HasSpare reports whether a session is open for the next command.
+func (c *Client) HasSpare() bool {
+	c.spare.mu.Lock()
+	defer c.spare.mu.Unlock()
+	return c.spare.s != nil
+}
