@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -137,4 +138,37 @@ func TestAgentThatIsSilentEndsWithTheContext(t *testing.T) {
 	cfg.Timeout = 50 * time.Millisecond
 	_, err = sshx.Dial(t.Context(), cfg)
 	require.ErrorContains(t, err, "no login within 50ms")
+}
+
+// An unwilling agent ends when it is to sign.
+type unwilling struct {
+	agent.ExtendedAgent
+	conn net.Conn
+}
+
+func (u unwilling) SignWithFlags(ssh.PublicKey, []byte, agent.SignatureFlags) (*ssh.Signature, error) {
+	u.conn.Close()
+	runtime.Goexit() // an error would be logged
+	return nil, nil
+}
+
+func TestAgentThatDoesNotSignIsNotARefusal(t *testing.T) {
+	t.Parallel()
+	m := newSim(t)
+	key, pem := newKey(t)
+	raw, err := ssh.ParseRawPrivateKey(pem)
+	require.NoError(t, err)
+	ring := agent.NewKeyring().(agent.ExtendedAgent)
+	require.NoError(t, ring.Add(agent.AddedKey{PrivateKey: raw}))
+	allow(t, m, key)
+	cfg := m.config(t)
+	cfg.Keys = nil
+	cfg.Agent = serveAgent(t, func(conn net.Conn) { _ = agent.ServeAgent(unwilling{ring, conn}, conn) })
+	_, err = sshx.WaitReady(t.Context(), cfg, sshx.Ready{})
+	nr, ok := errors.AsType[*sshx.NotReadyError](err)
+	require.True(t, ok, "%v", err)
+	assert.Equal(t, 1, nr.Tries, "nobody wants to be asked again and again")
+	_, ok = errors.AsType[*sshx.AuthError](err)
+	assert.False(t, ok, "%v", err)
+	require.ErrorContains(t, err, "agent: sign with ssh-ed25519 SHA256:")
 }

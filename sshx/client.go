@@ -18,6 +18,7 @@ import (
 // returns an error, and what was running ends with a *DisconnectedError.
 type Client struct {
 	cfg     Config // filled
+	next    Config // filled, with the keys pinned that were trusted on first use
 	conn    *watched
 	ssh     *ssh.Client
 	hostKey ssh.PublicKey
@@ -52,7 +53,7 @@ func (c *Client) spawn(f func()) bool {
 
 // newClient takes over a connection that is logged in.
 func newClient(cfg Config, conn *watched, sc *ssh.Client, hostKey ssh.PublicKey, banner string) *Client {
-	c := &Client{cfg: cfg, conn: conn, ssh: sc, hostKey: hostKey, banner: banner, refusedFor: refusedFor}
+	c := &Client{cfg: cfg, next: cfg, conn: conn, ssh: sc, hostKey: hostKey, banner: banner, refusedFor: refusedFor}
 	c.gate = make(chan struct{}, cfg.Sessions)
 	c.done = make(chan struct{})
 	c.life, c.stop = context.WithCancelCause(context.Background())
@@ -79,12 +80,13 @@ func newClient(cfg Config, conn *watched, sc *ssh.Client, hostKey ssh.PublicKey,
 }
 
 // Close ends the connection and everything that runs on it, commands included, and then the
-// connections to the jump hosts. Closing twice does nothing. It does not wait for the peer.
+// connections to the jump hosts. Closing twice does nothing. It does not wait for the peer, but for
+// a Write to Cmd.Stdout or Stderr that is under way, so that these must not call it.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	c.closing = true
-	c.mu.Unlock()
 	c.stop(ErrClosed)
+	c.mu.Unlock()
 	c.conn.Close()
 	c.ssh.Close()
 	c.wg.Wait()
@@ -106,6 +108,9 @@ func (c *Client) Err() error {
 
 // Config returns what the Client was made from, with its defaults filled in.
 func (c *Client) Config() Config { return c.cfg }
+
+// pinned returns the Config for another connection to the same machine.
+func (c *Client) pinned() Config { return c.next }
 
 // HostKey returns the key by which the machine proved itself: a *ssh.Certificate if that was a
 // host certificate.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -67,9 +68,10 @@ type Dialer interface {
 	DialContext(ctx context.Context, network, address string) (net.Conn, error)
 }
 
-// HostKeys says which host keys are trusted. Sources add up; the zero value trusts none. Only
-// algorithms for which a source has a key are asked of the machine, so a machine with keys of
-// several kinds shows the one that is known.
+// HostKeys says which host keys are trusted. Sources add up, but what KnownHosts revokes is not
+// trusted whoever else knows it; the zero value trusts none. Only algorithms for which a source has
+// a key are asked of the machine, so a machine with keys of several kinds shows the one that is
+// known. A certificate is also accepted if the key in it is known.
 type HostKeys struct {
 	// Pinned are the machine's public keys, in authorized_keys form ("ssh-ed25519 AAAA...").
 	Pinned []string
@@ -79,8 +81,8 @@ type HostKeys struct {
 	// KnownHosts is the path of an OpenSSH known_hosts file, in which Name is looked up (with
 	// the port, if Name is empty and the port is not 22). It is only read.
 	KnownHosts string
-	// TrustFirst accepts the key of the first connection if nothing else is known of the
-	// machine, and says so through Logf. Client.HostKey tells what to pin from then on.
+	// TrustFirst accepts the key of the first login if nothing else is known of the machine, and
+	// says so through Logf. Client.HostKey tells what to pin from then on.
 	TrustFirst bool
 	// InsecureIgnore accepts every key: anybody on the path can read and change everything.
 	InsecureIgnore bool
@@ -130,8 +132,10 @@ func setDefault[T comparable](p *T, v T) {
 func (c Config) validate() error {
 	var errs []error
 	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if c.Address == "" {
+	if _, port, err := net.SplitHostPort(c.Address); c.Address == "" {
 		fault("Config.Address is empty")
+	} else if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 {
+		fault("Config.Address %q has no port from 1 to 65535", c.Address)
 	}
 	if strings.ContainsAny(c.Name+c.User+c.Address, "\x00\r\n") {
 		fault("Config: a line break or NUL in Name, User or Address")

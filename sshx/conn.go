@@ -12,8 +12,8 @@ import (
 // nothing can be written once reading has failed.
 //
 // The latter is for ssh.Client.OpenChannel. A channel that it registers after the end of the
-// connection's reader waits for its answer for ever, unless its request cannot be written; and
-// of the first write that fails, x/crypto tells nobody, only those who come after it. So when reading
+// connection's reader waits for its answer for ever, unless its request cannot be written; and of
+// the first write that fails, x/crypto tells nobody, only those who come after it. So when reading
 // fails, nothing can be written any more, and poison does write something, before the reader ends.
 type watched struct {
 	net.Conn
@@ -64,8 +64,19 @@ func within(d time.Duration, f func()) {
 // poisonWith sets poison, once there is something to send messages on.
 func (w *watched) poisonWith(f func()) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
+	late := w.failed != nil
 	w.poison = f
+	w.mu.Unlock()
+	if late {
+		within(poisonTimeout, f)
+	}
+}
+
+// cut reports whether reading has failed: nothing that ends from then on has ended by itself.
+func (w *watched) cut() bool {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	return w.failed != nil
 }
 
 func (w *watched) Write(b []byte) (int, error) {
@@ -88,9 +99,9 @@ type pulse struct {
 	ask         func()           // returns when the peer has answered, or is given up
 }
 
-// run returns true when the peer is dead, after it called kill, which must make ask return; and false when
-// ctx ends. A tick that comes late means that this process was stopped, and its peer could not be
-// heard: then the wait starts anew.
+// run returns true when the peer is dead, after it called kill, which must make ask return; and
+// false when ctx ends. A tick that comes late means that this process was stopped, and its peer
+// could not be heard: then the wait starts anew.
 func (p pulse) run(ctx context.Context, kill func()) bool {
 	var asking sync.WaitGroup
 	defer asking.Wait()

@@ -17,7 +17,14 @@ import (
 // Dial connects and logs in once, through all hops of cfg.Jump. It ends when ctx does, or after
 // cfg.Timeout for each hop. Errors: *HostKeyError, *AuthError, or *DialError for all else.
 func Dial(ctx context.Context, cfg Config) (*Client, error) {
-	cfg = cfg.filled()
+	cfg.Jump = slices.Clone(cfg.Jump)
+	return dial(ctx, &cfg)
+}
+
+// dial is Dial. Keys of machines that it logged in to, and that were trusted on first use, it pins
+// in given, and in its Jump.
+func dial(ctx context.Context, given *Config) (*Client, error) {
+	cfg := given.filled()
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("sshx: %s: %w", cfg.Name, err)
 	}
@@ -26,13 +33,14 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 		dialer = &net.Dialer{}
 	}
 	var hops []*Client
-	for _, j := range cfg.Jump {
+	for i, j := range cfg.Jump {
 		j = j.filled()
 		hop, err := dialHop(ctx, j, dialer)
 		if err != nil {
 			closeHops(hops)
-			return nil, fmt.Errorf("sshx: %s: jump: %w", cfg.Name, unprefixed(err))
+			return nil, &jumpError{host: cfg.Name, hop: j.Name, err: err}
 		}
+		given.Jump[i].HostKeys = hop.next.HostKeys
 		hops = append(hops, hop)
 		dialer = hop
 	}
@@ -41,9 +49,22 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 		closeHops(hops)
 		return nil, err
 	}
+	given.HostKeys = c.next.HostKeys
+	c.next.Jump = slices.Clone(given.Jump)
 	c.hops = hops
 	return c, nil
 }
+
+// A jumpError is a jump host of host that let nobody through.
+type jumpError struct {
+	host, hop string
+	err       error
+}
+
+func (e *jumpError) Error() string {
+	return fmt.Sprintf("sshx: %s: jump: %v", e.host, unprefixed(e.err))
+}
+func (e *jumpError) Unwrap() error { return e.err }
 
 var errNoLogin = errors.New("no login")
 
@@ -101,7 +122,13 @@ func handshake(ctx context.Context, cfg Config, keys []ssh.Signer, conn net.Conn
 		conn.Close()
 		return nil, log.fault(ctx, cfg, keys, err)
 	}
-	return newClient(cfg, w, ssh.NewClient(sc, chans, reqs), trust.got, cfg.said(log.banner())), nil
+	c := newClient(cfg, w, ssh.NewClient(sc, chans, reqs), trust.got, cfg.said(log.banner()))
+	if trust.learned {
+		pin := AuthorizedKey(c.hostKey)
+		cfg.Logf("%s: WARNING: host key %s trusted on first use; pin it: %s", cfg.Name, fingerprint(c.hostKey), pin)
+		c.next.HostKeys.TrustFirst, c.next.HostKeys.Pinned = false, []string{pin}
+	}
+	return c, nil
 }
 
 // login notes what happens on the way in.
@@ -156,7 +183,7 @@ func (l *login) fault(ctx context.Context, cfg Config, keys []ssh.Signer, err er
 	}
 	// A peer that hangs up during the login has refused nothing: pam_nologin does so while a
 	// machine boots. "Too many" comes as a disconnect in place of an answer.
-	if refused && !hungUp(err) || strings.Contains(err.Error(), "Too many authentication failures") {
+	if refused && !hungUp(err) && !errors.Is(err, errAgent) || strings.Contains(err.Error(), "Too many authentication failures") {
 		e := &AuthError{Host: cfg.Name, User: cfg.User, Allowed: allowed, Banner: cfg.said(l.banner()), Cause: cfg.redactErr(err)}
 		for _, k := range keys {
 			e.Offered = append(e.Offered, fingerprint(k.PublicKey()))

@@ -2,14 +2,8 @@ package sshx_test
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
-	"fmt"
 	"net"
-	"os"
-	"slices"
-	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -65,7 +59,34 @@ func TestDialThroughAJumpHostEndsWithItsContext(t *testing.T) {
 	begun := time.Now()
 	_, err := sshx.Dial(t.Context(), cfg)
 	require.ErrorContains(t, err, "no login within 100ms")
+
+	connect(hop, func(ctx context.Context, network, address string) (net.Conn, error) {
+		hop.SetFaults(sshtest.Faults{Frozen: true}) // on the way, with nothing told
+		return nil, errors.New("too late")
+	})
+	t.Cleanup(func() { hop.SetFaults(sshtest.Faults{}) })
+	_, err = sshx.Dial(t.Context(), cfg)
+	require.ErrorContains(t, err, "no login within 100ms")
 	assert.Less(t, time.Since(begun), quick)
+}
+
+func TestDialEndsWhileNamesAreLookedUp(t *testing.T) {
+	t.Parallel()
+	key, _ := newKey(t)
+	cfg := sshx.Config{Address: "m1.test", Keys: []ssh.Signer{key}, HostKeys: sshx.HostKeys{InsecureIgnore: true}, Timeout: 50 * time.Millisecond}
+	cfg.Dialer = &net.Dialer{Resolver: &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		<-ctx.Done() // a name server that does not answer
+		return nil, ctx.Err()
+	}}}
+	enough := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	_, err := sshx.WaitReady(ctx, cfg, sshx.Ready{Report: func(state string) {
+		assert.Equal(t, "silent", state)
+		cancel(enough)
+	}})
+	require.ErrorIs(t, err, enough)
+	require.ErrorContains(t, err, "no login within 50ms")
 }
 
 // connect lets a simulated machine reach the real network, or what dial returns.
@@ -75,145 +96,6 @@ func connect(m *sim, dial func(ctx context.Context, network, address string) (ne
 		dial = d.DialContext
 	}
 	m.Dial = dial
-}
-
-func TestHostKeysDecide(t *testing.T) {
-	t.Parallel()
-	onMachines(t, func(t *testing.T, m machine) {
-		right := m.config(t)
-		other, _ := newKey(t)
-		dir := t.TempDir()
-		host, port, err := net.SplitHostPort(right.Address)
-		require.NoError(t, err)
-		files := 0
-		known := func(name string, key string) string {
-			files++
-			file := fmt.Sprintf("%s/%d", dir, files)
-			require.NoError(t, os.WriteFile(file, []byte(name+" "+key+"\n"), 0o600))
-			return file
-		}
-		wrong := sshx.AuthorizedKey(other.PublicKey())
-		ed := slices.IndexFunc(right.HostKeys.Pinned, func(k string) bool { return strings.HasPrefix(k, "ssh-ed25519 ") })
-		require.GreaterOrEqual(t, ed, 0)
-		key := right.HostKeys.Pinned[ed]
-		for name, c := range map[string]struct {
-			name    string
-			keys    sshx.HostKeys
-			ok      bool
-			changed bool
-		}{
-			"one pinned of several":   {"m1", sshx.HostKeys{Pinned: []string{key}}, true, false},
-			"another pinned":          {"m1", sshx.HostKeys{Pinned: []string{wrong}}, false, true},
-			"both pinned":             {"m1", sshx.HostKeys{Pinned: []string{wrong, key}}, true, false},
-			"nothing known":           {"m1", sshx.HostKeys{}, false, false},
-			"trust first":             {"m1", sshx.HostKeys{TrustFirst: true}, true, false},
-			"trust first, pinned":     {"m1", sshx.HostKeys{TrustFirst: true, Pinned: []string{wrong}}, false, true},
-			"ignore":                  {"m1", sshx.HostKeys{InsecureIgnore: true, Pinned: []string{wrong}}, true, false},
-			"known by name":           {"m1", sshx.HostKeys{KnownHosts: known("m1", key)}, true, false},
-			"known by address":        {"", sshx.HostKeys{KnownHosts: known("["+host+"]:"+port, key)}, true, false},
-			"known otherwise":         {"m1", sshx.HostKeys{KnownHosts: known("m1,m3", wrong)}, false, true},
-			"another is known":        {"m1", sshx.HostKeys{KnownHosts: known("m2222", key)}, false, false},
-			"revoked":                 {"m1", sshx.HostKeys{KnownHosts: known("@revoked m1", key)}, false, false},
-			"revoked, trust first":    {"m1", sshx.HostKeys{TrustFirst: true, KnownHosts: known("@revoked  m1", key)}, false, false},
-			"an authority, no cert":   {"m1", sshx.HostKeys{Authorities: []string{wrong}}, false, true},
-			"@cert-authority, no cer": {"m1", sshx.HostKeys{KnownHosts: known("@cert-authority m1*", wrong)}, false, true},
-		} {
-			t.Run(name, func(t *testing.T) {
-				t.Parallel()
-				cfg := right
-				cfg.Name, cfg.HostKeys = c.name, c.keys
-				var mu sync.Mutex
-				var said []string
-				cfg.Logf = func(format string, args ...any) {
-					mu.Lock()
-					defer mu.Unlock()
-					said = append(said, fmt.Sprintf(format, args...))
-				}
-				client, err := sshx.Dial(t.Context(), cfg)
-				if !c.ok {
-					hk, ok := errors.AsType[*sshx.HostKeyError](err)
-					require.True(t, ok, "%v", err)
-					assert.Equal(t, c.changed, hk.Changed(), "%v", err)
-					return
-				}
-				require.NoError(t, err)
-				client.Close()
-				if c.keys.TrustFirst {
-					mu.Lock()
-					defer mu.Unlock()
-					require.Len(t, said, 1)
-					assert.Contains(t, said[0], sshx.AuthorizedKey(client.HostKey()))
-				}
-			})
-		}
-	})
-}
-
-// certify gives the machine a certificate of its ed25519 host key, by authority for principal, and
-// returns that key.
-func certify(t *testing.T, m machine, authority ssh.Signer, principal string) (plain string) {
-	t.Helper()
-	pinned := m.config(t).HostKeys.Pinned
-	plain = pinned[slices.IndexFunc(pinned, func(k string) bool { return strings.HasPrefix(k, "ssh-ed25519 ") })]
-	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(plain))
-	require.NoError(t, err)
-	cert := &ssh.Certificate{Key: key, CertType: ssh.HostCert, ValidPrincipals: []string{principal}, ValidBefore: ssh.CertTimeInfinity}
-	require.NoError(t, cert.SignCert(rand.Reader, authority))
-	switch m := m.(type) {
-	case *sshd:
-		m.write(t, m.tmp+"/cert.pub", string(ssh.MarshalAuthorizedKey(cert)))
-		m.write(t, m.conf, m.read(t, m.conf)+"HostCertificate "+m.tmp+"/cert.pub\n")
-	case *sim:
-		m.write(t, "/etc/ssh/cert.pub", string(ssh.MarshalAuthorizedKey(cert)))
-		m.write(t, "/etc/ssh/sshd_config.d/cert.conf", "HostCertificate /etc/ssh/cert.pub\n")
-		require.NoError(t, m.StartSSHD())
-	}
-	return plain
-}
-
-func TestHostCertificates(t *testing.T) {
-	t.Parallel()
-	authority, _ := newKey(t)
-	other, _ := newKey(t)
-	line, wrong := sshx.AuthorizedKey(authority.PublicKey()), sshx.AuthorizedKey(other.PublicKey())
-	dir := t.TempDir()
-	for name, pattern := range map[string]string{"all": "*", "m1": "m1", "another port": "[*]:2222"} {
-		require.NoError(t, os.WriteFile(dir+"/"+name, []byte("@cert-authority "+pattern+" "+line+"\n"), 0o600))
-	}
-	onMachines(t, func(t *testing.T, m machine) {
-		plain := certify(t, m, authority, "m1")
-		for name, c := range map[string]struct {
-			host string
-			keys sshx.HostKeys
-			ok   bool
-		}{
-			"authority":            {"m1", sshx.HostKeys{Authorities: []string{wrong, line}}, true},
-			"another authority":    {"m1", sshx.HostKeys{Authorities: []string{wrong}}, false},
-			"for another machine":  {"m2", sshx.HostKeys{Authorities: []string{line}}, false},
-			"known_hosts, all":     {"m1", sshx.HostKeys{KnownHosts: dir + "/all"}, true},
-			"known_hosts, by name": {"m1", sshx.HostKeys{KnownHosts: dir + "/m1"}, true},
-			"known_hosts, a port":  {"m1", sshx.HostKeys{KnownHosts: dir + "/another port"}, false},
-			"plain key pinned":     {"m1", sshx.HostKeys{Pinned: []string{plain}}, true},
-			"both":                 {"m1", sshx.HostKeys{Pinned: []string{plain}, Authorities: []string{line}}, true},
-			"nothing, trust first": {"m1", sshx.HostKeys{TrustFirst: true}, true},
-		} {
-			t.Run(name, func(t *testing.T) {
-				t.Parallel()
-				cfg := m.config(t)
-				cfg.Name, cfg.HostKeys = c.host, c.keys
-				client, err := sshx.Dial(t.Context(), cfg)
-				if !c.ok {
-					_, ok := errors.AsType[*sshx.HostKeyError](err)
-					require.True(t, ok, "%v", err)
-					return
-				}
-				require.NoError(t, err)
-				defer client.Close()
-				_, isCert := client.HostKey().(*ssh.Certificate)
-				assert.Equal(t, len(c.keys.Authorities) > 0 || c.keys.KnownHosts != "", isCert)
-			})
-		}
-	})
 }
 
 func TestRefusedLoginIsAnAuthError(t *testing.T) {
@@ -245,6 +127,33 @@ func TestRefusedLoginIsAnAuthError(t *testing.T) {
 	})
 }
 
+func TestRefusedLoginSaysWhatElseThereIs(t *testing.T) {
+	t.Parallel()
+	m := newSSHD(t, "PubkeyAuthentication no", "PasswordAuthentication yes")
+	_, err := sshx.Dial(t.Context(), m.config(t))
+	ae, ok := errors.AsType[*sshx.AuthError](err)
+	require.True(t, ok, "%v", err)
+	assert.Equal(t, []string{"password"}, ae.Allowed)
+	require.ErrorContains(t, err, "; it accepts only password")
+}
+
+func TestWaitReadyEndsAtOnceWhereOfferedKeysAreTooMany(t *testing.T) {
+	t.Parallel()
+	m := newSSHD(t, "MaxAuthTries 2")
+	cfg := m.config(t)
+	for range 3 {
+		k, _ := newKey(t)
+		cfg.Keys = append([]ssh.Signer{k}, cfg.Keys...)
+	}
+	_, err := sshx.WaitReady(t.Context(), cfg, sshx.Ready{})
+	_, ok := errors.AsType[*sshx.AuthError](err)
+	require.True(t, ok, "%v", err)
+	nr, ok := errors.AsType[*sshx.NotReadyError](err)
+	require.True(t, ok, "%v", err)
+	assert.Equal(t, 1, nr.Tries)
+	require.ErrorContains(t, err, "Too many authentication failures")
+}
+
 func TestConfigIsCheckedBeforeAnythingIsDialled(t *testing.T) {
 	t.Parallel()
 	key, _ := newKey(t)
@@ -255,6 +164,8 @@ func TestConfigIsCheckedBeforeAnythingIsDialled(t *testing.T) {
 	for want, cfg := range map[string]sshx.Config{
 		"Config.Address is empty":          {Keys: []ssh.Signer{key}},
 		"Config.Keys is empty":             {Address: "h"},
+		`Config.Address "h:" has no port`:  {Address: "h:", Keys: []ssh.Signer{key}},
+		`"h:65536" has no port from 1`:     {Address: "h:65536", Keys: []ssh.Signer{key}},
 		"Config.Keys has a nil key":        {Address: "h", Keys: []ssh.Signer{nil}},
 		"HostKeys.Pinned[0] \"nonsense\"":  {Address: "h", Keys: []ssh.Signer{key}, HostKeys: sshx.HostKeys{Pinned: []string{"nonsense"}}},
 		"HostKeys.KnownHosts: open /none":  {Address: "h", Keys: []ssh.Signer{key}, HostKeys: sshx.HostKeys{KnownHosts: "/none"}},
@@ -313,11 +224,7 @@ func freeze(t *testing.T, m machine) {
 		m.SetFaults(sshtest.Faults{Frozen: true})
 		t.Cleanup(func() { m.SetFaults(sshtest.Faults{}) })
 	case *sshd:
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		for cmd := range m.procs {
-			require.NoError(t, cmd.Process.Signal(syscall.SIGSTOP))
-		}
+		m.signal(syscall.SIGSTOP)
 	}
 }
 
@@ -368,6 +275,7 @@ func TestCloseEndsWhatRuns(t *testing.T) {
 		<-c.Done()
 		_, err = c.Run(t.Context(), sshx.Cmd{Args: []string{"true"}})
 		require.ErrorIs(t, err, sshx.ErrClosed)
+		assert.NotContains(t, err.Error(), "\n")
 		_, err = c.DialContext(t.Context(), "tcp", "127.0.0.1:1")
 		require.ErrorIs(t, err, sshx.ErrClosed)
 	})

@@ -21,8 +21,9 @@
 // for as long as it lives and makes it anew only when it is dead. A Client never connects anew
 // by itself. Config.Jump goes through a chain of hosts, each with its own user, keys and policy.
 //
-// Every call ends when its context does. A peer that is silent for Config.DeadAfter, although asked, is dead: the connection is closed,
-// and everything that waits on it ends with ErrDead. Close does not wait for the peer.
+// Every call ends when its context does. A peer that is silent for Config.DeadAfter, although
+// asked, is dead: the connection is closed, and everything that waits on it ends with ErrDead.
+// Close does not wait for the peer. Jump hosts are closed after what goes through them.
 //
 // At most Config.Sessions commands run at once on a connection; further ones wait. A session
 // that sshd refuses (it frees places late, and MaxSessions may be lower) is asked for again. It
@@ -35,36 +36,42 @@
 //
 // Keys are looked up under Config.Name, not under the address of the day, so that they may be
 // pinned to a machine's identity and recorded with its snapshot: HostKeys.Pinned. Other sources
-// are a known_hosts file, which is only read, and CAs that sign host certificates. Only kinds of keys
-// that are known are asked for, so that a server with several shows the right one. A wrong key is
-// a *HostKeyError, at once and for good, except with Ready.FirstBoot. TrustFirst accepts the first key, says so, and pins it for the
-// life of a Link or WaitReady; record Client.HostKeys to pin it longer.
+// are a known_hosts file, which is only read, and CAs that sign host certificates. Only kinds of
+// keys that are known are asked for, so that a server with several shows the right one. A wrong
+// key is a *HostKeyError, at once and for good, except with Ready.FirstBoot. TrustFirst accepts
+// the key of the first login, of jump hosts too if their HostKeys say so, tells Config.Logf, and
+// pins it for the life of a Link, a WaitReady, a Job or a Reboot; record Client.HostKeys to pin it
+// longer.
 //
 // # Waiting
 //
-// WaitReady connects, runs a command, and looks through the gates of Ready: a new boot id, systemd's state,
-// cloud-init, a time to settle. Refused connections, resets, silence and hang-ups are a machine
-// that is starting; so is a refused login, for Ready.AuthGrace. It does not probe ports: OpenSSH 9.8 and
-// later bar an address that connects without logging in. States are reported when they change,
-// and are all in the *NotReadyError, with what the machine said ("System is booting up").
+// WaitReady connects, runs a command, and looks through the gates of Ready: a new boot id,
+// systemd's state, cloud-init, a time to settle. Refused connections, resets, silence and hang-ups
+// are a machine that is starting; so is a refused login, for Ready.AuthGrace. A wrong key, no
+// algorithm in common, or an agent that does not sign end the wait at once. It does not probe
+// ports: OpenSSH 9.8 and later bar an address that connects without logging in. States are
+// reported when they change, and are in the *NotReadyError, with what the machine said ("System
+// is booting up"). That keeps out all users but root, so that a login as root says little:
+// set Ready.SystemState.
 //
 // # Commands
 //
 // Cmd is a program with arguments, which reach it as they are, or a script, which is sent as a
-// file, so that nothing in it can read the rest of it as input. stdin is /dev/null unless Cmd.Stdin is set. Output is merged in
-// order, unless Cmd.Separate; the Result has a head and a tail, and Cmd.Stdout gets all of it live. Env and
-// scripts are in no argument list. Config.Secrets are taken out of output, errors and log lines,
-// also where a secret comes in pieces, or line by line.
+// file, so that nothing in it can read the rest of it as input. stdin is /dev/null unless Cmd.Stdin
+// is set. Output is merged in order, unless Cmd.Separate; the Result has a head and a tail, and
+// Cmd.Stdout gets all of it live. Env and scripts are in no argument list. Config.Secrets are taken
+// out of output, errors and log lines, also where a secret comes in pieces, or line by line.
 //
-// Cmd.User is reached through sudo, which asks for nothing, or for Config.SudoPassword: that is sent over
-// stdin, once, when sudo asks with a prompt that nobody else has. If it is wrong, that is a *SudoError at once.
-// Cmd.PTY gives a command a terminal, for programs, and sudoers with requiretty, that insist on one.
+// Cmd.User is reached through sudo, which asks for nothing, or for Config.SudoPassword: that is
+// sent over stdin, once, when sudo asks with a prompt that nobody else has. If it is wrong, that is
+// a *SudoError at once. Cmd.PTY gives a command a terminal, for programs, and sudoers with
+// requiretty, that insist on one.
 //
-// When the context ends, the command's process group is killed, for root and under sudo too;
-// and so it is, if it has no Cmd.Stdin, or a terminal, when the connection or this process is gone. For that
-// the rest of its stdin is used: see Run. What is to outlive the connection is detached
-// (Client.Detach): a Job can be followed over several connections, found again, and killed. Where systemd
-// runs, root's jobs have scopes of their own, which outlive login sessions and sshd. Run is
+// When the context ends, the command's process group is killed, for root and under sudo too; and so
+// it is, if it has no Cmd.Stdin, or a terminal, when the connection or this process is gone. For
+// that the rest of its stdin is used: see Run. What is to outlive the connection is detached
+// (Client.Detach): a Job can be followed over several connections, found again, and killed. Where
+// systemd runs, root's jobs have scopes of their own, which outlive login sessions and sshd. Run is
 // never repeated by itself, since after a *DisconnectedError nobody knows whether the command ran.
 //
 //	*ExitError          it ran, and ended with another code than 0
@@ -79,24 +86,26 @@
 //
 // Test with errors.AsType. All texts begin with "sshx: " and the name of the machine.
 //
-// A command costs one round trip, as its session is open before it is asked for, and two with
-// Env, Dir, User or a script. What remains is the machine's: sshd's child, the login shell, what watches
+// A command costs one round trip, as its session is open before it is asked for, and two with Env,
+// Dir, User or a script. What remains is the machine's: sshd's child, the login shell, what watches
 // the connection, the program. Many small questions are best asked by one script.
 //
 // # Files
 //
-// Put and PutTree write beside the target, prove size and (up to a size) SHA-256, and rename:
-// a transfer that fails leaves what was there, and nothing beside it. A file is on the disk before it has its name,
-// and keeps mode, owner and group of the one that it replaces, unless told otherwise. Both can write as root, and skip what is the same. Trees are one tar
-// stream, or go over SFTP to machines without tar. GetTree checks every name on our side. They need no sftp subsystem; SFTP is there for the rest, also as
-// root.
+// Put and PutTree write beside the target, prove size and (up to a size) SHA-256, and rename: a
+// transfer that fails leaves what was there, and nothing beside it. A file is on the disk before it
+// has its name, and keeps mode, owner and group of the one that it replaces, unless told otherwise.
+// Both can write as root, and skip what is the same. Trees are one tar stream, or go over SFTP to
+// machines without tar. GetTree checks every name on our side. They need no sftp subsystem; SFTP is
+// there for the rest, also as root.
 //
 // # What is left behind
 //
-// A machine that loses power in the middle of a transfer keeps a file or directory NAME.sshx-XXXXXXXXXXXXXXXX, as does one
-// without tar whose connection is lost in the middle of a tree; a job that nobody followed to
-// its end leaves /var/tmp/sshx.XXXXXXXXXXXXXXXX. A script that is killed with SIGKILL from
-// outside may leave /tmp/sshx.XXXXXXXXXXXXXXXXXXXXXXXXXX.
+// A machine that loses power in the middle of a transfer keeps a file or directory
+// NAME.sshx-XXXXXXXXXXXXXXXX, as does one without tar whose connection is lost in the middle of a
+// tree; a job that nobody followed to its end leaves /var/tmp/sshx.XXXXXXXXXXXXXXXX. A script that
+// is killed with SIGKILL from outside may leave
+// /tmp/sshx.XXXXXXXXXXXXXXXXXXXXXXXXXX.
 //
 // # Testing
 //

@@ -2,11 +2,11 @@ package sshx
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"sync"
+	"time"
 )
 
 // A Forward is a local address behind which a service of the machine's network answers.
@@ -35,7 +35,10 @@ func (c *Client) Forward(ctx context.Context, local, to string) (*Forward, error
 	f.ctx, f.cancel = context.WithCancel(c.life)
 	context.AfterFunc(f.ctx, func() { l.Close() })
 	f.wg.Go(f.serve)
-	c.spawn(f.wg.Wait)
+	if !c.spawn(f.wg.Wait) {
+		f.Close()
+		return nil, c.ended("forward")
+	}
 	return f, nil
 }
 
@@ -53,40 +56,57 @@ func (f *Forward) Close() error {
 func (f *Forward) serve() {
 	for {
 		conn, err := f.l.Accept()
-		if err != nil {
-			return // closed
+		if err == nil {
+			f.wg.Go(func() { f.one(conn) })
+			continue
 		}
-		f.wg.Go(func() { f.one(conn) })
+		if f.ctx.Err() != nil {
+			return
+		}
+		// Such as too many open files, which goes by.
+		f.c.cfg.Logf("%s: forward: %v", f.c.cfg.Name, err)
+		_ = sleep(f.ctx, acceptPause)
 	}
 }
+
+// acceptPause is how long a Forward that cannot accept connections waits before it tries again.
+const acceptPause = time.Second
 
 func (f *Forward) one(local net.Conn) {
-	defer local.Close()
 	remote, err := f.c.DialContext(f.ctx, "tcp", f.to)
 	if err != nil {
-		if f.ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
+		if f.ctx.Err() == nil {
 			f.c.cfg.Logf("%s: forward: %v", f.c.cfg.Name, f.c.cfg.redactErr(err))
 		}
-		if t, ok := local.(*net.TCPConn); ok {
-			_ = t.SetLinger(0) // a reset, as from a port where nobody listens
-		}
+		reset(local)
 		return
 	}
-	defer remote.Close()
-	defer context.AfterFunc(f.ctx, func() { local.Close(); remote.Close() })()
+	abort := func() { reset(local); remote.Close() }
+	defer context.AfterFunc(f.ctx, abort)()
 	var both sync.WaitGroup
-	both.Go(func() { copyHalf(remote, local) })
-	both.Go(func() { copyHalf(local, remote) })
+	both.Go(func() { copyHalf(remote, local, abort) })
+	both.Go(func() { copyHalf(local, remote, abort) })
 	both.Wait()
+	local.Close()
+	remote.Close()
 }
 
-// copyHalf copies one direction, and passes on its end.
-func copyHalf(dst, src net.Conn) {
+// reset ends a connection as a port does where nobody listens, and a peer that is gone: so that
+// nobody takes what came for the whole.
+func reset(conn net.Conn) {
+	if t, ok := conn.(*net.TCPConn); ok {
+		_ = t.SetLinger(0)
+	}
+	conn.Close()
+}
+
+// copyHalf copies one direction, and passes on its end, or calls abort.
+func copyHalf(dst, src net.Conn, abort func()) {
 	_, err := io.Copy(dst, src)
-	if cw, ok := dst.(interface{ CloseWrite() error }); ok && err == nil {
-		_ = cw.CloseWrite()
+	cw, ok := dst.(interface{ CloseWrite() error })
+	if err != nil || !ok {
+		abort()
 		return
 	}
-	dst.Close()
-	src.Close()
+	_ = cw.CloseWrite()
 }

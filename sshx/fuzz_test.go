@@ -95,6 +95,12 @@ func FuzzServerText(f *testing.F) {
 	f.Add([]byte("hello\r\nSSH-1.5-old\n"))
 	f.Add([]byte("SSH-2.0-\x1b[2J\x00\r\n\x00\x00\x00\x0c"))
 	f.Add([]byte("220 mail.example.com ESMTP\r\n"))
+	bye := ssh.Marshal(struct {
+		Reason        uint32 `sshtype:"1"`
+		Message, Lang string
+	}{2, "go\n\x1b[2Jaway", ""})
+	packet := slices.Concat([]byte{0, 0, 0, byte(1 + len(bye) + 8), 8}, bye, make([]byte, 8))
+	f.Add(append([]byte("SSH-2.0-x\r\n"), packet...))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		if s := clean(string(text)); !utf8.ValidString(s) || len(s) > 510 || strings.ContainsFunc(s, unicode.IsControl) {
 			t.Errorf("clean(%q) is %q", text, s)
@@ -111,6 +117,8 @@ func FuzzServerText(f *testing.F) {
 		if c, err := handshake(t.Context(), cfg, cfg.Keys, client); err == nil {
 			c.Close()
 			t.Error("logged in")
+		} else if strings.ContainsFunc(err.Error(), unicode.IsControl) {
+			t.Errorf("the error is %q", err)
 		}
 		<-done
 	})

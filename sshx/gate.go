@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 )
 
 // notYet is a machine that answers but is not ready, in a word for Report.
@@ -44,7 +46,8 @@ func (w *waiter) gates(ctx context.Context, c *Client) error {
 			w.last = err
 			w.to(ny.state)
 			if errors.Is(err, errOldBoot) {
-				return err // what follows will come over another connection
+				delete(w.seen, "") // the sshd that counts is the next one
+				return err         // what follows will come over another connection
 			}
 		case err != nil:
 			return err
@@ -158,6 +161,9 @@ func stateOf(err error) string {
 	if ny, ok := errors.AsType[*notYet](err); ok {
 		return ny.state
 	}
+	if je, ok := errors.AsType[*jumpError](err); ok {
+		return "jump host " + je.hop + ": " + stateOf(je.err)
+	}
 	said := func(s, banner string) string {
 		if banner != "" {
 			return s + ": " + banner
@@ -175,7 +181,13 @@ func stateOf(err error) string {
 	}
 	de, ok := errors.AsType[*DialError](err)
 	if !ok {
+		if _, slow := errors.AsType[*CanceledError](err); slow {
+			return "no answer"
+		}
 		return "connection lost"
+	}
+	if oc, ok := errors.AsType[*ssh.OpenChannelError](err); ok {
+		return fmt.Sprintf("not reached: %v (%s)", oc.Reason, clean(oc.Message))
 	}
 	ne, isNet := errors.AsType[net.Error](err)
 	dns, isDNS := errors.AsType[*net.DNSError](err)
@@ -206,14 +218,15 @@ const (
 	backoffMax = 5 * time.Second
 )
 
-// next returns the wait after an attempt that ended with err: 1 s, growing by half up to 5 s, each a little
-// more or less, so that many waiters do not knock together. An attempt that sshd may count
-// against us is followed by 5 to 6 s: OpenSSH 9.8 and later bar an address that collects 15 s
-// of penalties, of which each refused login is 5, and they lapse with time.
+// next returns the wait after an attempt that ended with err: 1 s, growing by half up to 5 s, each
+// a little more or less, so that many waiters do not knock together. An attempt that sshd may count
+// against us is followed by 5 to 6 s: OpenSSH 9.8 and later bar an address that collects 15 s of
+// penalties, of which each refused login is 5, and they lapse with time.
 func (b *backoff) next(err error) time.Duration {
 	b.last = min(max(b.last*3/2, backoffMin), backoffMax)
 	_, refused := errors.AsType[*AuthError](err)
-	if de, ok := errors.AsType[*DialError](err); refused || ok && de.Reached {
+	_, wrong := errors.AsType[*HostKeyError](err)
+	if de, ok := errors.AsType[*DialError](err); refused || wrong || ok && de.Reached {
 		return backoffMax + rand.N(time.Second)
 	}
 	return b.last*9/10 + rand.N(b.last/5)

@@ -22,19 +22,19 @@ type trust struct {
 	known       ssh.HostKeyCallback // of the known_hosts file; nil without one
 	first       bool
 	ignore      bool
-	logf        func(string, ...any)
 
 	knownKeys []ssh.PublicKey // that the file has for addr
 	knownCAs  []ssh.PublicKey
 
-	// What was decided, for the caller of the handshake: errors come back from there as text.
-	got ssh.PublicKey
-	err error
+	// What was decided first, for the caller of the handshake: errors come back from there as text.
+	got     ssh.PublicKey
+	err     error
+	learned bool // got is trusted on first use
 }
 
 // newTrust reads what the HostKeys of a filled Config name.
 func newTrust(c Config) (*trust, error) {
-	t := &trust{host: c.Name, addr: c.Name, first: c.HostKeys.TrustFirst, ignore: c.HostKeys.InsecureIgnore, logf: c.Logf}
+	t := &trust{host: c.Name, addr: c.Name, first: c.HostKeys.TrustFirst, ignore: c.HostKeys.InsecureIgnore}
 	if c.Name == strings.TrimSuffix(c.Address, ":22") {
 		t.addr = c.Address
 	} else if _, _, err := net.SplitHostPort(c.Name); err != nil {
@@ -57,68 +57,32 @@ func newTrust(c Config) (*trust, error) {
 
 // readKnownHosts reads the file, and which keys it has for addr.
 func (t *trust) readKnownHosts(file string) error {
-	var err error
-	if t.known, err = knownhosts.New(file); err != nil {
-		return err
-	}
-	// Asking for a key that nobody has tells those that are known.
-	var ke *knownhosts.KeyError
-	if err := t.known(t.addr, &net.TCPAddr{}, nobody{}); errors.As(err, &ke) {
-		for _, k := range ke.Want {
-			t.knownKeys = append(t.knownKeys, k.Key)
-		}
-	}
-	rest, err := os.ReadFile(file)
+	text, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	for len(rest) > 0 {
-		marker, hosts, key, _, next, err := ssh.ParseKnownHosts(rest)
-		if err != nil {
-			break // knownhosts.New read it all; what is left is blank
-		}
-		if marker == "cert-authority" && matchHosts(hosts, knownhosts.Normalize(t.addr)) {
-			t.knownCAs = append(t.knownCAs, key)
-		}
-		rest = next
+	if t.known, err = knownhosts.New(file); err != nil {
+		return err
 	}
-	return nil //nolint:nilerr // see the break
+	// Asking for a key that nobody has tells those that are known, authorities among them.
+	if ke, ok := errors.AsType[*knownhosts.KeyError](t.lookUp(nobody{})); ok {
+		lines := strings.Split(string(text), "\n")
+		for _, k := range ke.Want {
+			if k.Line <= len(lines) && strings.HasPrefix(strings.TrimSpace(lines[k.Line-1]), "@cert-authority") {
+				t.knownCAs = append(t.knownCAs, k.Key)
+			} else {
+				t.knownKeys = append(t.knownKeys, k.Key)
+			}
+		}
+	}
+	return nil
 }
 
-// matchHosts reports whether the patterns of a known_hosts line cover host. Hashed ones never do:
-// they cannot be of use for an authority.
-func matchHosts(patterns []string, host string) bool {
-	match := false
-	for _, p := range patterns {
-		neg := strings.HasPrefix(p, "!")
-		if wildcard(strings.TrimPrefix(p, "!"), host) {
-			if neg {
-				return false
-			}
-			match = true
-		}
-	}
-	return match
-}
+// lookUp asks the known_hosts file for a key.
+func (t *trust) lookUp(key ssh.PublicKey) error { return t.known(t.addr, nowhere, key) }
 
-// wildcard matches "*" and "?" as known_hosts has them.
-func wildcard(pattern, s string) bool {
-	for i, p := range []byte(pattern) {
-		switch {
-		case p == '*':
-			for j := 0; j <= len(s); j++ {
-				if wildcard(pattern[i+1:], s[j:]) {
-					return true
-				}
-			}
-			return false
-		case s == "" || p != '?' && p != s[0]:
-			return false
-		}
-		s = s[1:]
-	}
-	return s == ""
-}
+// nowhere is in the place of the network address: keys are looked up by name.
+var nowhere net.Addr = &net.TCPAddr{}
 
 // nobody is a public key of a kind that does not exist.
 type nobody struct{}
@@ -162,40 +126,54 @@ func (t *trust) knowsSomething() bool {
 	return len(t.pinned)+len(t.authorities)+len(t.knownKeys)+len(t.knownCAs) > 0
 }
 
-// check is the ssh.HostKeyCallback. It keeps its verdict in t.
-func (t *trust) check(_ string, remote net.Addr, key ssh.PublicKey) error {
-	t.got = key
-	t.err = t.decide(remote, key)
-	return t.err
+// check is the ssh.HostKeyCallback. It keeps its first verdict in t; it is called again whenever
+// keys are exchanged anew.
+func (t *trust) check(_ string, _ net.Addr, key ssh.PublicKey) error {
+	err := t.decide(key)
+	if t.got == nil {
+		t.got, t.err = key, err
+	}
+	return err
 }
 
-func (t *trust) decide(remote net.Addr, key ssh.PublicKey) error {
+// decide accepts a certificate for its own sake or, as OpenSSH does, for that of the key in it.
+func (t *trust) decide(key ssh.PublicKey) error {
 	if t.ignore {
 		return nil
 	}
 	no := &HostKeyError{Host: t.host, Got: key, Want: slices.Concat(t.pinned, t.authorities, t.knownKeys, t.knownCAs)}
+	plain, signer := key, ssh.PublicKey(nobody{})
 	cert, isCert := key.(*ssh.Certificate)
-	if isCert && contains(t.authorities, cert.SignatureKey) {
-		checker := ssh.CertChecker{IsHostAuthority: func(k ssh.PublicKey, _ string) bool { return contains(t.authorities, k) }}
-		if no.Cause = checker.CheckHostKey(t.addr, remote, key); no.Cause == nil {
-			return nil
-		}
-		return no
-	}
-	if !isCert && contains(t.pinned, key) {
-		return nil
+	if isCert {
+		plain, signer = cert.Key, cert.SignatureKey
 	}
 	if t.known != nil {
-		err := t.known(t.addr, remote, key)
-		if err == nil {
+		for _, k := range []ssh.PublicKey{plain, signer} {
+			if err := t.lookUp(k); errors.As(err, new(*knownhosts.RevokedError)) {
+				no.Cause = err
+				return no
+			}
+		}
+		err := t.lookUp(key)
+		if err == nil || t.lookUp(plain) == nil {
 			return nil
 		}
-		if _, ok := errors.AsType[*knownhosts.RevokedError](err); ok || isCert {
+		if isCert {
 			no.Cause = err
 		}
 	}
-	if t.first && !t.knowsSomething() && no.Cause == nil {
-		t.logf("%s: WARNING: host key %s trusted on first use; pin it: %s", t.host, fingerprint(key), AuthorizedKey(key))
+	if contains(t.authorities, signer) {
+		checker := ssh.CertChecker{IsHostAuthority: func(k ssh.PublicKey, _ string) bool { return contains(t.authorities, k) }}
+		if no.Cause = checker.CheckHostKey(t.addr, nowhere, key); no.Cause == nil {
+			return nil
+		}
+	}
+	if contains(t.pinned, key) || contains(t.pinned, plain) {
+		return nil
+	}
+	if t.first && !t.knowsSomething() {
+		t.learned = true
+		t.pinned = []ssh.PublicKey{key} // for when keys are exchanged anew
 		return nil
 	}
 	return no

@@ -4,18 +4,24 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/ssh"
 )
 
 func TestPulse(t *testing.T) {
@@ -80,6 +86,63 @@ func TestPulse(t *testing.T) {
 	}
 }
 
+func TestPulseCountsFromTheLastSignOfLife(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		last func(begun time.Time) time.Time
+		dies time.Duration // since begun
+	}{
+		"it stirs, but does not answer": {func(begun time.Time) time.Time {
+			return begun.Add(min(time.Since(begun), time.Minute).Truncate(10 * time.Second))
+		}, 85 * time.Second},
+		"we were stopped, and could not hear": {func() func(time.Time) time.Time {
+			var stop sync.Once
+			return func(begun time.Time) time.Time {
+				if time.Since(begun) > 10*time.Second {
+					stop.Do(func() { time.Sleep(time.Hour) })
+				}
+				return begun
+			}
+		}(), time.Hour + 35*time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				begun := time.Now()
+				killed := make(chan bool)
+				p := pulse{every: 5 * time.Second, dead: 25 * time.Second, last: func() time.Time { return c.last(begun) }, ask: func() { <-killed }}
+				assert.True(t, p.run(t.Context(), func() { close(killed) }))
+				assert.InDelta(t, c.dies, time.Since(begun), float64(15*time.Second))
+				assert.GreaterOrEqual(t, time.Since(begun), c.dies-10*time.Second)
+			})
+		})
+	}
+}
+
+func TestStatesOfMachines(t *testing.T) {
+	t.Parallel()
+	op := func(err error) error { return &DialError{Cause: &net.OpError{Op: "dial", Err: err}} }
+	for want, err := range map[string]error{
+		"refused":                      op(os.NewSyscallError("connect", syscall.ECONNREFUSED)),
+		"no route":                     op(syscall.EHOSTUNREACH),
+		"reset":                        op(syscall.ECONNRESET),
+		"silent":                       op(os.ErrDeadlineExceeded),
+		"no such name":                 op(&net.DNSError{IsNotFound: true}),
+		"hangs up":                     &DialError{Cause: io.EOF},
+		"sshd hangs up: booting":       &DialError{Reached: true, Banner: "booting", Cause: io.EOF},
+		"no SSH":                       &DialError{Cause: errors.New("ssh: overflow reading version string")},
+		"login refused":                &AuthError{},
+		"host key not yet right":       &HostKeyError{},
+		"no login: No space left":      &StartError{Text: "No space left"},
+		"no answer":                    &CanceledError{Cause: errors.New("no answer within 20s")},
+		"connection lost":              &DisconnectedError{Cause: ErrDead},
+		"jump host hop: login refused": &jumpError{"m1", "hop", &AuthError{}},
+		"not reached: administratively prohibited (off)": &DialError{Cause: &ssh.OpenChannelError{Reason: ssh.Prohibited, Message: "off"}},
+	} {
+		assert.Equal(t, want, stateOf(fmt.Errorf("%w", err)), "%v", err)
+	}
+}
+
 func TestBackoffLeavesTimeForPenaltiesToLapse(t *testing.T) {
 	t.Parallel()
 	var b backoff
@@ -91,7 +154,35 @@ func TestBackoffLeavesTimeForPenaltiesToLapse(t *testing.T) {
 	for range 20 {
 		assert.GreaterOrEqual(t, b.next(&AuthError{}), 5*time.Second)
 		assert.GreaterOrEqual(t, b.next(&DialError{Reached: true}), 5*time.Second)
+		assert.GreaterOrEqual(t, b.next(&HostKeyError{}), 5*time.Second)
 	}
+}
+
+// A listener that is out of file descriptors for a moment.
+type exhausted struct {
+	net.Listener
+	accepts int
+	end     func()
+}
+
+func (l *exhausted) Accept() (net.Conn, error) {
+	if l.accepts++; l.accepts == 2 {
+		l.end()
+	}
+	return nil, syscall.EMFILE
+}
+
+func TestForwardOutlivesAFailedAccept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var said []string
+		c := &Client{cfg: Config{Name: "m1", Logf: func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) }}}
+		ctx, cancel := context.WithCancel(t.Context())
+		l := &exhausted{end: cancel}
+		(&Forward{c: c, l: l, ctx: ctx}).serve()
+		assert.Equal(t, 2, l.accepts)
+		assert.Equal(t, []string{"m1: forward: too many open files"}, said)
+	})
 }
 
 func TestRedactorAcrossWrites(t *testing.T) {
@@ -185,30 +276,6 @@ func TestUnpackWritesNothingOutside(t *testing.T) {
 			require.NoError(t, err)
 			assert.Len(t, left, 2, "something was written outside")
 		})
-	}
-}
-
-func TestPatternsOfKnownHosts(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		patterns string
-		host     string
-		want     bool
-	}{
-		{"m1", "m1", true},
-		{"m1", "m12", false},
-		{"m*", "m1", true},
-		{"*", "x", true},
-		{"m?", "m", false},
-		{"m?", "m1", true},
-		{"*,!m1", "m1", false},
-		{"*,!m1", "m2", true},
-		{"!m1", "m2", false},
-		{"*.lab", "a.b.lab", true},
-		{"", "m1", false},
-		{"**", "", true},
-	} {
-		assert.Equal(t, c.want, matchHosts(strings.Split(c.patterns, ","), c.host), "%+v", c)
 	}
 }
 

@@ -1,16 +1,12 @@
 package sshx_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"io"
 	"net"
-	"net/http"
-	"net/http/httptest"
-	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -84,6 +80,76 @@ func TestLinkDropBeginsANewGeneration(t *testing.T) {
 	require.ErrorContains(t, err, "the link is closed")
 }
 
+func TestLinkWaitsForANewBootWhateverOthersDo(t *testing.T) {
+	t.Parallel()
+	m := newSim(t)
+	l := sshx.NewLink(m.config(t))
+	t.Cleanup(func() { l.Close() })
+	old := m.BootID()
+	release := l.Hold()
+	waited := make(chan error)
+	var after string
+	go func() {
+		c, err := l.WaitReady(t.Context(), sshx.Hurried(sshx.Ready{BootIDNot: old, Report: func(state string) {
+			if state == "not restarted yet" {
+				m.Halt()
+				m.Boot()
+			}
+		}}))
+		if err == nil {
+			after, err = c.BootID(t.Context())
+		}
+		waited <- err
+	}()
+	require.Eventually(t, func() bool { return l.Generation() == 1 }, quick, time.Millisecond)
+	early := dial(t, m) // somebody who knows nothing of the restart was faster
+	release(early)
+	require.NoError(t, <-waited)
+	assert.Equal(t, m.BootID(), after)
+	<-early.Done()
+}
+
+func TestLinkInManyHands(t *testing.T) {
+	t.Parallel()
+	m := newSim(t)
+	l := sshx.NewLink(m.config(t))
+	var users sync.WaitGroup
+	ran := make(chan bool, 1)
+	for range 6 {
+		users.Go(func() {
+			for {
+				c, err := l.Client(context.Background())
+				if errors.Is(err, sshx.ErrDropped) {
+					continue
+				}
+				if err != nil {
+					assert.ErrorContains(t, err, "the link is closed")
+					return
+				}
+				if _, err := c.Run(context.Background(), sshx.Cmd{Args: []string{"true"}}); err == nil {
+					select {
+					case ran <- true:
+					default:
+					}
+				}
+			}
+		})
+	}
+	var droppers sync.WaitGroup
+	for range 2 {
+		droppers.Go(func() {
+			for range 10 {
+				<-ran
+				l.Drop()
+			}
+		})
+	}
+	droppers.Wait()
+	assert.Equal(t, 20, l.Generation())
+	require.NoError(t, l.Close())
+	users.Wait()
+}
+
 func TestLinkRemembersAKeyTrustedOnFirstUse(t *testing.T) {
 	t.Parallel()
 	m := newSim(t)
@@ -131,6 +197,63 @@ func TestJumpHostsInAChain(t *testing.T) {
 	require.ErrorContains(t, err, "sshx: inner: jump: b: host key")
 }
 
+// A conn tells when it is closed.
+type closeTold struct {
+	net.Conn
+	closed func()
+}
+
+func (c closeTold) Close() error {
+	c.closed()
+	return c.Conn.Close()
+}
+
+func TestJumpHostsAreClosedLast(t *testing.T) {
+	t.Parallel()
+	hop, inner := newSim(t), newSim(t)
+	connect(hop, nil)
+	cfg := inner.config(t)
+	cfg.Jump = []sshx.Config{hop.config(t)}
+	var c *sshx.Client
+	var first sync.Once
+	cfg.Dialer = dialerFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, network, address)
+		return closeTold{conn, func() {
+			first.Do(func() { assert.ErrorIs(t, c.Err(), sshx.ErrClosed, "the hop was closed first") })
+		}}, err
+	})
+	c, err := sshx.Dial(t.Context(), cfg)
+	require.NoError(t, err)
+	require.NoError(t, c.Close())
+}
+
+func TestLinkLeavesNoJumpHostConnected(t *testing.T) {
+	t.Parallel()
+	hop, inner := newSim(t), newSim(t)
+	connect(hop, nil)
+	cfg := inner.config(t)
+	cfg.Jump = []sshx.Config{hop.config(t)}
+	var open atomic.Int32
+	cfg.Dialer = dialerFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, network, address)
+		open.Add(1)
+		return closeTold{conn, sync.OnceFunc(func() { open.Add(-1) })}, err
+	})
+	l := sshx.NewLink(cfg)
+	t.Cleanup(func() { l.Close() })
+	c, err := l.Client(t.Context())
+	require.NoError(t, err)
+	inner.SetFaults(sshtest.Faults{RefuseAuth: true})
+	inner.DropConnections()
+	<-c.Done()
+	assert.EqualValues(t, 1, open.Load())
+	_, err = l.Client(t.Context())
+	require.Error(t, err)
+	assert.Zero(t, open.Load())
+}
+
 func TestJumpThroughARealSSHD(t *testing.T) {
 	t.Parallel()
 	hop, inner := newSSHD(t), newSSHD(t)
@@ -143,91 +266,4 @@ func TestJumpThroughARealSSHD(t *testing.T) {
 	assert.Equal(t, "in\n", string(res.Stdout))
 	freeze(t, hop) // Close waits for nobody
 	require.NoError(t, c.Close())
-}
-
-func TestServicesBehindAMachine(t *testing.T) {
-	t.Parallel()
-	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		b, _ := io.ReadAll(r.Body)
-		_, _ = w.Write(bytes.ToUpper(b))
-	}))
-	t.Cleanup(web.Close)
-	onMachines(t, func(t *testing.T, m machine) {
-		if s, ok := m.(*sim); ok {
-			connect(s, nil)
-		}
-		c := dial(t, m)
-		tr := &http.Transport{DialContext: c.DialContext}
-		t.Cleanup(tr.CloseIdleConnections)
-		post := func(tr *http.Transport, url string) {
-			hc := &http.Client{Transport: tr}
-			resp, err := hc.Post(url, "text/plain", strings.NewReader(strings.Repeat("abc", 1<<18)))
-			require.NoError(t, err)
-			b, err := io.ReadAll(resp.Body)
-			require.NoError(t, err)
-			resp.Body.Close()
-			assert.True(t, strings.Repeat("ABC", 1<<18) == string(b))
-		}
-		post(tr, web.URL)
-		f, err := c.Forward(t.Context(), "127.0.0.1:0", web.Listener.Addr().String())
-		require.NoError(t, err)
-		local := &http.Transport{}
-		t.Cleanup(local.CloseIdleConnections)
-		post(local, "http://"+f.Addr().String())
-		require.NoError(t, f.Close())
-		_, err = net.DialTimeout("tcp", f.Addr().String(), time.Second)
-		require.Error(t, err)
-
-		_, err = c.DialContext(t.Context(), "tcp", "127.0.0.1:1")
-		require.ErrorContains(t, err, "sshx: dial 127.0.0.1:1 through m1: ssh: rejected")
-		_, err = c.DialContext(t.Context(), "udp", "127.0.0.1:1")
-		require.Error(t, err)
-	})
-}
-
-func TestTunnelsKnowDeadlines(t *testing.T) {
-	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { l.Close() })
-	accepted := make(chan net.Conn, 10)
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				close(accepted)
-				return
-			}
-			accepted <- c
-		}
-	}()
-	onMachines(t, func(t *testing.T, m machine) {
-		if s, ok := m.(*sim); ok {
-			connect(s, nil)
-		}
-		c := dial(t, m)
-		conn, err := c.DialContext(t.Context(), "tcp", l.Addr().String())
-		require.NoError(t, err)
-		peer := <-accepted
-		defer peer.Close()
-		b := make([]byte, 10)
-		require.NoError(t, conn.SetReadDeadline(time.Now().Add(20*time.Millisecond)))
-		_, err = conn.Read(b)
-		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
-		require.NoError(t, conn.SetDeadline(time.Time{}))
-		_, err = conn.Write([]byte("hello"))
-		require.NoError(t, err)
-		_, err = io.ReadFull(peer, b[:5])
-		require.NoError(t, err)
-		require.NoError(t, conn.SetWriteDeadline(time.Now().Add(100*time.Millisecond)))
-		for err == nil { // the peer does not read: buffers fill up
-			_, err = conn.Write(make([]byte, 1<<20))
-		}
-		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
-		read := make(chan error, 1)
-		go func() { _, err := conn.Read(b); read <- err }()
-		require.NoError(t, conn.Close())
-		require.ErrorIs(t, <-read, net.ErrClosed)
-		require.ErrorIs(t, conn.Close(), net.ErrClosed)
-	})
 }

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -186,6 +187,8 @@ func (s *sshd) serve() {
 			defer s.mu.Unlock()
 			return s.log.Write(p)
 		})
+		// Where the login is not root's, a connection is two processes; its commands are sessions.
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		cmd.WaitDelay = time.Second // commands that are left behind hold its stderr
 		s.mu.Lock()
 		err = cmd.Start()
@@ -207,11 +210,14 @@ func (s *sshd) serve() {
 }
 
 // kill ends all connections as kill -9 of sshd does.
-func (s *sshd) kill() {
+func (s *sshd) kill() { s.signal(syscall.SIGKILL) }
+
+// signal sends a signal to all processes of sshd.
+func (s *sshd) signal(sig syscall.Signal) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for cmd := range s.procs {
-		_ = cmd.Process.Kill()
+		_ = syscall.Kill(-cmd.Process.Pid, sig)
 	}
 }
 

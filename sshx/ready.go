@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 )
 
 // Ready says what WaitReady waits for, beyond a command that runs.
@@ -14,19 +17,23 @@ type Ready struct {
 	// taken for a machine that has no address yet.
 	Address func(ctx context.Context) (string, error)
 	// AuthGrace is how long refused logins, and a login shell that runs nothing, are put down to
-	// a machine that is still starting, counted from when its sshd first answered; 0 means 90 s.
+	// a machine that is still starting, counted from when its sshd first answered, or each jump
+	// host's; 0 means 90 s. With BootIDNot, the sshd of the old boot does not count.
 	AuthGrace time.Duration
 	// BootIDNot is a boot id that must have gone, or "".
 	BootIDNot string
 	// FirstBoot expects a machine that makes its host keys now: a wrong one, which otherwise
-	// ends the wait at once, is taken for one that will be replaced. It is never accepted.
+	// ends the wait at once, is taken for one that will be replaced. It is never accepted. Jump
+	// hosts are past that.
 	FirstBoot bool
-	// SystemState waits until systemd, where there is one, says running or degraded.
+	// SystemState waits until systemd, where there is one, says running or degraded. Without it,
+	// a machine may be ready for root, whom pam_nologin lets in, before it is for others.
 	SystemState bool
 	// CloudInit waits until cloud-init, where there is one, is done. Its failure ends the wait.
 	CloudInit bool
-	// Settle is how long the connection must last and the boot id stay the same once all else holds: for
-	// machines that restart their network or themselves after the first boot. 0 is not at all.
+	// Settle is how long the connection must last and the boot id stay the same once all else
+	// holds: for machines that restart their network or themselves after the first boot. 0 is not
+	// at all.
 	Settle time.Duration
 	// Report is told of each change of state, and only of changes.
 	Report func(state string)
@@ -34,14 +41,20 @@ type Ready struct {
 	hurry time.Duration // divides all pauses, for tests; 0 means 1
 }
 
-// WaitReady tries to connect until the machine answers a command and satisfies ready, ctx
-// ends, or trying on is pointless: a wrong host key, a login refused for longer than
-// Ready.AuthGrace, a Config with faults. The first attempt is made at once; later ones follow
-// after 1 to 5 s, and after 5 s or more when sshd answered but did not let us in, since OpenSSH
-// bars addresses that knock too often. Its error is a *NotReadyError.
+// WaitReady tries to connect until the machine answers a command and satisfies ready, ctx ends, or
+// trying on is pointless: a wrong host key, a login refused for longer than Ready.AuthGrace, no
+// algorithm in common, an agent that is of no use, a Config with faults. The first attempt is made
+// at once; later ones follow after 1 to 5 s, and after 5 s or more when sshd answered but did not
+// let us in, since OpenSSH bars addresses that knock too often. Its error is a *NotReadyError.
 func WaitReady(ctx context.Context, cfg Config, ready Ready) (*Client, error) {
+	cfg.Jump = slices.Clone(cfg.Jump)
+	return waitReady(ctx, &cfg, ready)
+}
+
+// waitReady is WaitReady, and pins in cfg what dial does.
+func waitReady(ctx context.Context, cfg *Config, ready Ready) (*Client, error) {
 	setDefault(&ready.AuthGrace, 90*time.Second)
-	w := &waiter{cfg: cfg, ready: ready, begun: time.Now()}
+	w := &waiter{cfg: cfg, ready: ready, begun: time.Now(), seen: map[string]time.Time{}}
 	if ready.Address != nil && cfg.Address == "" && cfg.Name == "" {
 		return nil, errors.New("sshx: wait until ready: Config.Name must be set where Config.Address is not")
 	}
@@ -56,7 +69,11 @@ func WaitReady(ctx context.Context, cfg Config, ready Ready) (*Client, error) {
 			return nil, w.failed(p.err, p.err)
 		}
 		if ctx.Err() != nil {
-			return nil, w.failed(err, context.Cause(ctx))
+			cause := context.Cause(ctx)
+			if w.last != nil && errors.Is(err, cause) {
+				err = w.last // the attempt that ctx cut short says less than the one before it
+			}
+			return nil, w.failed(err, cause)
 		}
 		w.to(stateOf(err))
 		if err := w.pause(ctx, w.back.next(err)); err != nil {
@@ -72,14 +89,14 @@ func (w *waiter) pause(ctx context.Context, d time.Duration) error {
 
 // A waiter is one call of WaitReady.
 type waiter struct {
-	cfg    Config
+	cfg    *Config
 	ready  Ready
 	begun  time.Time
 	tries  int
 	states []State
 	last   error
 	banner string
-	seen   time.Time // when sshd first answered
+	seen   map[string]time.Time // when sshd first answered, by the names of jump hosts; "" is the machine
 	back   backoff
 }
 
@@ -101,12 +118,6 @@ func (w *waiter) to(text string) {
 }
 
 func (w *waiter) failed(last, cause error) error {
-	if last == nil {
-		last = cause
-	}
-	if n := w.last; n != nil && errors.Is(last, cause) && !errors.Is(last, n) {
-		last = n // the attempt that ctx cut short says less than the one before it
-	}
 	return &NotReadyError{
 		Host: w.cfg.filled().Name, Took: time.Since(w.begun), Tries: w.tries, States: w.states, Banner: w.banner,
 		Last: last, Cause: cause,
@@ -115,7 +126,7 @@ func (w *waiter) failed(last, cause error) error {
 
 // attempt connects, and stays until the machine is ready or the connection is of no more use.
 func (w *waiter) attempt(ctx context.Context) (*Client, error) {
-	cfg := w.cfg
+	cfg := *w.cfg
 	if w.ready.Address != nil {
 		addr, err := w.ready.Address(ctx)
 		if err == nil && addr == "" {
@@ -130,13 +141,14 @@ func (w *waiter) attempt(ctx context.Context) (*Client, error) {
 	if err := cfg.filled().validate(); err != nil {
 		return nil, &pointless{err}
 	}
-	c, err := Dial(ctx, cfg)
+	c, err := dial(ctx, &cfg)
+	if !w.ready.FirstBoot {
+		w.cfg.HostKeys = cfg.HostKeys
+	}
 	if err == nil {
-		w.reached(c.Banner())
-		if k := &w.cfg.HostKeys; k.TrustFirst && !w.ready.FirstBoot {
-			k.TrustFirst, k.Pinned = false, append(k.Pinned, AuthorizedKey(c.HostKey()))
-		}
+		w.reached("", c.Banner())
 		if err = w.gates(ctx, c); err == nil {
+			w.cfg.HostKeys = cfg.HostKeys
 			return c, nil
 		}
 		c.Close()
@@ -148,38 +160,44 @@ func (w *waiter) attempt(ctx context.Context) (*Client, error) {
 	return nil, err
 }
 
-func (w *waiter) reached(banner string) {
-	if w.seen.IsZero() {
-		w.seen = time.Now()
+// reached notes that an sshd answered.
+func (w *waiter) reached(hop, banner string) {
+	if w.seen[hop].IsZero() {
+		w.seen[hop] = time.Now()
 	}
-	if banner != "" {
+	if banner != "" && hop == "" {
 		w.banner = banner
 	}
 }
 
 // judge says which errors are final.
 func (w *waiter) judge(err error) error {
-	if de, ok := errors.AsType[*DialError](err); ok && de.Reached {
-		w.reached(de.Banner)
+	hop := ""
+	if je, ok := errors.AsType[*jumpError](err); ok {
+		hop = je.hop
 	}
-	if errors.Is(err, errAgent) {
-		return &pointless{err}
+	if de, ok := errors.AsType[*DialError](err); ok && de.Reached {
+		w.reached(hop, de.Banner)
 	}
 	if hk, ok := errors.AsType[*HostKeyError](err); ok {
-		w.reached("")
-		if !w.ready.FirstBoot || !hk.Changed() {
-			return &pointless{err}
+		w.reached(hop, "")
+		if w.ready.FirstBoot && hk.Changed() && hop == "" {
+			return err
 		}
+		return &pointless{err}
+	}
+	if _, ok := errors.AsType[*ssh.AlgorithmNegotiationError](err); ok || errors.Is(err, errAgent) {
+		return &pointless{err}
 	}
 	ae, refused := errors.AsType[*AuthError](err)
 	_, noShell := errors.AsType[*StartError](err)
 	if refused {
-		w.reached(ae.Banner)
+		w.reached(hop, ae.Banner)
 		if strings.Contains(ae.Cause.Error(), "Too many authentication failures") {
 			return &pointless{err}
 		}
 	}
-	if (refused || noShell) && time.Since(w.seen) > w.ready.AuthGrace {
+	if (refused || noShell) && time.Since(w.seen[hop]) > w.ready.AuthGrace {
 		return &pointless{err}
 	}
 	return err

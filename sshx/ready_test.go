@@ -88,6 +88,7 @@ func TestWaitReadyEndsAtOnceWhereTryingIsPointless(t *testing.T) {
 		hk, ok := errors.AsType[*sshx.HostKeyError](err)
 		require.True(t, ok, "%v", err)
 		assert.True(t, hk.Changed())
+		assert.Equal(t, 1, strings.Count(err.Error(), "does not match"), "%v", err)
 		cfg.HostKeys = sshx.HostKeys{}
 		_, err = sshx.WaitReady(t.Context(), cfg, sshx.Ready{FirstBoot: true})
 		_, ok = errors.AsType[*sshx.HostKeyError](err)
@@ -102,6 +103,47 @@ func TestWaitReadyEndsAtOnceWhereTryingIsPointless(t *testing.T) {
 		require.True(t, ok, "%v", err)
 		assert.Equal(t, 1, nr.Tries)
 	})
+}
+
+func TestWaitReadyEndsAtOnceWhereNoAlgorithmIsCommon(t *testing.T) {
+	t.Parallel()
+	m := newSSHD(t, "Ciphers 3des-cbc")
+	_, err := sshx.WaitReady(t.Context(), m.config(t), sshx.Ready{})
+	nr, ok := errors.AsType[*sshx.NotReadyError](err)
+	require.True(t, ok, "%v", err)
+	assert.Equal(t, 1, nr.Tries)
+	require.ErrorContains(t, err, "3des-cbc")
+}
+
+func TestWaitReadyThroughAJumpHost(t *testing.T) {
+	t.Parallel()
+	hop, inner := newSim(t), newSim(t)
+	connect(hop, nil)
+	cfg := inner.config(t)
+	cfg.Jump = []sshx.Config{hop.config(t)}
+	cfg.Jump[0].Name = "hop"
+	wrong, _ := newKey(t)
+	hop.SetFaults(sshtest.Faults{RefuseAuth: true})
+	here := "127.0.0.1:1"
+	said := states{f: func(state string) {
+		switch state {
+		case "jump host hop: login refused":
+			hop.SetFaults(sshtest.Faults{})
+		case "not reached: connect failed (connection refused)":
+			here = inner.addr
+		}
+	}}
+	address := func(context.Context) (string, error) { return here, nil }
+	c, err := sshx.WaitReady(t.Context(), cfg, sshx.Hurried(sshx.Ready{Address: address, Report: said.report}))
+	require.NoError(t, err)
+	require.NoError(t, c.Close())
+	assert.Equal(t, []string{"jump host hop: login refused", "not reached: connect failed (connection refused)", "ready"}, said.got)
+
+	cfg.Jump[0].HostKeys = sshx.HostKeys{Pinned: []string{sshx.AuthorizedKey(wrong.PublicKey())}}
+	_, err = sshx.WaitReady(t.Context(), cfg, sshx.Ready{FirstBoot: true})
+	hk, ok := errors.AsType[*sshx.HostKeyError](err)
+	require.True(t, ok, "it is not the jump host's first boot: %v", err)
+	assert.Equal(t, "hop", hk.Host)
 }
 
 func TestWaitReadyBearsARefusedLoginForAWhile(t *testing.T) {
@@ -164,6 +206,28 @@ func TestWaitReadyWantsANewBoot(t *testing.T) {
 	assert.Equal(t, []string{"not restarted yet", "ready"}, said.got)
 }
 
+func TestWaitReadyCountsRefusedLoginsFromTheNewBoot(t *testing.T) {
+	t.Parallel()
+	m := newSim(t)
+	const grace = 300 * time.Millisecond
+	said := states{f: func(state string) {
+		switch state {
+		case "not restarted yet":
+			time.Sleep(grace) // it takes its time over going down
+			m.Halt()
+			m.SetFaults(sshtest.Faults{RefuseAuth: true})
+			m.Boot()
+		case "login refused":
+			m.SetFaults(sshtest.Faults{})
+		}
+	}}
+	ready := sshx.Ready{BootIDNot: m.BootID(), AuthGrace: grace, Report: said.report}
+	c, err := sshx.WaitReady(t.Context(), m.config(t), sshx.Hurried(ready))
+	require.NoError(t, err)
+	require.NoError(t, c.Close())
+	assert.Equal(t, []string{"not restarted yet", "login refused", "ready"}, said.got)
+}
+
 // gated returns a machine whose systemctl and cloud-init say one answer after the other.
 func gated(t *testing.T, system, cloud []string) *sim {
 	t.Helper()
@@ -211,10 +275,11 @@ func TestWaitReadyWaitsForTheSystem(t *testing.T) {
 	_, err = sshx.WaitReady(t.Context(), m.config(t), sshx.Hurried(sshx.Ready{CloudInit: true}))
 	require.ErrorContains(t, err, "cloud-init failed")
 	m = gated(t, []string{"starting"}, []string{"x"})
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-	defer cancel()
-	_, err = sshx.WaitReady(ctx, m.config(t), sshx.Hurried(sshx.Ready{SystemState: true}))
-	require.ErrorIs(t, err, context.DeadlineExceeded)
+	enough := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	_, err = sshx.WaitReady(ctx, m.config(t), sshx.Hurried(sshx.Ready{SystemState: true, Report: func(string) { cancel(enough) }}))
+	require.ErrorIs(t, err, enough)
 	require.ErrorContains(t, err, "waiting for: 12 slow.service start running")
 }
 
@@ -263,4 +328,41 @@ func TestWaitReadyKnocksGently(t *testing.T) {
 		assert.LessOrEqual(t, slices.Max(gaps), 5500*time.Millisecond)
 		assert.InDelta(t, 62, len(at), 6)
 	})
+}
+
+func TestWaitReadyBearsPamNologin(t *testing.T) {
+	t.Parallel()
+	const text = "System is booting up. Unprivileged users are not permitted to log in yet."
+	m := newBooting(t, text+"\n")
+	cfg := m.config(t)
+	enough := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	_, err := sshx.WaitReady(ctx, cfg, sshx.Ready{Report: func(string) { cancel(enough) }})
+	nr, ok := errors.AsType[*sshx.NotReadyError](err)
+	require.True(t, ok, "%v", err)
+	require.ErrorIs(t, err, enough)
+	require.ErrorContains(t, err, text)
+	assert.Equal(t, text, nr.Banner)
+	de, ok := errors.AsType[*sshx.DialError](err)
+	require.True(t, ok, "no key was refused: %v", err)
+	assert.True(t, de.Reached)
+
+	asRoot := cfg
+	asRoot.User = "root" // who is let in, whatever state the machine is in
+	c, err := sshx.WaitReady(t.Context(), asRoot, sshx.Ready{})
+	require.NoError(t, err)
+	assert.Equal(t, text, c.Banner())
+	require.NoError(t, c.Close())
+
+	said := states{f: func(state string) {
+		if state != "ready" {
+			assert.NoError(t, os.Remove(m.nologin))
+		}
+	}}
+	c, err = sshx.WaitReady(t.Context(), cfg, sshx.Hurried(sshx.Ready{AuthGrace: 1, Report: said.report}))
+	require.NoError(t, err)
+	assert.Equal(t, []string{"sshd hangs up: " + text, "ready"}, said.got)
+	assert.Empty(t, c.Banner())
+	require.NoError(t, c.Close())
 }

@@ -8,9 +8,11 @@ import (
 
 // Reboot restarts the machine and returns a new connection to it once it has a new boot id and
 // satisfies ready; ready.BootIDNot is set by Reboot. The Client is closed as soon as the machine
-// has taken the request. The login user must be root, or may use sudo without a password.
+// has taken the request. The login user must be root, or may use sudo, without a password or with
+// Config.SudoPassword.
 //
-// The machine must show one of the host keys that are known, or, if it was trusted on first use, the same as now.
+// The machine must show one of the host keys that are known, or, if it was trusted on first use,
+// the same as now.
 func (c *Client) Reboot(ctx context.Context, ready Ready) (*Client, error) {
 	fail := func(err error) error {
 		return fmt.Errorf("sshx: %s: reboot: %w", c.cfg.Name, c.bare(err))
@@ -42,18 +44,4 @@ func goingDown(err error) bool {
 	}
 	ee, ok := errors.AsType[*ExitError](err)
 	return ok && (ee.Signal != "" || ee.Code == 255 || ee.Code == 129 || ee.Code == 137 || ee.Code == 143)
-}
-
-// pinned returns the Config for another connection to the same machine.
-func (c *Client) pinned() Config { return c.trusted(c.cfg) }
-
-// trusted returns cfg, with the machine's key pinned if it was trusted on first use: it must be
-// the same again.
-func (c *Client) trusted(cfg Config) Config {
-	t, err := newTrust(cfg.filled())
-	if err == nil && cfg.HostKeys.TrustFirst && !cfg.HostKeys.InsecureIgnore && !t.knowsSomething() {
-		cfg.HostKeys.TrustFirst = false
-		cfg.HostKeys.Pinned = []string{AuthorizedKey(c.hostKey)}
-	}
-	return cfg
 }

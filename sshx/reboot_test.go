@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -18,7 +19,8 @@ import (
 )
 
 // A rebooter is a machine that can be restarted. No test can do that to the machine that it runs
-// on, so a real sshd gets a boot id from a file, and a command "reboot" that says that it was called.
+// on, so a real sshd gets a boot id from a file, and a command "reboot" that says that it was
+// called.
 type rebooter struct {
 	machine
 	t      testing.TB
@@ -141,4 +143,53 @@ func TestRebootThatIsRefusedIsAnError(t *testing.T) {
 	_, ok := errors.AsType[*sshx.SudoError](err)
 	require.True(t, ok, "%v", err)
 	require.NoError(t, c.Err(), "the connection is still of use")
+}
+
+func TestWaitReadyWantsOneBootToLast(t *testing.T) {
+	t.Parallel()
+	onRebooters(t, func(t *testing.T, m *rebooter) {
+		var once sync.Once
+		said := states{f: func(state string) {
+			if state != "settling" {
+				return
+			}
+			once.Do(func() {
+				if m.real() {
+					m.renew()
+				} else {
+					m.crash(nil)
+				}
+			})
+		}}
+		const settle = 100 * time.Millisecond
+		begun := time.Now()
+		c, err := sshx.WaitReady(t.Context(), m.config(t), sshx.Hurried(sshx.Ready{Settle: settle, Report: said.report}))
+		require.NoError(t, err)
+		require.NoError(t, c.Close())
+		assert.GreaterOrEqual(t, time.Since(begun), settle)
+		again := "connection lost"
+		if m.real() {
+			again = "restarting"
+		}
+		assert.Equal(t, []string{"settling", again, "settling", "ready"}, said.got)
+	})
+}
+
+func TestWaitReadyTakesNoTextForABootID(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	m := &rebooter{t: t, bootID: dir + "/boot_id"}
+	require.NoError(t, os.WriteFile(m.bootID, []byte("Input/output error\n"), 0o600))
+	sshd := newSSHD(t)
+	sshd.mount(t, map[string]string{"/proc/sys/kernel/random/boot_id": m.bootID})
+	said := states{f: func(state string) {
+		if state == "no boot id" {
+			m.renew()
+		}
+	}}
+	ready := sshx.Ready{BootIDNot: "00000000-0000-0000-0000-000000000000", Report: said.report}
+	c, err := sshx.WaitReady(t.Context(), sshd.config(t), sshx.Hurried(ready))
+	require.NoError(t, err)
+	require.NoError(t, c.Close())
+	assert.Equal(t, []string{"no boot id", "ready"}, said.got)
 }

@@ -61,9 +61,8 @@ func (c *Client) DialContext(ctx context.Context, network, address string) (net.
 	}
 	select {
 	case o := <-result:
-		if _, ok := errors.AsType[*ssh.OpenChannelError](o.err); o.err != nil && !ok {
-			<-c.done
-			return fail(c.Err())
+		if _, ok := errors.AsType[*ssh.OpenChannelError](o.err); o.err != nil && !ok && sleep(c.life, time.Second) != nil {
+			return fail(c.Err()) // it says more
 		}
 		if o.err != nil {
 			return fail(o.err)
@@ -106,14 +105,20 @@ type tunnel struct {
 func newTunnel(c *Client, ch ssh.Channel, remote net.Addr) net.Conn {
 	t := &tunnel{c: c, ch: ch, remote: remote}
 	t.cond.L = &t.mu
-	if !c.spawn(t.pumpIn) {
+	if !c.spawn(func() { c.wg.Go(t.pumpIn); t.pumpOut() }) {
 		t.inErr, t.outErr = net.ErrClosed, net.ErrClosed
-		return t
-	}
-	if !c.spawn(t.pumpOut) {
-		t.outErr = net.ErrClosed
 	}
 	return t
+}
+
+// lost waits for the end of the connection under the tunnel, and returns its cause, which is never
+// io.EOF: that would be the end of what the peer had to say.
+func (t *tunnel) lost() error {
+	<-t.c.life.Done()
+	if err := context.Cause(t.c.life); !errors.Is(err, io.EOF) {
+		return err
+	}
+	return io.ErrUnexpectedEOF
 }
 
 // pumpIn brings what the peer sends.
@@ -121,6 +126,9 @@ func (t *tunnel) pumpIn() {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := t.ch.Read(buf)
+		if err != nil && (t.c.conn.cut() || t.c.life.Err() != nil) {
+			err = t.lost()
+		}
 		t.mu.Lock()
 		for len(t.in) >= tunnelBuffer && !t.closed && t.c.life.Err() == nil {
 			t.cond.Wait()
@@ -128,12 +136,7 @@ func (t *tunnel) pumpIn() {
 		if !t.closed {
 			t.in = append(t.in, buf[:n]...)
 		}
-		if err != nil {
-			t.inErr = err
-			if t.c.life.Err() != nil {
-				t.inErr = context.Cause(t.c.life)
-			}
-		}
+		t.inErr = err
 		t.cond.Broadcast()
 		t.mu.Unlock()
 		if err != nil {
@@ -157,7 +160,7 @@ func (t *tunnel) pumpOut() {
 		}
 		switch {
 		case t.c.life.Err() != nil:
-			t.outErr = context.Cause(t.c.life)
+			t.outErr = t.lost()
 			t.cond.Broadcast()
 			return
 		case len(t.out) > 0:
@@ -221,6 +224,8 @@ func (t *tunnel) Write(b []byte) (n int, err error) {
 			return n, t.opErr("write", net.ErrClosed)
 		case t.outErr != nil:
 			return n, t.opErr("write", t.outErr)
+		case t.c.life.Err() != nil:
+			return n, t.opErr("write", t.lost())
 		case t.noWrite:
 			return n, t.opErr("write", net.ErrClosed)
 		case past(t.writeBy):

@@ -1,0 +1,56 @@
+package sshx_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/ssh"
+
+	"github.com/poolready/poolready/sshx"
+)
+
+func TestReadKeyTellsWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	line, err := ssh.NewPublicKey(private.Public())
+	require.NoError(t, err)
+	plain, err := ssh.MarshalPrivateKey(private, "")
+	require.NoError(t, err)
+	der, err := x509.MarshalECPrivateKey(private)
+	require.NoError(t, err)
+	// As ssh-keygen -m PEM has it: OpenSSH's own form takes seconds to open under the race detector.
+	locked, err := x509.EncryptPEMBlock(rand.Reader, "EC PRIVATE KEY", der, []byte("open sesame"), x509.PEMCipherAES128) //nolint:staticcheck // see above
+	require.NoError(t, err)
+	dir := t.TempDir()
+	for name, text := range map[string][]byte{
+		"plain": pem.EncodeToMemory(plain), "locked": pem.EncodeToMemory(locked), "public": ssh.MarshalAuthorizedKey(line), "noise": []byte("x"),
+	} {
+		require.NoError(t, os.WriteFile(dir+"/"+name, text, 0o600))
+	}
+	for _, c := range []struct{ file, passphrase, want string }{
+		{"plain", "", ""},
+		{"plain", "not needed", ""},
+		{"locked", "open sesame", ""},
+		{"locked", "", "locked: parse key: it is encrypted and needs a passphrase"},
+		{"locked", "wrong", "locked: parse key: x509: decryption password incorrect"},
+		{"public", "", "public: parse key: it is a public key; the private one is in the file without .pub"},
+		{"noise", "", "noise: parse key: ssh: no key found"},
+		{"none", "", "none: no such file or directory"},
+	} {
+		key, err := sshx.ReadKey(dir+"/"+c.file, c.passphrase)
+		if c.want != "" {
+			require.ErrorContains(t, err, c.want)
+			continue
+		}
+		require.NoError(t, err)
+		assert.Equal(t, line.Marshal(), key.PublicKey().Marshal())
+	}
+}
