@@ -25,7 +25,16 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// asProgram is set in the environment of a test binary that is to be the program.
+const asProgram = "SIMLAB_TEST_MAIN"
 
 // output is what the lab prints, while it prints.
 type output struct {
