@@ -183,7 +183,7 @@ func (t *tree) nicBacking(net place) (types.BaseVirtualDeviceBackingInfo, error)
 		}, nil
 	}
 	return &types.VirtualEthernetCardNetworkBackingInfo{
-		VirtualDeviceDeviceBackingInfo: types.VirtualDeviceDeviceBackingInfo{DeviceName: net.name},
+		VirtualDeviceDeviceBackingInfo: types.VirtualDeviceDeviceBackingInfo{DeviceName: net.plain()},
 		Network:                        &net.ref,
 	}, nil
 }

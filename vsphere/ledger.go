@@ -299,7 +299,7 @@ func (p *Provider) makeShard(ctx context.Context, op operation, set, shard strin
 	config.NumCPUs, config.MemoryMB = 1, 32
 	config.Annotation = fmt.Sprintf("poolready: part of the ledger of set %s: who uses which pool. It has no disk and is never powered on. "+
 		"Do not remove, rename, move or copy it while the set is in use.", set)
-	config.Files = &types.VirtualMachineFileInfo{VmPathName: "[" + at.datastore.name + "]"}
+	config.Files = &types.VirtualMachineFileInfo{VmPathName: "[" + at.datastore.plain() + "]"}
 	config.ExtraConfig = append(config.ExtraConfig, &types.OptionValue{Key: ledgerKey, Value: set + "/" + shard})
 
 	for try := 1; ; try++ {
