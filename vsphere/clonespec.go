@@ -16,6 +16,7 @@ import (
 type source struct {
 	vm       types.ManagedObjectReference
 	snapshot *types.ManagedObjectReference // nil for a full clone
+	template bool
 	devices  []types.BaseVirtualDevice
 }
 
@@ -49,7 +50,7 @@ func (p *Provider) source(ctx context.Context, spec pool.CloneSpec) (*source, er
 		}
 		vm = *ref
 	}
-	read, err := p.readVM(ctx, vm, "name", "config.hardware.device", "runtime.connectionState")
+	read, err := p.readVM(ctx, vm, "name", "config.template", "config.hardware.device", "runtime.connectionState")
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +58,7 @@ func (p *Provider) source(ctx context.Context, spec pool.CloneSpec) (*source, er
 		return nil, refuse("%s cannot be cloned: it is %s", p.nameOf(vm), why)
 	}
 	p.learn(vm, read.Name)
-	return &source{vm: vm, devices: read.Config.Hardware.Device}, nil
+	return &source{vm: vm, template: read.Config.Template, devices: read.Config.Hardware.Device}, nil
 }
 
 // snapshotSource reads a snapshot once: the clones of a batch share it.

@@ -31,9 +31,9 @@
 //	                              VirtualMachine.Provisioning.Clone
 //	                              VirtualMachine.Config.AdvancedConfig, Annotation, AddRemoveDevice, EditDevice,
 //	                              CPUCount, Memory, Settings, Rename, and DiskExtend if golden grows its disk
-//	                              VirtualMachine.Interact.PowerOn, PowerOff
-//	                              VirtualMachine.State.CreateSnapshot, RevertToSnapshot, RemoveSnapshot
-//	template                      VirtualMachine.Provisioning.DeployTemplate
+//	                              VirtualMachine.Interact.PowerOn, PowerOff, DeviceConnection
+//	                              VirtualMachine.State.CreateSnapshot, RevertToSnapshot
+//	template                      VirtualMachine.Provisioning.DeployTemplate, or Clone if it is a VM
 //	resource pool                 Resource.AssignVMToPool
 //	datastore                     Datastore.AllocateSpace
 //	networks                      Network.Assign
