@@ -142,9 +142,11 @@ func (s *session) dial(ctx context.Context) (*vim25.Client, error) {
 	return client, nil
 }
 
-// drop notes that vCenter no longer knows the login c.
-func (s *session) drop(c *conn) {
-	<-s.lock
+// drop notes that vCenter no longer knows the login c, unless ctx ends while somebody logs in.
+func (s *session) drop(ctx context.Context, c *conn) {
+	if s.acquire(ctx) != nil {
+		return
+	}
 	defer s.release()
 	if s.conn == c {
 		s.conn = nil
@@ -163,7 +165,7 @@ func (s *session) do(ctx context.Context, f func(c *conn) error) error {
 		if err == nil || classify(err) != loggedOut || try == maxLogins {
 			return err
 		}
-		s.drop(c)
+		s.drop(ctx, c)
 	}
 }
 
