@@ -13,6 +13,8 @@ import (
 
 	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/poolready/poolready/pool"
 )
 
 // A class says what an error leaves to do.
@@ -100,7 +102,8 @@ func classify(err error) class {
 	switch {
 	case errors.As(err, &lost), errors.Is(err, errVanished), errors.Is(err, errNoAnswer):
 		return unknown
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, errClosed):
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, errClosed),
+		errors.Is(err, pool.ErrLeaseLost):
 		return permanent
 	case errors.As(err, &soapy):
 		return classifyFault(err)

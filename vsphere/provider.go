@@ -157,11 +157,7 @@ func (p *Provider) perform(ctx context.Context, op operation) (types.AnyType, er
 
 func (p *Provider) attempt(ctx context.Context, op operation) (types.AnyType, error) {
 	var task types.ManagedObjectReference
-	err := p.s.do(ctx, func(c *conn) error {
-		err := pool.Held(ctx)
-		if err != nil {
-			return err
-		}
+	err := p.s.do(ctx, func(c *conn) (err error) {
 		task, err = op.submit(ctx, c)
 		return err
 	})

@@ -16,6 +16,8 @@ import (
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/poolready/poolready/pool"
 )
 
 const (
@@ -138,7 +140,7 @@ func (s *session) dial(ctx context.Context) (*vim25.Client, error) {
 		return nil, refuse("this is %s, not a vCenter: a host by itself can neither clone VMs nor keep them in folders; set GOVC_URL to the vCenter that manages it",
 			client.ServiceContent.About.FullName)
 	}
-	client.RoundTripper = &limiter{rt: sc, slots: make(chan struct{}, maxCalls)}
+	client.RoundTripper = &limiter{rt: sc, slots: make(chan struct{}, maxCalls), held: pool.Held}
 	return client, nil
 }
 
@@ -333,10 +335,11 @@ func (t statusTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, &statusError{res.StatusCode}
 }
 
-// limiter bounds the calls in flight and how long each may take.
+// limiter bounds the calls in flight and how long each may take, and lets none go out under a lease that is over.
 type limiter struct {
 	rt    soap.RoundTripper
 	slots chan struct{}
+	held  func(context.Context) error // pool.Held
 }
 
 func (l *limiter) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
@@ -352,6 +355,9 @@ func (l *limiter) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
+	}
+	if err := l.held(ctx); err != nil { // by now: there may have been a login and a wait for a place
+		return err
 	}
 	call, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
