@@ -106,8 +106,8 @@ var (
 
 // endpoint is a Config that was understood.
 type endpoint struct {
-	url         *url.URL // without user
-	user        *url.Userinfo
+	url         *url.URL                       // without user
+	user        func() (name, password string) // a function, so that nothing prints them
 	insecure    bool
 	roots       *x509.CertPool  // nil: the system's
 	thumbprints map[string]bool // upper case, of this host
@@ -144,7 +144,7 @@ func (c Config) parse(n names) (endpoint, error) {
 		if password == "" {
 			bad("%s is empty; set it to the user's password", n.password)
 		}
-		e.user = url.UserPassword(name, password)
+		e.user = func() (string, string) { return name, password }
 		u.User = nil
 		e.url = u
 	}

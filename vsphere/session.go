@@ -94,10 +94,10 @@ func (s *session) current(ctx context.Context) (*conn, error) {
 		}
 		s.client = client
 	}
-	password, _ := s.end.user.Password()
+	user, password := s.end.user()
 	res, err := methods.Login(ctx, s.client, &types.Login{
 		This:     *s.client.ServiceContent.SessionManager,
-		UserName: s.end.user.Username(),
+		UserName: user,
 		Password: password,
 		Locale:   "en_US",
 	})
