@@ -286,23 +286,23 @@ func (p *Provider) SetLedger(ctx context.Context, set, shard, revision string, v
 func (p *Provider) makeShard(ctx context.Context, op operation, set, shard string, config types.VirtualMachineConfigSpec, nonce string) error {
 	op.name = "make"
 	none := types.ManagedObjectReference{}
-	var at location
-	if err := p.lookUp(ctx, func(t *tree) (err error) {
-		at, err = t.locate(p.cfg, p.ledgerPlace(set))
-		return err
-	}); err != nil {
-		return p.fail(op, err)
-	}
 	name := ledgerName(set, shard)
 	config.Name = name
 	config.GuestId = string(types.VirtualMachineGuestOsIdentifierOtherGuest64)
 	config.NumCPUs, config.MemoryMB = 1, 32
 	config.Annotation = fmt.Sprintf("poolready: part of the ledger of set %s: who uses which pool. It has no disk and is never powered on. "+
 		"Do not remove, rename, move or copy it while the set is in use.", set)
-	config.Files = &types.VirtualMachineFileInfo{VmPathName: "[" + at.datastore.plain() + "]"}
 	config.ExtraConfig = append(config.ExtraConfig, &types.OptionValue{Key: ledgerKey, Value: set + "/" + shard})
 
 	for try := 1; ; try++ {
+		var at location
+		if err := p.lookUp(ctx, func(t *tree) (err error) {
+			at, err = t.locate(p.cfg, p.ledgerPlace(set))
+			return err
+		}); err != nil {
+			return p.fail(op, err)
+		}
+		config.Files = &types.VirtualMachineFileInfo{VmPathName: "[" + at.datastore.plain() + "]"}
 		folder, err := p.makeFolder(ctx, set, ledgerFolder)
 		if err != nil {
 			return p.fail(op, err)
@@ -341,8 +341,8 @@ func (p *Provider) makeShard(ctx context.Context, op operation, set, shard strin
 			return false, nil, changed(err)
 		}
 		_, err = p.perform(ctx, op)
-		if isGone(err, folder) && try == 1 {
-			p.forgetFolders(set)
+		if has[*types.ManagedObjectNotFound](err) && try == 1 {
+			p.forgetPlaces(set)
 			continue
 		}
 		return err

@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"github.com/vmware/govmomi/find"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/poolready/poolready/pool"
@@ -202,4 +203,32 @@ func TestNamesThatPathsEscape(t *testing.T) {
 	inv, err := l.p.Inventory(ctx, "set", "100%", "100%25")
 	require.NoError(t, err)
 	assert.Len(t, inv.Templates, 2)
+}
+
+func TestResourcePoolThatIsMadeAnewIsFound(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, vspheretest.Fast(), func(s *vspheretest.Server) { s.ResourcePools = []string{"dev"} })
+	l.cfg.ResourcePool = "dev"
+	l.p = l.provider(t)
+	ctx := within(t, 30*time.Second)
+	_, err := l.p.Inventory(ctx, "set")
+	require.NoError(t, err)
+	c, err := l.Client(ctx)
+	require.NoError(t, err)
+	again := func() {
+		old, err := find.NewFinder(c.Client).ResourcePool(ctx, "/Datacenter/host/Cluster/Resources/dev")
+		require.NoError(t, err)
+		root, err := find.NewFinder(c.Client).ResourcePool(ctx, "/Datacenter/host/Cluster/Resources")
+		require.NoError(t, err)
+		task, err := old.Destroy(ctx)
+		require.NoError(t, err)
+		require.NoError(t, task.WaitEx(ctx))
+		_, err = root.Create(ctx, "dev", types.DefaultResourceConfigSpec())
+		require.NoError(t, err)
+	}
+	again()
+	_, err = l.p.Clone(ctx, goldenSpec("golden"))
+	require.NoError(t, err)
+	again()
+	require.NoError(t, l.p.SetLedger(ctx, "set", "pool-1", "", map[string]string{"k": "v"}))
 }
