@@ -58,7 +58,14 @@ func (p *Provider) source(ctx context.Context, spec pool.CloneSpec) (*source, er
 		return nil, refuse("%s cannot be cloned: it is %s", p.nameOf(vm), why)
 	}
 	p.learn(vm, read.Name)
-	return &source{vm: vm, template: read.Config.Template, devices: read.Config.Hardware.Device}, nil
+	src := &source{vm: vm, template: read.Config.Template, devices: read.Config.Hardware.Device}
+	for _, disk := range src.disks() {
+		if mode := diskMode(disk.Backing); strings.HasPrefix(mode, "independent") {
+			return nil, refuse("%s cannot be cloned for pools: disk %d is %s: no snapshot would hold it, and no revert clean it; change its mode to persistent",
+				p.nameOf(vm), disk.Key, mode)
+		}
+	}
+	return src, nil
 }
 
 // snapshotSource reads a snapshot once: the clones of a batch share it.

@@ -80,7 +80,7 @@
 //
 // # Limits
 //
-// Only the first disk grows. Snapshots are taken without quiescing, and with memory only by SnapshotRunning; a revert to
+// Only the first disk grows, and templates with independent disks are refused, since no revert cleans them. Snapshots are taken without quiescing, and with memory only by SnapshotRunning; a revert to
 // one with memory is taken to run the VM on whatever host vCenter chooses, and nothing is assumed of its boot time and
 // of what its tools say until their next poll, which comes every 30 s. PowerOn does
 // not place VMs: in a cluster with manual DRS a VM starts on the host where it is registered. A VM's

@@ -33,7 +33,7 @@ func ledgerName(set, shard string) string { return set + "-ledger-" + shard }
 // A shard whose VM was renamed by hand is found all the same, as long as it stays in its folder.
 func (p *Provider) Ledger(ctx context.Context, set string, shards ...string) (*pool.Ledger, error) {
 	fail := func(err error) (*pool.Ledger, error) {
-		return nil, p.errorf(err, "read the ledger of set %q", set)
+		return nil, p.errorf(err, "read folder %q", path.Join(set, ledgerFolder))
 	}
 	l := &pool.Ledger{Shards: map[string]pool.Shard{}}
 	vms, err := p.readShards(ctx, set, shards)
