@@ -28,8 +28,10 @@
 //   - VMs that are being made are seen, without a config;
 //   - golden VMs and snapshots that linked clones hang on cannot be destroyed;
 //   - guests boot, are seen by their tools, and show addresses, one after the other; what the tools
-//     said last stays when the power goes; container bridges and link-local addresses come first;
+//     said last stays when the power goes; container bridges and link-local addresses come first, and
+//     lead nowhere;
 //     ShutdownGuest needs tools, takes time and may never be followed;
+//   - a VM with a MAC by hand that VMware keeps for itself does not power on;
 //   - guestinfo.* set while a VM runs is gone when it stops; empty values delete; keys that a
 //     ConfigSpec has a field for are ignored;
 //   - snapshots are 32 deep at most; templates have no snapshots and no power;

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/vmware/govmomi/simulator"
@@ -279,10 +280,16 @@ func (r *running) at(addr netip.Addr) (Guest, bool) {
 	}
 	for _, n := range g.Info().NICs {
 		for _, p := range n.Addrs {
-			if n.Connected && p.Addr() == addr {
+			if n.Connected && p.Addr() == addr && !addr.IsLinkLocalUnicast() && r.plugged(n.MAC) {
 				return g, true
 			}
 		}
 	}
 	return nil, false
+}
+
+// plugged tells whether an interface is one of the VM's NICs, and not a bridge inside of it.
+func (r *running) plugged(mac string) bool {
+	cfg := r.vm.config(r.s.context(nil))
+	return cfg != nil && slices.ContainsFunc(nics(cfg), func(n *types.VirtualEthernetCard) bool { return sameMAC(n.MacAddress, mac) })
 }
