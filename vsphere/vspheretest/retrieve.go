@@ -114,6 +114,9 @@ func (w *walker) walk(from types.ManagedObjectReference, set []types.BaseSelecti
 				return &types.InvalidArgument{InvalidProperty: "undefined TraversalSpec name"}
 			}
 		}
+		if !isA(from.Type, ts.Type) {
+			continue
+		}
 		for _, ref := range w.follow(from, ts.Path) {
 			if !isTrue(ts.Skip) {
 				w.add(ref)
