@@ -310,16 +310,20 @@ func (t *tree) find(k kind, want string) (place, error) {
 		found = t.rootPools(want)
 	}
 	// A whole path says it all, even if it is somebody else's name.
-	for _, pl := range found {
-		if p := t.path(pl.ref); strings.HasPrefix(want, "/") && p == "/"+rel {
-			return pl, nil
+	if strings.HasPrefix(want, "/") {
+		if whole := slices.DeleteFunc(slices.Clone(found), func(pl place) bool { return t.path(pl.ref) != "/"+rel }); len(whole) > 0 {
+			found = whole
 		}
 	}
 	switch {
 	case len(found) == 1:
 		return found[0], nil
 	case len(found) > 1:
-		return place{}, refuse("%s %q is ambiguous: it may be %s; give the path", k.word, want, list(t.paths(found)))
+		paths := slices.Compact(slices.Sorted(slices.Values(t.paths(found))))
+		if len(paths) == 1 { // as of port groups for one segment on several switches
+			return place{}, refuse("%s %q is ambiguous: there are %d of that path; rename all but one, or use another", k.word, want, len(found))
+		}
+		return place{}, refuse("%s %q is ambiguous: it may be %s; give the path", k.word, want, list(paths))
 	}
 	return place{}, refuse("there is no %s %q in datacenter %q; there is %s", k.word, want, t.dc.name, list(t.paths(candidates)))
 }

@@ -49,6 +49,8 @@ func sampleTree() *tree {
 	add("DistributedVirtualPortgroup", "pg2", "uplinks", net, map[string]any{"config.uplink": true})
 	add("Network", "n2", "10%25 A%2fB", net, nil)
 	add("Folder", "v4", "fast", vm, nil) // as one for datastores
+	add("DistributedVirtualPortgroup", "pg3", "segment", net, nil)
+	add("DistributedVirtualPortgroup", "pg4", "segment", net, nil)
 	add("Folder", "n3", "switches", net, nil)
 	return t
 }
@@ -73,6 +75,8 @@ func TestFindTakesNamesAndPaths(t *testing.T) {
 		{networkKind, "", "", "GOVC_NETWORK"},
 		{networkKind, "uplinks", "", "no network"},
 		{networkKind, "10% A/B", "n2", ""},
+		{networkKind, "segment", "", "there are 2 of that path; rename"},
+		{networkKind, "/DC/network/segment", "", "there are 2 of that path; rename"},
 		{networkKind, "/DC/network/10%25 A%2fB", "n2", ""},
 		{poolKind, "", "", "GOVC_RESOURCE_POOL"},
 		{poolKind, "prod", "rp2", ""},
