@@ -221,6 +221,8 @@ func remedy(err error, name func(types.ManagedObjectReference) string) string {
 			return "the license allows no changes through the API; use a vCenter with a full license"
 		case *types.NoDiskSpace:
 			return fmt.Sprintf("datastore %q is full; free space there or choose another", f.Datastore)
+		case *types.InsufficientStorageSpace:
+			return "the datastore has too little room; free some there or choose another"
 		case types.BaseInsufficientResourcesFault:
 			return "the hosts have too little left for it; free some or choose another resource pool"
 		case *types.TooManySnapshotLevels:
@@ -231,6 +233,8 @@ func remedy(err error, name func(types.ManagedObjectReference) string) string {
 			return "vCenter has disabled the operation on it, as a rule because another program owns it"
 		case types.BaseTaskInProgress:
 			return "another task is in progress there; wait for it to end or cancel it"
+		case types.BaseHostCommunication:
+			return "vCenter does not reach the VM's host; see there what ails it"
 		case *types.ManagedObjectNotFound:
 			return name(f.Obj) + " does not exist"
 		case *types.NotAuthenticated:
@@ -252,6 +256,9 @@ func remedy(err error, name func(types.ManagedObjectReference) string) string {
 	var status *statusError
 	if errors.As(err, &status) && status.code == http.StatusNotFound {
 		return "there is no vCenter API at that address; check GOVC_URL"
+	}
+	if startingUp(err) {
+		return "vCenter is not up yet, or has no session left (programs that do not log out take them)"
 	}
 	return ""
 }
