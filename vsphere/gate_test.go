@@ -61,7 +61,7 @@ func TestStormsAreHeldBack(t *testing.T) {
 	latency.Snapshot, latency.Revert = 60*time.Millisecond, 60*time.Millisecond
 	l := newLab(t, latency)
 	ctx := within(t, time.Minute)
-	const vms = 3 * maxSnapshots
+	const vms = maxPowers + 4
 	var ids, snapshots [vms]string
 	all := func(f func(i int) error) {
 		var wg sync.WaitGroup

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/types"
@@ -271,7 +272,7 @@ func (p *Provider) preflightPrivileges(ctx context.Context, need *needs, report 
 			}
 		}
 		if len(lacking) > 0 {
-			report(refuse("the user lacks the privileges %s on %s; give them in a role there", list(lacking), p.nameOf(a.Entity)))
+			report(refuse("the user lacks the privileges %s on %s; give them in a role there", strings.Join(lacking, ", "), p.nameOf(a.Entity)))
 		}
 	}
 	return nil
