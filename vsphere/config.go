@@ -26,10 +26,12 @@ type Config struct {
 
 	// Insecure accepts every certificate: anybody on the path can read the password.
 	Insecure bool
-	// CACerts lists PEM files of certificate authorities, separated as in PATH, which replace the system's.
+	// CACerts lists PEM files of certificate authorities, separated as in PATH, which replace the
+	// system's.
 	CACerts string
 	// KnownHosts lists files with lines "host:port thumbprint", separated as in PATH. A host in
-	// one of them is trusted if its certificate has that thumbprint; files that do not exist are ignored.
+	// one of them is trusted if its certificate has that thumbprint; files that do not exist are
+	// ignored.
 	KnownHosts string
 	// Thumbprint is the SHA-256 or SHA-1 thumbprint of the vCenter's certificate ("AA:BB:..."),
 	// trusted like an entry of KnownHosts.

@@ -39,7 +39,8 @@ var errNoAnswer = errors.New("no answer from vCenter")
 // statusError is an answer other than a result (200) or a fault (500).
 type statusError struct{ code int }
 
-// startingUp tells whether err is what a vCenter's proxy answers while the services behind it start: 503.
+// startingUp tells whether err is what a vCenter's proxy answers while the services behind it
+// start: 503.
 func startingUp(err error) bool {
 	status, ok := errors.AsType[*statusError](err)
 	return ok && status.code == http.StatusServiceUnavailable
@@ -163,7 +164,8 @@ func refuse(format string, args ...any) error {
 func (e *refusal) Error() string { return e.msg }
 func (e *refusal) Unwrap() error { return e.err }
 
-// untrusted returns why the server's certificate is not accepted, or nil if that is not err's reason.
+// untrusted returns why the server's certificate is not accepted, or nil if that is not err's
+// reason.
 func untrusted(err error) error {
 	var verify *tls.CertificateVerificationError
 	if errors.As(err, &verify) {
@@ -281,7 +283,8 @@ func privileges(f *types.NoPermission, name func(types.ManagedObjectReference) s
 	return strings.Join(all, "; ")
 }
 
-// plain is what vCenter said, without SOAP's fault code, and with the fault's type when it said nothing.
+// plain is what vCenter said, without SOAP's fault code, and with the fault's type when it said
+// nothing.
 func plain(err error) string {
 	text := err.Error()
 	fs := faults(err)

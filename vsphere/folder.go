@@ -135,7 +135,8 @@ func (p *Provider) keepFolder(path string, ref types.ManagedObjectReference) {
 	p.places.folders[path] = ref
 }
 
-// forgetPlaces lets go of all that is known of where the set's VMs go, since something of it is gone.
+// forgetPlaces lets go of all that is known of where the set's VMs go, since something of it is
+// gone.
 func (p *Provider) forgetPlaces(set string) {
 	p.forgetFolders(set)
 	p.places.mu.Lock()

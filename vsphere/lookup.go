@@ -328,7 +328,8 @@ func (t *tree) find(k kind, want string) (place, error) {
 	return place{}, refuse("there is no %s %q in datacenter %q; there is %s", k.word, want, t.dc.name, list(t.paths(candidates)))
 }
 
-// below tells whether the place is somewhere below ref: folders are of one type, whatever they hold.
+// below tells whether the place is somewhere below ref: folders are of one type, whatever they
+// hold.
 func (t *tree) below(pl place, ref types.ManagedObjectReference) bool {
 	for ok := true; ok; pl, ok = t.all[pl.parent] {
 		if pl.parent == ref {

@@ -105,9 +105,9 @@ func (p *pump) rebuild() (old *view) {
 	return old
 }
 
-// recheck has vCenter told again, with the next change to the view, of what it may have lost: objects
-// that it was told of but never reported, and, if it has been silent, all tasks. It answers which
-// of them do not exist.
+// recheck has vCenter told again, with the next change to the view, of what it may have lost:
+// objects that it was told of but never reported, and, if it has been silent, all tasks. It answers
+// which of them do not exist.
 func (p *pump) recheck(silent bool) (any bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

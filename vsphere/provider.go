@@ -22,7 +22,8 @@ const (
 // lateEffect is how long a call without answer may take to show that it is being carried out.
 const lateEffect = time.Second
 
-// maxOddities is how many system errors one operation may meet: they may pass, but are as a rule there to stay.
+// maxOddities is how many system errors one operation may meet: they may pass, but are as a rule
+// there to stay.
 const maxOddities = 3
 
 // Provider is a pool.Provider on one vCenter. Its methods may be called from any goroutine.

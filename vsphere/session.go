@@ -238,9 +238,10 @@ func (s *session) retrieve(ctx context.Context, specs ...types.PropertyFilterSpe
 	return slices.DeleteFunc(objects, skipped), err
 }
 
-// unskip has the answer to specs show the objects that they start from and skip, and returns which objects
-// of the answer those are. To a session that has ended vCenter reports every property as missing, so that
-// nothing can be followed: without the object it starts from, such a reading looks like one that found nothing.
+// unskip has the answer to specs show the objects that they start from and skip, and returns which
+// objects of the answer those are. To a session that has ended vCenter reports every property as
+// missing, so that nothing can be followed: without the object it starts from, such a reading looks
+// like one that found nothing.
 func unskip(specs []types.PropertyFilterSpec) (all []types.PropertyFilterSpec, skipped func(types.ObjectContent) bool) {
 	starts := map[types.ManagedObjectReference]bool{}
 	asked, added := map[string]bool{}, map[string]bool{}
@@ -335,7 +336,8 @@ func (t statusTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, &statusError{res.StatusCode}
 }
 
-// limiter bounds the calls in flight and how long each may take, and lets none go out under a lease that is over.
+// limiter bounds the calls in flight and how long each may take, and lets none go out under a lease
+// that is over.
 type limiter struct {
 	rt    soap.RoundTripper
 	slots chan struct{}

@@ -180,7 +180,8 @@ func TestExpiredSessionDoesNotLookLikeAnEmptyVCenter(t *testing.T) {
 	}
 	for name, read := range reads {
 		t.Run(name, func(t *testing.T) {
-			// The forms of NotAuthenticated alternate, and a first reading has more calls than later ones.
+			// The forms of NotAuthenticated alternate, and a first reading has more calls than
+			// later ones.
 			for range 4 {
 				p := l.provider(t)
 				for range 3 {

@@ -257,7 +257,8 @@ func (p *process) e2e(t *testing.T, file string, but ...string) (said string, er
 	return string(out), err
 }
 
-// pasted is the environment of a terminal into which the lines were pasted, but the variables named.
+// pasted is the environment of a terminal into which the lines were pasted, but the variables
+// named.
 func (p *process) pasted(but ...string) []string {
 	env := without(os.Environ(), "E2E_", "GOVC_")
 	for name, value := range p.env {

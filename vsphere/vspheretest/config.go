@@ -172,8 +172,8 @@ func checkName(name string) (string, types.BaseMethodFault) {
 	return escape(name), nil
 }
 
-// escape is a name as the inventory has it: slashes and backslashes are escaped, and so is a percent sign
-// that does not begin such an escape.
+// escape is a name as the inventory has it: slashes and backslashes are escaped, and so is a
+// percent sign that does not begin such an escape.
 func escape(name string) string {
 	var b strings.Builder
 	for i, c := range name {

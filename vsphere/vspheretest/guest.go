@@ -109,7 +109,8 @@ func (s *Server) stopGuest(m *vm) {
 	s.lab.broadcast()
 }
 
-// tend boots the guest, unless it is g, which has been resumed, and shows vCenter what its tools say, until the power goes.
+// tend boots the guest, unless it is g, which has been resumed, and shows vCenter what its tools
+// say, until the power goes.
 func (r *running) tend(g Guest) {
 	defer close(r.done)
 	s, lat := r.s, r.s.lat

@@ -68,8 +68,8 @@ func (g *Guest) ping(ctx context.Context, p *sshtest.Proc) int {
 	return code
 }
 
-// curl knows: [-s] [-S] [-f] [-k] [-4|-6] [-o FILE] [--noproxy LIST] [--connect-timeout S] [-m S] URL,
-// short options in one word, too. It minds the proxy variables as curl does.
+// curl knows: [-s] [-S] [-f] [-k] [-4|-6] [-o FILE] [--noproxy LIST] [--connect-timeout S] [-m S]
+// URL, short options in one word, too. It minds the proxy variables as curl does.
 func (g *Guest) curl(ctx context.Context, p *sshtest.Proc) int {
 	args, target, out, noproxy := p.Args[1:], "", "", p.Env["no_proxy"]
 	var insecure, fail, six bool
