@@ -15,7 +15,8 @@ import (
 // server's policy may page as well; stock vcsim never does.
 const pageSize = 100
 
-// stock reads those properties of given objects that fields does not, with locks; it does not traverse.
+// stock reads those properties of given objects that fields does not, with locks; it does not
+// traverse.
 var stock simulator.PropertyCollector
 
 // retrieve returns the properties that specs select.
@@ -122,7 +123,7 @@ func (w *walker) walk(from types.ManagedObjectReference, set []types.BaseSelecti
 				return &types.InvalidArgument{InvalidProperty: "undefined TraversalSpec name"}
 			}
 		}
-		if !isA(from.Type, ts.Type) {
+		if !derives(from.Type, ts.Type) {
 			continue
 		}
 		for _, ref := range w.follow(from, ts.Path) {

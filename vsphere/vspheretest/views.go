@@ -66,8 +66,8 @@ var subtypes = map[string][]string{
 	"VmwareDistributedVirtualSwitch": {"VmwareDistributedVirtualSwitch"},
 }
 
-// isA tells whether objects of one type are of another, too.
-func isA(kind, of string) bool {
+// derives tells whether objects of one type are of another, too.
+func derives(kind, of string) bool {
 	return kind == of || slices.Contains(subtypes[of], kind) ||
 		slices.Contains([]string{"ManagedObjectView", "View"}, of) && slices.Contains([]string{"ContainerView", "ListView"}, kind)
 }
