@@ -31,7 +31,10 @@
 // With -guests plain, guests are plain machines with root, on a flat network, which is enough to
 // try programs on vCenter itself:
 //
-//	$ govc vm.clone -vm template -on vm1 && govc vm.ip vm1
+//	$ govc vm.clone -vm template -on vm1 && govc vm.ip -a -v4 vm1
+//
+// Without -a, govc shows the address that tools list first, here as on many real guests that of a
+// container bridge, which nobody else can reach.
 //
 // # What it keeps
 //
