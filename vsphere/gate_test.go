@@ -60,7 +60,7 @@ func TestStormsAreHeldBack(t *testing.T) {
 	latency.FullClone, latency.PowerOn = 60*time.Millisecond, 60*time.Millisecond
 	latency.Snapshot, latency.Revert = 60*time.Millisecond, 60*time.Millisecond
 	l := newLab(t, latency)
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	const vms = maxPowers + 4
 	var ids, snapshots [vms]string
 	all := func(f func(i int) error) {
