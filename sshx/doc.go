@@ -96,7 +96,7 @@
 // A machine that loses power in the middle of a transfer keeps a file or directory NAME.sshx-XXXXXXXXXXXXXXXX, as does one
 // without tar whose connection is lost in the middle of a tree; a job that nobody followed to
 // its end leaves /var/tmp/sshx.XXXXXXXXXXXXXXXX. A script that is killed with SIGKILL from
-// outside may leave /tmp/sshx.XXXXXXXXXXXXXXXX.
+// outside may leave /tmp/sshx.XXXXXXXXXXXXXXXXXXXXXXXXXX.
 //
 // # Testing
 //

@@ -157,6 +157,9 @@ func (h *Host) wireDetach(_ context.Context, p *Proc) int {
 		return wireFail(p, errors.New("too few arguments"))
 	}
 	id, dir := p.Args[1], wire.JobDir(p.Args[1])
+	if _, err := p.which("setsid"); err != nil {
+		return wireFail(p, errors.New("setsid: not found"))
+	}
 	preamble, script, err := wireInput(bufio.NewReader(p.Stdin))
 	if err != nil {
 		return wireFail(p, err)
@@ -175,9 +178,6 @@ func (h *Host) wireDetach(_ context.Context, p *Proc) int {
 			return wireFail(p, err)
 		}
 		text += " " + wire.Quote(dir+"/script")
-	}
-	if _, err := p.which("setsid"); err != nil {
-		return wireFail(p, errors.New("setsid: not found"))
 	}
 	log, err := v.open(dir+"/log", os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o666)
 	if err != nil {
@@ -221,7 +221,11 @@ func (h *Host) wireState(p *Proc, dir string) (state, rc string, pid int) {
 		return s
 	}
 	rc = "-"
-	if i, err := p.view().stat(dir); err != nil || !i.IsDir() {
+	i, err := p.view().stat(dir)
+	if err != nil || !i.IsDir() {
+		return "gone", rc, 0
+	}
+	if o, ok := i.Sys().(*Owner); ok && o.User != p.User {
 		return "gone", rc, 0
 	}
 	state = "new"
