@@ -30,6 +30,10 @@
 // Users are administrators by files in sudoers.d, whatever the group for that is called. What Ubuntu has
 // beside Debian (netplan, systemd-resolved) follows its documentation, and has been run nowhere yet.
 //
+// Mirrors limit the rate. Two hosts update at a time, and one that is turned away asks again after
+// "retry-pause" seconds. Each process has its own two: others that build on the same vCenter are not
+// counted, so give several of them at once a mirror of your own.
+//
 // # Names of the outside
 //
 // con's dnsmasq asks the lab's name server for what it does not know, so that dis can resolve names of the

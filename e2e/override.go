@@ -182,9 +182,7 @@ func (t Topology) overrideWarnings() (list []string) {
 	for n := 1; n <= t.Pools; n++ {
 		for _, role := range []string{Con, Dis} {
 			for _, m := range t.override(n, role).MACs {
-				if mac, err := net.ParseMAC(m); err == nil && !static(mac) {
-					list = append(list, fmt.Sprintf("pool-%d.%s-macs: %s is outside of %s", n, role, m, staticMACs))
-				}
+				list = append(list, warnKept(fmt.Sprintf("pool-%d.%s-macs", n, role), m)...)
 			}
 		}
 	}

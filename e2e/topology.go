@@ -87,7 +87,7 @@ func DefaultTopology() Topology {
 		LabIF: "ens192", TrunkIF: "ens224", ExtIF: "ens256",
 		VLAN: 10, VLANPrefix: netip.MustParsePrefix("10.10.20.0/24"),
 		LabPrefix: netip.MustParsePrefix("10.0.0.0/20"), PoolBase: netip.MustParseAddr("10.0.2.0"),
-		MACPrefix: "00:50:56:ac", MTU: 1500,
+		MACPrefix: "00:50:56:2c", MTU: 1500,
 		Domain: "example.com", NameServer: netip.MustParseAddr("10.0.1.8"), OutsideNames: "allowed", NTPServer: netip.MustParseAddr("10.0.1.8"),
 		Timezone: "Asia/Singapore", AdminUser: "steve", TestUser: "testy",
 		Packages:        strings.Fields("tmux git make podman rsync dnsmasq chrony firewalld rhel:bind-utils debian:bind9-dnsutils debian:curl debian:cloud-guest-utils"),

@@ -61,7 +61,7 @@ var settings = []setting[Topology]{
 	addr("outside-addr6", "likewise, IPv6", func(t *Topology) *netip.Addr { return &t.OutsideAddr6 }),
 	text("outside-name", "a name of the outside", func(t *Topology) *string { return &t.OutsideName }),
 	text("internet-url", "a page of the outside", func(t *Topology) *string { return &t.InternetURL }),
-	number("retry-pause", "seconds between tries of a mirror", func(t *Topology) *int { return &t.RetryPause }),
+	number("retry-pause", "seconds between tries of a mirror; two hosts of a process use it at once", func(t *Topology) *int { return &t.RetryPause }),
 	number("wait-con", "seconds that dis waits for con", func(t *Topology) *int { return &t.WaitCon }),
 }
 

@@ -11,7 +11,7 @@ import (
 	"github.com/poolready/poolready/sshx"
 )
 
-// updates bounds how many hosts update at once, in this process: mirrors limit the rate.
+// updates bounds how many hosts update at once, in this process alone: mirrors limit the rate.
 var updates = make(gate, 2)
 
 // A gate lets in as many at once as it has capacity.

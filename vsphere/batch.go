@@ -15,7 +15,8 @@ const batchDelay = 10 * time.Millisecond
 // newVMProps are what is read of a VM that was just made.
 var newVMProps = append([]string{"config.hardware.device", "config.files"}, powerProps...)
 
-// batches reads new VMs: those of a batch of clones, which are ready at about the same time, in one call.
+// batches reads new VMs: those of a batch of clones, which are ready at about the same time, in one
+// call.
 type batches struct {
 	mu   sync.Mutex
 	next *batch // still to be read

@@ -43,7 +43,8 @@ func (p *Provider) Rename(ctx context.Context, id, name string) error {
 	return err
 }
 
-// Annotate implements pool.Provider. The note "" becomes a space, since the API takes "" for no change.
+// Annotate implements pool.Provider. The note "" becomes a space, since the API takes "" for no
+// change.
 func (p *Provider) Annotate(ctx context.Context, id, note string) error {
 	vm := vmRef(id)
 	if note == "" {

@@ -7,7 +7,8 @@ import (
 	"github.com/vmware/govmomi/vim25/methods"
 )
 
-// A reading is what vCenter's clock said, at a moment of ours at which it was not earlier, and later by no more than slack.
+// A reading is what vCenter's clock said, at a moment of ours at which it was not earlier, and
+// later by no more than slack.
 type reading struct {
 	theirs, ours time.Time
 	slack        time.Duration
@@ -18,9 +19,9 @@ const (
 	readingTakes = 200 * time.Millisecond // at most, to be good for more than the moment
 )
 
-// now is vCenter's clock, and by how much it may be later than that. It is asked for once a minute, and read off our own in
-// between: anew when this process or its machine has slept, which the wall clock notices and the monotonic one may
-// not, or our clock was set.
+// now is vCenter's clock, and by how much it may be later than that. It is asked for once a minute,
+// and read off our own in between: anew when this process or its machine has slept, which the wall
+// clock notices and the monotonic one may not, or our clock was set.
 func (p *Provider) now(ctx context.Context) (time.Time, time.Duration, error) {
 	p.mu.Lock()
 	last := p.clock

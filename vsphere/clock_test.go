@@ -10,7 +10,8 @@ import (
 	"github.com/poolready/poolready/vsphere/vspheretest"
 )
 
-// Whatever an answer takes, vCenter's clock was neither earlier than Now nor later by more than Slack.
+// Whatever an answer takes, vCenter's clock was neither earlier than Now nor later by more than
+// Slack.
 func TestTheClockIsNeverAheadOfVCenters(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, vspheretest.Fast())

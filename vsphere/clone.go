@@ -32,10 +32,10 @@ func (p *Provider) Clone(ctx context.Context, spec pool.CloneSpec) (string, erro
 	for try := 1; ; try++ {
 		vm, err = p.cloneInto(ctx, op, src, spec)
 		f, ok := fault[*types.ManagedObjectNotFound](err)
-		if !ok || f.Obj.Type != "Folder" || try > 1 {
+		if !ok || f.Obj == src.vm || f.Obj.Type == "VirtualMachineSnapshot" || try > 1 {
 			break
 		}
-		p.forgetFolders(spec.Set) // removed since
+		p.forgetPlaces(spec.Set) // removed since, and perhaps made anew
 	}
 	if err != nil {
 		return "", err

@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	govmomi "github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 
@@ -238,4 +239,40 @@ func TestClonesOfAClone(t *testing.T) {
 	paths, err = l.p.Clones(ctx, con)
 	require.NoError(t, err)
 	assert.Equal(t, []string{"/Datacenter/vm/set/con2"}, paths, "not golden, on which it hangs itself")
+}
+
+func TestSourceWhoseDiskNoRevertCleansIsRefused(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, vspheretest.Fast())
+	ctx := within(t, 30*time.Second)
+	other := goldenSpec("appliance")
+	other.Set = "other"
+	id, err := l.p.Clone(ctx, other)
+	require.NoError(t, err)
+	c, err := l.Client(ctx)
+	require.NoError(t, err)
+	task, err := govmomi.NewVirtualMachine(c.Client, vmRef(id)).Reconfigure(ctx, types.VirtualMachineConfigSpec{
+		DeviceChange: []types.BaseVirtualDeviceConfigSpec{&types.VirtualDeviceConfigSpec{
+			Operation: types.VirtualDeviceConfigSpecOperationAdd, FileOperation: types.VirtualDeviceConfigSpecFileOperationCreate,
+			Device: &types.VirtualDisk{
+				CapacityInKB: 1 << 20,
+				VirtualDevice: types.VirtualDevice{ControllerKey: 1000, UnitNumber: types.NewInt32(1), Backing: &types.VirtualDiskFlatVer2BackingInfo{
+					DiskMode: string(types.VirtualDiskModeIndependent_persistent),
+				}},
+			},
+		}},
+	})
+	require.NoError(t, err)
+	require.NoError(t, task.Wait(ctx))
+
+	golden := goldenSpec("golden")
+	golden.Source = "other/appliance"
+	const says = `VM "appliance" (`
+	for _, err := range []error{
+		l.p.Preflight(ctx, []pool.CloneSpec{golden}),
+		func() error { _, err := l.p.Clone(ctx, golden); return err }(),
+	} {
+		require.ErrorContains(t, err, says)
+		assert.ErrorContains(t, err, "disk 2001 is independent_persistent")
+	}
 }

@@ -16,6 +16,7 @@ import (
 type source struct {
 	vm       types.ManagedObjectReference
 	snapshot *types.ManagedObjectReference // nil for a full clone
+	template bool
 	devices  []types.BaseVirtualDevice
 }
 
@@ -49,7 +50,7 @@ func (p *Provider) source(ctx context.Context, spec pool.CloneSpec) (*source, er
 		}
 		vm = *ref
 	}
-	read, err := p.readVM(ctx, vm, "name", "config.hardware.device", "runtime.connectionState")
+	read, err := p.readVM(ctx, vm, "name", "config.template", "config.hardware.device", "runtime.connectionState")
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +58,14 @@ func (p *Provider) source(ctx context.Context, spec pool.CloneSpec) (*source, er
 		return nil, refuse("%s cannot be cloned: it is %s", p.nameOf(vm), why)
 	}
 	p.learn(vm, read.Name)
-	return &source{vm: vm, devices: read.Config.Hardware.Device}, nil
+	src := &source{vm: vm, template: read.Config.Template, devices: read.Config.Hardware.Device}
+	for _, disk := range src.disks() {
+		if mode := diskMode(disk.Backing); strings.HasPrefix(mode, "independent") {
+			return nil, refuse("%s cannot be cloned for pools: disk %d is %s: no snapshot would hold it, and no revert clean it; change its mode to persistent",
+				p.nameOf(vm), disk.Key, mode)
+		}
+	}
+	return src, nil
 }
 
 // snapshotSource reads a snapshot once: the clones of a batch share it.
@@ -183,7 +191,7 @@ func (t *tree) nicBacking(net place) (types.BaseVirtualDeviceBackingInfo, error)
 		}, nil
 	}
 	return &types.VirtualEthernetCardNetworkBackingInfo{
-		VirtualDeviceDeviceBackingInfo: types.VirtualDeviceDeviceBackingInfo{DeviceName: net.name},
+		VirtualDeviceDeviceBackingInfo: types.VirtualDeviceDeviceBackingInfo{DeviceName: net.plain()},
 		Network:                        &net.ref,
 	}, nil
 }

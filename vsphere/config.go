@@ -26,10 +26,12 @@ type Config struct {
 
 	// Insecure accepts every certificate: anybody on the path can read the password.
 	Insecure bool
-	// CACerts lists PEM files of certificate authorities, separated as in PATH, which replace the system's.
+	// CACerts lists PEM files of certificate authorities, separated as in PATH, which replace the
+	// system's.
 	CACerts string
 	// KnownHosts lists files with lines "host:port thumbprint", separated as in PATH. A host in
-	// one of them is trusted if its certificate has that thumbprint; files that do not exist are ignored.
+	// one of them is trusted if its certificate has that thumbprint; files that do not exist are
+	// ignored.
 	KnownHosts string
 	// Thumbprint is the SHA-256 or SHA-1 thumbprint of the vCenter's certificate ("AA:BB:..."),
 	// trusted like an entry of KnownHosts.
@@ -106,8 +108,8 @@ var (
 
 // endpoint is a Config that was understood.
 type endpoint struct {
-	url         *url.URL // without user
-	user        *url.Userinfo
+	url         *url.URL                       // without user
+	user        func() (name, password string) // a function, so that nothing prints them
 	insecure    bool
 	roots       *x509.CertPool  // nil: the system's
 	thumbprints map[string]bool // upper case, of this host
@@ -144,7 +146,7 @@ func (c Config) parse(n names) (endpoint, error) {
 		if password == "" {
 			bad("%s is empty; set it to the user's password", n.password)
 		}
-		e.user = url.UserPassword(name, password)
+		e.user = func() (string, string) { return name, password }
 		u.User = nil
 		e.url = u
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/vmware/govmomi/simulator"
 
+	"github.com/poolready/poolready/pool"
 	"github.com/poolready/poolready/vsphere/vspheretest"
 )
 
@@ -54,8 +55,8 @@ func TestFromEnvTakesTheUserFromTheURL(t *testing.T) {
 	require.NoError(t, err)
 	end, err := cfg.parse(envNames)
 	require.NoError(t, err)
-	password, _ := end.user.Password()
-	assert.Equal(t, []string{"someone", "pa ss", "https://vc.example.com/sdk"}, []string{end.user.Username(), password, end.url.String()})
+	user, password := end.user()
+	assert.Equal(t, []string{"someone", "pa ss", "https://vc.example.com/sdk"}, []string{user, password, end.url.String()})
 }
 
 func TestFromEnvReportsEveryWrongValueAtOnce(t *testing.T) {
@@ -117,6 +118,23 @@ func TestConfigIsPrintedWithoutUserAndPassword(t *testing.T) {
 		for _, secret := range []string{"url-user", "url-secret", "the-user", "the-secret"} {
 			assert.NotContains(t, text, secret, verb)
 		}
+	}
+}
+
+func TestProviderIsPrintedWithoutUserAndPassword(t *testing.T) {
+	t.Parallel()
+	made := func(folder string) *Provider {
+		p, err := New(Config{URL: "https://url-user:url-secret@vc.example.com", Password: "the-secret", Folder: folder})
+		require.NoError(t, err)
+		return p
+	}
+	a, b := made("a"), made("b")
+	r := &recorder{t: t, ctx: t.Context()}
+	assert.Equal(r, pool.Spec{Provider: a}, pool.Spec{Provider: b}) // testify shows fields that are not exported, too
+	require.NotEmpty(t, r.failures)
+	text := fmt.Sprintf("%v %+v %#v", a, a, a) + strings.Join(r.failures, "")
+	for _, secret := range []string{"url-user", "url-secret", "the-secret"} {
+		assert.NotContains(t, text, secret)
 	}
 }
 

@@ -20,8 +20,8 @@ import (
 )
 
 // TestConformance runs the suite on the embedded vCenter, or on the one that GOVC_URL names. There
-// POOLREADY_TEMPLATE is the inventory path of a template whose guest has tools and gets an address by
-// itself, and everything happens in a scratch folder below GOVC_FOLDER.
+// POOLREADY_TEMPLATE is the inventory path of a template whose guest has tools and gets an address
+// by itself, and everything happens in a scratch folder below GOVC_FOLDER.
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	if os.Getenv("GOVC_URL") != "" {

@@ -91,6 +91,21 @@ func chainOf(backing types.BaseVirtualDeviceBackingInfo) (files []string) {
 	}
 }
 
+// diskMode says how a disk takes part in snapshots.
+func diskMode(backing types.BaseVirtualDeviceBackingInfo) string {
+	switch b := backing.(type) {
+	case *types.VirtualDiskFlatVer2BackingInfo:
+		return b.DiskMode
+	case *types.VirtualDiskSeSparseBackingInfo:
+		return b.DiskMode
+	case *types.VirtualDiskSparseVer2BackingInfo:
+		return b.DiskMode
+	case *types.VirtualDiskRawDiskMappingVer1BackingInfo:
+		return b.DiskMode
+	}
+	return ""
+}
+
 // Clones implements pool.Provider. It costs one call, which reads the disks of every VM on the
 // datastores of this one. A VM there whose disks cannot be read now counts as a clone, since it may
 // be one, and so does one that is being made of this VM, which may have no path yet.

@@ -13,6 +13,8 @@ import (
 
 	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/poolready/poolready/pool"
 )
 
 // A class says what an error leaves to do.
@@ -37,7 +39,8 @@ var errNoAnswer = errors.New("no answer from vCenter")
 // statusError is an answer other than a result (200) or a fault (500).
 type statusError struct{ code int }
 
-// startingUp tells whether err is what a vCenter's proxy answers while the services behind it start: 503.
+// startingUp tells whether err is what a vCenter's proxy answers while the services behind it
+// start: 503.
 func startingUp(err error) bool {
 	status, ok := errors.AsType[*statusError](err)
 	return ok && status.code == http.StatusServiceUnavailable
@@ -100,7 +103,8 @@ func classify(err error) class {
 	switch {
 	case errors.As(err, &lost), errors.Is(err, errVanished), errors.Is(err, errNoAnswer):
 		return unknown
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, errClosed):
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, errClosed),
+		errors.Is(err, pool.ErrLeaseLost):
 		return permanent
 	case errors.As(err, &soapy):
 		return classifyFault(err)
@@ -160,7 +164,8 @@ func refuse(format string, args ...any) error {
 func (e *refusal) Error() string { return e.msg }
 func (e *refusal) Unwrap() error { return e.err }
 
-// untrusted returns why the server's certificate is not accepted, or nil if that is not err's reason.
+// untrusted returns why the server's certificate is not accepted, or nil if that is not err's
+// reason.
 func untrusted(err error) error {
 	var verify *tls.CertificateVerificationError
 	if errors.As(err, &verify) {
@@ -218,6 +223,8 @@ func remedy(err error, name func(types.ManagedObjectReference) string) string {
 			return "the license allows no changes through the API; use a vCenter with a full license"
 		case *types.NoDiskSpace:
 			return fmt.Sprintf("datastore %q is full; free space there or choose another", f.Datastore)
+		case *types.InsufficientStorageSpace:
+			return "the datastore has too little room; free some there or choose another"
 		case types.BaseInsufficientResourcesFault:
 			return "the hosts have too little left for it; free some or choose another resource pool"
 		case *types.TooManySnapshotLevels:
@@ -228,6 +235,8 @@ func remedy(err error, name func(types.ManagedObjectReference) string) string {
 			return "vCenter has disabled the operation on it, as a rule because another program owns it"
 		case types.BaseTaskInProgress:
 			return "another task is in progress there; wait for it to end or cancel it"
+		case types.BaseHostCommunication:
+			return "vCenter does not reach the VM's host; see there what ails it"
 		case *types.ManagedObjectNotFound:
 			return name(f.Obj) + " does not exist"
 		case *types.NotAuthenticated:
@@ -250,6 +259,9 @@ func remedy(err error, name func(types.ManagedObjectReference) string) string {
 	if errors.As(err, &status) && status.code == http.StatusNotFound {
 		return "there is no vCenter API at that address; check GOVC_URL"
 	}
+	if startingUp(err) {
+		return "vCenter is not up yet, or has no session left (programs that do not log out take them)"
+	}
 	return ""
 }
 
@@ -271,7 +283,8 @@ func privileges(f *types.NoPermission, name func(types.ManagedObjectReference) s
 	return strings.Join(all, "; ")
 }
 
-// plain is what vCenter said, without SOAP's fault code, and with the fault's type when it said nothing.
+// plain is what vCenter said, without SOAP's fault code, and with the fault's type when it said
+// nothing.
 func plain(err error) string {
 	text := err.Error()
 	fs := faults(err)

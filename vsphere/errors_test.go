@@ -98,12 +98,15 @@ func TestExplainedErrorsSayWhatToDo(t *testing.T) {
 		{&types.InvalidLogin{}, "user name or password is wrong; check GOVC_USERNAME and GOVC_PASSWORD: said (InvalidLogin)"},
 		{&types.NoPermission{Object: &folder, PrivilegeId: "Folder.Create"}, `the user lacks Folder.Create on Folder "vm"; give it in a role there: said (NoPermission)`},
 		{&types.NoDiskSpace{Datastore: "ssd1"}, `datastore "ssd1" is full; free space there or choose another: said (NoDiskSpace)`},
+		{&types.InsufficientStorageSpace{}, "the datastore has too little room; free some there or choose another: said (InsufficientStorageSpace)"},
+		{&types.HostNotConnected{}, "vCenter does not reach the VM's host; see there what ails it: said (HostNotConnected)"},
 		{&types.CannotAccessFile{}, "said (CannotAccessFile)"},
 	} {
 		err := explain(&taskError{&types.LocalizedMethodFault{Fault: c.fault, LocalizedMessage: "said"}}, name)
 		assert.EqualError(t, err, c.want)
 		assert.EqualError(t, explain(err, name), c.want, "explained twice")
 	}
+	assert.ErrorContains(t, explain(&statusError{503}, name), "has no session left")
 	plain := errors.New("plain")
 	assert.Equal(t, plain, explain(plain, name))
 	assert.NoError(t, explain(nil, name))

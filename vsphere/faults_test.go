@@ -257,3 +257,32 @@ func TestLostAnswersOfWhatStillGoesOn(t *testing.T) {
 		}
 	}
 }
+
+// vCenter reports as system errors what nobody foresaw, of which much is there to stay.
+func TestSystemErrorsAreLookedIntoAndSoonBelieved(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, vspheretest.Fast())
+	ctx := within(t, time.Minute)
+	golden, snap := l.golden(t, ctx)
+	odd := &types.SystemError{Reason: "odd"}
+	done := l.Inject(vspheretest.Fault{Method: "CloneVM_Task", Effect: vspheretest.FailTaskAfter(odd)})
+	_, err := l.p.Clone(ctx, linkedSpec(golden, snap, "con1", "00:50:56:03:05:01"))
+	require.NoError(t, err, "it was done all the same")
+	assert.Equal(t, 1, done.Hits())
+
+	for method, f := range map[string]func(context.Context) error{
+		"CloneVM_Task": func(ctx context.Context) error {
+			_, err := l.p.Clone(ctx, linkedSpec(golden, snap, "con2", "00:50:56:03:05:02"))
+			return err
+		},
+		"PowerOnVM_Task": func(ctx context.Context) error { return l.p.PowerOn(ctx, golden) },
+	} {
+		in := l.Inject(vspheretest.Fault{Method: method, Effect: vspheretest.FailTask(odd), Times: -1})
+		short, cancel := context.WithTimeout(ctx, 5*time.Second)
+		err := f(short)
+		cancel()
+		assert.ErrorContains(t, err, "SystemError", method)
+		assert.Equal(t, maxOddities, in.Hits(), method)
+		in.Remove()
+	}
+}

@@ -135,6 +135,15 @@ func (p *Provider) keepFolder(path string, ref types.ManagedObjectReference) {
 	p.places.folders[path] = ref
 }
 
+// forgetPlaces lets go of all that is known of where the set's VMs go, since something of it is
+// gone.
+func (p *Provider) forgetPlaces(set string) {
+	p.forgetFolders(set)
+	p.places.mu.Lock()
+	defer p.places.mu.Unlock()
+	p.places.tree = nil
+}
+
 // forgetFolders lets go of what is known of the set's folders, since one of them is gone.
 func (p *Provider) forgetFolders(set string) {
 	p.places.mu.Lock()

@@ -65,8 +65,9 @@ func (s *vmState) poweringOn() {
 	s.off, s.ours, s.before, s.toolsDown = false, true, s.lastBoot, false
 }
 
-// reverted notes that this process reverted the VM. If it runs now it has not booted: vCenter is not known to tell its boot
-// time, or that its tools stopped meanwhile, so there is nothing to wait for.
+// reverted notes that this process reverted the VM. If it runs now it has not booted: vCenter is
+// not known to tell its boot time, or that its tools stopped meanwhile, so there is nothing to wait
+// for.
 func (s *vmState) reverted() { s.off, s.ours = false, false }
 
 // up tells whether guest tools run that have been started since the VM was powered on.

@@ -277,9 +277,9 @@ func (p *Provider) findVMByName(ctx context.Context, t *tree, name string) (*typ
 	var found []place
 	var paths []string
 	for _, o := range objects {
-		if pl := newPlace(o); pl.name == name {
+		if pl := newPlace(o); pl.called(name) {
 			found = append(found, pl)
-			paths = append(paths, t.path(pl.parent)+"/"+name)
+			paths = append(paths, t.path(pl.parent)+"/"+pl.name)
 		}
 	}
 	switch len(found) {

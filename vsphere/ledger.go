@@ -17,9 +17,9 @@ import (
 )
 
 // A shard of a ledger is a VM without disks that is never powered on, "<set>-ledger-<shard>" in the
-// folder "ledger" of the set's folder. Its values are in its ExtraConfig, with ledgerPrefix before their keys; nothing
-// reverts it, and changeVersion, which vCenter compares and renews with every change, makes
-// a write a compare-and-swap.
+// folder "ledger" of the set's folder. Its values are in its ExtraConfig, with ledgerPrefix before
+// their keys; nothing reverts it, and changeVersion, which vCenter compares and renews with every
+// change, makes a write a compare-and-swap.
 const (
 	ledgerFolder   = "ledger"
 	ledgerPrefix   = "poolready.value."
@@ -29,11 +29,12 @@ const (
 
 func ledgerName(set, shard string) string { return set + "-ledger-" + shard }
 
-// Ledger implements pool.Provider. It costs one call for the shards, and one a minute for vCenter's clock.
-// A shard whose VM was renamed by hand is found all the same, as long as it stays in its folder.
+// Ledger implements pool.Provider. It costs one call for the shards, and one a minute for vCenter's
+// clock. A shard whose VM was renamed by hand is found all the same, as long as it stays in its
+// folder.
 func (p *Provider) Ledger(ctx context.Context, set string, shards ...string) (*pool.Ledger, error) {
 	fail := func(err error) (*pool.Ledger, error) {
-		return nil, p.errorf(err, "read the ledger of set %q", set)
+		return nil, p.errorf(err, "read folder %q", path.Join(set, ledgerFolder))
 	}
 	l := &pool.Ledger{Shards: map[string]pool.Shard{}}
 	vms, err := p.readShards(ctx, set, shards)
@@ -210,8 +211,9 @@ func ledgerValues(vm mo.VirtualMachine) map[string]string {
 }
 
 // SetLedger implements pool.Provider. A write is one task. Making a shard takes the privileges
-// VirtualMachine.Inventory.Create on the set's folder and Resource.AssignVMToPool and Datastore.AllocateSpace
-// where Config says that VMs go, writing it VirtualMachine.Config.AdvancedConfig.
+// VirtualMachine.Inventory.Create on the set's folder and Resource.AssignVMToPool and
+// Datastore.AllocateSpace where Config says that VMs go, writing it
+// VirtualMachine.Config.AdvancedConfig.
 func (p *Provider) SetLedger(ctx context.Context, set, shard, revision string, values map[string]string) error {
 	nonce := rand.Text()
 	config := types.VirtualMachineConfigSpec{ExtraConfig: []types.BaseOptionValue{
@@ -281,28 +283,28 @@ func (p *Provider) SetLedger(ctx context.Context, set, shard, revision string, v
 	return err
 }
 
-// makeShard makes the VM of a shard, with its first values. That there is one of a name only makes one
-// of several who try the one who did it.
+// makeShard makes the VM of a shard, with its first values. That there is one of a name only makes
+// one of several who try the one who did it.
 func (p *Provider) makeShard(ctx context.Context, op operation, set, shard string, config types.VirtualMachineConfigSpec, nonce string) error {
 	op.name = "make"
 	none := types.ManagedObjectReference{}
-	var at location
-	if err := p.lookUp(ctx, func(t *tree) (err error) {
-		at, err = t.locate(p.cfg, p.ledgerPlace(set))
-		return err
-	}); err != nil {
-		return p.fail(op, err)
-	}
 	name := ledgerName(set, shard)
 	config.Name = name
 	config.GuestId = string(types.VirtualMachineGuestOsIdentifierOtherGuest64)
 	config.NumCPUs, config.MemoryMB = 1, 32
 	config.Annotation = fmt.Sprintf("poolready: part of the ledger of set %s: who uses which pool. It has no disk and is never powered on. "+
 		"Do not remove, rename, move or copy it while the set is in use.", set)
-	config.Files = &types.VirtualMachineFileInfo{VmPathName: "[" + at.datastore.name + "]"}
 	config.ExtraConfig = append(config.ExtraConfig, &types.OptionValue{Key: ledgerKey, Value: set + "/" + shard})
 
 	for try := 1; ; try++ {
+		var at location
+		if err := p.lookUp(ctx, func(t *tree) (err error) {
+			at, err = t.locate(p.cfg, p.ledgerPlace(set))
+			return err
+		}); err != nil {
+			return p.fail(op, err)
+		}
+		config.Files = &types.VirtualMachineFileInfo{VmPathName: "[" + at.datastore.plain() + "]"}
 		folder, err := p.makeFolder(ctx, set, ledgerFolder)
 		if err != nil {
 			return p.fail(op, err)
@@ -341,8 +343,8 @@ func (p *Provider) makeShard(ctx context.Context, op operation, set, shard strin
 			return false, nil, changed(err)
 		}
 		_, err = p.perform(ctx, op)
-		if isGone(err, folder) && try == 1 {
-			p.forgetFolders(set)
+		if has[*types.ManagedObjectNotFound](err) && try == 1 {
+			p.forgetPlaces(set)
 			continue
 		}
 		return err

@@ -25,9 +25,6 @@ func (p *Provider) SetLink(ctx context.Context, id, mac string, connected bool) 
 		name: what, object: p.label(id), entity: vm,
 		submit: func(ctx context.Context, c *conn) (types.ManagedObjectReference, error) {
 			dev, version, err := p.card(ctx, id, mac)
-			if err == nil {
-				err = pool.Held(ctx) // that took a while
-			}
 			if err != nil {
 				return types.ManagedObjectReference{}, err
 			}

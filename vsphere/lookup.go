@@ -15,7 +15,7 @@ import (
 // place is something that has a name in the inventory and is not a VM.
 type place struct {
 	ref    types.ManagedObjectReference
-	name   string
+	name   string // as in inventory paths
 	parent types.ManagedObjectReference
 	props  map[string]any
 }
@@ -206,7 +206,7 @@ func chooseDatacenter(all map[types.ManagedObjectReference]place, want string) (
 		}
 		path := pathIn(all, ref)
 		paths = append(paths, path)
-		if want == "" || pl.name == want || path == "/"+strings.Trim(want, "/") {
+		if want == "" || pl.called(want) || path == "/"+strings.Trim(want, "/") {
 			found = append(found, path)
 			dc = pl
 		}
@@ -236,6 +236,14 @@ func pathIn(all map[types.ManagedObjectReference]place, ref types.ManagedObjectR
 		ref = pl.parent
 	}
 }
+
+// called tells whether want is the place's name, in the form that inventory paths have or in plain.
+func (p place) called(want string) bool { return p.name == want || p.plain() == want }
+
+// plain is the name as people wrote it: vCenter escapes what has a meaning in inventory paths.
+func (p place) plain() string { return unescaped.Replace(p.name) }
+
+var unescaped = strings.NewReplacer("%2f", "/", "%2F", "/", "%5c", `\`, "%5C", `\`, "%25", "%")
 
 // path is the inventory path of ref.
 func (t *tree) path(ref types.ManagedObjectReference) string {
@@ -271,7 +279,7 @@ func (t *tree) find(k kind, want string) (place, error) {
 	var candidates, found []place
 	root, _ := t.dc.props[k.folder].(types.ManagedObjectReference)
 	for _, pl := range t.all {
-		if slices.Contains(k.types, pl.ref.Type) && pl.ref != root && pl.props["config.uplink"] != true {
+		if slices.Contains(k.types, pl.ref.Type) && t.below(pl, root) && pl.props["config.uplink"] != true {
 			candidates = append(candidates, pl)
 		}
 	}
@@ -294,7 +302,7 @@ func (t *tree) find(k kind, want string) (place, error) {
 	rel := strings.Trim(want, "/")
 	for _, pl := range candidates {
 		path := t.path(pl.ref)
-		if pl.name == want || path == "/"+rel || path == t.dcPath+"/"+rel || path == t.dcPath+"/"+k.segment+"/"+rel {
+		if pl.called(want) || path == "/"+rel || path == t.dcPath+"/"+rel || path == t.dcPath+"/"+k.segment+"/"+rel {
 			found = append(found, pl)
 		}
 	}
@@ -302,18 +310,33 @@ func (t *tree) find(k kind, want string) (place, error) {
 		found = t.rootPools(want)
 	}
 	// A whole path says it all, even if it is somebody else's name.
-	for _, pl := range found {
-		if p := t.path(pl.ref); strings.HasPrefix(want, "/") && p == "/"+rel {
-			return pl, nil
+	if strings.HasPrefix(want, "/") {
+		if whole := slices.DeleteFunc(slices.Clone(found), func(pl place) bool { return t.path(pl.ref) != "/"+rel }); len(whole) > 0 {
+			found = whole
 		}
 	}
 	switch {
 	case len(found) == 1:
 		return found[0], nil
 	case len(found) > 1:
-		return place{}, refuse("%s %q is ambiguous: it may be %s; give the path", k.word, want, list(t.paths(found)))
+		paths := slices.Compact(slices.Sorted(slices.Values(t.paths(found))))
+		if len(paths) == 1 { // as of port groups for one segment on several switches
+			return place{}, refuse("%s %q is ambiguous: there are %d of that path; rename all but one, or use another", k.word, want, len(found))
+		}
+		return place{}, refuse("%s %q is ambiguous: it may be %s; give the path", k.word, want, list(paths))
 	}
 	return place{}, refuse("there is no %s %q in datacenter %q; there is %s", k.word, want, t.dc.name, list(t.paths(candidates)))
+}
+
+// below tells whether the place is somewhere below ref: folders are of one type, whatever they
+// hold.
+func (t *tree) below(pl place, ref types.ManagedObjectReference) bool {
+	for ok := true; ok; pl, ok = t.all[pl.parent] {
+		if pl.parent == ref {
+			return true
+		}
+	}
+	return false
 }
 
 // rootPools returns the root resource pools of the clusters or hosts that want names.
@@ -322,7 +345,7 @@ func (t *tree) rootPools(want string) (found []place) {
 	for _, pl := range t.all {
 		root, ok := pl.props["resourcePool"].(types.ManagedObjectReference)
 		path := t.path(pl.ref)
-		if ok && (pl.name == want || path == "/"+rel || path == t.dcPath+"/"+poolKind.segment+"/"+rel) {
+		if ok && (pl.called(want) || path == "/"+rel || path == t.dcPath+"/"+poolKind.segment+"/"+rel) {
 			if rp, ok := t.all[root]; ok {
 				found = append(found, rp)
 			}

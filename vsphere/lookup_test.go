@@ -6,8 +6,10 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"github.com/vmware/govmomi/find"
 	"github.com/vmware/govmomi/vim25/types"
 
+	"github.com/poolready/poolready/pool"
 	"github.com/poolready/poolready/vsphere/vspheretest"
 )
 
@@ -45,6 +47,11 @@ func sampleTree() *tree {
 	add("Network", "n1", "VM Network", net, nil)
 	add("DistributedVirtualPortgroup", "pg1", "lab", net, nil)
 	add("DistributedVirtualPortgroup", "pg2", "uplinks", net, map[string]any{"config.uplink": true})
+	add("Network", "n2", "10%25 A%2fB", net, nil)
+	add("Folder", "v4", "fast", vm, nil) // as one for datastores
+	add("DistributedVirtualPortgroup", "pg3", "segment", net, nil)
+	add("DistributedVirtualPortgroup", "pg4", "segment", net, nil)
+	add("Folder", "n3", "switches", net, nil)
 	return t
 }
 
@@ -67,6 +74,10 @@ func TestFindTakesNamesAndPaths(t *testing.T) {
 		{networkKind, "lab", "pg1", ""},
 		{networkKind, "", "", "GOVC_NETWORK"},
 		{networkKind, "uplinks", "", "no network"},
+		{networkKind, "10% A/B", "n2", ""},
+		{networkKind, "segment", "", "there are 2 of that path; rename"},
+		{networkKind, "/DC/network/segment", "", "there are 2 of that path; rename"},
+		{networkKind, "/DC/network/10%25 A%2fB", "n2", ""},
 		{poolKind, "", "", "GOVC_RESOURCE_POOL"},
 		{poolKind, "prod", "rp2", ""},
 		{poolKind, "dev", "", "ambiguous: it may be \"/DC/host/cluster-a/Resources/dev\", \"/DC/host/cluster-b/Resources/dev\""},
@@ -78,6 +89,9 @@ func TestFindTakesNamesAndPaths(t *testing.T) {
 		{folderKind, "labs/mine", "v2", ""},
 		{folderKind, "mine", "", "ambiguous"},
 		{folderKind, "/DC/vm/mine", "v3", ""},
+		{folderKind, "fast", "v4", ""},
+		{folderKind, "switches", "", "no folder"},
+		{folderKind, "datastore", "", "no folder"},
 	} {
 		got, err := tr.find(c.kind, c.want)
 		if c.ref == "" {
@@ -169,4 +183,56 @@ func TestTemplatesAreFoundByPathOrByName(t *testing.T) {
 	assert.NotEqual(t, inv.Templates["a/rhel9"], inv.Templates["b/twin"])
 	_, err = l.p.Inventory(ctx, "set", "twin")
 	assert.ErrorContains(t, err, `template "twin" is ambiguous: it may be "/Datacenter/vm/a/twin", "/Datacenter/vm/b/twin"`)
+}
+
+func TestNamesThatPathsEscape(t *testing.T) {
+	t.Parallel()
+	const network = `lab/10% \a`
+	l := newLab(t, vspheretest.Fast(), func(s *vspheretest.Server) {
+		s.Networks = []string{network, "other"}
+		s.Templates = []vspheretest.Template{{Path: "template"}, {Path: "100%"}}
+	})
+	ctx := within(t, 30*time.Second)
+	for name, want := range map[string]string{"plain": network, "path": "/Datacenter/network/lab%2f10%25 %5ca"} {
+		spec := goldenSpec(name)
+		spec.VM.NICs[0].Network = want
+		require.NoError(t, l.p.Preflight(ctx, []pool.CloneSpec{spec}), want)
+		id, err := l.p.Clone(ctx, spec)
+		require.NoError(t, err, want)
+		card, _, err := l.p.card(ctx, id, spec.VM.NICs[0].MAC)
+		require.NoError(t, err)
+		backing := card.GetVirtualEthernetCard().Backing.(*types.VirtualEthernetCardNetworkBackingInfo)
+		assert.Equal(t, network, backing.DeviceName, "hosts know a port group by its own name")
+	}
+	inv, err := l.p.Inventory(ctx, "set", "100%", "100%25")
+	require.NoError(t, err)
+	assert.Len(t, inv.Templates, 2)
+}
+
+func TestResourcePoolThatIsMadeAnewIsFound(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, vspheretest.Fast(), func(s *vspheretest.Server) { s.ResourcePools = []string{"dev"} })
+	l.cfg.ResourcePool = "dev"
+	l.p = l.provider(t)
+	ctx := within(t, 30*time.Second)
+	_, err := l.p.Inventory(ctx, "set")
+	require.NoError(t, err)
+	c, err := l.Client(ctx)
+	require.NoError(t, err)
+	again := func() {
+		old, err := find.NewFinder(c.Client).ResourcePool(ctx, "/Datacenter/host/Cluster/Resources/dev")
+		require.NoError(t, err)
+		root, err := find.NewFinder(c.Client).ResourcePool(ctx, "/Datacenter/host/Cluster/Resources")
+		require.NoError(t, err)
+		task, err := old.Destroy(ctx)
+		require.NoError(t, err)
+		require.NoError(t, task.WaitEx(ctx))
+		_, err = root.Create(ctx, "dev", types.DefaultResourceConfigSpec())
+		require.NoError(t, err)
+	}
+	again()
+	_, err = l.p.Clone(ctx, goldenSpec("golden"))
+	require.NoError(t, err)
+	again()
+	require.NoError(t, l.p.SetLedger(ctx, "set", "pool-1", "", map[string]string{"k": "v"}))
 }

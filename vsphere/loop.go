@@ -34,14 +34,16 @@ func (p *pump) run() {
 			p.rest(ctx)
 			continue
 		case c == loggedOut:
-			p.rebuild(true)
+			if v := p.rebuild(); v != nil {
+				p.s.drop(ctx, v.conn) // after rebuild: it waits for whoever logs in
+			}
 			stale++
 		case c == gone, has[*types.RequestCanceled](err), has[*types.InvalidCollectorVersion](err):
-			p.rebuild(false)
+			p.rebuild()
 			stale++
 		case c == permanent, !b.wait(ctx):
 			p.fail(fmt.Errorf("wait for vCenter: %w", err))
-			p.rebuild(false)
+			p.rebuild()
 		}
 		if stale > maxLogins && !b.wait(ctx) {
 			p.fail(fmt.Errorf("wait for vCenter: %w", err))
@@ -92,22 +94,20 @@ func (p *pump) again() {
 	}
 }
 
-// rebuild lets go of what was built on the server.
-func (p *pump) rebuild(loggedOut bool) {
+// rebuild lets go of what was built on the server, and returns it.
+func (p *pump) rebuild() (old *view) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.view != nil && loggedOut {
-		p.s.drop(p.view.conn)
-	}
-	p.view, p.drop = nil, nil
+	old, p.view, p.drop = p.view, nil, nil
 	for _, o := range p.objects {
 		o.inView, o.entered = false, false
 	}
+	return old
 }
 
-// recheck has vCenter told again, with the next change to the view, of what it may have lost: objects
-// that it was told of but never reported, and, if it has been silent, all tasks. It answers which
-// of them do not exist.
+// recheck has vCenter told again, with the next change to the view, of what it may have lost:
+// objects that it was told of but never reported, and, if it has been silent, all tasks. It answers
+// which of them do not exist.
 func (p *pump) recheck(silent bool) (any bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -174,7 +174,7 @@ func (p *pump) round(ctx context.Context) error {
 			// Somebody else found the session gone. The server may hold our poll for good.
 			lost = nil
 			failed = &statusError{502}
-			p.rebuild(false)
+			p.rebuild()
 			cancel(failed)
 		case a := <-answers:
 			p.mu.Lock()
@@ -203,7 +203,7 @@ func (p *pump) ensureView(ctx context.Context) (*view, error) {
 	if v != nil {
 		select {
 		case <-v.conn.lost:
-			p.rebuild(false)
+			p.rebuild()
 		default:
 			return v, nil
 		}

@@ -189,9 +189,10 @@ func (p *Provider) powerOff(ctx context.Context, id string) (forced bool, err er
 }
 
 // Address implements pool.Provider. The MAC "" stands for that of the VM's first NIC. An address
-// is at most a second old. For as long as guest tools run again but have not reported yet, up to 30 s,
-// vCenter has only the address of the boot before: ask again before each attempt to connect, and let
-// the host key prove whose it is. When ctx ends first, the error says how far the guest had come.
+// is at most a second old. For as long as guest tools run again but have not reported yet, up to 30
+// s, vCenter has only the address of the boot before: ask again before each attempt to connect, and
+// let the host key prove whose it is. When ctx ends first, the error says how far the guest had
+// come.
 func (p *Provider) Address(ctx context.Context, id, mac string) (netip.Addr, error) {
 	vm := vmRef(id)
 	want := normalMAC(mac)

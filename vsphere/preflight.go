@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/types"
@@ -20,10 +21,11 @@ var (
 		"VirtualMachine.Config.AdvancedConfig", "VirtualMachine.Config.Annotation", "VirtualMachine.Config.AddRemoveDevice",
 		"VirtualMachine.Config.EditDevice", "VirtualMachine.Config.CPUCount", "VirtualMachine.Config.Memory",
 		"VirtualMachine.Config.Settings", "VirtualMachine.Config.Rename",
-		"VirtualMachine.Interact.PowerOn", "VirtualMachine.Interact.PowerOff",
-		"VirtualMachine.State.CreateSnapshot", "VirtualMachine.State.RevertToSnapshot", "VirtualMachine.State.RemoveSnapshot",
+		"VirtualMachine.Interact.PowerOn", "VirtualMachine.Interact.PowerOff", "VirtualMachine.Interact.DeviceConnection",
+		"VirtualMachine.State.CreateSnapshot", "VirtualMachine.State.RevertToSnapshot",
 	}
 	templatePrivileges  = []string{"VirtualMachine.Provisioning.DeployTemplate"}
+	sourcePrivileges    = []string{"VirtualMachine.Provisioning.Clone"} // of a source that is a VM
 	growPrivileges      = []string{"VirtualMachine.Config.DiskExtend"}
 	newFolderPrivileges = []string{"Folder.Create"}
 	poolPrivileges      = []string{"Resource.AssignVMToPool"}
@@ -138,8 +140,10 @@ func (p *Provider) preflightSources(ctx context.Context, clones []pool.CloneSpec
 			report(fmt.Errorf("VM %q: %w", c.VM.Name, explain(err, p.nameOf)))
 			continue
 		}
-		if c.Template {
+		if src.template {
 			need.on(src.vm, templatePrivileges...)
+		} else {
+			need.on(src.vm, sourcePrivileges...)
 		}
 		if src.snapshot == nil {
 			if _, err := diskChange(src.disks(), c.VM.DiskGiB); err != nil {
@@ -158,6 +162,10 @@ func (p *Provider) preflightNames(ctx context.Context, clones []pool.CloneSpec, 
 			continue
 		}
 		sets[c.Set] = true
+		all := folderPrivileges
+		if slices.ContainsFunc(clones, func(o pool.CloneSpec) bool { return o.Set == c.Set && o.VM.DiskGiB > 0 }) {
+			all = slices.Concat(all, growPrivileges)
+		}
 		objects, folder, err := p.readSet(ctx, c.Set, []string{"name", "parent", "config.extraConfig"})
 		var no *refusal
 		switch {
@@ -174,11 +182,11 @@ func (p *Provider) preflightNames(ctx context.Context, clones []pool.CloneSpec, 
 			} else if err != nil {
 				return err
 			}
-			need.on(base, folderPrivileges...)
+			need.on(base, all...)
 			need.on(base, newFolderPrivileges...)
 			continue
 		}
-		need.on(folder, folderPrivileges...)
+		need.on(folder, all...)
 		p.takenNames(c.Set, clones, objects, folder, need, report)
 	}
 	return nil
@@ -211,9 +219,6 @@ func (p *Provider) takenNames(set string, clones []pool.CloneSpec, objects []typ
 			} else if o.Obj.Type != "Folder" {
 				report(fmt.Errorf("VM %q: the folder name %q is taken by %s; rename one of them", c.VM.Name, c.VM.Folder, p.nameOf(o.Obj)))
 			}
-		}
-		if c.VM.DiskGiB > 0 {
-			need.on(folder, growPrivileges...)
 		}
 		o, ok := taken[at+"/"+c.VM.Name]
 		if !ok {
@@ -267,7 +272,7 @@ func (p *Provider) preflightPrivileges(ctx context.Context, need *needs, report 
 			}
 		}
 		if len(lacking) > 0 {
-			report(refuse("the user lacks the privileges %s on %s; give them in a role there", list(lacking), p.nameOf(a.Entity)))
+			report(refuse("the user lacks the privileges %s on %s; give them in a role there", strings.Join(lacking, ", "), p.nameOf(a.Entity)))
 		}
 	}
 	return nil

@@ -22,6 +22,10 @@ const (
 // lateEffect is how long a call without answer may take to show that it is being carried out.
 const lateEffect = time.Second
 
+// maxOddities is how many system errors one operation may meet: they may pass, but are as a rule
+// there to stay.
+const maxOddities = 3
+
 // Provider is a pool.Provider on one vCenter. Its methods may be called from any goroutine.
 type Provider struct {
 	cfg      Config
@@ -57,6 +61,7 @@ func New(cfg Config) (*Provider, error) {
 
 func newProvider(cfg Config, end endpoint, pace pace) *Provider {
 	s := newSession(end, pace.patient)
+	cfg.URL, cfg.Username, cfg.Password = "", "", "" // are in end
 	return &Provider{
 		cfg: cfg, s: s, pump: newPump(s, pace), patience: pace.patient,
 		clones: make(gate, maxClones), powers: make(gate, maxPowers), snapshots: make(gate, maxSnapshots),
@@ -111,19 +116,23 @@ type operation struct {
 // busy, and looks before it repeats what may have happened.
 func (p *Provider) perform(ctx context.Context, op operation) (types.AnyType, error) {
 	b := backoff{patience: p.patience}
-	lost := false
+	lost, oddities := false, 0
+	var err error
 	for {
 		if lost {
-			done, result, err := p.readBack(ctx, op)
-			if err != nil {
-				return nil, p.fail(op, fmt.Errorf("read back after its answer was lost: %w", err))
+			done, result, lookErr := p.readBack(ctx, op)
+			if lookErr != nil {
+				return nil, p.fail(op, fmt.Errorf("read back after its answer was lost: %w", lookErr))
 			}
 			if done {
 				return result, nil
 			}
 		}
-		result, err := p.attempt(ctx, op)
-		if err == nil {
+		if oddities == maxOddities {
+			return nil, p.fail(op, err)
+		}
+		var result types.AnyType
+		if result, err = p.attempt(ctx, op); err == nil {
 			return result, nil
 		}
 		if ctx.Err() != nil {
@@ -140,6 +149,9 @@ func (p *Provider) perform(ctx context.Context, op operation) (types.AnyType, er
 		switch c {
 		case unknown:
 			lost = true
+			if has[*types.SystemError](err) {
+				oddities++
+			}
 		case busy:
 			p.waitFor(ctx, err)
 		case again:
@@ -157,11 +169,7 @@ func (p *Provider) perform(ctx context.Context, op operation) (types.AnyType, er
 
 func (p *Provider) attempt(ctx context.Context, op operation) (types.AnyType, error) {
 	var task types.ManagedObjectReference
-	err := p.s.do(ctx, func(c *conn) error {
-		err := pool.Held(ctx)
-		if err != nil {
-			return err
-		}
+	err := p.s.do(ctx, func(c *conn) (err error) {
 		task, err = op.submit(ctx, c)
 		return err
 	})

@@ -120,7 +120,8 @@ func (p *pump) task(ctx context.Context, ref types.ManagedObjectReference, also 
 	return end.result, nil
 }
 
-// watch waits until ready holds of the VM's state. The state that ready is given lasts until ready returns.
+// watch waits until ready holds of the VM's state. The state that ready is given lasts until ready
+// returns.
 func (p *pump) watch(ctx context.Context, vm types.ManagedObjectReference, ready func(*vmState) bool) error {
 	return p.wait(ctx, vm, nil, func(o *object) bool { return ready(&o.vm) })
 }

@@ -78,6 +78,37 @@ func TestCloseEndsWaits(t *testing.T) {
 	assert.Equal(t, calls["Login"], calls["Logout"])
 }
 
+// As when the network swallows the login that another call has begun.
+func TestWaitsEndWhileALoginHangs(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, vspheretest.Fast())
+	ctx := within(t, time.Minute)
+	id, _ := l.golden(t, ctx)
+	short, cancel := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() {
+		_, err := l.p.Address(short, id, "")
+		done <- err
+	}()
+	polling := func() bool {
+		l.p.pump.mu.Lock()
+		defer l.p.pump.mu.Unlock()
+		return l.p.pump.polling
+	}
+	require.Eventually(t, polling, 20*time.Second, time.Millisecond)
+	require.NoError(t, l.p.s.acquire(ctx))
+	defer l.p.s.release()
+	l.ExpireSessions() // which ends the poll
+	require.Eventually(t, func() bool { return !polling() }, 20*time.Second, time.Millisecond)
+	cancel()
+	select {
+	case err := <-done:
+		assert.ErrorIs(t, err, context.Canceled)
+	case <-time.After(5 * time.Second):
+		assert.Fail(t, "the wait has not ended with its context")
+	}
+}
+
 // After a revert and a boot, vCenter tells only what is other than what it told before. The pace is
 // slow here, so that all of it happens between two polls.
 func TestAddressAfterARevert(t *testing.T) {

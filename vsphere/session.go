@@ -16,6 +16,8 @@ import (
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/poolready/poolready/pool"
 )
 
 const (
@@ -92,10 +94,10 @@ func (s *session) current(ctx context.Context) (*conn, error) {
 		}
 		s.client = client
 	}
-	password, _ := s.end.user.Password()
+	user, password := s.end.user()
 	res, err := methods.Login(ctx, s.client, &types.Login{
 		This:     *s.client.ServiceContent.SessionManager,
-		UserName: s.end.user.Username(),
+		UserName: user,
 		Password: password,
 		Locale:   "en_US",
 	})
@@ -138,13 +140,15 @@ func (s *session) dial(ctx context.Context) (*vim25.Client, error) {
 		return nil, refuse("this is %s, not a vCenter: a host by itself can neither clone VMs nor keep them in folders; set GOVC_URL to the vCenter that manages it",
 			client.ServiceContent.About.FullName)
 	}
-	client.RoundTripper = &limiter{rt: sc, slots: make(chan struct{}, maxCalls)}
+	client.RoundTripper = &limiter{rt: sc, slots: make(chan struct{}, maxCalls), held: pool.Held}
 	return client, nil
 }
 
-// drop notes that vCenter no longer knows the login c.
-func (s *session) drop(c *conn) {
-	<-s.lock
+// drop notes that vCenter no longer knows the login c, unless ctx ends while somebody logs in.
+func (s *session) drop(ctx context.Context, c *conn) {
+	if s.acquire(ctx) != nil {
+		return
+	}
 	defer s.release()
 	if s.conn == c {
 		s.conn = nil
@@ -163,7 +167,7 @@ func (s *session) do(ctx context.Context, f func(c *conn) error) error {
 		if err == nil || classify(err) != loggedOut || try == maxLogins {
 			return err
 		}
-		s.drop(c)
+		s.drop(ctx, c)
 	}
 }
 
@@ -234,9 +238,10 @@ func (s *session) retrieve(ctx context.Context, specs ...types.PropertyFilterSpe
 	return slices.DeleteFunc(objects, skipped), err
 }
 
-// unskip has the answer to specs show the objects that they start from and skip, and returns which objects
-// of the answer those are. To a session that has ended vCenter reports every property as missing, so that
-// nothing can be followed: without the object it starts from, such a reading looks like one that found nothing.
+// unskip has the answer to specs show the objects that they start from and skip, and returns which
+// objects of the answer those are. To a session that has ended vCenter reports every property as
+// missing, so that nothing can be followed: without the object it starts from, such a reading looks
+// like one that found nothing.
 func unskip(specs []types.PropertyFilterSpec) (all []types.PropertyFilterSpec, skipped func(types.ObjectContent) bool) {
 	starts := map[types.ManagedObjectReference]bool{}
 	asked, added := map[string]bool{}, map[string]bool{}
@@ -331,10 +336,12 @@ func (t statusTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, &statusError{res.StatusCode}
 }
 
-// limiter bounds the calls in flight and how long each may take.
+// limiter bounds the calls in flight and how long each may take, and lets none go out under a lease
+// that is over.
 type limiter struct {
 	rt    soap.RoundTripper
 	slots chan struct{}
+	held  func(context.Context) error // pool.Held
 }
 
 func (l *limiter) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
@@ -350,6 +357,9 @@ func (l *limiter) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
+	}
+	if err := l.held(ctx); err != nil { // by now: there may have been a login and a wait for a place
+		return err
 	}
 	call, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()

@@ -2,6 +2,7 @@ package vsphere
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,16 +15,18 @@ import (
 	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
 
+	"github.com/poolready/poolready/pool"
 	"github.com/poolready/poolready/vsphere/vspheretest"
 )
 
 // slow answers after a second, or not at all.
 type slow struct {
-	now, most atomic.Int32
-	never     bool
+	now, most, all atomic.Int32
+	never          bool
 }
 
 func (s *slow) RoundTrip(ctx context.Context, _, _ soap.HasFault) error {
+	s.all.Add(1)
 	n := s.now.Add(1)
 	defer s.now.Add(-1)
 	for m := s.most.Load(); n > m && !s.most.CompareAndSwap(m, n); m = s.most.Load() {
@@ -40,7 +43,7 @@ func TestAtMost32CallsAreInFlight(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rt := &slow{}
-		l := &limiter{rt: rt, slots: make(chan struct{}, maxCalls)}
+		l := &limiter{rt: rt, slots: make(chan struct{}, maxCalls), held: pool.Held}
 		var wg sync.WaitGroup
 		for range 100 {
 			wg.Go(func() { assert.NoError(t, l.RoundTrip(t.Context(), &methods.Rename_TaskBody{}, nil)) })
@@ -53,7 +56,7 @@ func TestAtMost32CallsAreInFlight(t *testing.T) {
 func TestLongPollTakesNoPlaceAmongCalls(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := &limiter{rt: &slow{}, slots: make(chan struct{}, 1)}
+		l := &limiter{rt: &slow{}, slots: make(chan struct{}, 1), held: pool.Held}
 		l.slots <- struct{}{}
 		poll := &methods.WaitForUpdatesExBody{Req: &types.WaitForUpdatesEx{Options: &types.WaitOptions{MaxWaitSeconds: types.NewInt32(45)}}}
 		assert.NoError(t, l.RoundTrip(t.Context(), poll, nil))
@@ -66,12 +69,38 @@ func TestLongPollTakesNoPlaceAmongCalls(t *testing.T) {
 func TestCallWithoutAnswerIsGivenUp(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := &limiter{rt: &slow{never: true}, slots: make(chan struct{}, 1)}
+		l := &limiter{rt: &slow{never: true}, slots: make(chan struct{}, 1), held: pool.Held}
 		start := time.Now()
 		err := l.RoundTrip(t.Context(), &methods.Rename_TaskBody{}, nil)
 		assert.ErrorIs(t, err, errNoAnswer)
 		assert.Equal(t, unknown, classify(err), "the call may have had its effect")
 		assert.Equal(t, callTimeout, time.Since(start))
+	})
+}
+
+// All calls that change something, ShutdownGuest among them, come this way.
+func TestNoCallGoesOutUnderALeaseThatIsOver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		over := false
+		rt := &slow{}
+		l := &limiter{rt: rt, slots: make(chan struct{}, 1), held: func(context.Context) error {
+			if over {
+				return fmt.Errorf("slept: %w", pool.ErrLeaseLost)
+			}
+			return nil
+		}}
+		assert.NoError(t, l.RoundTrip(t.Context(), &methods.ShutdownGuestBody{}, nil))
+		l.slots <- struct{}{}
+		done := make(chan error, 1)
+		go func() { done <- l.RoundTrip(t.Context(), &methods.ShutdownGuestBody{}, nil) }()
+		synctest.Wait() // for its place
+		over = true
+		<-l.slots
+		err := <-done
+		assert.ErrorIs(t, err, pool.ErrLeaseLost)
+		assert.Equal(t, permanent, classify(err))
+		assert.Equal(t, int32(1), rt.all.Load())
 	})
 }
 
@@ -151,7 +180,8 @@ func TestExpiredSessionDoesNotLookLikeAnEmptyVCenter(t *testing.T) {
 	}
 	for name, read := range reads {
 		t.Run(name, func(t *testing.T) {
-			// The forms of NotAuthenticated alternate, and a first reading has more calls than later ones.
+			// The forms of NotAuthenticated alternate, and a first reading has more calls than
+			// later ones.
 			for range 4 {
 				p := l.provider(t)
 				for range 3 {

@@ -15,8 +15,8 @@ func (p *Provider) Snapshot(ctx context.Context, id, name, record string) (strin
 	return p.snapshot(ctx, id, name, record, false)
 }
 
-// SnapshotRunning implements pool.Provider. vCenter takes a snapshot with memory of a VM that is off without a word, and
-// without memory; so it is looked at before and after.
+// SnapshotRunning implements pool.Provider. vCenter takes a snapshot with memory of a VM that is
+// off without a word, and without memory; so it is looked at before and after.
 func (p *Provider) SnapshotRunning(ctx context.Context, id, name, record string) (string, error) {
 	vm := vmRef(id)
 	fail := func(err error) (string, error) {
@@ -115,7 +115,8 @@ func (p *Provider) readSnapshots(ctx context.Context, vm types.ManagedObjectRefe
 	return nil, nil
 }
 
-// Revert implements pool.Provider. Reverting twice is reverting, so a lost answer is simply repeated.
+// Revert implements pool.Provider. Reverting twice is reverting, so a lost answer is simply
+// repeated.
 func (p *Provider) Revert(ctx context.Context, id, snapshot string) error {
 	vm := vmRef(id)
 	if err := p.snapshots.enter(ctx); err != nil {

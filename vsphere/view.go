@@ -41,7 +41,8 @@ func newView(ctx context.Context, c *conn) (*view, error) {
 	return v, err
 }
 
-// poll returns what changed since the last poll, or nil if nothing did for the given number of seconds.
+// poll returns what changed since the last poll, or nil if nothing did for the given number of
+// seconds.
 func (v *view) poll(ctx context.Context, seconds int32) (*types.UpdateSet, error) {
 	var all *types.UpdateSet
 	for {

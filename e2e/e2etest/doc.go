@@ -14,15 +14,16 @@
 //
 // They look like RHEL 9 to shell scripts: systemctl, nmcli, ip, firewall-cmd, dnf, dig and
 // what else a script needs to make a connected and a disconnected host, with the exit codes and
-// the output of the real ones. Those from Site.Debian look like a Debian 12 server, with apt-get, dpkg-query,
-// ifupdown, systemd-networkd and NetworkManager if it is installed; Ubuntu's netplan, snaps and
-// systemd-resolved are not simulated. An option that is not simulated ends a command with exit code
-// 64 and a message, never with success. The networks are modelled: whether a host reaches another,
-// a name server or the internet follows from its NICs, VLANs, addresses, routes and firewall.
+// the output of the real ones. Those from Site.Debian look like a Debian 12 server, with apt-get,
+// dpkg-query, ifupdown, systemd-networkd and NetworkManager if it is installed; Ubuntu's netplan,
+// snaps and systemd-resolved are not simulated. An option that is not simulated ends a command with
+// exit code 64 and a message, never with success. The networks are modelled: whether a host reaches
+// another, a name server or the internet follows from its NICs, VLANs, addresses, routes and
+// firewall.
 //
 // # The site
 //
-// The lab's port group has a gateway, 10.0.1.1, a DHCP server for 10.0.0.0/20, and a server of names and
-// time; the external one has a router to the internet, which is a few addresses and names, a
-// package mirror and a page; the private one carries VLANs and nothing else.
+// The lab's port group has a gateway, 10.0.1.1, a DHCP server for 10.0.0.0/20, and a server of
+// names and time; the external one has a router to the internet, which is a few addresses and
+// names, a package mirror and a page; the private one carries VLANs and nothing else.
 package e2etest

@@ -17,7 +17,8 @@ type Site struct {
 	// Template is its inventory path, below the VM folder; "" means "e2e-template-rhel9". It is of
 	// the RHEL 9 kind, and its disk has 20 GiB.
 	Template string
-	// Debian is the inventory path of a second template, which is of the Debian 12 kind; "" is none.
+	// Debian is the inventory path of a second template, which is of the Debian 12 kind; "" is
+	// none.
 	Debian string
 	// LabNetwork, PrivateNetwork and ExternalNetwork are port groups; "" means "Lab Network",
 	// "Private Network" and "External Network". The template has one NIC, in the first.

@@ -130,8 +130,8 @@ func (l *lab) conDis(template string, pools int) error {
 	return nil
 }
 
-// expect is a generous guess of how long it takes to make a VM ready: the longest, golden, is copied,
-// boots twice, and its scripts run.
+// expect is a generous guess of how long it takes to make a VM ready: the longest, golden, is
+// copied, boots twice, and its scripts run.
 func expect(l vspheretest.Latency) time.Duration {
 	boot := l.PowerOn + l.Boot + l.Tools + l.Address + l.GuestPoll
 	d := l.FullClone + l.Reconfigure + 3*boot + l.GuestShutdown + l.PowerOff + l.Snapshot

@@ -13,7 +13,7 @@
 //
 //	$ go test ./e2e -run Pools -v   # builds three con/dis pools
 //	$ go test ./e2e -run Pools -v   # reuses them, in about a second
-//	$ go test ./examples/quickstart ./examples/suites/...   # borrow from these, and build a set of their own
+//	$ go test ./examples/quickstart ./examples/suites/... # share these, and build their own
 //	$ govc snapshot.tree -vm con1
 //	$ ssh -F ~/.cache/poolready-simlab/ssh_config 10.0.2.10 hostname
 //
@@ -25,29 +25,32 @@
 // By default, what package e2e is for: its template, port groups and address reservations, and
 // guests that look like RHEL 9 to shell scripts, on networks that are modelled (see e2e/e2etest).
 // The topology is e2e's default, with what E2E_* variables and the flags -template and -pools
-// change in it; flags are passed on in the lines to paste, variables have to be set in both terminals.
+// change in it; flags are passed on in the lines to paste, variables have to be set in both
+// terminals.
 //
 // With -guests plain, guests are plain machines with root, on a flat network, which is enough to
 // try programs on vCenter itself:
 //
-//	$ govc vm.clone -vm template -on vm1 && govc vm.ip vm1
+//	$ govc vm.clone -vm template -on vm1 && govc vm.ip -a -v4 vm1
+//
+// Without -a, govc shows the address that tools list first, here as on many real guests that of a
+// container bridge, which nobody else can reach.
 //
 // # What it keeps
 //
 // VMs, snapshots, disks, keys and the certificate are kept in the directory -state, so that the
-// lab can be stopped and started again; what was on boots again, as after a power failure. So is the
-// ledger: who held a pool holds it still, until the lease is over. The
-// lines to paste stay the same as long as the addresses do. State is written when the lab stops, and
-// every half a minute; a second Ctrl-C does not wait for that. One simlab at a time uses a directory.
-// Remove it to start anew, and when another -template, -disk or -datastore is to be there: what
-// has been made stays.
+// lab can be stopped and started again; what was on boots again, as after a power failure. So is
+// the ledger: who held a pool holds it still, until the lease is over. The lines to paste stay the
+// same as long as the addresses do. State is written when the lab stops, and every half a minute; a
+// second Ctrl-C does not wait for that. One simlab at a time uses a directory. Remove it to start
+// anew, and when another -template, -disk or -datastore is to be there: what has been made stays.
 //
 // # How fast it is
 //
 // -latency brisk keeps the stages of a VM's life in proportion, and makes seven VMs in a few
 // seconds; realistic takes as long as a real vCenter does; -factor multiplies either. E2E_EXPECT
-// tells the first build how long a VM takes here, since it would expect a real vCenter otherwise, and
-// ask for a longer -timeout than go test has by itself.
+// tells the first build how long a VM takes here, since it would expect a real vCenter otherwise,
+// and ask for a longer -timeout than go test has by itself.
 package main
 
 import (

@@ -25,7 +25,16 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// asProgram is set in the environment of a test binary that is to be the program.
+const asProgram = "SIMLAB_TEST_MAIN"
 
 // output is what the lab prints, while it prints.
 type output struct {
@@ -248,7 +257,8 @@ func (p *process) e2e(t *testing.T, file string, but ...string) (said string, er
 	return string(out), err
 }
 
-// pasted is the environment of a terminal into which the lines were pasted, but the variables named.
+// pasted is the environment of a terminal into which the lines were pasted, but the variables
+// named.
 func (p *process) pasted(but ...string) []string {
 	env := without(os.Environ(), "E2E_", "GOVC_")
 	for name, value := range p.env {

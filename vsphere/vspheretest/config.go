@@ -169,5 +169,24 @@ func checkName(name string) (string, types.BaseMethodFault) {
 	if name == "" || len(name) >= 80 {
 		return "", &types.InvalidName{Name: name}
 	}
-	return strings.NewReplacer("/", "%2f", "\\", "%5c").Replace(name), nil
+	return escape(name), nil
+}
+
+// escape is a name as the inventory has it: slashes and backslashes are escaped, and so is a
+// percent sign that does not begin such an escape.
+func escape(name string) string {
+	var b strings.Builder
+	for i, c := range name {
+		switch {
+		case c == '/':
+			b.WriteString("%2f")
+		case c == '\\':
+			b.WriteString("%5c")
+		case c == '%' && !slices.Contains([]string{"2f", "5c", "25"}, strings.ToLower(name[i+1:min(i+3, len(name))])):
+			b.WriteString("%25")
+		default:
+			b.WriteRune(c)
+		}
+	}
+	return b.String()
 }

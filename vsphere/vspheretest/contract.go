@@ -34,7 +34,8 @@ type HardwareNIC struct {
 // A Guest is a running system.
 type Guest interface {
 	// Info is what the guest's tools tell vCenter, NICs in the order the tools list them
-	// (container bridges may come first). Asked after booting and whenever Machine.Changed is called.
+	// (container bridges may come first). Asked after booting and whenever Machine.Changed is
+	// called.
 	Info() GuestInfo
 	// ServeConn takes a TCP connection to one of the guest's addresses, made from the lab network.
 	// It may refuse at once by closing conn.
@@ -43,24 +44,26 @@ type Guest interface {
 	Shutdown()
 	// HardwareChanged tells that a NIC was connected, disconnected, added or removed.
 	HardwareChanged(hw Hardware)
-	// Kill cuts the power. When it returns nothing of the guest runs or writes to the disk any more.
+	// Kill cuts the power. When it returns nothing of the guest runs or writes to the disk any
+	// more.
 	Kill()
 }
 
-// A Freezer is a Guest whose memory a snapshot can keep. The snapshot with memory of any other guest that has booted
-// is refused.
+// A Freezer is a Guest whose memory a snapshot can keep. The snapshot with memory of any other
+// guest that has booted is refused.
 type Freezer interface {
 	Guest
-	// Freeze returns a copy of the disk and all that the guest knows beside it, of one moment. The guest
-	// goes on. An error says what cannot be kept; the snapshot fails with it.
+	// Freeze returns a copy of the disk and all that the guest knows beside it, of one moment. The
+	// guest goes on. An error says what cannot be kept; the snapshot fails with it.
 	Freeze() (disk Disk, memory []byte, err error)
 }
 
 // A Resumer is an OS whose guests are Freezers.
 type Resumer interface {
 	OS
-	// Resume is Boot for a VM that has been reverted to a snapshot with memory: the guest goes on from the
-	// moment of which m.Disk and memory are. Its connections are gone, and its clock is behind.
+	// Resume is Boot for a VM that has been reverted to a snapshot with memory: the guest goes on
+	// from the moment of which m.Disk and memory are. Its connections are gone, and its clock is
+	// behind.
 	Resume(m *Machine, memory []byte) (Guest, error)
 }
 

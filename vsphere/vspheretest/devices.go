@@ -263,6 +263,13 @@ func validMAC(mac string) bool {
 	return true
 }
 
+// keptMAC tells whether a MAC is among those that VMware keeps: a host powers on no VM that was
+// given one by hand.
+func keptMAC(mac string) bool {
+	mac = strings.ToLower(mac)
+	return strings.HasPrefix(mac, "00:50:56:") && mac[9] > '3' || strings.HasPrefix(mac, "00:0c:29:")
+}
+
 // newMAC returns a MAC in the range that vCenter assigns from.
 func (s *Server) newMAC() string {
 	s.mu.Lock()

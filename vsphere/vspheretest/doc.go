@@ -13,12 +13,13 @@
 //
 //   - a revert brings back configuration, extraConfig, annotation, devices, disks and the power
 //     state of the snapshot, and leaves name, folder, pool and custom values; changeVersion is new;
-//   - a snapshot with memory of a VM that runs takes longer, and a revert to it goes on from that moment: boot id,
-//     /run, leases and services are those of then, the clock reads what it read then, and connections are dead. Of a VM that
-//     is off it has no memory. Passthrough devices and independent disks forbid it;
-//   - a clone is made of its snapshot, or else of the VM as it is: configuration, disks, annotation,
-//     extraConfig. Linked clones need a snapshot, have its files as parents and stay on its
-//     datastore; a disk locator without a move type means a full copy; disks with parents or
+//   - a snapshot with memory of a VM that runs takes longer, and a revert to it goes on from that
+//     moment: boot id, /run, leases and services are those of then, the clock reads what it read
+//     then, and connections are dead. Of a VM that is off it has no memory. Passthrough devices and
+//     independent disks forbid it;
+//   - a clone is made of its snapshot, or else of the VM as it is: configuration, disks,
+//     annotation, extraConfig. Linked clones need a snapshot, have its files as parents and stay on
+//     its datastore; a disk locator without a move type means a full copy; disks with parents or
 //     snapshots do not grow; MACs are new unless they are manual; faulty device changes fail;
 //   - names are unique in a folder, under races, for create, clone, rename, reconfigure and move;
 //   - ReconfigVM_Task compares changeVersion, atomically, and changes all or nothing; power
@@ -28,8 +29,9 @@
 //   - VMs that are being made are seen, without a config;
 //   - golden VMs and snapshots that linked clones hang on cannot be destroyed;
 //   - guests boot, are seen by their tools, and show addresses, one after the other; what the tools
-//     said last stays when the power goes; container bridges and link-local addresses come first;
-//     ShutdownGuest needs tools, takes time and may never be followed;
+//     said last stays when the power goes; container bridges and link-local addresses come first,
+//     and lead nowhere; ShutdownGuest needs tools, takes time and may never be followed;
+//   - a VM with a MAC by hand that VMware keeps for itself does not power on;
 //   - guestinfo.* set while a VM runs is gone when it stops; empty values delete; keys that a
 //     ConfigSpec has a field for are ignored;
 //   - snapshots are 32 deep at most; templates have no snapshots and no power;
@@ -53,21 +55,22 @@
 //
 // # What is different from a real vCenter
 //
-// Not simulated; what is asked for is refused, not ignored: snapshots with memory of guests in which programs run that sessions
-// have left behind, and of guests whose OS is no [Resumer]; relocation and migration, instant
-// clones, suspension, guest standby, customization, registering and
-// unregistering VMs, promoting disks, encryption.
+// Not simulated; what is asked for is refused, not ignored: snapshots with memory of guests in
+// which programs run that sessions have left behind, and of guests whose OS is no [Resumer];
+// relocation and migration, instant clones, suspension, guest standby, customization, registering
+// and unregistering VMs, promoting disks, encryption.
 //
 // Not simulated, and not noticed:
 //
-//   - that a VM stands still while its memory is written, that the memory takes space on the datastore, and that only a
-//     host with a CPU like the first one can resume it;
-//   - the files of VMs on datastores, sizes and free space; tags; permissions on single objects (Deny
-//     takes a privilege on all of them); alarms; performance counters; high availability; what a
-//     failing host or datastore does;
-//   - distributed switches (the Server's networks are standard port groups) and DRS recommendations;
-//   - two waits at once on one collector, which on a real vCenter disturb each other: here the second
-//     waits for its turn, and either may get the other's updates;
+//   - that a VM stands still while its memory is written, that the memory takes space on the
+//     datastore, and that only a host with a CPU like the first one can resume it;
+//   - the files of VMs on datastores, sizes and free space; tags; permissions on single objects
+//     (Deny takes a privilege on all of them); alarms; performance counters; high availability;
+//     what a failing host or datastore does;
+//   - distributed switches (the Server's networks are standard port groups) and DRS
+//     recommendations;
+//   - two waits at once on one collector, which on a real vCenter disturb each other: here the
+//     second waits for its turn, and either may get the other's updates;
 //   - user agents of sessions, which carry the number of a call here;
 //   - partial updates: a changed property is sent whole;
 //   - events and tasks of what vcsim does by itself, such as adding hosts and browsing datastores.
@@ -79,10 +82,10 @@
 //   - what becomes of clones when their golden is destroyed: it is refused (ResourceInUse);
 //   - whether a linked clone may go to another datastore: it may not;
 //   - whether the tools' last words stay after power off and revert: they do;
-//   - whether a guest has its address back after a revert: the default OS gives it another one when it boots. One that
-//     goes on has the address of then;
-//   - what vCenter tells of a VM right after a revert to memory: tools that run and the addresses of before the
-//     revert, until the tools' next poll, and the boot time of then;
+//   - whether a guest has its address back after a revert: the default OS gives it another one when
+//     it boots. One that goes on has the address of then;
+//   - what vCenter tells of a VM right after a revert to memory: tools that run and the addresses
+//     of before the revert, until the tools' next poll, and the boot time of then;
 //   - whether a vGPU forbids a snapshot with memory: it does;
 //   - whether names that differ only in case are the same: they are not;
 //   - whether the inventory name is part of a snapshot: it is not;

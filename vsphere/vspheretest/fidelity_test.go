@@ -42,6 +42,7 @@ var wrongPrograms = []wrong{
 	{name: "grows a disk under a snapshot", run: growsSnapshotted},
 	{name: "edits a device that does not exist while cloning", run: editsNothing},
 	{name: "relies on the clone having the source's MAC", run: reliesOnMAC},
+	{name: "powers on with a MAC that VMware keeps", run: powersOnKeptMAC},
 	{name: "shuts down a guest whose tools do not run", run: shutsDownWithoutTools},
 	{name: "takes the shutdown call's return for the end of the guest", run: shutdownIsInstant},
 	{name: "reconfigures a VM that is being snapshotted, without a retry", run: pilesUp},
@@ -93,6 +94,24 @@ func lookup(list []types.BaseOptionValue, key string) string {
 		}
 	}
 	return ""
+}
+
+func powersOnKeptMAC(s *site) bool {
+	vm := s.vmOff("vm")
+	nic := object.VirtualDeviceList(s.props(vm).Config.Hardware.Device).SelectByType((*types.VirtualEthernetCard)(nil))[0]
+	card := nic.(types.BaseVirtualEthernetCard).GetVirtualEthernetCard()
+	for _, mac := range []string{"02:00:00:00:00:01", "00:50:56:3f:00:01", "00:50:56:ac:00:01"} {
+		card.AddressType, card.MacAddress = string(types.VirtualEthernetCardMacTypeManual), mac
+		require.NoError(s, reconfigure(s, vm, types.VirtualMachineConfigSpec{DeviceChange: []types.BaseVirtualDeviceConfigSpec{
+			&types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationEdit, Device: nic},
+		}}))
+		if _, err := s.do(vm.PowerOn(s.ctx)); err != nil {
+			assert.Equal(s, "00:50:56:ac:00:01", mac, "%v", err)
+			return false
+		}
+		s.must(vm.PowerOff(s.ctx))
+	}
+	return true
 }
 
 func trustsRevert(s *site) bool {

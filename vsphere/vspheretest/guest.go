@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/vmware/govmomi/simulator"
@@ -108,7 +109,8 @@ func (s *Server) stopGuest(m *vm) {
 	s.lab.broadcast()
 }
 
-// tend boots the guest, unless it is g, which has been resumed, and shows vCenter what its tools say, until the power goes.
+// tend boots the guest, unless it is g, which has been resumed, and shows vCenter what its tools
+// say, until the power goes.
 func (r *running) tend(g Guest) {
 	defer close(r.done)
 	s, lat := r.s, r.s.lat
@@ -279,10 +281,16 @@ func (r *running) at(addr netip.Addr) (Guest, bool) {
 	}
 	for _, n := range g.Info().NICs {
 		for _, p := range n.Addrs {
-			if n.Connected && p.Addr() == addr {
+			if n.Connected && p.Addr() == addr && !addr.IsLinkLocalUnicast() && r.plugged(n.MAC) {
 				return g, true
 			}
 		}
 	}
 	return nil, false
+}
+
+// plugged tells whether an interface is one of the VM's NICs, and not a bridge inside of it.
+func (r *running) plugged(mac string) bool {
+	cfg := r.vm.config(r.s.context(nil))
+	return cfg != nil && slices.ContainsFunc(nics(cfg), func(n *types.VirtualEthernetCard) bool { return sameMAC(n.MacAddress, mac) })
 }

@@ -264,7 +264,8 @@ func (s *Server) buildNetworks(ctx *simulator.Context) error {
 			return faultError("network "+name, res.Fault())
 		}
 		n := ctx.Map.FindByName(name, folder.ChildEntity)
-		s.at.networks[name] = n.Reference()
+		s.at.networks[name] = n.Reference() // which NICs know by the port group's own name
+		n.(*mo.Network).Name = escape(name)
 		for _, h := range s.at.hosts {
 			h.Network = append(h.Network[:len(h.Network):len(h.Network)], n.Reference())
 		}
@@ -280,6 +281,7 @@ func (s *Server) makeFolder(ctx *simulator.Context, p string) (*simulator.Folder
 		if name == "" || name == "." {
 			continue
 		}
+		name = escape(name)
 		if e, ok := ctx.Map.FindByName(name, f.ChildEntity).(*simulator.Folder); ok {
 			f = e
 			continue
@@ -303,7 +305,7 @@ func (s *Server) buildTemplate(ctx *simulator.Context, t Template) error {
 		return fmt.Errorf("no datastore %q", t.Datastore)
 	}
 	b := &builder{
-		s: s, ctx: ctx, name: path.Base(t.Path), folder: folder, pool: *s.at.cluster.ResourcePool, ds: ds,
+		s: s, ctx: ctx, name: escape(path.Base(t.Path)), folder: folder, pool: *s.at.cluster.ResourcePool, ds: ds,
 		host: s.at.hosts[0],
 	}
 	cfg := b.blank()

@@ -124,7 +124,8 @@ func (j *jump) serve(c net.Conn) {
 	_ = conn.Close()
 }
 
-// forward passes one channel on, until both sides are done or ctx ends. RFC 4254 section 7.2 has the layout of its request.
+// forward passes one channel on, until both sides are done or ctx ends. RFC 4254 section 7.2 has
+// the layout of its request.
 func (j *jump) forward(ctx context.Context, ch ssh.NewChannel) {
 	var to struct {
 		Host       string

@@ -187,6 +187,14 @@ func TestLabNetworkBehavesLikeOne(t *testing.T) {
 	addr := s.address(vm)
 	_, err = s.srv.DialContext(s.ctx, "tcp", addr+":8443")
 	assert.ErrorIs(t, err, syscall.ECONNREFUSED)
+	for _, nic := range s.props(vm).Guest.Net {
+		for _, a := range nic.IpConfig.IpAddress {
+			if a.IpAddress != addr { // of a bridge inside, or good on one link only
+				_, err = s.srv.DialContext(s.ctx, "tcp", net.JoinHostPort(a.IpAddress, "22"))
+				assert.ErrorIs(t, err, syscall.EHOSTUNREACH, a.IpAddress)
+			}
+		}
+	}
 
 	conn, err := s.srv.DialContext(s.ctx, "tcp", addr+":22")
 	require.NoError(t, err)

@@ -13,7 +13,8 @@ func perGiB(d time.Duration, cfg *types.VirtualMachineConfigInfo) time.Duration 
 	return time.Duration(float64(d) * float64(cfg.Hardware.MemoryMB) / 1024)
 }
 
-// unfreezable returns why vCenter does not take a snapshot with the memory of a VM that has such a device, or nil.
+// unfreezable returns why vCenter does not take a snapshot with the memory of a VM that has such a
+// device, or nil.
 func (s *Server) unfreezable(ctx *simulator.Context, m *vm) types.BaseMethodFault {
 	for _, d := range m.config(ctx).Hardware.Device {
 		switch b := d.GetVirtualDevice().Backing.(type) {
@@ -28,8 +29,9 @@ func (s *Server) unfreezable(ctx *simulator.Context, m *vm) types.BaseMethodFaul
 	return nil
 }
 
-// freeze is what a snapshot with memory keeps now. A VM that is off has no memory, and of one whose guest is still booting
-// there is none to speak of: it boots again. The caller has the VM to itself.
+// freeze is what a snapshot with memory keeps now. A VM that is off has no memory, and of one whose
+// guest is still booting there is none to speak of: it boots again. The caller has the VM to
+// itself.
 func (s *Server) freeze(ctx *simulator.Context, m *vm) (now kept, fault types.BaseMethodFault) {
 	m.look(ctx, func(p *mo.VirtualMachine) {
 		if p.Runtime.PowerState == poweredOn {

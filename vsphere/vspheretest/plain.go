@@ -120,7 +120,8 @@ func (o *plainOS) newGuest(m *Machine) *plainGuest {
 	return g
 }
 
-// plainMemory is what a plainGuest knows beside its disk: the machine's memory, and which lease it has.
+// plainMemory is what a plainGuest knows beside its disk: the machine's memory, and which lease it
+// has.
 type plainMemory struct {
 	Host    []byte
 	Reverts int

@@ -52,6 +52,13 @@ func (s *Server) switchOn(o *op, m *vm) types.BaseMethodFault {
 	if f := o.take(s.lat.PowerOn); f != nil {
 		return f
 	}
+	for _, n := range nics(m.config(o.ctx)) {
+		if n.AddressType == string(types.VirtualEthernetCardMacTypeManual) && keptMAC(n.MacAddress) {
+			f := &types.GenericVmConfigFault{Reason: n.MacAddress + " is not an allowed static Ethernet address. It conflicts with VMware reserved MACs for other usage."}
+			f.MethodFault = because(f.Reason).MethodFault
+			return f
+		}
+	}
 	s.setPower(o.ctx, m, poweredOn)
 	s.post(o.ctx, &types.VmPoweredOnEvent{VmEvent: s.vmEvent(o.ctx, m)})
 	s.startGuest(o.ctx, m)

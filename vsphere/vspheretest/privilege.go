@@ -47,7 +47,7 @@ func (s *Server) forbid(ctx *simulator.Context, m *simulator.Method) types.BaseM
 var privileges = map[string][]string{
 	"CreateFolder":                 {"Folder.Create"},
 	"MoveIntoFolder_Task":          {"VirtualMachine.Inventory.Move"},
-	"CreateVM_Task":                {"VirtualMachine.Inventory.Create", "Resource.AssignVMToPool"},
+	"CreateVM_Task":                {"VirtualMachine.Inventory.Create", "Resource.AssignVMToPool", "Datastore.AllocateSpace"},
 	"PowerOnVM_Task":               {"VirtualMachine.Interact.PowerOn"},
 	"PowerOnMultiVM_Task":          {"VirtualMachine.Interact.PowerOn"},
 	"PowerOffVM_Task":              {"VirtualMachine.Interact.PowerOff"},
@@ -123,6 +123,7 @@ func configNeeds(c *types.VirtualMachineConfigSpec) (need []string) {
 		case types.VirtualDeviceConfigSpecOperationEdit:
 			add(isDisk && disk.CapacityInKB != 0, "VirtualMachine.Config.DiskExtend")
 			add(!isDisk, "VirtualMachine.Config.EditDevice")
+			add(isNIC && nic.GetVirtualEthernetCard().Connectable != nil, "VirtualMachine.Interact.DeviceConnection")
 		}
 		add(isNIC && nic.GetVirtualEthernetCard().Backing != nil, "Network.Assign")
 	}

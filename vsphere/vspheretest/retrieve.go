@@ -15,7 +15,8 @@ import (
 // server's policy may page as well; stock vcsim never does.
 const pageSize = 100
 
-// stock reads those properties of given objects that fields does not, with locks; it does not traverse.
+// stock reads those properties of given objects that fields does not, with locks; it does not
+// traverse.
 var stock simulator.PropertyCollector
 
 // retrieve returns the properties that specs select.
@@ -121,6 +122,9 @@ func (w *walker) walk(from types.ManagedObjectReference, set []types.BaseSelecti
 			if ts = w.specs[ss.GetSelectionSpec().Name]; ts == nil {
 				return &types.InvalidArgument{InvalidProperty: "undefined TraversalSpec name"}
 			}
+		}
+		if !derives(from.Type, ts.Type) {
+			continue
 		}
 		for _, ref := range w.follow(from, ts.Path) {
 			if !isTrue(ts.Skip) {

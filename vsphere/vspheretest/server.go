@@ -58,8 +58,8 @@ type Server struct {
 	// flat network where every NIC gets an address by DHCP.
 	OS OS
 	// Commands are on the machines of the default OS, besides or instead of those of package
-	// sshtest: what a product brings, say. What they keep belongs on their Host's Disk, with which it
-	// is cloned, snapshotted and reverted.
+	// sshtest: what a product brings, say. What they keep belongs on their Host's Disk, with which
+	// it is cloned, snapshotted and reverted.
 	Commands map[string]sshtest.Command
 	// Latency is how long operations take; the zero value means Brisk.
 	Latency Latency
@@ -88,7 +88,8 @@ type Server struct {
 
 	// URL is that of the SDK, with user and password.
 	URL *url.URL
-	// CA is the certificate, in PEM, that proves the server's identity; CAFile is a file that holds it.
+	// CA is the certificate, in PEM, that proves the server's identity; CAFile is a file that holds
+	// it.
 	CA     []byte
 	CAFile string
 	// Thumbprint is the SHA-1 thumbprint of the server's certificate, as govc's known_hosts has it.

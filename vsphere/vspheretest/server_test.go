@@ -259,3 +259,21 @@ func TestEnvIsWhatGovcReads(t *testing.T) {
 	_, err := s.finder.ResourcePool(s.ctx, "/Datacenter/host/Cluster/Resources/e2e")
 	assert.NoError(t, err)
 }
+
+func TestTraversalsAreOfTheirType(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	found := func(kind string) int {
+		res, err := property.DefaultCollector(s.c.Client).RetrieveProperties(s.ctx, types.RetrieveProperties{SpecSet: []types.PropertyFilterSpec{{
+			PropSet: []types.PropertySpec{{Type: "VirtualMachine", PathSet: []string{"name"}}},
+			ObjectSet: []types.ObjectSpec{{
+				Obj: s.folder.Reference(), Skip: types.NewBool(true),
+				SelectSet: []types.BaseSelectionSpec{&types.TraversalSpec{Type: kind, Path: "childEntity"}},
+			}},
+		}}})
+		require.NoError(t, err)
+		return len(res.Returnval)
+	}
+	assert.Equal(t, 1, found("Folder"))
+	assert.Zero(t, found("Datacenter"), "a real vCenter follows no step that is for another type")
+}

@@ -22,7 +22,8 @@ import (
 	"github.com/vmware/govmomi/vim25/xml"
 )
 
-// A Keeper is an OS that can outlive its process, which Server.StateDir needs. The default OS is one.
+// A Keeper is an OS that can outlive its process, which Server.StateDir needs. The default OS is
+// one.
 type Keeper interface {
 	OS
 	// SaveDisk returns what LoadDisk makes an equal disk of. The disk may be in use.

@@ -1,6 +1,8 @@
 package vspheretest
 
 import (
+	"slices"
+
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -62,6 +64,12 @@ var subtypes = map[string][]string{
 	"DistributedVirtualPortgroup":    {"DistributedVirtualPortgroup"},
 	"DistributedVirtualSwitch":       {"DistributedVirtualSwitch", "VmwareDistributedVirtualSwitch"},
 	"VmwareDistributedVirtualSwitch": {"VmwareDistributedVirtualSwitch"},
+}
+
+// derives tells whether objects of one type are of another, too.
+func derives(kind, of string) bool {
+	return kind == of || slices.Contains(subtypes[of], kind) ||
+		slices.Contains([]string{"ManagedObjectView", "View"}, of) && slices.Contains([]string{"ContainerView", "ListView"}, kind)
 }
 
 // DestroyView implements the API method of that name.

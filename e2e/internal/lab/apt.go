@@ -208,7 +208,8 @@ func (g *Guest) aptGet(ctx context.Context, p *sshtest.Proc) int {
 	return g.aptUnpack(p, config, have, names)
 }
 
-// aptUpdate gets the lists of packages. If it cannot, it says so and succeeds, unless told otherwise.
+// aptUpdate gets the lists of packages. If it cannot, it says so and succeeds, unless told
+// otherwise.
 func (g *Guest) aptUpdate(ctx context.Context, p *sshtest.Proc, config map[string][]string) int {
 	if err := g.reachMirror(ctx, 80); err != nil {
 		why := err.Error()
@@ -297,7 +298,8 @@ func (g *Guest) aptRemove(p *sshtest.Proc, have map[string]string, names []strin
 	return 0
 }
 
-// dpkgQuery knows: -W -f FORMAT [PACKAGE...], with ${Package}, ${Version}, ${db:Status-Abbrev} and \n.
+// dpkgQuery knows: -W -f FORMAT [PACKAGE...], with ${Package}, ${Version}, ${db:Status-Abbrev} and
+// \n.
 func (g *Guest) dpkgQuery(_ context.Context, p *sshtest.Proc) int {
 	if len(p.Args) < 4 || p.Args[1] != "-W" || p.Args[2] != "-f" {
 		return p.NotSimulated(strings.Join(p.Args[1:], " "))

@@ -62,7 +62,8 @@ func (o *distro) service(unit string) string {
 	return unit
 }
 
-// alias is the other name that an enabled unit has, or "". Those of Debian are what RHEL calls them.
+// alias is the other name that an enabled unit has, or "". Those of Debian are what RHEL calls
+// them.
 func (o *distro) alias(unit string) string {
 	if service := o.service(unit); service != unit {
 		return service
@@ -125,7 +126,8 @@ func (o *distro) installTemplate(d *sshtest.Disk, key string) {
 	}
 }
 
-// installed tells whether a command is on the machine: if a package brings it, that must be installed.
+// installed tells whether a command is on the machine: if a package brings it, that must be
+// installed.
 func (g *Guest) installed(command string) bool {
 	if slices.Contains(g.os.absent, command) {
 		return false

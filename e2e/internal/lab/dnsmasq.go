@@ -34,9 +34,9 @@ type domainAddr struct {
 	addr   netip.Addr
 }
 
-// dnsmasqConfig reads /etc/dnsmasq.conf and what it includes. It knows server, address, host-record,
-// no-resolv, no-hosts, bind-dynamic, bind-interfaces, interface, listen-address, local-service,
-// conf-dir, user, group, domain-needed, bogus-priv and cache-size.
+// dnsmasqConfig reads /etc/dnsmasq.conf and what it includes. It knows server, address,
+// host-record, no-resolv, no-hosts, bind-dynamic, bind-interfaces, interface, listen-address,
+// local-service, conf-dir, user, group, domain-needed, bogus-priv and cache-size.
 func (g *Guest) dnsmasqConfig() (*dnsmasq, error) {
 	c := &dnsmasq{hosts: map[string][]netip.Addr{}}
 	if err := g.dnsmasqFile(c, "/etc/dnsmasq.conf", true); err != nil {

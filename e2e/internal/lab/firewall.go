@@ -109,7 +109,8 @@ func (g *Guest) firewallLoad() error {
 }
 
 // firewallCmd knows: [-q|--quiet] [--permanent] [--zone=public] and one of --state, --reload,
-// --list-ports, --list-services, --query-|--add-|--remove- masquerade, port=PORT/PROTOCOL, service=NAME.
+// --list-ports, --list-services, --query-|--add-|--remove- masquerade, port=PORT/PROTOCOL,
+// service=NAME.
 func (g *Guest) firewallCmd(_ context.Context, p *sshtest.Proc) int {
 	quiet, permanent, action := false, false, ""
 	for _, a := range p.Args[1:] {

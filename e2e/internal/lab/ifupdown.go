@@ -20,8 +20,9 @@ type ifaceConf struct {
 	fault        string // what the simulation does not know of it
 }
 
-// interfaces reads /etc/network/interfaces, but the loopback. It knows source DIR/*, auto, allow-hotplug
-// and iface NAME inet dhcp|static|manual, with address (and prefix length), gateway and mtu.
+// interfaces reads /etc/network/interfaces, but the loopback. It knows source DIR/*, auto,
+// allow-hotplug and iface NAME inet dhcp|static|manual, with address (and prefix length), gateway
+// and mtu.
 func (g *Guest) interfaces() []ifaceConf {
 	files := []string{interfacesFile}
 	var all []ifaceConf

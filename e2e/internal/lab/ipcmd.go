@@ -11,8 +11,8 @@ import (
 	"github.com/poolready/poolready/sshx/sshtest"
 )
 
-// ip knows: [-4|-6] [-o] [-br] addr|link [show [dev] [DEV]], link set [dev] DEV up|down, addr flush dev DEV,
-// [-4|-6] route [show [default]], [-4|-6] route get ADDRESS.
+// ip knows: [-4|-6] [-o] [-br] addr|link [show [dev] [DEV]], link set [dev] DEV up|down, addr flush
+// dev DEV, [-4|-6] route [show [default]], [-4|-6] route get ADDRESS.
 func (g *Guest) ip(_ context.Context, p *sshtest.Proc) int {
 	args := p.Args[1:]
 	flags := map[string]bool{}

@@ -24,7 +24,8 @@ type Options struct {
 	AuthorizedKey string
 	// NameServer is the lab's name and time server; the zero value means 10.0.1.8.
 	NameServer netip.Addr
-	// Debian are the names of templates that are of the Debian 12 kind. All others are of the RHEL 9 kind.
+	// Debian are the names of templates that are of the Debian 12 kind. All others are of the RHEL
+	// 9 kind.
 	Debian []string
 	// Prepare, if set, changes the disk that every template has.
 	Prepare func(disk *sshtest.Disk)
@@ -78,7 +79,8 @@ func (l *Lab) newTemplate(o *distro) *sshtest.Disk {
 	return d
 }
 
-// Refuse makes the package mirror turn away whoever asks, n times, as one does that limits the rate.
+// Refuse makes the package mirror turn away whoever asks, n times, as one does that limits the
+// rate.
 func (l *Lab) Refuse(n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

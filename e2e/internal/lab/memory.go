@@ -14,8 +14,8 @@ var (
 	_ vspheretest.Freezer = (*Guest)(nil)
 )
 
-// A memory is what a running guest knows beside its disk. The configuration of services is not in it: sshd, chronyd and
-// dnsmasq read theirs anew.
+// A memory is what a running guest knows beside its disk. The configuration of services is not in
+// it: sshd, chronyd and dnsmasq read theirs anew.
 type memory struct {
 	Host           []byte
 	Kernel         string
@@ -64,7 +64,8 @@ func (g *Guest) Freeze() (vspheretest.Disk, []byte, error) {
 	return Disk{disk}, data, err
 }
 
-// Resume implements vspheretest.Resumer. A guest has the leases of then, whatever the servers have done with them since.
+// Resume implements vspheretest.Resumer. A guest has the leases of then, whatever the servers have
+// done with them since.
 func (l *Lab) Resume(m *vspheretest.Machine, frozen []byte) (vspheretest.Guest, error) {
 	var then memory
 	if err := json.Unmarshal(frozen, &then); err != nil {

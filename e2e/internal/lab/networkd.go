@@ -95,7 +95,8 @@ func (g *Guest) networkdLoad() error {
 	return nil
 }
 
-// networkdUp is the start of systemd-networkd: it makes the VLAN interfaces and configures all links.
+// networkdUp is the start of systemd-networkd: it makes the VLAN interfaces and configures all
+// links.
 func (g *Guest) networkdUp() {
 	g.mu.Lock()
 	var names []string

@@ -10,8 +10,9 @@ import (
 )
 
 // nmcli knows: [-g FIELDS] connection show [PROFILE]; connection add type ethernet|vlan con-name C
-// ifname I [dev PARENT] [id VLAN] [PROPERTY VALUE]...; connection modify PROFILE [PROPERTY VALUE]...;
-// connection up|down|delete PROFILE; connection reload. Properties are those of profile.go.
+// ifname I [dev PARENT] [id VLAN] [PROPERTY VALUE]...; connection modify PROFILE [PROPERTY
+// VALUE]...; connection up|down|delete PROFILE; connection reload. Properties are those of
+// profile.go.
 func (g *Guest) nmcli(_ context.Context, p *sshtest.Proc) int {
 	args := p.Args[1:]
 	var fields []string

@@ -152,7 +152,8 @@ func (g *Guest) dnfMirror(ctx context.Context) error {
 	}
 }
 
-// dnf knows: [-y] [-q] install|remove PACKAGE..., [-y] [-q] update|upgrade, [-q] check-update, [-q] clean all.
+// dnf knows: [-y] [-q] install|remove PACKAGE..., [-y] [-q] update|upgrade, [-q] check-update, [-q]
+// clean all.
 func (g *Guest) dnf(ctx context.Context, p *sshtest.Proc) int {
 	var words []string
 	yes := false

@@ -68,11 +68,11 @@ func (g *Guest) ping(ctx context.Context, p *sshtest.Proc) int {
 	return code
 }
 
-// curl knows: [-s] [-S] [-f] [-k] [-4|-6] [-o FILE] [--noproxy LIST] [--connect-timeout S] [-m S] URL,
-// short options in one word, too. It minds the proxy variables as curl does.
+// curl knows: [-s] [-S] [-f] [-k] [-4|-6] [-o FILE] [--noproxy LIST] [--connect-timeout S] [-m S]
+// URL, short options in one word, too. It minds the proxy variables as curl does.
 func (g *Guest) curl(ctx context.Context, p *sshtest.Proc) int {
 	args, target, out, noproxy := p.Args[1:], "", "", p.Env["no_proxy"]
-	var insecure, silent, six bool
+	var insecure, fail, six bool
 	for len(args) > 0 {
 		a := args[0]
 		args = args[1:]
@@ -87,9 +87,9 @@ func (g *Guest) curl(ctx context.Context, p *sshtest.Proc) int {
 		case strings.HasPrefix(a, "-"):
 			for i, c := range a[1:] {
 				switch c {
-				case 's':
-					silent = true
-				case 'S', 'f', '4':
+				case 's', 'S', '4':
+				case 'f':
+					fail = true
 				case 'k':
 					insecure = true
 				case '6':
@@ -116,9 +116,8 @@ func (g *Guest) curl(ctx context.Context, p *sshtest.Proc) int {
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" {
 		return p.Fail(1, "(1) Protocol not supported: %s", target)
 	}
-	body, code, err := g.fetch(ctx, u, proxyFor(p, u, noproxy), insecure, six)
-	if err != nil {
-		_ = silent // -sS, as scripts use it, still says what went wrong
+	body, code, err := g.fetch(ctx, u, proxyFor(p, u, noproxy), insecure, fail, six)
+	if err != nil { // said without -S too
 		return p.Fail(code, "(%d) %v", code, err)
 	}
 	if out == "" {
@@ -147,7 +146,7 @@ func proxyFor(p *sshtest.Proc, u *url.URL, noproxy string) string {
 }
 
 // fetch gets a page and returns curl's exit code with an error.
-func (g *Guest) fetch(ctx context.Context, u *url.URL, proxy string, insecure, six bool) (body []byte, code int, err error) {
+func (g *Guest) fetch(ctx context.Context, u *url.URL, proxy string, insecure, fail, six bool) (body []byte, code int, err error) {
 	to, port := u, map[string]string{"http": "80", "https": "443"}[u.Scheme]
 	if proxy != "" {
 		if to, err = url.Parse(proxy); err != nil {
@@ -202,6 +201,9 @@ func (g *Guest) fetch(ctx context.Context, u *url.URL, proxy string, insecure, s
 		return nil, 52, errors.New("Empty reply from server")
 	}
 	defer resp.Body.Close()
+	if fail && resp.StatusCode >= http.StatusBadRequest {
+		return nil, 22, fmt.Errorf("The requested URL returned error: %d", resp.StatusCode)
+	}
 	body, err = io.ReadAll(resp.Body)
 	return body, 56, err
 }

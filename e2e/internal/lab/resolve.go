@@ -183,8 +183,8 @@ func (g *Guest) dialName(ctx context.Context, _, address string) (net.Conn, erro
 	return g.dial(ctx, host, uint16(n), strings.Contains(host, ":"))
 }
 
-// dig knows: +short [+tcp|+notcp] [+time=N] [+tries=N] [@SERVER] NAME [A|AAAA]. Like dig, it says on
-// stdout that nobody answered.
+// dig knows: +short [+tcp|+notcp] [+time=N] [+tries=N] [@SERVER] NAME [A|AAAA]. Like dig, it says
+// on stdout that nobody answered.
 func (g *Guest) dig(ctx context.Context, p *sshtest.Proc) int {
 	servers, _ := g.nameServers()
 	name, kind, short, tcp := "", dns.TypeA, false, false

@@ -17,9 +17,10 @@ import (
 	"github.com/poolready/poolready/sshx/sshtest"
 )
 
-// ssh is a real SSH client on the modelled network. It knows: [-o OPTION=VALUE]... [-i KEY] [-p PORT]
-// [-l USER] [USER@]HOST COMMAND..., with the options BatchMode, ConnectTimeout, IdentitiesOnly and
-// StrictHostKeyChecking (yes or no). It never asks: a host key that is not known is refused.
+// ssh is a real SSH client on the modelled network. It knows: [-o OPTION=VALUE]... [-i KEY] [-p
+// PORT] [-l USER] [USER@]HOST COMMAND..., with the options BatchMode, ConnectTimeout,
+// IdentitiesOnly and StrictHostKeyChecking (yes or no). It never asks: a host key that is not known
+// is refused.
 func (g *Guest) ssh(ctx context.Context, p *sshtest.Proc) int {
 	args, user, port, checking := p.Args[1:], p.User, 22, true
 	var identities []string

@@ -8,9 +8,10 @@ import (
 	"github.com/poolready/poolready/sshx/sshtest"
 )
 
-// unitList is systemctl list-unit-files and list-units. It knows: list-unit-files --type=service --no-legend
-// [--no-pager], and list-units --type=service --state=running --plain --no-legend [--no-pager]. Units
-// are those whose files are on the disk, in the directory of packages; those of real machines are many more.
+// unitList is systemctl list-unit-files and list-units. It knows: list-unit-files --type=service
+// --no-legend [--no-pager], and list-units --type=service --state=running --plain --no-legend
+// [--no-pager]. Units are those whose files are on the disk, in the directory of packages; those of
+// real machines are many more.
 func (g *Guest) unitList(p *sshtest.Proc, args []string) int {
 	verb := args[slices.IndexFunc(args, func(a string) bool { return !strings.HasPrefix(a, "-") })]
 	options := slices.DeleteFunc(slices.Clone(args), func(a string) bool { return a == verb || a == "--no-pager" })

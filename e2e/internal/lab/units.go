@@ -19,8 +19,8 @@ const (
 	wantsDir = etcUnits + "multi-user.target.wants/"
 )
 
-// bootOrder is that of the services that the simulation can start. ifupdown comes after networkd: if
-// both are enabled, nobody knows who wins, so it is the one that nobody wants.
+// bootOrder is that of the services that the simulation can start. ifupdown comes after networkd:
+// if both are enabled, nobody knows who wins, so it is the one that nobody wants.
 var bootOrder = []string{"NetworkManager", "systemd-networkd", "networking", "firewalld", "sshd", "systemd-timesyncd", "chronyd", "dnsmasq"}
 
 // enable makes a unit start at boot, and returns what systemctl says.
@@ -74,7 +74,8 @@ func (g *Guest) isActive(unit string) bool {
 	return g.active[unit]
 }
 
-// startUnit starts a service, by its name in this package, that is not active. Its error is what the journal would say.
+// startUnit starts a service, by its name in this package, that is not active. Its error is what
+// the journal would say.
 func (g *Guest) startUnit(unit string) error {
 	if g.isActive(unit) {
 		return nil
@@ -130,7 +131,8 @@ func (g *Guest) stopUnit(unit string) {
 }
 
 // systemctl knows: enable|disable [--now] UNIT..., start|stop|restart|try-restart|reload UNIT...,
-// is-active|is-enabled|is-failed [--quiet] UNIT, is-system-running, daemon-reload, reboot, poweroff, and what unitList does.
+// is-active|is-enabled|is-failed [--quiet] UNIT, is-system-running, daemon-reload, reboot,
+// poweroff, and what unitList does.
 func (g *Guest) systemctl(ctx context.Context, p *sshtest.Proc) int {
 	if slices.ContainsFunc(p.Args[1:], func(a string) bool { return a == "list-units" || a == "list-unit-files" }) {
 		return g.unitList(p, p.Args[1:])

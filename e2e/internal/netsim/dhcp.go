@@ -19,7 +19,8 @@ type DHCP struct {
 	Gateway netip.Addr
 	DNS     []netip.Addr
 	MTU     int // 0: not said
-	// Router6 announces itself and Prefix6 (a /64), if set: IPv6 hosts make their addresses themselves.
+	// Router6 announces itself and Prefix6 (a /64), if set: IPv6 hosts make their addresses
+	// themselves.
 	Router6 netip.Addr
 	Prefix6 netip.Prefix
 

@@ -55,7 +55,8 @@ func (n *Network) reach(from *Node, p packet) (*Node, netip.Addr, error) {
 	return to, seen, nil
 }
 
-// walk follows p to the machine that owns its destination. first is the source that the sender chose.
+// walk follows p to the machine that owns its destination. first is the source that the sender
+// chose.
 func (n *Network) walk(from *Node, p packet) (to *Node, seen, first netip.Addr, nat []mapping, err error) {
 	cur := from
 	for range maxHops {
