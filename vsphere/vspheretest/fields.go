@@ -43,7 +43,9 @@ func fields(ctx *simulator.Context, ref types.ManagedObjectReference, set []type
 					ok = false
 					return
 				}
-				content.PropSet = append(content.PropSet, types.DynamicProperty{Name: name, Val: val})
+				if val != nil {
+					content.PropSet = append(content.PropSet, types.DynamicProperty{Name: name, Val: val})
+				}
 			}
 		}
 	})
