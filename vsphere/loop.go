@@ -2,6 +2,7 @@ package vsphere
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -41,6 +42,10 @@ func (p *pump) run() {
 		case c == gone, has[*types.RequestCanceled](err), has[*types.InvalidCollectorVersion](err):
 			p.rebuild()
 			stale++
+		case errors.Is(err, errUnreported):
+			if v := p.rebuild(); v != nil {
+				v.destroy(ctx)
+			}
 		case c == permanent, !b.wait(ctx):
 			p.fail(fmt.Errorf("wait for vCenter: %w", err))
 			p.rebuild()
@@ -98,11 +103,34 @@ func (p *pump) again() {
 func (p *pump) rebuild() (old *view) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	old, p.view, p.drop = p.view, nil, nil
+	old, p.view = p.view, nil
 	for _, o := range p.objects {
-		o.inView, o.entered = false, false
+		if o.leaving {
+			delete(p.objects, o.ref)
+		}
+		o.inView, o.entered, o.told = false, false, time.Time{}
 	}
 	return old
+}
+
+// errUnreported says that vCenter does not report an object that it was told to watch, and that
+// exists.
+var errUnreported = errors.New("vCenter does not report what it was told to watch")
+
+// unreported tells whether a new view is needed: vCenter does not report an object that has left
+// the view and entered it again since the last poll, and whose state then was lost here. A new one
+// reports all. It is given more time than the one before, for vCenter may just be slow.
+func (p *pump) unreported() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.patience = max(p.patience, 10*p.pace.enter)
+	for _, o := range p.objects {
+		if o.waiters > 0 && !o.entered && !o.told.IsZero() && time.Since(o.told) > p.patience {
+			p.patience *= 2
+			return true
+		}
+	}
+	return false
 }
 
 // recheck has vCenter told again, with the next change to the view, of what it may have lost:
@@ -163,6 +191,10 @@ func (p *pump) round(ctx context.Context) error {
 		case <-check.C:
 			if p.recheck(false) {
 				p.again()
+			}
+			if failed == nil && p.unreported() {
+				failed = errUnreported
+				cancel(failed)
 			}
 		case <-p.kick:
 			// The poll out there reports what is added now.
@@ -234,19 +266,22 @@ func (p *pump) gather(ctx context.Context, v *view) error {
 	}
 
 	p.mu.Lock()
-	var add []*object
+	var add, drop []*object
 	now := time.Now()
 	for _, o := range p.objects {
 		switch {
+		case o.leaving:
+			drop = append(drop, o)
 		case !o.inView && !o.gone && (o.waiters > 0 || now.Sub(o.released) < p.pace.forget):
 			add = append(add, o)
 		case !o.inView && o.waiters == 0 && !o.released.IsZero():
 			delete(p.objects, o.ref)
 		}
 	}
-	drop := p.drop
-	p.drop = nil
-	req := &types.ModifyListView{This: v.list, Remove: drop}
+	req := &types.ModifyListView{This: v.list}
+	for _, o := range drop {
+		req.Remove = append(req.Remove, o.ref)
+	}
 	for _, o := range add {
 		req.Add = append(req.Add, o.ref)
 		o.inView = true
@@ -258,11 +293,22 @@ func (p *pump) gather(ctx context.Context, v *view) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err != nil {
-		p.drop = append(p.drop, drop...)
 		for _, o := range add {
 			o.inView = false
 		}
 		return err
+	}
+	for _, o := range drop {
+		if o.leaving {
+			delete(p.objects, o.ref)
+		} else { // somebody waits for it again
+			o.inView, o.entered = false, false
+		}
+	}
+	for _, o := range add {
+		if !o.entered && o.told.IsZero() {
+			o.told = time.Now()
+		}
 	}
 	for _, ref := range res.Returnval {
 		p.vanish(ref)
@@ -304,15 +350,18 @@ func (p *pump) apply(set *types.UpdateSet, begun time.Time, confirmed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if set != nil {
+		p.patience = 0
 		for _, f := range set.FilterSet {
 			for _, u := range f.ObjectSet {
 				o := p.objects[u.Obj]
 				switch {
 				case o == nil:
 				case u.Kind == types.ObjectUpdateKindLeave:
-					p.vanish(u.Obj)
+					if o.entered { // otherwise it is one that was forgotten since that leaves
+						p.vanish(u.Obj)
+					}
 				default:
-					o.entered = true
+					o.entered, o.told = true, time.Time{}
 					o.change(u.ChangeSet)
 				}
 			}

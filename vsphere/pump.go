@@ -16,16 +16,16 @@ type pump struct {
 	s    *session
 	pace pace
 
-	mu      sync.Mutex
-	objects map[types.ManagedObjectReference]*object
-	drop    []types.ManagedObjectReference // in the view, no longer wanted
-	waiters map[*waiter]bool
-	running bool
-	polling bool      // a long poll is out, so news would have come
-	heard   time.Time // when the last poll ended
-	noise   bool      // it ended no wait
-	closed  bool
-	view    *view // nil until built; belongs to the loop while it runs
+	mu       sync.Mutex
+	objects  map[types.ManagedObjectReference]*object
+	waiters  map[*waiter]bool
+	running  bool
+	polling  bool          // a long poll is out, so news would have come
+	heard    time.Time     // when the last poll ended
+	noise    bool          // it ended no wait
+	patience time.Duration // how long vCenter may leave an object unreported; 0 is ten times pace.enter
+	closed   bool
+	view     *view // nil until built; belongs to the loop while it runs
 
 	kick chan struct{} // capacity 1: there is something to add
 	loop sync.WaitGroup
@@ -53,7 +53,9 @@ type object struct {
 	ref      types.ManagedObjectReference
 	inView   bool      // vCenter was told to watch it
 	entered  bool      // and has reported it since
+	told     time.Time // when vCenter was told to watch it, if it has not reported it since
 	gone     bool      // vCenter says that it does not exist
+	leaving  bool      // nobody needs it: vCenter is to be told, and until then it is known
 	doubt    time.Time // if set, what is known may be old: only a poll begun later tells
 	waiters  int
 	released time.Time // when the last waiter left, or one was announced; zero if there was none
@@ -156,18 +158,21 @@ func (p *pump) mistrust(vm types.ManagedObjectReference) {
 // object returns the record of ref, made if need be. p.mu is held.
 func (p *pump) object(ref types.ManagedObjectReference) *object {
 	o := p.objects[ref]
-	if o == nil {
+	if o == nil || o.leaving && o.gone {
 		o = &object{ref: ref}
 		p.objects[ref] = o
 	}
+	o.leaving = false
 	return o
 }
 
-// remove forgets o, here at once and in vCenter with the next change to the view. p.mu is held.
+// remove forgets o, with the next change to the view if vCenter watches it: would it be forgotten
+// before, and watched anew before vCenter was polled without it, it would not be reported. p.mu is held.
 func (p *pump) remove(o *object) {
-	delete(p.objects, o.ref)
 	if o.inView {
-		p.drop = append(p.drop, o.ref)
+		o.leaving = true
+	} else {
+		delete(p.objects, o.ref)
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/poolready/poolready/vsphere/vspheretest"
 )
@@ -167,4 +169,37 @@ func newAddress(t *testing.T, ctx context.Context, p *Provider, id string, fresh
 		return err == nil && fresh(addr)
 	}, 20*time.Second, 5*time.Millisecond)
 	return addr
+}
+
+// A task that ended is looked at again right after, before vCenter was polled without it: then it
+// has neither left the view nor entered it.
+func TestATaskIsWaitedForAgainAtOnce(t *testing.T) {
+	t.Parallel()
+	for _, lost := range []bool{false, true} {
+		t.Run(map[bool]string{false: "known", true: "forgotten"}[lost], func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, vspheretest.Fast())
+			l.pace.enter, l.pace.fresh = 20*time.Millisecond, 0
+			l.p = l.provider(t)
+			ctx := within(t, 30*time.Second)
+			id, _ := l.golden(t, ctx)
+			var task types.ManagedObjectReference
+			require.NoError(t, l.p.s.do(ctx, func(c *conn) error {
+				res, err := methods.PowerOnVM_Task(ctx, c, &types.PowerOnVM_Task{This: vmRef(id)})
+				if err == nil {
+					task = res.Returnval
+				}
+				return err
+			}))
+			for range 3 {
+				_, err := l.p.pump.task(ctx, task)
+				require.NoError(t, err)
+				if lost {
+					l.p.pump.mu.Lock()
+					l.p.pump.objects = map[types.ManagedObjectReference]*object{}
+					l.p.pump.mu.Unlock()
+				}
+			}
+		})
+	}
 }
