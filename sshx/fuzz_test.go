@@ -80,7 +80,7 @@ func FuzzUnpack(f *testing.F) {
 		}
 		_ = tw.Flush()
 		buf.Write(raw)
-		_ = unpack(root, &buf)
+		_ = untar(root, &buf)
 		left, err := os.ReadDir(top)
 		if err != nil || len(left) != 1 {
 			t.Fatalf("beside dst there is %v, %v", left, err)
