@@ -74,6 +74,7 @@ func FuzzUnpack(f *testing.F) {
 		tw := tar.NewWriter(&buf)
 		for _, h := range []*tar.Header{
 			{Name: name, Linkname: to, Typeflag: kind, Mode: 0o755},
+			{Name: to, Linkname: name, Typeflag: tar.TypeSymlink, Mode: 0o755},
 			{Name: name + "/evil", Typeflag: tar.TypeReg, Mode: 0o644},
 		} {
 			_ = tw.WriteHeader(h)
@@ -85,6 +86,7 @@ func FuzzUnpack(f *testing.F) {
 		if err != nil || len(left) != 1 {
 			t.Fatalf("beside dst there is %v, %v", left, err)
 		}
+		noWayOut(t, dst)
 	})
 }
 

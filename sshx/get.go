@@ -2,6 +2,7 @@ package sshx
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -32,18 +33,15 @@ type ChangedError struct {
 	Host string
 	Path string // on the machine
 	Came string // SHA-256 of what came, in hex
-	Has  string // that of what the machine has; "" if it has no such file any more
+	Has  string // that of what the machine has; "" if it told none: the file may be gone
 }
 
 func (e *ChangedError) Error() string {
-	has := "is gone"
-	if e.Has != "" {
-		has = "has " + e.Has
-	}
-	return fmt.Sprintf("sshx: %s: %s changed while it was read: what came has sha256 %s, the file %s", e.Host, e.Path, e.Came, has)
+	return fmt.Sprintf("sshx: %s: %s changed while it was read: what came has sha256 %s, the file %s", e.Host, e.Path, e.Came, cmp.Or(e.Has, "none"))
 }
 
-// getScript prints the size of a file, and then what it has. A file of /proc has size 0, and more in it.
+// getScript prints the size of a file, and then what it has. A file of /proc has size 0, and more
+// in it.
 const getScript = `set -eu
 if [ -d "$1" ]; then echo "$1: is a directory" >&2; exit 1; fi
 if [ -e "$1" ] && [ ! -f "$1" ]; then echo "$1: is not a file" >&2; exit 1; fi

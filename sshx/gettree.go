@@ -172,7 +172,8 @@ func (c *Client) getSFTP(ctx context.Context, src string, u *unpacked, got *coun
 	return err
 }
 
-// readTree goes through the directory dir below src: it makes directories and links, and tells of files.
+// readTree goes through the directory dir below src: it makes directories and links, and tells of
+// files.
 func readTree(ctx context.Context, sc *sftp.Client, src, dir string, u *unpacked, file func(name string, info fs.FileInfo)) error {
 	list, err := sc.ReadDirContext(ctx, path.Join(src, dir))
 	if err != nil {

@@ -16,14 +16,18 @@ import (
 // PutOptions are the zero value for a file that keeps mode, owner and group of the one that it
 // replaces, or else has mode 0644 and belongs to the user logged in as.
 type PutOptions struct {
-	Mode  fs.FileMode // permissions; 0 means those of what is replaced or 0644, and in a tree those that each file has
-	Owner string      // "user" or "user:group", set as root; "" keeps that of what is replaced
-	Sudo  bool        // write as root
+	// Mode is the permissions, with setuid and the like; 0 means those of what is replaced or 0644,
+	// and in a tree those that each file has.
+	Mode fs.FileMode
+	// Owner is "user" or "user:group", set as root; "" keeps that of what is replaced, and in a
+	// tree is the user who writes.
+	Owner string
+	Sudo  bool // write as root
 	// SumUpTo is the size in bytes up to which a file is read back and compared by SHA-256 before
 	// it takes its place; its size is always compared. 0 means 64 MiB; a negative one is never.
 	SumUpTo int64
-	// IfChanged sends nothing whose content is already there, in the same place; mode and owner
-	// are set all the same.
+	// IfChanged sends no file whose content is already there, in the same place; mode and owner are
+	// set all the same.
 	IfChanged bool
 	// Progress, if set, is told how many bytes were sent so far, now and then and at the end. It
 	// is never called twice at a time.
@@ -84,8 +88,8 @@ echo same
 // Put writes r to the file dst, whole or not at all: to a temporary file in the same directory,
 // which must exist, and from there, once it is on the disk, by a rename. A symbolic link at dst is
 // replaced; a directory, also one that a link leads to, and a device are an error. Relative names
-// begin at the home directory of the user who writes. Size, and up to PutOptions.SumUpTo the SHA-256
-// of what the machine has are compared first. If r fails, or does not have the length that it had
+// begin at the home directory of the user who writes. Size, and up to PutOptions.SumUpTo the
+// SHA-256 of what the machine has are compared first. If r fails, or does not have the length that it had
 // at first, dst is as it was, and nothing is left beside it, nor is when the connection is lost.
 //
 // An r that is no io.ReadSeeker is read to its end before anything is sent: to memory, and to a
@@ -204,7 +208,7 @@ func (p *put) send(ctx context.Context) error {
 	_, err := p.run(ctx, "write", putScript, in, p.dst, tmp, p.mode(), p.o.Owner, strconv.FormatInt(p.size, 10), sum)
 	sent.end(err == nil)
 	if err != nil {
-		p.c.sweep(ctx, p.o.user(), tmp, err)
+		p.c.sweep(ctx, p.o.user(), err, tmp)
 	}
 	return blame(ctx, err)
 }
@@ -212,7 +216,7 @@ func (p *put) send(ctx context.Context) error {
 // sweep removes what a transfer that ended with err may have left; a shell that is killed cleans up
 // nothing. Without a connection nothing can be done, nor is a wrapper there to be killed. Nothing
 // is left by what never started, and sudo is not to count a wrong password twice.
-func (c *Client) sweep(ctx context.Context, user, tmp string, err error) {
+func (c *Client) sweep(ctx context.Context, user string, err error, left ...string) {
 	_, sudo := errors.AsType[*SudoError](err)
 	_, start := errors.AsType[*StartError](err)
 	if sudo || start {
@@ -220,7 +224,7 @@ func (c *Client) sweep(ctx context.Context, user, tmp string, err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killGrace)
 	defer cancel()
-	_, _ = c.Run(ctx, Cmd{Name: "clean up", Args: []string{"rm", "-rf", tmp}, User: user})
+	_, _ = c.Run(ctx, Cmd{Name: "clean up", Args: append([]string{"rm", "-rf"}, left...), User: user})
 }
 
 // run runs a shell text with arguments and returns the first line of its output.

@@ -8,14 +8,15 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path"
 	"strings"
 	"time"
 )
 
 // PutTree writes the tree src to the directory dst, which need not exist, but whose parent must.
-// It is sent as one tar stream, and unpacked beside dst before anything is there: if anything
-// fails until then, dst is as it was, and nothing is left beside it, nor is when the connection is
-// lost. A dst that exists keeps what src does not have, and its directories their modes and owners;
+// It is sent as one tar stream, and unpacked beside dst, or in it under a hidden name if it exists.
+// Until that is done, dst is as it was; if it fails, or the connection is lost, nothing of it is
+// left. A dst that exists keeps what src does not have, and its directories their modes and owners;
 // files and links in it are replaced one by one, each whole. Where a directory would have to
 // replace something else, or something else a directory or a device, nothing is replaced at all.
 //
@@ -81,7 +82,8 @@ func (t *treePut) send(ctx context.Context) error {
 // through sends the tree through a script that unpacks it: fill writes to w, may read from r what
 // is answered, and counts what is sent. last is the name of an empty file that follows all others.
 func (t *treePut) through(ctx context.Context, unpack string, fill func(w *io.PipeWriter, r io.Reader, last string, sent *counted) error) error {
-	tmp, last, mode := beside(t.dst), ".sshx-"+newToken(), ""
+	tmp, mode := beside(t.dst), ""
+	last := path.Base(tmp)
 	if t.o.Mode&^fs.ModePerm != 0 {
 		mode = fmt.Sprintf("%04o", unixMode(t.o.Mode))
 	}
@@ -96,14 +98,14 @@ func (t *treePut) through(ctx context.Context, unpack string, fill func(w *io.Pi
 	}()
 	_, err := t.c.runRaw(ctx, Cmd{
 		Name: "unpack " + t.dst, User: t.o.user(), Stdin: stdin, Stdout: stdout, Separate: true,
-		Args: []string{"/bin/sh", "-c", treeScript(unpack), "sshx-put", t.dst, tmp, last, t.o.Owner, mode},
+		Args: []string{"/bin/sh", "-c", treeScript(unpack), "sshx-put", t.dst, last, t.o.Owner, mode},
 	})
 	stdin.CloseWithError(errNoMore)
 	stdout.Close()
 	<-filled
 	sent.end(err == nil)
 	if err != nil {
-		t.c.sweep(ctx, t.o.user(), tmp, err)
+		t.c.sweep(ctx, t.o.user(), err, tmp, t.dst+"/"+last)
 	}
 	return blame(ctx, err) // src is at fault, or what the machine said of it
 }

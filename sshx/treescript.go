@@ -1,25 +1,30 @@
 package sshx
 
-// treeScript makes a directory beside dst, has unpack fill it from stdin, and moves what is there
-// to dst. A stream that ends early may look like a whole one: it is one if its last file is there.
-// What follows unpack is silent on stdout, which may be in use by it.
+// treeScript makes a directory in dst (whose parent may not be ours to write to), or beside it if
+// there is no dst, has unpack fill that from stdin, and moves what is there to dst. A stream that
+// ends early may look like a whole one: it is one if its last file is there. fail cleans up first:
+// nobody may be there to read what it says. What follows unpack is silent on stdout, which may be
+// in use by it.
 func treeScript(unpack string) string {
 	return `set -eu
-dst=$1 tmp=$2 last=$3 owner=$4 mode=$5
-case $dst in /*) ;; *) dst=$PWD/$dst tmp=$PWD/$tmp ;; esac
+dst=$1 last=$2 owner=$3 mode=$4
+case $dst in /*) ;; *) dst=$PWD/$dst ;; esac
+if [ -d "$dst" ]; then tmp=${dst%/}/$last; else tmp=${dst%/*}/$last; fi
 trap 'rm -rf "$tmp"' EXIT
 trap 'exit 1' HUP INT TERM PIPE
+fail() { rm -rf "$tmp"; echo "$1" >&2; exit 1; }
 mkdir -m 700 "$tmp"
 ` + unpack + `
 exec >&2
-if [ ! -f "$tmp/$last" ]; then rm -rf "$tmp"; echo "the stream ended early"; exit 1; fi
+if [ ! -f "$tmp/$last" ]; then fail "the stream ended early"; fi
 rm "$tmp/$last"
 ` + placeScript
 }
 
 // unpackTar ends with noTar on a machine without tar.
-const unpackTar = `if ! command -v tar >/dev/null 2>&1; then echo "tar: not found" >&2; exit 96; fi
-tar -xpf - -C "$tmp"`
+const unpackTar = `exec >&2
+if ! command -v tar >/dev/null 2>&1; then echo "tar: not found" >&2; exit 96; fi
+said=$(tar -xpf - -C "$tmp" 2>&1) || fail "$said"`
 
 // noTar is the exit code of the scripts on a machine without tar.
 const noTar = 96
@@ -35,7 +40,6 @@ var unpackSFTP = `(cd "$tmp"; ` + sftpServer + `)`
 const placeScript = `if [ -n "$owner" ]; then chown -hR "$owner" "$tmp"; fi
 if [ -n "$mode" ]; then find "$tmp" -type f -exec chmod "$mode" {} +; fi
 isdir() { [ -d "$1" ] && [ ! -L "$1" ]; }
-fail() { rm -rf "$tmp"; echo "$1" >&2; exit 1; }
 if [ ! -d "$dst" ]; then
 	if [ -e "$dst" ] || [ -L "$dst" ]; then fail "$dst: is not a directory"; fi
 	mv "$tmp" "$dst"

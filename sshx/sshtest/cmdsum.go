@@ -44,6 +44,9 @@ func cmdBase64(ctx context.Context, p *Proc) int {
 	})
 }
 
+// sumName is how names that would break a line are shown, behind a line's own backslash.
+var sumName = strings.NewReplacer(`\`, `\\`, "\n", `\n`, "\r", `\r`)
+
 func sumWith(algorithm func() hash.Hash) Command {
 	return func(ctx context.Context, p *Proc) int {
 		o, ok := p.options("-c -b -t -z --check --status --quiet")
@@ -61,7 +64,11 @@ func sumWith(algorithm func() hash.Hash) Command {
 				if o.has("-z") {
 					end = "\x00"
 				}
-				fmt.Fprintf(p.Stdout, "%s  %s%s", sum(text), name, end)
+				mark := ""
+				if shown := sumName.Replace(name); shown != name && !o.has("-z") {
+					name, mark = shown, `\`
+				}
+				fmt.Fprintf(p.Stdout, "%s%s  %s%s", mark, sum(text), name, end)
 				return nil
 			})
 		}
