@@ -156,7 +156,7 @@ func (c *Client) getSFTP(ctx context.Context, src string, u *unpacked, got *coun
 	err = readTree(wctx, sc, src, ".", u, func(name string, info fs.FileInfo) {
 		work.Go(func() error {
 			if wctx.Err() != nil {
-				return nil
+				return context.Cause(wctx)
 			}
 			return u.file(name, info.Mode().Perm(), info.ModTime(), func(w io.Writer) error {
 				return readFile(sc, path.Join(src, name), io.MultiWriter(w, got))

@@ -46,15 +46,16 @@ func (c *Client) sftpCommand(ctx context.Context, user string) (*sftp.Client, er
 	stdin, w := io.Pipe()
 	r, stdout := io.Pipe()
 	stop := context.AfterFunc(running, func() { w.Close(); r.Close() })
-	ended := make(chan error, 1)
+	ended := make(chan struct{})
+	var why error // valid once ended is closed
 	started := c.spawn(func() {
 		defer cancel()
 		defer stop()
-		_, err := c.runRaw(running, Cmd{
+		_, why = c.runRaw(running, Cmd{
 			Name: "sftp-server", User: user, Stdin: stdin, Stdout: stdout, Separate: true,
 			Args: []string{"/bin/sh", "-c", sftpServer, "sshx-sftp"},
 		})
-		ended <- err
+		close(ended)
 		stdin.Close()
 		stdout.Close()
 	})
@@ -67,9 +68,9 @@ func (c *Client) sftpCommand(ctx context.Context, user string) (*sftp.Client, er
 		return sc, nil
 	}
 	select {
-	case rerr := <-ended:
-		if rerr != nil {
-			err = rerr
+	case <-ended:
+		if why != nil {
+			err = why
 		}
 	default: // it speaks, but not SFTP
 		cancel()

@@ -49,7 +49,9 @@ func (t *treePut) createAll(sc *sftp.Client, sent *counted) error {
 	for _, e := range t.entries {
 		work.Go(func() error {
 			switch {
-			case failed.Err() != nil || e.mode.IsDir():
+			case failed.Err() != nil:
+				return context.Cause(failed)
+			case e.mode.IsDir():
 				return nil
 			case e.mode.IsRegular():
 				return t.copy(e, func(r *whole) error {
