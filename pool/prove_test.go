@@ -101,7 +101,7 @@ func TestAPoolIsLentOnlyIfItIsProvedClean(t *testing.T) {
 			p.Host("con").MustRun(t, "touch", "/var/dirt")
 			b.bend(func() { tt.bend(true); b.on = true })
 			first.end()
-			require.Eventually(t, func() bool { return strings.Contains(r.status(spec).Pools[0].LastFailure, tt.want) }, time.Minute, 5*time.Millisecond)
+			require.Eventually(t, func() bool { return strings.Contains(r.status(spec).Pools[0].LastFailure, tt.want) }, time.Minute, 50*time.Millisecond)
 			b.bend(func() { tt.bend(false); b.on = false })
 			second := testOf(t, "TestSecond")
 			p = second.acquire(set)
@@ -109,7 +109,7 @@ func TestAPoolIsLentOnlyIfItIsProvedClean(t *testing.T) {
 			_, err := p.Host("con").Run(t.Context(), "test", "-e", "/var/dirt")
 			require.Error(t, err)
 			second.end()
-			require.Eventually(t, func() bool { return r.status(spec).Pools[0].Failures == 0 }, time.Minute, 5*time.Millisecond)
+			require.Eventually(t, func() bool { return r.status(spec).Pools[0].Failures == 0 }, time.Minute, 50*time.Millisecond)
 		})
 	}
 }
@@ -186,7 +186,7 @@ func reverted(t *testing.T, r *rig, spec pool.Spec) (freed, resurrected bool) {
 	before := testOf(t, "TestBefore")
 	require.NotNil(t, before.acquire(set), "%v", before.errs)
 	before.end()
-	require.Eventually(t, func() bool { return state() == "clean" }, time.Minute, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return state() == "clean" }, time.Minute, 50*time.Millisecond)
 	snapshot("while it is free")
 	holder := testOf(t, "TestHolder")
 	require.NotNil(t, holder.acquire(set), "%v", holder.errs)

@@ -37,7 +37,7 @@ func newRig(t *testing.T, set func(*vspheretest.Server)) *rig {
 	t.Helper()
 	srv := vspheretest.NewUnstartedServer(t)
 	srv.Templates = []vspheretest.Template{{Path: "templates/rhel9", DiskGiB: 10}}
-	srv.Latency = vspheretest.Fast()
+	srv.Latency, srv.Hosts = vspheretest.Fast(), 1
 	if set != nil {
 		set(srv)
 	}

@@ -71,14 +71,14 @@ func TestAPoolIsKeptForAPerson(t *testing.T) {
 		return p
 	}
 	p := fail("TestBroken")
-	require.Eventually(t, func() bool { return r.status(spec).Pools[p.Number-1].State == "kept" }, 20*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return r.status(spec).Pools[p.Number-1].State == "kept" }, 20*time.Second, 50*time.Millisecond)
 	assert.Contains(t, r.status(spec).Pools[p.Number-1].Why, "TestBroken, which failed")
 	look := "con" + string(rune('0'+p.Number)) + ": ssh root@10."
 	require.Eventually(t, func() bool { return strings.Contains(r.saying(), look) }, 20*time.Second, 10*time.Millisecond, "it says how to get in")
 
 	q := fail("TestBrokenToo")
 	assert.NotEqual(t, p.Number, q.Number)
-	require.Eventually(t, func() bool { return r.status(spec).Pools[q.Number-1].State == "clean" }, 20*time.Second, 10*time.Millisecond, "no more than Keep.Pools")
+	require.Eventually(t, func() bool { return r.status(spec).Pools[q.Number-1].State == "clean" }, 20*time.Second, 50*time.Millisecond, "no more than Keep.Pools")
 	set.Close()
 
 	r.open(spec).Close()

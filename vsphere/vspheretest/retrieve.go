@@ -15,7 +15,7 @@ import (
 // server's policy may page as well; stock vcsim never does.
 const pageSize = 100
 
-// stock reads properties of given objects, with locks; it does not traverse.
+// stock reads those properties of given objects that fields does not, with locks; it does not traverse.
 var stock simulator.PropertyCollector
 
 // retrieve returns the properties that specs select.
@@ -28,9 +28,17 @@ func retrieve(ctx *simulator.Context, specs []types.PropertyFilterSpec) ([]types
 		}
 		req := &types.RetrievePropertiesEx{SpecSet: []types.PropertyFilterSpec{{PropSet: spec.PropSet}}}
 		for _, ref := range refs {
-			if get(ctx, ref) != nil {
+			if get(ctx, ref) == nil {
+				continue
+			}
+			if c, ok := fields(ctx, ref, spec.PropSet); ok {
+				out = append(out, c)
+			} else {
 				req.SpecSet[0].ObjectSet = append(req.SpecSet[0].ObjectSet, types.ObjectSpec{Obj: ref})
 			}
+		}
+		if len(req.SpecSet[0].ObjectSet) == 0 {
+			continue
 		}
 		req.SpecSet[0].ReportMissingObjectsInResults = types.NewBool(true) // some may go meanwhile
 		body := stock.RetrievePropertiesEx(ctx, req).(*methods.RetrievePropertiesExBody)
