@@ -236,7 +236,7 @@ func (a *appended) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// trap is a file system that does something when its second half is read.
+// trap is a file system that does something in the middle of a file.
 type trap struct {
 	fstest.MapFS
 	do func()
@@ -247,7 +247,7 @@ func (x trap) Open(name string) (fs.File, error) {
 	if err != nil || name != "f" {
 		return f, err
 	}
-	return grown{f, &onceRead{f, 2 << 20, x.do}}, nil
+	return grown{f, &onceRead{f, 64 << 10, x.do}}, nil
 }
 
 func TestPutTreeLeavesNothingBeside(t *testing.T) {
@@ -264,7 +264,7 @@ func TestPutTreeLeavesNothingBeside(t *testing.T) {
 				m.write(t, dir+"/tree/f", "old")
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
-				src := trap{fstest.MapFS{"f": {Data: make([]byte, 4<<20)}}, func() { interrupt(m, cancel) }}
+				src := trap{fstest.MapFS{"f": {Data: make([]byte, 3<<20)}}, func() { interrupt(m, cancel) }}
 				require.Error(t, c.PutTree(ctx, dir+"/tree", src, sshx.PutOptions{}))
 				again := dial(t, m)
 				require.Eventually(t, func() bool { return strings.Join(list(t, again, dir), " ") == "tree tree/f" }, quick, quick/1000, "%v", list(t, again, dir))
