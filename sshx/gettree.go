@@ -29,8 +29,8 @@ exec tar -C "$1" -cf - .
 // exist; files that dst has already are replaced. Permissions and times are restored, owners are
 // not. Names are checked on our side: whatever the machine sends, nothing outside of dst is
 // written. Links that lead out of dst are an error, and not made; they are looked at when all the
-// rest is there. Devices and pipes are an error too; sockets are left out. As with Get, files may
-// grow meanwhile, or go, unless GetOptions.Sum is set. A machine without tar sends file by file,
+// rest is there. Devices and pipes are an error too; sockets are left out. Files may grow meanwhile,
+// or go, unless GetOptions.Sum is set. A machine without tar sends file by file,
 // over SFTP. After an error, dst may have part of the tree, but of each file all or nothing.
 func (c *Client) GetTree(ctx context.Context, src, dst string, o GetOptions) error {
 	if err := c.getTree(ctx, src, dst, o); err != nil {
@@ -207,7 +207,7 @@ func readTree(ctx context.Context, sc *sftp.Client, src, dir string, u *unpacked
 	return nil
 }
 
-// readFile copies a file, whose length is looked at when it is open.
+// readFile copies as much of a file as there is when it is opened: it may grow faster than it comes.
 func readFile(sc *sftp.Client, name string, w io.Writer) error {
 	f, err := sc.Open(name)
 	if err != nil {
@@ -215,14 +215,33 @@ func readFile(sc *sftp.Client, name string, w io.Writer) error {
 	}
 	defer f.Close()
 	info, err := f.Stat()
-	if err != nil {
+	if err != nil || info.Size() == 0 {
 		return err
 	}
-	n, err := f.WriteTo(w)
-	if err == nil && n < info.Size() {
-		err = fmt.Errorf("%d of %d bytes came", n, info.Size())
+	to := &limited{w: w, left: info.Size()}
+	if _, err = f.WriteTo(to); err == nil {
+		err = fmt.Errorf("%d of %d bytes came", info.Size()-to.left, info.Size())
+	}
+	if errors.Is(err, errEnough) {
+		return nil
 	}
 	return err
+}
+
+var errEnough = errors.New("there is enough")
+
+// A limited is a writer that fails with errEnough when it has all.
+type limited struct {
+	w    io.Writer
+	left int64
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	n, err := l.w.Write(p[:min(int64(len(p)), l.left)])
+	if l.left -= int64(n); err == nil && l.left == 0 {
+		err = errEnough
+	}
+	return n, err
 }
 
 // compare compares what came with what the machine has.

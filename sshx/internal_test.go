@@ -223,7 +223,10 @@ type hostile struct{ name string }
 
 func (h hostile) Filelist(*sftp.Request) (sftp.ListerAt, error) { return h, nil }
 
-func (h hostile) ListAt(to []fs.FileInfo, _ int64) (int, error) {
+func (h hostile) ListAt(to []fs.FileInfo, at int64) (int, error) {
+	if at > 0 {
+		return 0, io.EOF
+	}
 	to[0] = h
 	return 1, io.EOF
 }
