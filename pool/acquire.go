@@ -12,18 +12,19 @@ import (
 var errClosed = errors.New("the set is closed")
 
 // Acquire lends t a whole pool, as it was when it became ready, until t ends. It waits, first
-// come first served within a process and by turns among processes, until one is free, no longer than
-// t's context and go test's -timeout last, and fails t if there is none by then, with who holds them. It fails
-// at once if t, or a test that it is part of, holds a pool already: two tests that each
-// hold one and wait for another would wait for ever.
+// come first served within a process and by turns among processes, until one is free, no longer
+// than t's context and go test's -timeout last, and fails t if there is none by then, with who
+// holds them. It fails at once if t, or a test that it is part of, holds a pool already: two tests
+// that each hold one and wait for another would wait for ever.
 //
 // A pool that was used, now or by another process, is reset before it is lent: reverted,
 // booted, and shown to be clean. The reset starts when the pool is given back, so
 // that the next test rarely waits for it.
 //
 // The pool is leased in the set's ledger for as long as t runs, and nobody else uses it
-// meanwhile. If the lease is lost all the same, since vCenter was out of reach for longer than Limits.Lease,
-// or the process was stopped for so long, all work on the pool's hosts ends with ErrLeaseLost, and t fails.
+// meanwhile. If the lease is lost all the same, since vCenter was out of reach for longer than
+// Limits.Lease, or the process was stopped for so long, all work on the pool's hosts ends with
+// ErrLeaseLost, and t fails.
 func (s *Set) Acquire(t T) *Pool {
 	t.Helper()
 	ctx, cancel := acquireContext(t)
@@ -73,18 +74,20 @@ func (s *Set) acquire(ctx context.Context, test string) (_ *Pool, err error) {
 		}
 		p, err := s.prepare(ctx, x, was)
 		if err == nil {
+			p.test = test
 			s.desk.hold(test, p.Number)
 			return p, nil
 		}
 		if ctx.Err() != nil || s.ctx.Err() != nil {
-			s.giveBack(x, nil)
+			_ = s.giveBack(x, nil)
 			return nil, fmt.Errorf("prepare pool %d: %w", shardPool(x.shard), err)
 		}
 		s.failed(x, err)
 	}
 }
 
-// take waits for a pool that is free and our turn, and leases it. was is what the ledger said of it before.
+// take waits for a pool that is free and our turn, and leases it. was is what the ledger said of it
+// before.
 func (s *Set) take(ctx context.Context, test string) (x *lease, was entry, err error) {
 	numbers := s.numbers()
 	line := s.ledger.place(test, numbers)
@@ -117,9 +120,12 @@ func (s *Set) take(ctx context.Context, test string) (x *lease, was entry, err e
 		free, state = s.look(b, numbers)
 		n := choose(free, b.line(), line.t.token, numbers)
 		if n > 0 {
-			x, was, err = s.ledger.take(ctx, request{shard: poolShard(n), what: test})
-			if err == nil || !errors.As(err, new(*busyError)) {
-				return x, was, late(err)
+			x, was, err = s.ledger.take(ctx, request{shard: poolShard(n), what: test, lend: true})
+			if err == nil {
+				return x, was, nil // if ctx has ended, whoever prepares the pool gives it back
+			}
+			if !errors.As(err, new(*busyError)) {
+				return nil, entry{}, late(err)
 			}
 			wait = first
 		} else if state.lost() {
@@ -263,25 +269,25 @@ func (s *Set) prepare(ctx context.Context, x *lease, was entry) (*Pool, error) {
 func (s *Set) release(p *Pool, failed bool) error {
 	err := p.lease.check()
 	p.giveBack()
-	test := s.desk.leaveNumber(p.Number)
+	s.desk.leave(p.test)
 	if err != nil {
 		<-p.lease.gone
 		return err
 	}
-	if !s.background(func() { s.cleanUp(p, test, failed) }) {
-		s.giveBack(p.lease, func(_ time.Time, e *entry) { e.Used = test }) // the set is closed
+	if !s.background(func() { s.cleanUp(p, failed) }) {
+		_ = s.giveBack(p.lease, func(_ time.Time, e *entry) { e.Used = p.test }) // the set is closed
 	}
 	return nil
 }
 
 // cleanUp resets a pool that a test has given back, still under its lease, and frees it.
-func (s *Set) cleanUp(p *Pool, test string, failed bool) {
+func (s *Set) cleanUp(p *Pool, failed bool) {
 	x := p.lease
-	if s.keep(p, test, failed) {
+	if s.keep(p, failed) {
 		return
 	}
 	base := s.pool(p.Number)
-	err := x.set(s.ctx, func(_ time.Time, e *entry) { e.Used, e.Lease.For = test, "reset after "+test })
+	err := x.set(s.ctx, func(_ time.Time, e *entry) { e.Used, e.Lease.For = p.test, "reset after "+p.test })
 	var found *proof
 	var boots []string
 	if err == nil {
@@ -293,37 +299,34 @@ func (s *Set) cleanUp(p *Pool, test string, failed bool) {
 	switch {
 	case err == nil:
 		s.sawBoots(p.Number, boots)
-		s.giveBack(x, func(_ time.Time, e *entry) { e.cleaned(base, found, boots) })
+		_ = s.giveBack(x, func(_ time.Time, e *entry) { e.cleaned(base, found, boots) })
 	case s.ctx.Err() != nil || x.check() != nil:
-		s.giveBack(x, nil)
+		_ = s.giveBack(x, nil)
 	default:
 		s.failed(x, err)
 	}
 }
 
-// giveBack frees a pool with what f makes of its entry; it is dirty unless f says otherwise.
-func (s *Set) giveBack(x *lease, f func(now time.Time, e *entry)) {
-	ctx, cancel := afterwards(s.ctx)
-	defer cancel()
-	err := x.release(ctx, func(b books, e *entry) {
-		if f != nil {
-			f(b.Now, e)
-		}
-	})
+// giveBack frees a pool with what f makes of its entry; it is dirty unless f says otherwise. The
+// error has been told.
+func (s *Set) giveBack(x *lease, f func(now time.Time, e *entry)) error {
+	err := letGoOf(s.ctx, x, f)
 	if err != nil && !errors.Is(err, errNotOurs) {
 		s.log.linef("pool %d: not given back, so it is free when its lease is over: %v", shardPool(x.shard), err)
 	}
 	s.desk.free()
+	return err
 }
 
-// coolDown is how long a pool rests that could not be made clean, and coolAfter after how many failures.
+// coolDown is how long a pool rests that could not be made clean, and coolAfter after how many
+// failures.
 const (
 	coolDown  = 5 * time.Minute
 	coolAfter = 3
 )
 
-// failed frees a pool that could not be made clean: it is built anew before anybody gets it, and if it
-// fails again and again it is left alone for a while.
+// failed frees a pool that could not be made clean: it is built anew before anybody gets it, and if
+// it fails again and again it is left alone for a while.
 func (s *Set) failed(x *lease, err error) {
 	n := shardPool(x.shard)
 	switch {
@@ -331,11 +334,11 @@ func (s *Set) failed(x *lease, err error) {
 		s.strike(n, err)
 		fallthrough
 	case x.check() != nil: // what failed was us
-		s.giveBack(x, nil)
+		_ = s.giveBack(x, nil)
 		return
 	}
 	s.log.linef("pool %d: %s", n, indent(err.Error(), "    "))
-	s.giveBack(x, func(now time.Time, e *entry) { e.fail(now, err) })
+	_ = s.giveBack(x, func(now time.Time, e *entry) { e.fail(now, err) })
 	s.repair(n)
 }
 
@@ -363,7 +366,8 @@ func (e *entry) fail(now time.Time, err error) {
 	}
 }
 
-// A cleanupError is a failure to clean up outside of the VMs, which building them anew does not mend.
+// A cleanupError is a failure to clean up outside of the VMs, which building them anew does not
+// mend.
 type cleanupError struct{ err error }
 
 func (e *cleanupError) Error() string { return e.err.Error() }

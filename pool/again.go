@@ -21,10 +21,11 @@ func (a *again) has(layer string) bool {
 	return a != nil && (a.layer == layer || a.layer == "" && layer != "golden")
 }
 
-// RebuildPools builds anew what is ready: with layer "golden" a new golden and, from it, every VM; with the name of a
-// role, that role's VMs and those that need them; with "" all VMs of the pools, from the golden that is there. Only pools
-// of Spec.Only are rebuilt, and golden only without it. What is not ready is built, too, as Open does. Nothing is touched if
-// anybody holds or keeps one of these pools: the error says who.
+// RebuildPools builds anew what is ready: with layer "golden" a new golden and, from it, every VM;
+// with the name of a role, that role's VMs and those that need them; with "" all VMs of the pools,
+// from the golden that is there. Only pools of Spec.Only are rebuilt, and golden only without it.
+// What is not ready is built, too, as Open does. Nothing is touched if anybody holds or keeps one
+// of these pools: the error says who.
 func RebuildPools(ctx context.Context, spec Spec, layer string) error {
 	if err := spec.validate(); err != nil {
 		return fmt.Errorf("pool: %w", err)
@@ -76,9 +77,10 @@ func (p *Work) free(s Spec) error {
 	return errors.Join(busy...)
 }
 
-// ResetPools puts all pools of the Spec back to their ready snapshots, at once, and shows that they are clean, as
-// a reset between two tests does. If anybody holds or keeps one of them, or one is not ready, none is touched, and the error says why.
-// A pool that cannot be made clean is built anew by whoever wants it next.
+// ResetPools puts all pools of the Spec back to their ready snapshots, at once, and shows that they
+// are clean, as a reset between two tests does. If anybody holds or keeps one of them, or one is
+// not ready, none is touched, and the error says why. A pool that cannot be made clean is built
+// anew by whoever wants it next.
 func ResetPools(ctx context.Context, spec Spec) error {
 	if err := spec.validate(); err != nil {
 		return fmt.Errorf("pool: %w", err)
@@ -113,10 +115,14 @@ func resetPools(ctx context.Context, s Spec) error {
 	for i, n := range numbers {
 		var err error
 		if held[i], was[i], err = b.ledger.take(ctx, request{shard: poolShard(n), what: "reset by hand"}); err != nil {
-			for _, x := range held[:i] {
-				err = errors.Join(err, letGoOf(ctx, x, nil))
+			if errors.As(err, new(*busyError)) {
+				err = fmt.Errorf("it is %w", err)
 			}
-			return fmt.Errorf("nothing was touched: pool %d is %w", n, err)
+			err = fmt.Errorf("nothing was touched: pool %d: %w", n, err)
+			for j, x := range held[:i] {
+				err = errors.Join(err, letGoOf(ctx, x, func(_ time.Time, e *entry) { e.Clean = was[j].Clean }))
+			}
+			return err
 		}
 	}
 	errs := make([]error, len(numbers))
@@ -135,19 +141,24 @@ func (s *Set) resetHeld(ctx context.Context, x *lease, was entry, p *Pool) error
 			h.drop()
 		}
 	}()
-	err := s.cleanExternals(ctx, x)
 	var found *proof
 	var boots []string
-	if err == nil {
-		found, boots, err = s.reset(ctx, x, p, was.Boots)
+	var err, failed error
+	if was.Build != p.build { // somebody may have built it since the plan was made
+		p, err = s.find(ctx, p)
 	}
-	failed := err
+	if err == nil {
+		if err = s.cleanExternals(ctx, x); err == nil {
+			found, boots, err = s.reset(ctx, x, p, was.Boots)
+		}
+		failed = err
+	}
 	err = errors.Join(err, letGoOf(ctx, x, func(now time.Time, e *entry) {
 		switch {
-		case failed == nil:
-			e.cleaned(p, found, boots)
-		case ctx.Err() == nil:
+		case failed != nil && ctx.Err() == nil:
 			e.fail(now, failed)
+		case found != nil:
+			e.cleaned(p, found, boots)
 		}
 	}))
 	if err != nil {
@@ -160,12 +171,16 @@ func (s *Set) resetHeld(ctx context.Context, x *lease, was entry, p *Pool) error
 func letGoOf(ctx context.Context, x *lease, f func(now time.Time, e *entry)) error {
 	ctx, cancel := afterwards(ctx)
 	defer cancel()
-	return x.release(ctx, func(b books, e *entry) { f(b.Now, e) })
+	return x.release(ctx, func(b books, e *entry) {
+		if f != nil {
+			f(b.Now, e)
+		}
+	})
 }
 
-// KeepPool leaves a pool as it is to a person, for d, as Spec.Keep does with that of a failed test: nobody
-// gets it until then, or until Release. A pool that somebody holds is not taken away; one that is kept
-// already is kept for d from now on.
+// KeepPool leaves a pool as it is to a person, for d, as Spec.Keep does with that of a failed test:
+// nobody gets it until then, or until Release. A pool that somebody holds is not taken away; one
+// that is kept already is kept for d from now on.
 func KeepPool(ctx context.Context, spec Spec, pool int, why string, d time.Duration) error {
 	if err := spec.validate(); err != nil {
 		return fmt.Errorf("pool: %w", err)

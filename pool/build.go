@@ -38,12 +38,13 @@ type build struct {
 	took    map[*hostPlan]time.Duration
 	times   map[*hostPlan]*stopwatch
 	checks  []CheckResult
-	failed  map[int][]error                       // by pool; 0 is golden
-	stirred map[int]bool                          // pools of which a reused host had to be reverted
-	leases  map[int]*lease                        // what we hold: pools, and as 0 the claim
-	covered map[int]bool                          // newborn pools that we hold with the claim
-	after   map[int]func(now time.Time, e *entry) // what is made of their entries when it is given back
-	waited  map[string]bool                       // shards that somebody else had since the plan was made
+	failed  map[int][]error // by pool; 0 is golden
+	stirred map[int]bool    // pools of which a reused host had to be reverted
+	leases  map[int]*lease  // what we hold: pools, and as 0 the claim
+	covered map[int]bool    // newborn pools that we hold with the claim
+	// after is what is made of their entries when it is given back.
+	after  map[int]func(now time.Time, e *entry)
+	waited map[string]bool // shards that somebody else had since the plan was made
 }
 
 func newBuild(s Spec) *build {
@@ -105,8 +106,8 @@ func (b *build) batch(ctx context.Context, name string, role, limit int, which f
 	})
 }
 
-// haveGoldens tells whether the goldens that a pool's hosts hang on are ready. They are not needed for a host
-// that is reused, but a plan reuses none whose golden is not.
+// haveGoldens tells whether the goldens that a pool's hosts hang on are ready. They are not needed
+// for a host that is reused, but a plan reuses none whose golden is not.
 func (b *build) haveGoldens(pool int) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -140,7 +141,8 @@ func (b *build) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec
 	defer h.use.Store(nil)
 	fail := func(err error) (record, string, error) {
 		if ctx.Err() == nil && h.usable() == nil {
-			_ = h.provider.Annotate(ctx, h.id, b.note("FAILED: "+firstLine(err), l.pool, l.snapshot)) // for people; the error itself is reported
+			// For people; the error itself is reported.
+			_ = h.provider.Annotate(ctx, h.id, b.note("FAILED: "+firstLine(err), l.pool, l.snapshot))
 		}
 		return record{}, "", hostError(h, st.name, err)
 	}
@@ -220,8 +222,8 @@ func (b *build) lower(ctx context.Context, report func(string), h *Host) error {
 	return err
 }
 
-// note is for people. It is written once, with the clone, and again only after a failure: whether the VM is ready
-// they see by its snapshot, whose description says more.
+// note is for people. It is written once, with the clone, and again only after a failure: whether
+// the VM is ready they see by its snapshot, whose description says more.
 func (b *build) note(state string, pool int, ready string) string {
 	of := "golden"
 	if pool > 0 {

@@ -3,7 +3,7 @@ package pool
 import (
 	"context"
 	"fmt"
-	"os"
+	"regexp"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -33,8 +33,8 @@ func (r CheckResult) String() string {
 	return fmt.Sprintf("check %q: ok", r.Name)
 }
 
-// runChecks runs all checks on a host, several at once, and never stops at a failure. Results are in the
-// order of the checks; the error is a *CheckError, or that of ctx.
+// runChecks runs all checks on a host, several at once, and never stops at a failure. Results are
+// in the order of the checks; the error is a *CheckError, or that of ctx.
 func runChecks(ctx context.Context, h *Host, checks []Check) ([]CheckResult, error) {
 	results := make([]CheckResult, len(checks))
 	all := make([]int, len(checks))
@@ -61,12 +61,25 @@ func runCheck(ctx context.Context, h *Host, c Check) CheckResult {
 	timeout := or(c.Timeout, time.Minute)
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no result within its timeout (%s)", timeout))
 	defer cancel()
-	r := CheckResult{Host: h.Name, Name: c.Name, Want: os.Expand(c.Want, func(k string) string { return h.VM.Env[k] })}
+	r := CheckResult{Host: h.Name, Name: c.Name, Want: h.VM.expand(c.Want)}
 	start := time.Now()
 	r.Got, r.Err = protect2(func() (string, error) { return c.Do(ctx, h) })
 	r.Got, r.Took = strings.TrimSpace(r.Got), time.Since(start)
 	return r
 }
+
+// expand puts the values of Env for ${NAME}, and leaves alone what is no name there, or of another
+// form.
+func (vm VM) expand(text string) string {
+	return variable.ReplaceAllStringFunc(text, func(v string) string {
+		if value, ok := vm.Env[v[2:len(v)-1]]; ok {
+			return value
+		}
+		return v
+	})
+}
+
+var variable = regexp.MustCompile(`\$\{[A-Za-z_][A-Za-z0-9_]*\}`)
 
 // protect2 turns a panic of a user's function into an error: one bad step spoils one pool.
 func protect2[R any](f func() (R, error)) (r R, err error) {

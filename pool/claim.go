@@ -55,8 +55,8 @@ func (b *build) isNew(pool int) bool {
 }
 
 // claim makes this process the one that builds the set, and the holder of every pool that it
-// builds: of all that Ensure one set at the same time, one builds, and the others wait and reuse. If
-// anybody has built since the plan was made, it plans again, and then there may be nothing left
+// builds: of all that Ensure one set at the same time, one builds, and the others wait and reuse.
+// If anybody has built since the plan was made, it plans again, and then there may be nothing left
 // to build, and no claim. Who waits for the claim holds no pool, so nobody waits in a circle.
 // Losing any of these leases ends ctx through lost.
 func (b *build) claim(ctx context.Context, lost context.CancelCauseFunc) error {
@@ -107,7 +107,7 @@ func (b *build) claim(ctx context.Context, lost context.CancelCauseFunc) error {
 			own = append(own, n)
 		}
 	}
-	var g errgroup.Group
+	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(b.spec.Limits.Clones)
 	for _, n := range own {
 		g.Go(func() error { return b.claimPool(ctx, n, lost) })
@@ -140,8 +140,9 @@ func (b *build) claimPool(ctx context.Context, n int, lost context.CancelCauseFu
 	return err
 }
 
-// await takes a shard of the ledger, waiting for whoever has it; for a pool in the line, so that tests do not always
-// come before. It does not wait for a pool that is kept for a person, or cooling down.
+// await takes a shard of the ledger, waiting for whoever has it; for a pool in the line, so that
+// tests do not always come before. It does not wait for a pool that is kept for a person, or
+// cooling down.
 func (b *build) await(ctx context.Context, r request) (*lease, error) {
 	word := b.log.wait("waiting for "+strings.ReplaceAll(r.shard, "-", " "), firstWord)
 	if r.shard == buildShard {
@@ -176,8 +177,8 @@ func (b *build) await(ctx context.Context, r request) (*lease, error) {
 	}
 }
 
-// hold takes a pool, or with 0 the claim, for a cure that only its holder may do, unless somebody has it: then it
-// says who.
+// hold takes a pool, or with 0 the claim, for a cure that only its holder may do, unless somebody
+// has it: then it says who.
 func (b *build) hold(ctx context.Context, n int) (taken string, err error) {
 	b.holding.Lock()
 	defer b.holding.Unlock()
@@ -217,8 +218,8 @@ func (b *build) keep(n int, x *lease, lost context.CancelCauseFunc) {
 	})
 }
 
-// letGo gives back the lease on a pool, or with 0 the claim, if there is one, with what f makes of its entry. A
-// newborn pool is given back with the claim.
+// letGo gives back the lease on a pool, or with 0 the claim, if there is one, with what f makes of
+// its entry. A newborn pool is given back with the claim.
 func (b *build) letGo(ctx context.Context, n int, f func(now time.Time, e *entry)) error {
 	b.mu.Lock()
 	x := b.leases[n]
@@ -256,7 +257,8 @@ func (b *build) letAllGo(ctx context.Context) {
 	}
 }
 
-// confirm asks the ledger, right before something of a host's pool is destroyed, whether we still have it.
+// confirm asks the ledger, right before something of a host's pool is destroyed, whether we still
+// have it.
 func (b *build) confirm(ctx context.Context, pool int) error {
 	x := b.lease(pool)
 	if x == nil {
@@ -273,6 +275,16 @@ func (b *build) lease(pool int) *lease {
 		pool = 0
 	}
 	return b.leases[pool]
+}
+
+// under returns a context for what is done to a pool, or with 0 to a golden or the whole set: it
+// ends with the lease under which that is done, which the Provider asks before each change (see
+// Held).
+func (b *build) under(ctx context.Context, pool int) (context.Context, func()) {
+	if x := b.lease(pool); x != nil {
+		return x.bind(ctx)
+	}
+	return ctx, func() {}
 }
 
 // usage lets a host of a pool, or with 0 a golden, be used as long as that lasts.
@@ -311,7 +323,6 @@ func (s *Set) rebuild(ctx context.Context, n int) error {
 	defer lost(nil)
 	b := newBuild(s.spec)
 	b.log, b.only, b.lost = s.log, n, lost
-	defer b.closeHosts()
 	defer b.letAllGo(ctx)
 	if err := b.look(ctx, "-"); err != nil {
 		return err
@@ -337,7 +348,8 @@ func (s *Set) rebuild(ctx context.Context, n int) error {
 		b.letGoReady(ctx, s, p, books, err)
 		return nil
 	}
-	if s.ctx.Err() == nil {
+	b.closeHosts()
+	if ctx.Err() == nil && !errors.Is(err, ErrLeaseLost) { // else what failed was us
 		_ = b.letGo(ctx, n, func(now time.Time, e *entry) {
 			e.fail(now, err)
 			e.Block = &block{Kind: blockCooling, Why: firstLine(err), Until: now.Add(coolDown)}
@@ -346,8 +358,8 @@ func (s *Set) rebuild(ctx context.Context, n int) error {
 	return err
 }
 
-// letGoReady gives back a pool that has become ready: clean, if all of it was built now and is proved to be. now is
-// a reading of the ledger, for its clock, or err why there is none.
+// letGoReady gives back a pool that has become ready: clean, if all of it was built now and is
+// proved to be. now is a reading of the ledger, for its clock, or err why there is none.
 func (b *build) letGoReady(ctx context.Context, s *Set, p *Pool, now books, err error) {
 	if !b.holds(p.Number) {
 		return

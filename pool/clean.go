@@ -15,8 +15,9 @@ import (
 // errUnfit says that a pool is not, or no longer, what this process's Spec asks for.
 var errUnfit = errors.New("it is no longer what this Spec asks for")
 
-// canary is a file that is on the disks of a pool's hosts while it is lent: one that has it was not reverted. What
-// was resumed has no boot id of its own: stamped, which is in memory, has in its place what the proof wrote there.
+// canary is a file that is on the disks of a pool's hosts while it is lent: one that has it was not
+// reverted. What was resumed has no boot id of its own: stamped, which is in memory, has in its
+// place what the proof wrote there.
 const (
 	canary  = "/var/tmp/.poolready-lent"
 	stamped = "/dev/shm/.poolready-proved"
@@ -36,7 +37,8 @@ date +%s
 `
 )
 
-// mark leaves the canary on the pool's hosts and returns their boot ids, with the stamps of those that have one.
+// mark leaves the canary on the pool's hosts and returns their boot ids, with the stamps of those
+// that have one.
 func (p *Pool) mark(ctx context.Context) ([]string, error) {
 	boots := make([]string, len(p.hosts))
 	g, ctx := errgroup.WithContext(ctx)
@@ -53,10 +55,10 @@ func (p *Pool) mark(ctx context.Context) ([]string, error) {
 	return boots, g.Wait()
 }
 
-// reset puts the pool, which x holds, back to its ready snapshots, and proves that it is clean: every host has
-// booted anew since old was read, or goes on from the boot of its snapshot and lacks the stamp of an earlier proof; its disk does
-// not have the canary, its clock is right, what it needs answers, and the role's AfterReset checks pass. It returns the proof and
-// the new boot ids.
+// reset puts the pool, which x holds, back to its ready snapshots, and proves that it is clean:
+// every host has booted anew since old was read, or goes on from the boot of its snapshot and lacks
+// the stamp of an earlier proof; its disk does not have the canary, its clock is right, what it
+// needs answers, and the role's AfterReset checks pass. It returns the proof and the new boot ids.
 func (s *Set) reset(ctx context.Context, x *lease, p *Pool, old []string) (*proof, []string, error) {
 	ctx, stop := x.bind(ctx)
 	defer stop()
@@ -148,7 +150,8 @@ func (s *Set) proveHost(ctx context.Context, h *Host, old string, b books) (boot
 	}
 }
 
-// distance is the least by which a clock can be wrong that said second some time between from and to.
+// distance is the least by which a clock can be wrong that said second some time between from and
+// to.
 func distance(second, from, to time.Time) time.Duration {
 	switch {
 	case second.After(to):

@@ -52,20 +52,8 @@ func (d *desk) leave(test string) {
 	delete(d.holders, test)
 }
 
-// leaveNumber is leave for the test that holds a pool, which it returns.
-func (d *desk) leaveNumber(n int) string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for test, held := range d.holders {
-		if held == n {
-			delete(d.holders, test)
-			return test
-		}
-	}
-	return ""
-}
-
-// turn waits until it is the caller's turn at the ledger; done ends it. first goes before all who wait.
+// turn waits until it is the caller's turn at the ledger; done ends it. first goes before all who
+// wait.
 func (d *desk) turn(ctx context.Context, first bool) (done func(), err error) {
 	d.mu.Lock()
 	if !d.busy {

@@ -83,7 +83,10 @@ func ExamplePlan() {
 	}
 	defer provider.Close(context.Background())
 
-	work, err := pool.Plan(context.Background(), web(provider, sshx.Config{Keys: []ssh.Signer{vcenter.ClientKey}}))
+	work, err := pool.Plan(context.Background(), web(provider, sshx.Config{
+		Keys:     []ssh.Signer{vcenter.ClientKey},
+		HostKeys: sshx.HostKeys{Pinned: vcenter.HostKeys},
+	}))
 	if err != nil {
 		log.Fatal(err)
 	}

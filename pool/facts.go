@@ -3,6 +3,7 @@ package pool
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -33,7 +34,8 @@ func (c Change) String() string {
 	return fmt.Sprintf("%s: changed: %s: %s -> %s", c.Host, what, *c.Was, *c.Is)
 }
 
-// Diff returns what changed from one list of facts to another, by kind and name. host is who they are of.
+// Diff returns what changed from one list of facts to another, by kind and name. host is who they
+// are of.
 func Diff(host string, was, is []Fact) []Change {
 	old := map[[2]string]string{}
 	for _, f := range was {
@@ -58,7 +60,8 @@ func Diff(host string, was, is []Fact) []Change {
 	return all
 }
 
-// parseFacts reads what the script of Spec.Facts printed. What is printed twice counts once, with a count.
+// parseFacts reads what the script of Spec.Facts printed. What is printed twice counts once, with a
+// count.
 func parseFacts(out string) ([]Fact, error) {
 	var all []Fact
 	seen := map[[2]string]int{}
@@ -106,15 +109,19 @@ const factsDir = "/var/lib/poolready"
 
 func factsFile(layer string) string { return fmt.Sprintf("%s/facts-%s", factsDir, layer) }
 
-// FactsWhenReady returns the facts of the host when it became ready, or of layer "golden", the golden that it was
-// cloned from, as they were noted on its disk before the snapshot. One that became ready with
-// another Spec.Facts, or none, has those, or none, which is an error.
+// FactsWhenReady returns the facts of the host when it became ready, or of layer "golden", the
+// golden that it was cloned from, as they were noted on its disk before the snapshot. One that
+// became ready with another Spec.Facts, or none, has those, or none, which is an error.
 func (h *Host) FactsWhenReady(ctx context.Context, layer string) ([]Fact, error) {
 	out, err := h.Run(ctx, "cat", factsFile(layer))
 	if err != nil {
 		return nil, fmt.Errorf("%s: facts when %s became ready (were they noted? Spec.Facts may be newer): %w", h.Name, layer, err)
 	}
-	return parseFacts(out)
+	all, err := parseFacts(out)
+	if err != nil {
+		return nil, fmt.Errorf("%s: facts when %s became ready: %w", h.Name, layer, err)
+	}
+	return all, nil
 }
 
 // noteFacts notes the facts on the host's disk.
@@ -138,10 +145,11 @@ func (h *Host) noteFacts(ctx context.Context, script string) error {
 	return nil
 }
 
-// Watch makes t fail if, when it ends, the facts of the pool's hosts are not as they are now: it names
-// every package, port, file or whatever Spec.Facts tells of that the test left. The pool is reset
-// all the same; what is outside of it is not. allow are the changes that are meant, as "kind" or "kind name", where a "*"
-// at the end stands for any rest: "file /var/log/*". Call it after Acquire.
+// Watch makes t fail if, when it ends, the facts of the pool's hosts are not as they are now: it
+// names every package, port, file or whatever Spec.Facts tells of that the test left. The pool is
+// reset all the same; what is outside of it is not. allow are the changes that are meant, as "kind"
+// or "kind name", where a "*" at the end stands for any rest: "file /var/log/*". Call it after
+// Acquire.
 func (p *Pool) Watch(t T, allow ...string) {
 	t.Helper()
 	was, err := p.facts(t.Context())
@@ -188,10 +196,5 @@ func (p *Pool) facts(ctx context.Context) ([][]Fact, error) {
 		i := slices.Index(p.hosts, h)
 		all[i], errs[i] = h.Facts(ctx)
 	})
-	for _, err := range errs {
-		if err != nil {
-			return nil, err
-		}
-	}
-	return all, nil
+	return all, errors.Join(errs...)
 }

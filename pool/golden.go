@@ -15,13 +15,13 @@ type golden struct {
 	keys                []string // host keys, that its clones have too
 }
 
-// makeGoldens builds the goldens that are not ready, at once.
+// makeGoldens builds the goldens that are not ready and needed, at once.
 func (b *build) makeGoldens(ctx context.Context) {
 	var todo []*goldenPlan
 	for _, g := range b.work.goldens {
 		if g.Action == Reuse {
 			b.goldens[g] = golden{g.info.ID, g.snap, g.rec.Build, g.rec.HostKeys}
-		} else {
+		} else if b.only == 0 || slices.ContainsFunc(b.work.poolHosts(b.only), func(h *hostPlan) bool { return h.golden == g }) {
 			todo = append(todo, g)
 		}
 	}
@@ -45,6 +45,8 @@ func (b *build) makeGoldens(ctx context.Context) {
 }
 
 func (b *build) makeGolden(ctx context.Context, st *stage, g *goldenPlan) (golden, error) {
+	ctx, done := b.under(ctx, 0)
+	defer done()
 	times := &stopwatch{}
 	id := g.info.ID
 	if g.Action != Finish {
@@ -87,12 +89,19 @@ func (b *build) removeOldGoldens(ctx context.Context) {
 		b.log.linef("older goldens: kept: %s", cmp.Or(taken, fmt.Sprint(err)))
 		return
 	}
+	ctx, done := b.under(ctx, 0)
+	defer done()
+	b.lookAgain(ctx)
 	for _, g := range b.work.goldens {
 		if _, ready := b.goldens[g]; !ready || ctx.Err() != nil || b.confirm(ctx, 0) != nil {
 			continue
 		}
 		for _, old := range g.old {
-			if why := b.removeGolden(ctx, old); why != "" {
+			vm, ok := b.still(old.ID)
+			if !ok && b.inv.Incomplete == "" {
+				continue // gone, or somebody else's by now
+			}
+			if why := b.removeGolden(ctx, vm); why != "" {
 				b.log.linef("%s: kept: %s", old.Name, why)
 			} else {
 				b.log.linef("%s: removed: an older generation without clones", old.Name)

@@ -28,6 +28,9 @@ func TestPlanOfRolesWithGoldensOfTheirOwn(t *testing.T) {
 
 	_, err = makePlan(twoGoldens().withDefaults(), &Inventory{Templates: map[string]string{"rhel9": "v1"}}, now)
 	assert.ErrorContains(t, err, `template "debian12" of Spec.Roles[1] ("dis").Golden does not exist`)
+	_, err = makePlan(twoGoldens().withDefaults(), &Inventory{}, now)
+	assert.ErrorContains(t, err, `template "debian12" of Spec.Roles[1] ("dis").Golden does not exist`)
+	assert.ErrorContains(t, err, `template "rhel9" of Spec.Golden does not exist`, "all that are missing")
 
 	spec := twoGoldens()
 	inv := ready(t, spec)

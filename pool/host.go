@@ -31,14 +31,14 @@ type Host struct {
 	frozen   string // the boot id in its ready snapshot, if that is of the running VM
 	peers    map[string]*Host
 
-	cfg sshx.Config           // but for the address
-	use atomic.Pointer[usage] // of a host that is lent or being made ready; else nil
+	use     atomic.Pointer[usage] // of a host that is lent or being made ready; else nil
+	dialing chan struct{}         // has room for whoever connects
 
-	dialing sync.Mutex // held while connecting
-	mu      sync.Mutex // guards what follows
-	addr    netip.Addr
-	client  *sshx.Client
-	drops   int // how often the connection was dropped
+	mu     sync.Mutex  // guards what follows
+	cfg    sshx.Config // but for the address
+	addr   netip.Addr
+	client *sshx.Client
+	drops  int // how often the connection was dropped
 }
 
 func newHost(s Spec, role string, pool int, vm VM, id string, keys []string) *Host {
@@ -47,7 +47,7 @@ func newHost(s Spec, role string, pool int, vm VM, id string, keys []string) *Ho
 	if len(keys) > 0 {
 		cfg.HostKeys = sshx.HostKeys{Pinned: keys}
 	}
-	return &Host{Name: vm.Name, Role: role, Pool: pool, VM: vm, provider: s.Provider, limits: s.Limits, facts: s.Facts, id: id, cfg: cfg}
+	return &Host{Name: vm.Name, Role: role, Pool: pool, VM: vm, provider: s.Provider, limits: s.Limits, facts: s.Facts, id: id, cfg: cfg, dialing: make(chan struct{}, 1)}
 }
 
 // A usage is the time in which a host that is lent, or made ready, may be used.
@@ -101,7 +101,7 @@ func (h *Host) lent(u *usage) *Host {
 	defer h.mu.Unlock()
 	l := &Host{
 		Name: h.Name, Role: h.Role, Pool: h.Pool, VM: h.VM, provider: h.provider, limits: h.limits, facts: h.facts, id: h.id, frozen: h.frozen,
-		cfg: h.cfg, addr: h.addr, client: h.client,
+		cfg: h.cfg, addr: h.addr, client: h.client, dialing: make(chan struct{}, 1),
 	}
 	l.use.Store(u)
 	h.client = nil
@@ -125,7 +125,8 @@ func (h *Host) Peer(role string) *Host {
 }
 
 // Run runs a program with its arguments, which reach it as they are, and returns its output,
-// stdout and stderr in order, without white space at the end. An exit code other than 0 is an *sshx.ExitError.
+// stdout and stderr in order, without white space at the end. An exit code other than 0 is an
+// *sshx.ExitError.
 func (h *Host) Run(ctx context.Context, args ...string) (string, error) {
 	res, err := h.run(ctx, sshx.Cmd{Args: args})
 	return strings.TrimRight(string(res.Stdout), " \t\r\n"), err
@@ -204,16 +205,20 @@ func (h *Host) SSH(ctx context.Context) (*sshx.Client, error) {
 // connect returns the connection that is alive, or waits, as long as a boot may take, for the
 // host to let us in.
 func (h *Host) connect(ctx context.Context, ready sshx.Ready) (*sshx.Client, error) {
-	h.dialing.Lock()
-	defer h.dialing.Unlock()
+	done, err := h.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	if c := h.alive(); c != nil {
 		return c, nil
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, h.limits.Boot, fmt.Errorf("not ready for SSH within Limits.Boot (%s)", h.limits.Boot))
 	defer cancel()
-	cfg := h.cfg
-	cfg.Address = h.Addr().String()
-	drops := h.dropped()
+	h.mu.Lock()
+	cfg, drops := h.cfg, h.drops
+	cfg.Address = h.addr.String()
+	h.mu.Unlock()
 	c, err := sshx.WaitReady(ctx, cfg, ready)
 	if err != nil {
 		return nil, err
@@ -222,6 +227,17 @@ func (h *Host) connect(ctx context.Context, ready sshx.Ready) (*sshx.Client, err
 		return nil, err
 	}
 	return c, nil
+}
+
+// dial makes the caller the one who connects, until done: all others wait for that connection, as
+// long as they want to.
+func (h *Host) dial(ctx context.Context) (done func(), err error) {
+	select {
+	case h.dialing <- struct{}{}:
+		return func() { <-h.dialing }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%s: connect: %w", h.Name, context.Cause(ctx))
+	}
 }
 
 // alive returns the connection, unless it has ended.
@@ -277,12 +293,13 @@ func (h *Host) reach(ctx context.Context, report func(string)) error {
 // probeTimeout is how long a host that should be up may take to let us in.
 const probeTimeout = 30 * time.Second
 
-// probe logs in to a host that should be up, at the address that the inventory has for it.
+// probe logs in to a host that should be up, at the address that the inventory has for it, or that
+// its guest tells.
 func (h *Host) probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, probeTimeout, fmt.Errorf("no login within %s", probeTimeout))
 	defer cancel()
 	if !h.Addr().IsValid() {
-		return h.raise(ctx, func(string) {})
+		return h.reach(ctx, func(string) {})
 	}
 	_, err := h.connect(ctx, sshx.Ready{AuthGrace: time.Second}) // it is past starting
 	return err
@@ -290,8 +307,8 @@ func (h *Host) probe(ctx context.Context) error {
 
 // pin makes keys the only ones that prove the host, from the next connection on.
 func (h *Host) pin(keys []string) {
-	h.dialing.Lock()
-	defer h.dialing.Unlock()
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.cfg.HostKeys = sshx.HostKeys{Pinned: keys}
 }
 

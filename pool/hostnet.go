@@ -10,7 +10,8 @@ import (
 
 // DialContext connects to an address as seen from the host, through its SSH connection: to
 // "127.0.0.1:8080" for a service of its own, or to what only it can reach. A Host so is an
-// sshx.Dialer, and its DialContext fits an http.Transport. Connections of a lent host end with the loan.
+// sshx.Dialer, and its DialContext fits an http.Transport. Connections of a lent host end with the
+// loan.
 func (h *Host) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	ctx, done, err := h.bind(ctx)
 	if err != nil {
@@ -37,8 +38,11 @@ func (h *Host) Reboot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	h.dialing.Lock() // who wants a connection meanwhile waits for the new one
-	defer h.dialing.Unlock()
+	dialed, err := h.dial(ctx) // who wants a connection meanwhile waits for the new one
+	if err != nil {
+		return err
+	}
+	defer dialed()
 	ctx, cancel := context.WithTimeoutCause(ctx, h.limits.Boot, fmt.Errorf("not up within Limits.Boot (%s)", h.limits.Boot))
 	defer cancel()
 	drops := h.dropped()
@@ -56,8 +60,9 @@ func (h *Host) dropped() int {
 	return h.drops
 }
 
-// keep makes c the host's connection, unless the host was given back meanwhile, when nobody would close it, or the
-// connection was dropped since drops was counted: c then leads to a machine that has been taken away.
+// keep makes c the host's connection, unless the host was given back meanwhile, when nobody would
+// close it, or the connection was dropped since drops was counted: c then leads to a machine that
+// has been taken away.
 func (h *Host) keep(c *sshx.Client, drops int) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -29,7 +29,7 @@ func (k Keep) validate(f *faults) {
 }
 
 // keep leaves a pool that was given back to a person, if the Spec says so.
-func (s *Set) keep(p *Pool, test string, failed bool) bool {
+func (s *Set) keep(p *Pool, failed bool) bool {
 	k := s.spec.Keep
 	if k.When != "always" && (k.When != "failed" || !failed) {
 		return false
@@ -46,26 +46,30 @@ func (s *Set) keep(p *Pool, test string, failed bool) bool {
 		return false
 	}
 	what := map[bool]string{true: "failed", false: "passed"}[failed]
-	s.giveBack(p.lease, func(_ time.Time, e *entry) {
-		e.Used = test
-		e.Block = &block{Kind: blockKept, Why: fmt.Sprintf("%s, which %s, run by %s", test, what, s.ledger.by), Until: until}
+	err = s.giveBack(p.lease, func(_ time.Time, e *entry) {
+		e.Used = p.test
+		e.Block = &block{Kind: blockKept, Why: fmt.Sprintf("%s, which %s, run by %s", p.test, what, s.ledger.by), Until: until}
 	})
+	if err != nil {
+		return true // it is not ours any more, or not for long
+	}
 	var look strings.Builder
 	for _, h := range p.hosts {
 		fmt.Fprintf(&look, "\n    %s: %s", h.Name, h.Look())
 	}
-	s.log.linef("pool %d: kept as %s left it, until %s:%s\n    to free it: pool.Release(ctx, spec, %d)", p.Number, test, stamp(until), look.String(), p.Number)
+	s.log.linef("pool %d: kept as %s left it, until %s:%s\n    to free it: pool.Release(ctx, spec, %d)", p.Number, p.test, stamp(until), look.String(), p.Number)
 	return true
 }
 
-// Who keeps a pool first notes so in a shard of its own, by which two that end at once are told apart: under keepPrefix
-// and the pool's number, the lease under which it is kept.
+// Who keeps a pool first notes so in a shard of its own, by which two that end at once are told
+// apart: under keepPrefix and the pool's number, the lease under which it is kept.
 const (
 	keepShard  = "kept"
 	keepPrefix = "pool."
 )
 
-// mayKeep notes that the pool that x holds is to be kept, and until when, or returns how many are already.
+// mayKeep notes that the pool that x holds is to be kept, and until when, or returns how many are
+// already.
 func (s *Set) mayKeep(ctx context.Context, x *lease) (until time.Time, kept int, err error) {
 	mine := keepPrefix + strconv.Itoa(shardPool(x.shard))
 	err = s.ledger.change(ctx, keepShard, nil, func(b books) (map[string]string, error) {
@@ -81,7 +85,8 @@ func (s *Set) mayKeep(ctx context.Context, x *lease) (until time.Time, kept int,
 				continue
 			}
 			is := e.Block != nil && e.Block.Kind == blockKept && all.Now.Before(e.Block.Until)
-			willBe := e.Lease != nil && e.Lease.Token == b.Shards[keepShard].Values[key] // or its holder died on the way
+			// Or its holder died on the way.
+			willBe := e.Lease != nil && e.Lease.Token == b.Shards[keepShard].Values[key]
 			if is || willBe {
 				kept++
 			}

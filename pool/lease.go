@@ -58,6 +58,8 @@ type request struct {
 	// fresh tells that nobody can hold what the shard is of, since it is not there: a missing entry
 	// then needs no wait.
 	fresh bool
+	// lend tells that the pool is to be lent, so that one that must be built anew first will not do.
+	lend bool
 	// first, if not nil, is a reading to start from; also, if nobody has written since, returns what
 	// is to be written with the lease of that token.
 	first *books
@@ -96,6 +98,10 @@ func (l *ledger) take(ctx context.Context, r request) (x *lease, was entry, err 
 			}
 			return false, e.busyError(b.Now)
 		}
+		if r.lend && e.Broken != "" {
+			taken = false
+			return false, &busyError{why: "to be built anew: " + e.Broken}
+		}
 		was = *e
 		e.Block, e.Clean = nil, nil
 		e.Lease, e.also = x.tenure(b.Now, r.what), map[string]string{}
@@ -122,9 +128,9 @@ func (l *ledger) take(ctx context.Context, r request) (x *lease, was entry, err 
 	}
 	x.ctx, x.end = context.WithCancelCause(context.Background())
 	x.gone = make(chan struct{})
-	if err := x.check(); err != nil { // it took longer than a lease lasts
-		x.end(err)
-		return nil, entry{}, err
+	if x.late() { // it took longer than a lease lasts, and nobody has relied on it
+		x.end(ErrLeaseLost)
+		return nil, entry{}, &busyError{why: "held by this process, whose lease was over before it was there"}
 	}
 	go x.beat()
 	return x, was, nil
@@ -134,7 +140,8 @@ func (x *lease) tenure(now time.Time, what string) *tenure {
 	return &tenure{Owner: x.l.by, For: what, Token: x.token, Since: now, Until: now.Add(x.l.term)}
 }
 
-// noteTaken notes the entry that holds us, with all that was written with it, and how long it does by the local clock.
+// noteTaken notes the entry that holds us, with all that was written with it, and how long it does
+// by the local clock.
 func (x *lease) noteTaken(b books, e entry) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -200,8 +207,8 @@ func (x *lease) alter(ctx context.Context, f func(b books, e *entry) error) erro
 	return err
 }
 
-// pen makes the caller the one who writes, until done. The context ends with the lease, so that whoever waits for
-// an answer does not keep the heart from finding that it is over.
+// pen makes the caller the one who writes, until done. The context ends with the lease, so that
+// whoever waits for an answer does not keep the heart from finding that it is over.
 func (x *lease) pen(ctx context.Context) (_ context.Context, done func(), err error) {
 	ctx, stop := x.bind(ctx)
 	select {
@@ -219,7 +226,8 @@ func (x *lease) pen(ctx context.Context) (_ context.Context, done func(), err er
 	return ctx, func() { cancel(); stop(); <-x.writing }, nil
 }
 
-// write changes the entry if it is ours. One that was lost is written anew, but only as long as nobody else can have had it.
+// write changes the entry if it is ours. One that was lost is written anew, but only as long as
+// nobody else can have had it.
 func (x *lease) write(ctx context.Context, f func(b books, e *entry) error) error {
 	var b books
 	var e entry
@@ -247,9 +255,10 @@ func (x *lease) write(ctx context.Context, f func(b books, e *entry) error) erro
 	return err
 }
 
-// Held tells whether what is done under ctx may still be done: it returns an error for which errors.Is(err, ErrLeaseLost)
-// holds as soon as the lease that it is done under is over, even if this process slept and ctx has not ended yet. A
-// Provider asks it right before each call that changes something. Without a lease it returns nil.
+// Held tells whether what is done under ctx may still be done: it returns an error for which
+// errors.Is(err, ErrLeaseLost) holds as soon as the lease that it is done under is over, even if
+// this process slept and ctx has not ended yet. A Provider asks it right before each call that
+// changes something. Without a lease it returns nil.
 func Held(ctx context.Context) error {
 	if x, ok := ctx.Value(heldKey{}).(*lease); ok && x.late() {
 		return x.check()

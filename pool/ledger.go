@@ -51,8 +51,6 @@ type entry struct {
 	Clean *proof `json:"clean,omitempty"`
 	// Boots are the boot ids of the hosts, in the order of roles, when last seen.
 	Boots []string `json:"boots,omitempty"`
-	// Canary is what the last holder left on the disks, so that a reset can show that it worked.
-	Canary string `json:"canary,omitempty"`
 	// Used is who used it last.
 	Used string `json:"used,omitempty"`
 	// Broken says why the pool must be built anew before anybody gets it.
@@ -188,24 +186,24 @@ type ledger struct {
 	by    string        // who we are
 }
 
-// books is a reading of the ledger, and when it was asked for by the local clock: Now was not earlier.
+// books is a reading of the ledger, and when it was asked for by the local clock: Now was not
+// earlier.
 type books struct {
 	*Ledger
 	asked time.Time
 }
 
+// read reads shards, or all. Its errors, like those of all that a Provider does, say themselves
+// what was done.
 func (l *ledger) read(ctx context.Context, shards ...string) (books, error) {
 	asked := time.Now()
 	b, err := l.store.Ledger(ctx, l.set, shards...)
-	if err != nil {
-		return books{}, fmt.Errorf("read the ledger of set %q: %w", l.set, err)
-	}
-	return books{b, asked}, nil
+	return books{b, asked}, err
 }
 
 // entry returns what is written in a shard. An entry that is lost or unreadable may have been that
-// of a lease that is kept: it counts as blocked for as long as a lease lasts, in which its holder, if
-// there is one, writes it anew. there tells whether the entry is really there.
+// of a lease that is kept: it counts as blocked for as long as a lease lasts, in which its holder,
+// if there is one, writes it anew. there tells whether the entry is really there.
 func (l *ledger) entry(b books, shard string) (e entry, there bool, err error) {
 	if _, ok := b.Shards[shard]; !ok {
 		if e, err := b.newborn(shardPool(shard)); err == nil || !errors.Is(err, errMissing) {
@@ -234,10 +232,10 @@ func (l *ledger) own(b books, shard string) (e entry, there bool, err error) {
 // tries is how often a change is tried that fails in other ways than by being overtaken.
 const tries = 4
 
-// change reads a shard, or first takes first for such a reading if it is not nil, lets f make new values from it, and writes them if nobody else has
-// written meanwhile; else again from the start. f may be called several times, and also after a
-// write of which it is not known whether it was done: it must recognise its own work, and return
-// no values when there is nothing to write.
+// change reads a shard, or first takes first for such a reading if it is not nil, lets f make new
+// values from it, and writes them if nobody else has written meanwhile; else again from the start.
+// f may be called several times, and also after a write of which it is not known whether it was
+// done: it must recognise its own work, and return no values when there is nothing to write.
 func (l *ledger) change(ctx context.Context, shard string, first *books, f func(b books) (map[string]string, error)) error {
 	failed := 0
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
@@ -253,10 +251,10 @@ func (l *ledger) change(ctx context.Context, shard string, first *books, f func(
 			if values, err = f(b); err != nil || len(values) == 0 {
 				return err
 			}
-			if err = l.store.SetLedger(ctx, l.set, shard, b.Shards[shard].Revision, values); err == nil {
+			err = l.store.SetLedger(ctx, l.set, shard, b.Shards[shard].Revision, values)
+			if err == nil {
 				return nil
 			}
-			err = fmt.Errorf("write %q in the ledger of set %q: %w", shard, l.set, err)
 		}
 		if !errors.Is(err, ErrChanged) {
 			if failed++; failed == tries {

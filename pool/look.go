@@ -6,9 +6,9 @@ import (
 	"fmt"
 )
 
-// Look calls f for the hosts of the set that are ready and on, one after the other, for a person who wants to
-// look at them: it takes no lease, so a host may be in use, or kept, and f must change nothing on it. Hosts end with
-// f. Errors are joined; a host that is not ready, or off, is one.
+// Look calls f for the hosts of the set that are ready and on, one after the other, for a person
+// who wants to look at them: it takes no lease, so a host may be in use, or kept, and f must change
+// nothing on it. Hosts end with f. Errors are joined; a host that is not ready, or off, is one.
 func Look(ctx context.Context, spec Spec, f func(ctx context.Context, h *Host) error) error {
 	if err := spec.validate(); err != nil {
 		return fmt.Errorf("pool: %w", err)

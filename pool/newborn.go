@@ -9,11 +9,11 @@ import (
 	"strings"
 )
 
-// A newborn pool is one that nobody has held since its first VM was made. It has no shard of its own:
-// making one takes a write for each pool, and they would be most of what a build asks of the
-// ledger. Its entry lies in the shard of who builds, under poolKey, where it is written together with the
-// claim. Its first holder writes its lease there, by which no second one can do the same, then makes
-// the pool's shard; after that the entry there says no more than that.
+// A newborn pool is one that nobody has held since its first VM was made. It has no shard of its
+// own: making one takes a write for each pool, and they would be most of what a build asks of the
+// ledger. Its entry lies in the shard of who builds, under poolKey, where it is written together
+// with the claim. Its first holder writes its lease there, by which no second one can do the same,
+// then makes the pool's shard; after that the entry there says no more than that.
 func poolKey(n int) string { return poolKeyPrefix + strconv.Itoa(n) }
 
 const poolKeyPrefix = "pool."
@@ -66,7 +66,8 @@ func (b books) pools() []int {
 	return all
 }
 
-// bear makes x the first holder of a newborn pool, as far as the shard of who builds goes, and returns its entry.
+// bear makes x the first holder of a newborn pool, as far as the shard of who builds goes, and
+// returns its entry.
 func (l *ledger) bear(ctx context.Context, x *lease, what string) (*entry, error) {
 	var born entry
 	err := l.change(ctx, buildShard, nil, func(b books) (map[string]string, error) {
@@ -92,8 +93,8 @@ func (l *ledger) bear(ctx context.Context, x *lease, what string) (*entry, error
 	return &born, nil
 }
 
-// cover returns what is to be written in the shard of who builds, with the claim of that token, of the newborn pools
-// among those that are to be built.
+// cover returns what is to be written in the shard of who builds, with the claim of that token, of
+// the newborn pools among those that are to be built.
 func (b *build) cover(now books, todo []int, token string) (map[string]string, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -118,8 +119,8 @@ func (b *build) cover(now books, todo []int, token string) (map[string]string, e
 	return values, nil
 }
 
-// uncover returns what is to be written of the newborn pools when the claim of that token is given back. A pool that
-// somebody holds since, because the claim was over, is theirs.
+// uncover returns what is to be written of the newborn pools when the claim of that token is given
+// back. A pool that somebody holds since, because the claim was over, is theirs.
 func (b *build) uncover(now books, token string) map[string]string {
 	b.mu.Lock()
 	defer b.mu.Unlock()

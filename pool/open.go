@@ -75,8 +75,8 @@ func (e *NotReadyError) Error() string {
 // Unwrap gives errors.Is and errors.As the failures.
 func (e *NotReadyError) Unwrap() []error { return e.Failed }
 
-// plan reads the ledger, then the inventory, in this order: while nobody writes in the ledger, nobody changes
-// what the inventory says. Then it compares. The Spec has its defaults.
+// plan reads the ledger, then the inventory, in this order: while nobody writes in the ledger,
+// nobody changes what the inventory says. Then it compares. The Spec has its defaults.
 func plan(ctx context.Context, s Spec) (*Work, *Inventory, books, error) {
 	l := newLedger(s)
 	books, err := l.read(ctx)
@@ -156,8 +156,8 @@ func (b *build) run(ctx context.Context) {
 	b.removeOldGoldens(ctx)
 }
 
-// firstPreflight is preflight before the claim, when another process may be building: what is in the way then may be
-// its work. If so, the claim is waited for, and all is looked at anew.
+// firstPreflight is preflight before the claim, when another process may be building: what is in
+// the way then may be its work. If so, the claim is waited for, and all is looked at anew.
 func (b *build) firstPreflight(ctx context.Context, end time.Time) error {
 	for try := 1; ; try++ {
 		err := b.preflight(ctx, end)
@@ -182,7 +182,7 @@ func (b *build) firstPreflight(ctx context.Context, end time.Time) error {
 func (b *build) preflight(ctx context.Context, end time.Time) error {
 	for _, g := range b.work.goldens {
 		if g.Action == Refuse {
-			return fmt.Errorf("set %q: %s: %s; nothing was touched", b.spec.Name, g.VM, g.Reason)
+			b.fail(0, &HostError{Host: g.VM, Stage: "plan", Err: errors.New(g.Reason)})
 		}
 	}
 	for _, hosts := range b.work.hosts {
@@ -192,9 +192,12 @@ func (b *build) preflight(ctx context.Context, end time.Time) error {
 			}
 		}
 	}
-	if ready := len(b.spec.numbers()) - len(b.failed); ready < b.spec.MinPools {
-		err := b.notReady(ready)
-		return fmt.Errorf("%w\nnothing was touched", err)
+	ready := len(b.spec.numbers()) - len(b.failed)
+	if b.spoiled(0) {
+		ready = 0
+	}
+	if ready < b.spec.MinPools {
+		return fmt.Errorf("%w\nnothing was touched", b.notReady(ready))
 	}
 	if !b.work.Builds() {
 		return nil

@@ -18,7 +18,7 @@ type Action string
 const (
 	Reuse   Action = "reuse"    // it is ready and runs (golden: it is ready)
 	PowerOn Action = "power on" // it is ready and off
-	Reset   Action = "reset"    // it is ready, but not as it was then: NICs are connected otherwise, or it is off and was running
+	Reset   Action = "reset"    // it is ready, but wired otherwise than then, or off and then running
 	Finish  Action = "finish"   // an interrupted golden: its steps are run again, on it
 	Clone   Action = "clone"    // it is not there
 	Rebuild Action = "rebuild"  // it is there and not, or no longer, what the Spec asks for
@@ -100,7 +100,6 @@ type hostPlan struct {
 	info   VMInfo // of the VM that is there, if any
 	snap   string // the ready snapshot's ID
 	rec    record // of the ready snapshot, when reused or powered on
-	aside  bool   // what is there carries things that are not ours: rename it, do not destroy it
 	idle   bool   // its pool is not in Spec.Only: it has no Action
 }
 
@@ -132,10 +131,7 @@ func makePlan(s Spec, inv *Inventory, now time.Time) (*Work, error) {
 		datastores := s.datastores(recipe)
 		for _, ds := range datastores {
 			g := &goldenPlan{recipe: recipe, vm: recipe.VM, Item: &Item{Role: "golden"}}
-			g.vm.Datastore = ds
-			if len(datastores) > 1 {
-				g.vm.Name += "-" + slug(ds)
-			}
+			g.vm.Datastore, g.vm.Name = ds, goldenName(recipe, ds, datastores)
 			planGolden(s, g, inv, byName, now)
 			p.goldens = append(p.goldens, g)
 		}
@@ -158,12 +154,13 @@ func makePlan(s Spec, inv *Inventory, now time.Time) (*Work, error) {
 	p.goldens = slices.DeleteFunc(p.goldens, p.isIdle)
 	p.list()
 	p.Expect = p.expect(s)
+	var missing []error
 	for _, g := range p.goldens {
 		if _, found := inv.Templates[g.recipe.Template]; !found && g.Action != Reuse {
-			return p, fmt.Errorf("template %q of %s does not exist (is the name or inventory path right, and may this user see it?)", g.recipe.Template, s.pathOf(g.recipe))
+			missing = append(missing, fmt.Errorf("template %q of %s does not exist (is the name or inventory path right, and may this user see it?)", g.recipe.Template, s.pathOf(g.recipe)))
 		}
 	}
-	return p, nil
+	return p, errors.Join(missing...)
 }
 
 // datastores returns those that the roles of a golden use, sorted. "" is the provider's default.
@@ -179,6 +176,15 @@ func (s Spec) datastores(golden Golden) []string {
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
+}
+
+// goldenName is the name of the golden, of its first generation, on one of the datastores that its
+// roles use.
+func goldenName(g Golden, datastore string, all []string) string {
+	if len(all) < 2 {
+		return g.VM.Name
+	}
+	return g.VM.Name + "-" + slug(datastore)
 }
 
 // slug makes a datastore's name or path fit for a VM's name.
@@ -296,11 +302,6 @@ func planHost(s Spec, h *hostPlan, there []VMInfo, earlier [][]*hostPlan) {
 		set(Refuse, "%s", inTheWay(there...))
 		return
 	}
-	for _, snap := range h.info.Snapshots {
-		if _, err := decodeRecord(snap.Record); errors.Is(err, errNoRecord) {
-			h.aside = true
-		}
-	}
 	rec, snap, why, err := readySnapshot(h.info, h.role.Snapshot)
 	switch {
 	case h.info.Problem != "":
@@ -339,8 +340,8 @@ func planHost(s Spec, h *hostPlan, there []VMInfo, earlier [][]*hostPlan) {
 	}
 }
 
-// stateOf says why the ready snapshot is not of the state that the role asks for, or "". Its fingerprint says that it is; but a VM
-// may have stopped while its snapshot was taken.
+// stateOf says why the ready snapshot is not of the state that the role asks for, or "". Its
+// fingerprint says that it is; but a VM may have stopped while its snapshot was taken.
 func (h *hostPlan) stateOf(rec record, id string) string {
 	i := slices.IndexFunc(h.info.Snapshots, func(s Snapshot) bool { return s.ID == id })
 	running := h.role.Ready == Running
@@ -404,6 +405,15 @@ func readySnapshot(vm VMInfo, name string) (rec record, id, why string, err erro
 	return rec, exact[0].ID, "", nil
 }
 
+// foreignSnapshots tells whether there are any that we did not take: then the VM is renamed, and
+// not destroyed.
+func (vm VMInfo) foreignSnapshots() bool {
+	return slices.ContainsFunc(vm.Snapshots, func(s Snapshot) bool {
+		_, err := decodeRecord(s.Record)
+		return errors.Is(err, errNoRecord)
+	})
+}
+
 func inTheWay(there ...VMInfo) string {
 	if len(there) > 1 {
 		return fmt.Sprintf("%d VMs in the set's folder have this name; rename or remove those that are not the pool's", len(there))
@@ -429,7 +439,7 @@ func (p *Work) list() {
 				continue
 			}
 			item := *h.Item
-			if h.aside && h.Action == Rebuild {
+			if h.Action == Rebuild && h.info.foreignSnapshots() {
 				item.Reason += "; the VM that is there is kept under another name, since it has snapshots that poolready did not take"
 			}
 			if why := p.taken[h.Pool]; why != "" {

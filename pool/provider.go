@@ -12,7 +12,8 @@ import (
 // return errors that name operation, object, cause and remedy.
 //
 // A method that changes something looks before it repeats: when the hypervisor's answer was lost,
-// it reads back whether the change took effect, so that one call makes at most one change. It asks Held right before.
+// it reads back whether the change took effect, so that one call makes at most one change. It asks
+// Held right before.
 type Provider interface {
 	// Inventory reads all that the hypervisor knows of the set, in one bulk reading, and the
 	// templates named. A set without a VM has an empty Inventory, not an error; a template that
@@ -42,13 +43,14 @@ type Provider interface {
 	// the snapshot's ID.
 	Snapshot(ctx context.Context, id, name, record string) (snapshot string, err error)
 
-	// SnapshotRunning is Snapshot with the memory of a VM that runs, not quiesced, and the VM runs on. It is an error
-	// if the VM does not run, or if what came of it has no memory.
+	// SnapshotRunning is Snapshot with the memory of a VM that runs, not quiesced, and the VM runs on.
+	// It is an error if the VM does not run, or if what came of it has no memory.
 	SnapshotRunning(ctx context.Context, id, name, record string) (snapshot string, err error)
 
-	// Revert puts the VM back to the snapshot, whatever it does now. After that of Snapshot it is off. After that of
-	// SnapshotRunning it runs, and has not booted: it goes on from the moment of the snapshot. What its guest tools
-	// then report may for a while be what they reported before the revert.
+	// Revert puts the VM back to the snapshot, whatever it does now. After that of Snapshot it is off.
+	// After that of SnapshotRunning it runs, and has not booted: it goes on from the moment of the
+	// snapshot. What its guest tools then report may for a while be what they reported before the
+	// revert.
 	Revert(ctx context.Context, id, snapshot string) error
 
 	// Rename renames the VM. ErrExists as in Clone.
@@ -146,8 +148,8 @@ type LedgerStore interface {
 
 // A Ledger is one reading of a set's ledger.
 type Ledger struct {
-	// Now is the hypervisor's clock, by which all leases are measured. It was not earlier when Ledger returned,
-	// and later by no more than Slack, which is how long the clock took to answer.
+	// Now is the hypervisor's clock, by which all leases are measured. It was not earlier when Ledger
+	// returned, and later by no more than Slack, which is how long the clock took to answer.
 	Now    time.Time
 	Slack  time.Duration
 	Shards map[string]Shard

@@ -38,7 +38,7 @@ func decodeTickets(s Shard) map[string]ticket {
 	for k, v := range s.Values {
 		token, ok := strings.CutPrefix(k, ticketPrefix)
 		var t ticket
-		if ok && json.Unmarshal([]byte(v), &t) == nil { // who wrote what we cannot read loses its place, no more
+		if ok && json.Unmarshal([]byte(v), &t) == nil { // else its writer loses its place, no more
 			t.token = token
 			all[token] = t
 		}
@@ -64,8 +64,8 @@ func (b books) line() []ticket {
 }
 
 // choose returns the pool, of those that are free, that is the turn of the ticket with that
-// token, or of who has none and comes last: those who were there before choose before. free is in the
-// order of preference; 0 means that none is left.
+// token, or of who has none and comes last: those who were there before choose before. free is in
+// the order of preference; 0 means that none is left.
 func choose(free []int, line []ticket, token string, pools []int) int {
 	free = slices.Clone(free)
 	pick := func(from []int) int {
@@ -108,7 +108,8 @@ func (p *place) join(ctx context.Context) error {
 	return p.keep(ctx, b)
 }
 
-// keep puts the ticket in the line, or renews it when a third of its time is over or other pools will do.
+// keep puts the ticket in the line, or renews it when a third of its time is over or other pools
+// will do.
 func (p *place) keep(ctx context.Context, b books) error {
 	if p.shard != "" && b.Now.Before(p.held.Add(p.l.term/3)) && slices.Equal(p.t.Pools, p.pools) {
 		return nil

@@ -14,9 +14,10 @@ import (
 // resumeTime is how long a host may take that was resumed, and need not boot, until it lets us in.
 const resumeTime = 2 * time.Minute
 
-// settleScript puts right what is stale in a machine that was stopped for a while. NOW is the time, in seconds since 1970. The
-// time service of the guest may correct the clock as far as it knows by how much; after a resume it does not, since it has not
-// looked yet, so that the clock is set. systemd-networkd renews its leases, at which connections stay.
+// settleScript puts right what is stale in a machine that was stopped for a while. NOW is the time,
+// in seconds since 1970. The time service of the guest may correct the clock as far as it knows by
+// how much; after a resume it does not, since it has not looked yet, so that the clock is set.
+// systemd-networkd renews its leases, at which connections stay.
 const settleScript = `
 if test -n "$NOW"; then
 	if command -v chronyc >/dev/null 2>&1; then chronyc makestep >/dev/null 2>&1 || true; fi
@@ -41,7 +42,8 @@ func (h *Host) revert(ctx context.Context, snapshot string) error {
 	return h.provider.Revert(ctx, h.id, snapshot)
 }
 
-// back waits until the host, which was reverted, is up: it is powered on, or goes on. b has the hypervisor's clock.
+// back waits until the host, which was reverted, is up: it is powered on, or goes on. b has the
+// hypervisor's clock.
 func (h *Host) back(ctx context.Context, b books, report func(string)) error {
 	if h.frozen == "" {
 		return h.raise(ctx, report)
@@ -58,8 +60,9 @@ func (h *Host) back(ctx context.Context, b books, report func(string)) error {
 	})
 }
 
-// resumed logs in to the host that goes on. For a while vCenter may tell the address of before the revert, where by now another
-// clone may be, with the same host keys; the boot id tells the two apart.
+// resumed logs in to the host that goes on. For a while vCenter may tell the address of before the
+// revert, where by now another clone may be, with the same host keys; the boot id tells the two
+// apart.
 func (h *Host) resumed(ctx context.Context, report func(string)) error {
 	h.drop()
 	if err := h.reach(ctx, report); err != nil {
@@ -72,7 +75,8 @@ func (h *Host) resumed(ctx context.Context, report func(string)) error {
 	return err
 }
 
-// settle sets the host's clock to the hypervisor's, which b has, and has its leases renewed, as far as the guest's means go.
+// settle sets the host's clock to the hypervisor's, which b has, and has its leases renewed, as far
+// as the guest's means go.
 func (h *Host) settle(ctx context.Context, b books) error {
 	c, err := h.SSH(ctx) // before the time is told, as it takes its own
 	if err != nil {
@@ -98,8 +102,8 @@ func (h *Host) bootID(ctx context.Context) (string, error) {
 	return h.Run(ctx, "cat", "/proc/sys/kernel/random/boot_id")
 }
 
-// stamp marks the memory of a host that goes on from its snapshot and was proved clean, and returns by what it is known, as
-// others are by their boot id: neither a revert nor a boot leaves it.
+// stamp marks the memory of a host that goes on from its snapshot and was proved clean, and returns
+// by what it is known, as others are by their boot id: neither a revert nor a boot leaves it.
 func (h *Host) stamp(ctx context.Context, boot string) (string, error) {
 	stamp := strings.ToLower(rand.Text())
 	if _, err := h.Script(ctx, "set -e\nmkdir -p /dev/shm\necho "+stamp+" > "+stamped+"\n"); err != nil {

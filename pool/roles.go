@@ -4,11 +4,15 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
 // cloneRole clones the VMs of one role, all that the plan builds and whose pool is not spoiled.
 func (b *build) cloneRole(ctx context.Context, role int) {
+	if slices.ContainsFunc(b.work.hosts[role], func(h *hostPlan) bool { return h.Action == Rebuild }) {
+		b.lookAgain(ctx)
+	}
 	b.batch(ctx, "clone "+b.spec.Roles[role].Name, role, b.spec.Limits.Clones, (*hostPlan).builds, b.cloneHost)
 }
 
@@ -30,7 +34,8 @@ func (b *build) cloneHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 	fail := func(err error) (string, error) {
 		return "", &HostError{Host: h.VM, Pool: h.Pool, Stage: st.name, Err: err}
 	}
-	p := b.spec.Provider
+	ctx, done := b.under(ctx, h.Pool)
+	defer done()
 	if h.Action == Rebuild {
 		if b.inv.Incomplete != "" {
 			return fail(fmt.Errorf("not removing the VM, since the inventory was read incompletely: %s", b.inv.Incomplete))
@@ -44,7 +49,7 @@ func (b *build) cloneHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 	times := &stopwatch{}
 	var id string
 	err := times.measure(tookClone, func() (err error) {
-		id, err = p.Clone(ctx, b.roleClone(h, b.goldens[h.golden]))
+		id, err = b.spec.Provider.Clone(ctx, b.roleClone(h, b.goldens[h.golden]))
 		return err
 	})
 	if err != nil {
@@ -57,22 +62,47 @@ func (b *build) cloneHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 	return "cloned", nil
 }
 
+// lookAgain reads the inventory anew, right before VMs are removed: since the plan was made golden
+// may have been built, and a person may have come to want them.
+func (b *build) lookAgain(ctx context.Context) {
+	inv, err := b.spec.Provider.Inventory(ctx, b.spec.Name)
+	if err != nil {
+		inv = &Inventory{Incomplete: err.Error()}
+	}
+	b.inv = inv
+}
+
+// still is what the inventory says of a VM that was ours, if it is.
+func (b *build) still(id string) (VMInfo, bool) {
+	i := slices.IndexFunc(b.inv.VMs, func(vm VMInfo) bool { return vm.ID == id })
+	if i < 0 {
+		return VMInfo{}, false
+	}
+	_, ok := ours(b.spec.Name, b.inv.VMs[i])
+	return b.inv.VMs[i], ok
+}
+
 // clear destroys the VM that is in h's place, or renames it if it carries what is not ours.
 func (b *build) clear(ctx context.Context, h *hostPlan) error {
+	vm, ok := b.still(h.info.ID)
+	if !ok {
+		return nil // gone, or somebody else's by now; whatever has the name the clone finds
+	}
 	if err := b.confirm(ctx, h.Pool); err != nil {
 		return err
 	}
-	if !h.aside {
-		return b.spec.Provider.Destroy(ctx, h.info.ID)
+	if !vm.foreignSnapshots() {
+		return b.spec.Provider.Destroy(ctx, vm.ID)
 	}
-	if h.info.On {
-		if _, err := b.spec.Provider.ShutDown(ctx, h.info.ID, b.spec.Limits.Shutdown); err != nil {
+	if vm.On {
+		if _, err := b.spec.Provider.ShutDown(ctx, vm.ID, b.spec.Limits.Shutdown); err != nil {
 			return err
 		}
 	}
-	kept := fmt.Sprintf("%s-kept-%s", h.VM, time.Now().Format("20060102-150405"))
+	// vCenter allows 80 characters.
+	kept := fmt.Sprintf("%.59s-kept-%s", h.VM, time.Now().Format("20060102-150405"))
 	b.log.linef("%s: kept as %q: it has snapshots that poolready did not take; remove it when you no longer need it", h.VM, kept)
-	return b.spec.Provider.Rename(ctx, h.info.ID, kept)
+	return b.spec.Provider.Rename(ctx, vm.ID, kept)
 }
 
 // readyHost brings one VM of a role to its ready state, from wherever the plan found it.
@@ -111,10 +141,6 @@ func (b *build) readyHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 	case h.Action == Reset:
 		b.log.linef("%s: reset: %s", h.VM, h.Reason)
 	case h.Action == PowerOn:
-		if err := host.raise(ctx, report); err != nil {
-			return fail(err)
-		}
-		return "powered on", nil
 	default:
 		report("probing SSH")
 		err := host.probe(ctx)
@@ -130,6 +156,14 @@ func (b *build) readyHost(ctx context.Context, st *stage, h *hostPlan) (string, 
 			return "is in use", nil // since a moment ago: not answering is its holder's affair
 		}
 		b.log.linef("%s: reset: it does not answer: %s", h.VM, firstLine(err))
+	}
+	ctx, done := b.under(ctx, h.Pool)
+	defer done()
+	if h.Action == PowerOn && !stirred {
+		if err := host.raise(ctx, report); err != nil {
+			return fail(err)
+		}
+		return "powered on", nil
 	}
 	b.mu.Lock()
 	b.stirred[h.Pool] = true
@@ -163,6 +197,8 @@ func (h *hostPlan) host(s Spec) *Host {
 }
 
 func (b *build) buildHost(ctx context.Context, st *stage, h *hostPlan) (string, error) {
+	ctx, done := b.under(ctx, h.Pool)
+	defer done()
 	b.mu.Lock()
 	host := b.hosts[h]
 	g := b.goldens[h.golden]

@@ -11,8 +11,6 @@ import (
 	"sync"
 	"text/tabwriter"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // A Set is the ready pools of one Spec. It may be used from any goroutine.
@@ -58,6 +56,7 @@ type Pool struct {
 	set    *Set
 
 	// Of a pool that is lent:
+	test   string
 	lease  *lease
 	ctx    context.Context // ends with the loan
 	cancel context.CancelCauseFunc
@@ -319,11 +318,13 @@ func (b *build) closeHosts() {
 	}
 }
 
-// reset puts all hosts of the pool, which x holds, back to their ready snapshots, as one act, and waits until
-// they are up and what each needs of the earlier ones answers. None comes back before all the others are off, so that
-// it meets nobody of before; so hosts that a revert resumes are reverted in their turn. b has the hypervisor's clock.
+// reset puts all hosts of the pool, which x holds, back to their ready snapshots, as one act, and
+// waits until they are up and what each needs of the earlier ones answers. None comes back before
+// all the others are off, so that it meets nobody of before; so hosts that a revert resumes are
+// reverted in their turn. b has the hypervisor's clock.
 func (p *Pool) reset(ctx context.Context, x *lease, b books) error {
-	var g errgroup.Group
+	var g sync.WaitGroup
+	errs := make([]error, len(p.hosts))
 	held := func(h *Host, f func() error) error {
 		if err := x.check(); err != nil { // we may have slept
 			return err
@@ -334,14 +335,15 @@ func (p *Pool) reset(ctx context.Context, x *lease, b books) error {
 		h.drop()
 		switch {
 		case h.frozen == "":
-			g.Go(func() error { return held(h, func() error { return h.revert(ctx, p.snaps[i]) }) })
+			g.Go(func() { errs[i] = held(h, func() error { return h.revert(ctx, p.snaps[i]) }) })
 		case i > 0:
-			g.Go(func() error {
-				return held(h, func() error { _, err := h.provider.ShutDown(ctx, h.id, 0); return err })
+			g.Go(func() {
+				errs[i] = held(h, func() error { _, err := h.provider.ShutDown(ctx, h.id, 0); return err })
 			})
 		}
 	}
-	if err := g.Wait(); err != nil {
+	g.Wait()
+	if err := errors.Join(errs...); err != nil {
 		return err
 	}
 	quiet := func(string) {}

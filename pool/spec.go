@@ -32,9 +32,9 @@ type Spec struct {
 	// connection to a new golden. From then on the keys that golden has are pinned: clones
 	// and reverted VMs have the same ones. Name and Address are filled in.
 	SSH sshx.Config
-	// Facts is a script like that of Script, which prints what there is on a host, in lines of kind, name
-	// and value with tabs between them: "package\tgit\t2.43". See Host.Facts and Pool.Watch. It is no
-	// part of the fingerprint.
+	// Facts is a script like that of Script, which prints what there is on a host, in lines of kind,
+	// name and value with tabs between them: "package\tgit\t2.43". See Host.Facts and Pool.Watch. It
+	// is no part of the fingerprint.
 	Facts string
 	// Keep says when a pool stays as its test left it; the zero value means never.
 	Keep Keep
@@ -55,7 +55,8 @@ type Spec struct {
 // Roles on several datastores get one golden on each, named after it.
 type Golden struct {
 	VM VM
-	// Template is the name or inventory path of the template (or powered-off VM) to start from. Required.
+	// Template is the name or inventory path of the template (or powered-off VM) to start from.
+	// Required.
 	Template string
 	// Snapshot is the name of the snapshot that makes it ready; "" means "golden-ready".
 	Snapshot string
@@ -64,7 +65,8 @@ type Golden struct {
 	Checks []Check
 	// MaxAge makes a golden older than this be built anew; 0 means it does not age.
 	MaxAge time.Duration
-	// Expect is how long building it takes when no record of an earlier build tells; 0 means 20 minutes.
+	// Expect is how long building it takes when no record of an earlier build tells; 0 means 20
+	// minutes.
 	Expect time.Duration
 }
 
@@ -100,13 +102,14 @@ type Role struct {
 type ReadyState string
 
 const (
-	// Off is a VM that has shut itself down. A reset boots it: everything about it is new, and nothing stale. It costs
-	// nothing but the time of a boot.
+	// Off is a VM that has shut itself down. A reset boots it: everything about it is new, and nothing
+	// stale. It costs nothing but the time of a boot.
 	Off ReadyState = "off"
 
-	// Running is the running VM, right after its checks have passed. A reset resumes it, in seconds: services are up, and need
-	// not start. It is for roles whose boot takes long and whose services can go on after a pause in which the world
-	// went on. See "Running" in the package's documentation for what it costs and what is stale then.
+	// Running is the running VM, right after its checks have passed. A reset resumes it, in seconds:
+	// services are up, and need not start. It is for roles whose boot takes long and whose services
+	// can go on after a pause in which the world went on. See "Running" in the package's documentation
+	// for what it costs and what is stale then.
 	Running ReadyState = "running"
 )
 
@@ -127,7 +130,8 @@ type VM struct {
 	// source, with fresh MACs.
 	NICs []NIC
 	// Env is what the scripts of this VM get as environment variables. Values reach neither
-	// records nor logs, only a hash does.
+	// records nor logs by themselves, only a hash does; what a script prints, or a Check wants, is
+	// shown, but for SSH.Secrets.
 	Env map[string]string
 }
 
@@ -163,8 +167,8 @@ type Check struct {
 	Name string // unique in its layer
 	// Version stands for what Do does, as in Step. Required.
 	Version string
-	// Want is what Do must return, with ${NAME} standing for the variables of VM.Env; "" means
-	// that anything goes as long as Do has no error.
+	// Want is what Do must return, with ${NAME} standing for the variables of VM.Env that there are;
+	// "" means that anything goes as long as Do has no error.
 	Want string
 	// Timeout bounds Do; 0 means 1 minute.
 	Timeout time.Duration
@@ -185,7 +189,8 @@ type Need struct {
 
 // Limits bound time and parallelism. Zero values mean the defaults.
 type Limits struct {
-	// Clones at once; 0 means 8. A host makes 16 linked or 4 full clones at a time and queues the rest.
+	// Clones at once; 0 means 8. A host makes 16 linked or 4 full clones at a time and queues the
+	// rest.
 	Clones int
 	// Hosts that are configured or checked at once; 0 means 16.
 	Hosts int
@@ -195,7 +200,8 @@ type Limits struct {
 	Boot time.Duration
 	// Lease is how long a pool stays taken when the process that has it dies, and how long vCenter
 	// may be out of reach before a pool is lost; 0 means 3 minutes. Who holds a pool, builds or waits
-	// writes to the ledger, which is one small task in vCenter, three times in that time: once a minute.
+	// writes to the ledger, which is one small task in vCenter, three times in that time: once a
+	// minute.
 	Lease time.Duration
 	// ClockSkew is how far the clock of a host may be from the hypervisor's after a reset; 0 means
 	// 2 seconds, and a negative value that clocks are neither looked at nor set.

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
 	"strings"
 	"testing"
@@ -19,7 +20,8 @@ func TestSpecFaultsAreReportedAllAtOnceWithTheirPaths(t *testing.T) {
 	assert.Equal(t, `invalid spec:
 Spec.Name: is required
 Spec.Provider: is required (vsphere.New makes one)
-Spec.SSH.Keys: is empty: no way to log in
+Spec.SSH.Keys: is empty, and there is no Agent: no way to log in
+Spec.SSH.HostKeys: trusts no key, so that no new golden is let in
 Spec.Golden.Template: is required
 Spec.Golden.VM.Name: is required
 Spec.Roles: is empty: a pool needs at least one role`, err.Error())
@@ -54,6 +56,14 @@ func TestSpecFaults(t *testing.T) {
 		{"a linked clone that grows", func(s *Spec) { s.changeCon(func(vm *VM) { vm.DiskGiB = 9 }) }, `Spec.Roles[0] ("con"): VM(1).DiskGiB: is 9: a linked clone's disk cannot grow; set Spec.Golden.VM.DiskGiB`},
 		{"a MAC that is none", func(s *Spec) { s.changeCon(func(vm *VM) { vm.NICs[0].MAC = "x" }) }, `Spec.Roles[0] ("con"): VM(1).NICs[0].MAC: "x" is not of the form 00:50:56:00:01:02`},
 		{"a folder outside the set's", func(s *Spec) { s.changeCon(func(vm *VM) { vm.Folder = "a/../../b" }) }, `Spec.Roles[0] ("con"): VM(1).Folder: "a/../../b" must be below the set's folder`},
+		{"a MAC in a form that vCenter does not know", func(s *Spec) { s.changeCon(func(vm *VM) { vm.NICs[0].MAC = "00-50-56-00-01-01" }) }, `Spec.Roles[0] ("con"): VM(1).NICs[0].MAC: "00-50-56-00-01-01" is not of the form 00:50:56:00:01:02`},
+		{"golden's name for a role", func(s *Spec) { s.Roles[1].Name = "golden" }, `Spec.Roles[1] ("golden"): Name: "golden" is the name of what roles are cloned from`},
+		{"golden's name on another datastore", func(s *Spec) {
+			s.spread("ds1", "ds2")
+			s.Roles[1].VM = func(n int) VM { return VM{Name: fmt.Sprint("golden-ds", n), Datastore: "ds1"} }
+		}, `Spec.Golden.VM: golden on datastore "ds2": Name "golden-ds2" is that of Spec.Roles[1] ("dis"): VM(2)`},
+		{"datastores whose goldens would have one name", func(s *Spec) { s.spread("DS 1", "ds-1") }, `Spec.Golden.VM: golden on datastore "ds-1": Name "golden-ds-1" is that of Spec.Golden.VM`},
+		{"a datastore whose name is too long for golden's", func(s *Spec) { s.spread("a", strings.Repeat("b", 80)) }, `Spec.Golden.VM: golden on datastore "` + strings.Repeat("b", 80) + `": its name would have 87 characters, at most 76 are allowed`},
 		{"a variable that no shell has", func(s *Spec) { s.changeCon(func(vm *VM) { vm.Env = map[string]string{"A-B": ""} }) }, `Spec.Roles[0] ("con"): VM(1).Env: "A-B" is not a name for an environment variable`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -79,6 +89,21 @@ func (s *Spec) changeCon(f func(*VM)) {
 		f(&v)
 		return v
 	}
+}
+
+// spread puts the pools on two datastores.
+func (s *Spec) spread(datastores ...string) {
+	for i := range s.Roles {
+		vm := s.Roles[i].VM
+		s.Roles[i].VM = func(n int) VM { v := vm(n); v.Datastore = datastores[n-1]; return v }
+	}
+}
+
+func TestAnAgentIsAWayToLogIn(t *testing.T) {
+	t.Parallel()
+	s := twoRoles(1)
+	s.SSH.Keys, s.SSH.Agent = nil, "/run/agent"
+	assert.NoError(t, s.validate())
 }
 
 func TestVersionsFollowContent(t *testing.T) {
@@ -115,10 +140,12 @@ func TestCheckResult(t *testing.T) {
 		{Name: "same", Want: "ok", Do: looks},
 		{Name: "other", Want: "${IP}", Do: looks},
 		{Name: "anything", Do: looks},
+		{Name: "dollars", Want: "$6$salt ${IP} ${PI}", Do: looks},
 	})
 	require.Error(t, err)
-	assert.Equal(t, `1 of 3 checks failed
-check "other": want "10.0.0.1", got "ok"`, err.Error())
+	assert.Equal(t, `2 of 4 checks failed
+check "other": want "10.0.0.1", got "ok"
+check "dollars": want "$6$salt 10.0.0.1 ${PI}", got "ok"`, err.Error())
 	assert.True(t, results[0].OK())
 	assert.True(t, results[2].OK())
 }

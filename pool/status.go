@@ -22,7 +22,8 @@ type Standing struct {
 	Pools   []PoolStanding `json:"pools"`
 	// Goldens are the plan's lines for golden and its older generations.
 	Goldens []Item `json:"goldens"`
-	// Foreign are the VMs in the set's folders that are not the set's: put there by a test, or by hand.
+	// Foreign are the VMs in the set's folders that are not the set's: put there by a test, or by
+	// hand.
 	Foreign []string `json:"foreign,omitempty"`
 }
 
@@ -38,7 +39,8 @@ type Holding struct {
 type PoolStanding struct { //nolint:revive // a Standing is the set's
 	Pool int `json:"pool"`
 	// State is "clean" or "dirty" if it is free, "in use", "kept", "cooling down", "being
-	// recovered", "broken", which is to be built anew, or "not ready", if the plan has work to do on it.
+	// recovered", "broken", which is to be built anew, or "not ready", if the plan has work to do on
+	// it.
 	State string `json:"state"`
 	// Why says more of a State that is neither free nor in use.
 	Why    string   `json:"why,omitempty"`
@@ -59,13 +61,14 @@ type PoolStanding struct { //nolint:revive // a Standing is the set's
 
 // HostStanding is one VM of a pool.
 type HostStanding struct {
-	Host        string `json:"host"`
-	Role        string `json:"role"`
-	Addr        string `json:"addr,omitempty"` // last reported by the guest
-	On          bool   `json:"on"`
-	Plan        Action `json:"plan"` // what Open would do with it
-	Reason      string `json:"reason"`
-	Fingerprint string `json:"fingerprint,omitempty"` // of its ready snapshot, if that is what the Spec asks for
+	Host   string `json:"host"`
+	Role   string `json:"role"`
+	Addr   string `json:"addr,omitempty"` // last reported by the guest
+	On     bool   `json:"on"`
+	Plan   Action `json:"plan"` // what Open would do with it
+	Reason string `json:"reason"`
+	// Fingerprint is that of its ready snapshot, if that is what the Spec asks for.
+	Fingerprint string `json:"fingerprint,omitempty"`
 }
 
 // Status returns how the set stands: who uses which pool, who waits, what is broken. It changes
@@ -211,7 +214,7 @@ func (s *Standing) String() string {
 func (s *Standing) JSON() string {
 	text, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
-		panic("pool: a standing cannot be encoded: " + err.Error()) // it holds strings, numbers and times only
+		panic("pool: a standing cannot be encoded: " + err.Error()) // it holds plain data only
 	}
 	return string(text)
 }
@@ -227,11 +230,10 @@ func Release(ctx context.Context, spec Spec, pool int) error {
 		return fmt.Errorf("pool: %w", err)
 	}
 	s := spec.withDefaults()
-	l := newLedger(s)
-	err := l.changeEntry(ctx, poolShard(pool), nil, func(b books, e *entry, there bool) (bool, error) {
-		if pool < 1 || pool > s.Pools {
-			return false, fmt.Errorf("the set has pools 1 to %d", s.Pools)
-		}
+	if pool < 1 || pool > s.Pools {
+		return fmt.Errorf("pool: release pool %d of set %q: the pools are 1 to %d", pool, s.Name, s.Pools)
+	}
+	err := newLedger(s).changeEntry(ctx, poolShard(pool), nil, func(b books, e *entry, there bool) (bool, error) {
 		if t := e.holder(b.Now); t != nil {
 			return false, fmt.Errorf("it is held by %s", t)
 		}

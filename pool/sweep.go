@@ -38,10 +38,11 @@ func (l Leftover) String() string {
 	return fmt.Sprintf("%s: %s: %s", l.VM, what, l.Why)
 }
 
-// Sweep lists the set's VMs that the Spec no longer has, such as those of pools beyond Spec.Pools and
-// of older goldens, and removes them if asked to: only VMs with our mark, under the name in it, in the set's
-// folder, with no snapshots but ours, on whose disks nothing hangs, and nothing at all if the
-// inventory was read incompletely, somebody builds the set, or somebody uses a pool beyond Spec.Pools.
+// Sweep lists the set's VMs that the Spec no longer has, such as those of pools beyond Spec.Pools
+// and of older goldens, and removes them if asked to: only VMs with our mark, under the name in it,
+// in the set's folder, with no snapshots but ours, on whose disks nothing hangs, and nothing at all
+// if the inventory was read incompletely, somebody builds the set, or somebody uses a pool beyond
+// Spec.Pools or one that a VM to be removed was ready for.
 func Sweep(ctx context.Context, spec Spec, o SweepOptions) ([]Leftover, error) {
 	if err := spec.validate(); err != nil {
 		return nil, fmt.Errorf("pool: %w", err)
@@ -65,7 +66,9 @@ func sweep(ctx context.Context, s Spec, o SweepOptions) (all []Leftover, err err
 			return nil, errors.Join(err, busyOr(taken, "building it is "))
 		}
 	}
-	if err := b.look(ctx, "-"); err != nil && b.work == nil {
+	ctx, done := b.under(ctx, 0)
+	defer done()
+	if err := b.look(ctx, "-"); err != nil {
 		return nil, err
 	}
 	all = b.leftovers(time.Now(), o)
@@ -76,7 +79,7 @@ func sweep(ctx context.Context, s Spec, o SweepOptions) (all []Leftover, err err
 		return all, fmt.Errorf("nothing was removed, since the inventory was read incompletely: %s", b.inv.Incomplete)
 	}
 	for _, n := range b.numbers() {
-		if n > s.Pools {
+		if n > s.Pools || slices.ContainsFunc(all, func(l Leftover) bool { return l.Spared == "" && slices.Contains(l.info.pools(), n) }) {
 			if taken, err := b.hold(ctx, n); err != nil || taken != "" {
 				return all, errors.Join(err, busyOr(taken, fmt.Sprintf("nothing was removed: pool %d is ", n)))
 			}
@@ -89,7 +92,8 @@ func sweep(ctx context.Context, s Spec, o SweepOptions) (all []Leftover, err err
 		if err := b.confirm(ctx, 0); err != nil {
 			return all, err
 		}
-		all[i].Spared = b.removeGolden(ctx, all[i].info) // it looks for clones and snapshots, of whatever VM
+		// It looks for clones and snapshots, of whatever VM.
+		all[i].Spared = b.removeGolden(ctx, all[i].info)
 		all[i].Gone = all[i].Spared == ""
 	}
 	return all, nil
@@ -139,9 +143,9 @@ func (b *build) leftovers(now time.Time, o SweepOptions) (all []Leftover) {
 	return all
 }
 
-// Destroy removes the set: the VMs of all roles, the goldens, and the ledger; only those with our mark, as
-// Sweep does. It removes nothing while somebody builds the set, or uses or keeps a pool, and
-// nothing if the inventory was read incompletely. It returns the names of the VMs removed.
+// Destroy removes the set: the VMs of all roles, the goldens, and the ledger; only those with our
+// mark, as Sweep does. It removes nothing while somebody builds the set, or uses or keeps a pool,
+// and nothing if the inventory was read incompletely. It returns the names of the VMs removed.
 func Destroy(ctx context.Context, spec Spec) ([]string, error) {
 	if err := spec.validate(); err != nil {
 		return nil, fmt.Errorf("pool: %w", err)
@@ -165,12 +169,14 @@ func destroy(ctx context.Context, s Spec) (removed []string, err error) {
 	if err := b.holdAll(ctx); err != nil {
 		return nil, fmt.Errorf("nothing was removed: %w", err)
 	}
+	held, done := b.under(ctx, 0)
+	defer done()
 	var kept []error
 	for _, vm := range b.mine() {
 		if err := b.confirm(ctx, 0); err != nil {
 			return removed, err
 		}
-		if why := b.removeGolden(ctx, vm); why != "" {
+		if why := b.removeGolden(held, vm); why != "" {
 			kept = append(kept, fmt.Errorf("%s: kept: %s", vm.Name, why))
 			continue
 		}
@@ -212,21 +218,29 @@ func (b *build) mine() []VMInfo {
 	return append(roles, goldens...)
 }
 
-// numbers are those of the pools that the ledger knows, and of those that were ready once: their entries may be lost.
+// numbers are those of the pools that the ledger knows, and of those that were ready once: their
+// entries may be lost.
 func (b *build) numbers() []int {
 	all := b.books.pools()
 	for _, vm := range b.mine() {
-		for _, snap := range vm.Snapshots {
-			if rec, err := decodeRecord(snap.Record); err == nil && rec.Pool > 0 {
-				all = append(all, rec.Pool)
-			}
-		}
+		all = append(all, vm.pools()...)
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
 }
 
-// holdAll takes the claim, looks again, since somebody may have built until then, and takes every pool, or says who has one.
+// pools are the numbers of those for which a VM was ever ready: as a rule one.
+func (vm VMInfo) pools() (all []int) {
+	for _, snap := range vm.Snapshots {
+		if rec, err := decodeRecord(snap.Record); err == nil && rec.Pool > 0 {
+			all = append(all, rec.Pool)
+		}
+	}
+	return all
+}
+
+// holdAll takes the claim, looks again, since somebody may have built until then, and takes every
+// pool, or says who has one.
 func (b *build) holdAll(ctx context.Context) error {
 	taken, err := b.hold(ctx, 0)
 	if err == nil {
@@ -246,18 +260,19 @@ func (b *build) holdAll(ctx context.Context) error {
 	return errors.Join(busy...)
 }
 
-// removeLedger removes the ledger while all of it is ours, so that nobody takes a part of it meanwhile: the claim at last.
+// removeLedger removes the ledger while all of it is ours, so that nobody takes a part of it
+// meanwhile: the claim at last.
 func (b *build) removeLedger(ctx context.Context) error {
-	books, err := b.ledger.read(ctx)
-	if err != nil {
-		return err
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, x := range b.leases {
 		if err := x.confirm(ctx); err != nil {
 			return err
 		}
+	}
+	books, err := b.ledger.read(ctx) // after each entry was written: none is missing
+	if err != nil {
+		return err
 	}
 	for _, x := range b.leases {
 		x.end(ErrReturned)

@@ -39,9 +39,10 @@ func externals(s Shard) (all []External) {
 }
 
 // Track notes in the ledger, before the test makes it, something outside of the pool's VMs: a DNS
-// record, a VM of its own, a directory on a server. ref is what the cleanup of that kind in Spec.Cleanups needs to find
-// it. When the pool is given back, or its lease is over because the process died, it is cleaned up,
-// newest first, before anybody else gets the pool. The cleanup must not mind that the thing was never made, or is gone.
+// record, a VM of its own, a directory on a server. ref is what the cleanup of that kind in
+// Spec.Cleanups needs to find it. When the pool is given back, or its lease is over because the
+// process died, it is cleaned up, newest first, before anybody else gets the pool. The cleanup must
+// not mind that the thing was never made, or is gone.
 //
 // ref has at most 1024 bytes, and a pool at most 50 such things.
 func (p *Pool) Track(ctx context.Context, kind, ref string) error {
@@ -53,6 +54,10 @@ func (p *Pool) Track(ctx context.Context, kind, ref string) error {
 	}
 	if len(ref) > maxRef {
 		return fmt.Errorf("pool: track %s %q: it has %d bytes, at most %d are allowed", kind, cut(ref), len(ref), maxRef)
+	}
+	//nolint:contextcheck // it tells whether the loan is over: the lease may go on for a while
+	if err := context.Cause(p.ctx); err != nil {
+		return fmt.Errorf("pool: track %s %q: %w", kind, ref, err)
 	}
 	key := externalPrefix + strings.ToLower(newToken())
 	err := p.lease.values(ctx, func(b books) (map[string]string, error) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -63,8 +64,11 @@ func (s Spec) validate() error {
 		}
 	}
 	f.notNegative("Spec.Limits.Lease", int64(s.Limits.Lease))
-	if len(s.SSH.Keys) == 0 {
-		f.addf("Spec.SSH.Keys", "is empty: no way to log in")
+	if len(s.SSH.Keys) == 0 && s.SSH.Agent == "" {
+		f.addf("Spec.SSH.Keys", "is empty, and there is no Agent: no way to log in")
+	}
+	if k := s.SSH.HostKeys; len(k.Pinned)+len(k.Authorities) == 0 && k.KnownHosts == "" && !k.TrustFirst && !k.InsecureIgnore {
+		f.addf("Spec.SSH.HostKeys", "trusts no key, so that no new golden is let in")
 	}
 	f.golden("Spec.Golden", s.Golden)
 	s.validateRoles(&f)
@@ -112,6 +116,9 @@ func (s Spec) validateRoles(f *faults) {
 	for i, r := range s.Roles {
 		path := fmt.Sprintf("Spec.Roles[%d] (%q)", i, r.Name)
 		f.name(path+": Name", r.Name, 20)
+		if r.Name == "golden" {
+			f.addf(path+": Name", "%q is the name of what roles are cloned from", r.Name)
+		}
 		if j, ok := seen[r.Name]; ok && r.Name != "" {
 			f.addf(path, "has the name of Spec.Roles[%d]", j)
 		} else {
@@ -161,6 +168,28 @@ func (s Spec) validateRoles(f *faults) {
 			}
 		}
 	}
+	s.validateGoldens(f, owners)
+}
+
+// validateGoldens looks at the names of goldens of which there are several, one on each datastore.
+func (s Spec) validateGoldens(f *faults, owners map[string]string) {
+	if slices.ContainsFunc(s.Roles, func(r Role) bool { return r.VM == nil }) {
+		return
+	}
+	const most = 76 // of vCenter's 80, for "-g<generation>"
+	for _, g := range s.goldens() {
+		all := s.datastores(g)
+		if len(all) < 2 {
+			continue
+		}
+		for _, ds := range all {
+			name, at := goldenName(g, ds, all), fmt.Sprintf("%s.VM: golden on datastore %q", s.pathOf(g), ds)
+			if len(name) > most {
+				f.addf(at, "its name would have %d characters, at most %d are allowed", len(name), most)
+			}
+			f.unique(owners, at, "Name", name)
+		}
+	}
 }
 
 func (s Spec) earlier(i int) string {
@@ -197,7 +226,7 @@ func (f *faults) vm(path string, vm VM, most int) {
 		if nic.MAC == "" {
 			continue
 		}
-		if mac, err := net.ParseMAC(nic.MAC); err != nil || len(mac) != 6 {
+		if mac, err := net.ParseMAC(nic.MAC); err != nil || len(mac) != 6 || mac.String() != strings.ToLower(nic.MAC) {
 			f.addf(fmt.Sprintf("%s.NICs[%d].MAC", path, i), "%q is not of the form 00:50:56:00:01:02", nic.MAC)
 		}
 	}

@@ -65,13 +65,21 @@ func (r *CheckResult) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// Verify runs all checks of all hosts of the set, of all pools at once, and never stops at a failure. It
-// builds, powers on and changes nothing. Each pool is leased meanwhile; one that somebody else holds or
-// keeps is skipped, and the report says for whom. A host that is not there, not ready, off, or wired
-// otherwise than when it became ready fails as such. The error is one of the inventory or the ledger.
+// Verify runs all checks of all hosts of the set, of all pools at once, and never stops at a
+// failure. It builds, powers on and changes nothing. Each pool is leased meanwhile; one that
+// somebody else holds or keeps is skipped, and the report says for whom. A host that is not there,
+// not ready, off, or wired otherwise than when it became ready fails as such. The error is one of
+// the inventory or the ledger.
 //
-// A pool that was clean and of which a check fails is not lent before it was reset and shown to be
-// clean, and Status has the failure. Of one that is dirty, since a test has used it, checks may well fail.
+// A pool that was clean and of which a check fails, such as that of an air gap which is open,
+// counts as dirty from then on, and Status has the failure: it is reset, to the snapshot that was
+// taken when all checks had passed, before anybody gets it. It is not built anew at once, as what
+// is wrong is as a rule what somebody did to the running hosts. What a reset does not cure, it
+// finds as far as its proof goes (NICs that must be unplugged, Needs, Role.AfterReset); then the
+// pool is built anew, and rests if that does not help. So a check whose failure must keep a pool
+// from being lent belongs in AfterReset, too: one that only Checks have may fail again after the
+// reset. Of a pool that is dirty, since a test has used it, checks may well fail; nothing is noted
+// then, and it is reset anyway.
 func Verify(ctx context.Context, spec Spec) (*Report, error) {
 	if err := spec.validate(); err != nil {
 		return nil, fmt.Errorf("pool: %w", err)
@@ -102,14 +110,7 @@ func verify(ctx context.Context, s Spec) (*Report, error) {
 
 // verifyPool returns the reports of a pool's hosts, looked at under a lease of it.
 func verifyPool(ctx context.Context, s Spec, n int, hosts []*hostPlan) ([]HostReport, error) {
-	reports, ready := make([]HostReport, len(hosts)), true
-	for i, h := range hosts {
-		reports[i] = HostReport{Host: h.VM, Role: h.Role, Pool: n}
-		if why := h.unfit(); why != nil {
-			reports[i].Results = []CheckResult{{Host: h.VM, Name: readyCheck, Want: "ready", Err: why}}
-		}
-		ready = ready && h.ready()
-	}
+	reports, ready := reportUnfit(hosts)
 	if !ready {
 		return reports, nil // Open has work to do, after which all its checks will have passed
 	}
@@ -125,6 +126,18 @@ func verifyPool(ctx context.Context, s Spec, n int, hosts []*hostPlan) ([]HostRe
 	}
 	bound, stop := x.bind(ctx)
 	p := fromPlan(s, hosts)
+	if was.Build != p.build { // somebody may have built it since the plan was made
+		work, _, _, err := plan(bound, s)
+		if err == nil {
+			hosts = work.poolHosts(n)
+			reports, ready = reportUnfit(hosts)
+		}
+		if err != nil || !ready {
+			stop()
+			return reports, errors.Join(err, letGoOf(ctx, x, nil))
+		}
+		p = fromPlan(s, hosts)
+	}
 	forAll(p.hosts, len(p.hosts), func(h *Host) {
 		i := slices.Index(p.hosts, h)
 		defer h.drop()
@@ -143,7 +156,22 @@ func verifyPool(ctx context.Context, s Spec, n int, hosts []*hostPlan) ([]HostRe
 	return reports, err
 }
 
-// readyCheck is the name of the result that says why a host's checks were not run, or cannot be trusted.
+// reportUnfit begins the reports of a pool's hosts with what the inventory tells, and says whether
+// all are ready.
+func reportUnfit(hosts []*hostPlan) (reports []HostReport, ready bool) {
+	ready = true
+	for _, h := range hosts {
+		r := HostReport{Host: h.VM, Role: h.Role, Pool: h.Pool}
+		if why := h.unfit(); why != nil {
+			r.Results = []CheckResult{{Host: h.VM, Name: readyCheck, Want: "ready", Err: why}}
+		}
+		reports, ready = append(reports, r), ready && h.ready()
+	}
+	return reports, ready
+}
+
+// readyCheck is the name of the result that says why a host's checks were not run, or cannot be
+// trusted.
 const readyCheck = "ready"
 
 // unfit says why a host is not as it was when ready, as far as the inventory tells.
@@ -179,8 +207,8 @@ func (p *Pool) verifyHost(ctx context.Context, i int) []CheckResult {
 	return results
 }
 
-// Verify runs all checks of the pool's hosts, at once, and never stops at a failure: for a test that
-// wants to know what it did to the pool that it holds.
+// Verify runs all checks of the pool's hosts, at once, and never stops at a failure: for a test
+// that wants to know what it did to the pool that it holds.
 func (p *Pool) Verify(ctx context.Context) *Report {
 	r := &Report{Set: p.set.Name, At: time.Now().Round(0), Hosts: make([]HostReport, len(p.hosts))}
 	forAll(p.hosts, len(p.hosts), func(h *Host) {
@@ -204,7 +232,8 @@ func failedOf(hosts []HostReport) (all []CheckResult) {
 	return all
 }
 
-// Err is nil if no check failed; else it names all that did. Hosts that were skipped are no failure.
+// Err is nil if no check failed; else it names all that did. Hosts that were skipped are no
+// failure.
 func (r *Report) Err() error { return reportError(r.Hosts) }
 
 func reportError(hosts []HostReport) error {
@@ -243,7 +272,7 @@ func (r *Report) String() string {
 func (r *Report) JSON() string {
 	text, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
-		panic("pool: a report cannot be encoded: " + err.Error()) // it holds strings, numbers and times only
+		panic("pool: a report cannot be encoded: " + err.Error()) // it holds plain data only
 	}
 	return string(text)
 }
@@ -273,7 +302,8 @@ func Subtests[P Runner[P]](t P, r *Report) {
 	}
 }
 
-// Verify is like the function, for the set's Spec. Pools that are lent, also by this process, are skipped.
+// Verify is like the function, for the set's Spec. Pools that are lent, also by this process, are
+// skipped.
 func (s *Set) Verify(ctx context.Context) (*Report, error) {
 	r, err := verify(ctx, s.spec)
 	if err != nil {

@@ -172,7 +172,7 @@ func isUUID(s string) bool {
 
 // ended returns the error of an operation on a connection that is gone.
 func (c *Client) ended(what string) error {
-	return fmt.Errorf("sshx: %s: %s: %w", c.cfg.Name, what, errors.Join(errGone, context.Cause(c.life)))
+	return fmt.Errorf("sshx: %s: %s: %w: %w", c.cfg.Name, what, errGone, context.Cause(c.life))
 }
 
 var errGone = errors.New("the connection has ended")

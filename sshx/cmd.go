@@ -13,8 +13,8 @@ import (
 
 // A Cmd is one command: either Args or Script.
 type Cmd struct {
-	// Args is a program and its arguments, which reach it as they are. No shell takes part, so
-	// shell builtins are not programs.
+	// Args is a program, whose name does not begin with "-", and its arguments, which reach it as
+	// they are. No shell takes part, so shell builtins are not programs.
 	Args []string
 	// Script is the text of a program for /bin/sh, or for the interpreter that its first line
 	// names ("#!/bin/bash -eu": words separated by blanks). It is sent as a file and runs with
@@ -91,6 +91,8 @@ func (cmd Cmd) validate() error {
 		fault("Cmd.Stdin is for Args; a Script has none")
 	case cmd.Script == "" && cmd.Args[0] == "":
 		fault("Cmd.Args[0] is empty")
+	case cmd.Script == "" && cmd.Args[0][0] == '-':
+		fault(`Cmd.Args[0] begins with "-", which makes it an option of the shell's exec`)
 	}
 	for i, a := range cmd.Args {
 		if strings.ContainsRune(a, 0) {
@@ -109,6 +111,9 @@ func (cmd Cmd) validate() error {
 		case strings.ContainsRune(v, 0):
 			fault("Cmd.Env[%q] has a NUL", n)
 		}
+	}
+	if cmd.WaitDelay < 0 {
+		fault("Cmd.WaitDelay is %s", cmd.WaitDelay)
 	}
 	if cmd.PTY != nil {
 		errs = append(errs, cmd.PTY.validate(cmd)...)

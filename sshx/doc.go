@@ -102,7 +102,7 @@
 // A machine that loses power in the middle of a transfer keeps a file or directory
 // .sshx-XXXXXXXXXXXXXXXX beside the target, or in a directory that it was for; a job that nobody
 // followed to its end leaves /var/tmp/sshx.XXXXXXXXXXXXXXXX. A script that is killed with SIGKILL
-// from outside may leave /tmp/sshx.XXXXXXXXXXXXXXXX.
+// from outside may leave /tmp/sshx.XXXXXXXXXXXXXXXXXXXXXXXXXX.
 //
 // # Testing
 //

@@ -301,16 +301,24 @@ func (e *NotReadyError) Unwrap() []error {
 }
 
 // unprefixed takes the package's prefix off an error that is about to become part of another.
-func unprefixed(err error) error {
-	if err == nil || !strings.HasPrefix(err.Error(), "sshx: ") {
+func unprefixed(err error) error { return trimmed(err, "sshx: ") }
+
+// unhosted takes that of the host off too.
+func unhosted(host string, err error) error { return trimmed(err, "sshx: "+host+": ") }
+
+func trimmed(err error, prefix string) error {
+	if err == nil || !strings.HasPrefix(err.Error(), prefix) {
 		return err
 	}
-	return &inner{err}
+	return &inner{err, prefix}
 }
 
-type inner struct{ err error }
+type inner struct {
+	err    error
+	prefix string
+}
 
-func (e *inner) Error() string { return strings.TrimPrefix(e.err.Error(), "sshx: ") }
+func (e *inner) Error() string { return strings.TrimPrefix(e.err.Error(), e.prefix) }
 func (e *inner) Unwrap() error { return e.err }
 
 // round makes durations readable.
@@ -345,3 +353,7 @@ func tail(output []byte) string {
 	}
 	return ": " + s
 }
+
+// bare takes "sshx: host: " off an error that becomes part of another of the same host, and
+// secrets out of what the machine said in it.
+func (c *Client) bare(err error) error { return c.cfg.redactErr(unhosted(c.cfg.Name, err)) }

@@ -10,3 +10,10 @@ func Hurried(r Ready) Ready {
 
 // GiveUpAfter is how long a Client bears with refused sessions.
 func (c *Client) GiveUpAfter(d time.Duration) { c.refusedFor = d }
+
+// HasSpare reports whether a session is open for the next command.
+func (c *Client) HasSpare() bool {
+	c.spare.mu.Lock()
+	defer c.spare.mu.Unlock()
+	return c.spare.s != nil
+}

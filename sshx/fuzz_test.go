@@ -142,8 +142,8 @@ func FuzzPoll(f *testing.F) {
 	f.Add([]byte("noise\ndone 0 99999999999999999999\n"))
 	f.Add([]byte("done 999999999999999999999 1\n"))
 	f.Fuzz(func(t *testing.T, out []byte) {
-		p, err := parseReport(out)
-		if err == nil && (p.size < 0 || len(p.log) > len(out) || p.state == "") {
+		p, ok := parseReport(out)
+		if ok && (p.size < 0 || len(p.log) > len(out) || p.state == "") {
 			t.Errorf("parseReport(%q) is %+v", out, p)
 		}
 	})

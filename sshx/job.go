@@ -42,15 +42,17 @@ type Job struct {
 }
 
 // Detach starts cmd on the machine, in a session of its own, and returns when it has started. Its
-// output is merged into a log on the machine. Cmd.Stdin and Cmd.PTY must be nil; Separate, WaitDelay and ExpectDisconnect do not
-// apply.
+// output is merged into a log on the machine. Cmd.Stdin and Cmd.PTY must be nil; Separate,
+// WaitDelay and ExpectDisconnect do not apply.
 //
 // Where systemd runs, the job of root, or of a user who lingers (loginctl enable-linger), is in a
-// scope of its own, sshx-ID.scope, and Kill reaches all that is in it. So it survives the end of login sessions, also with
-// KillUserProcesses=yes, which ends the jobs of other users: detach as root there.
+// scope of its own, sshx-ID.scope, and Kill reaches all that is in it. So it survives the end of
+// login sessions, also with KillUserProcesses=yes, which ends the jobs of other users: detach as
+// root there.
 //
 // The log and what else belongs to the job are in a directory below /var/tmp, which Wait and
-// Follow remove when they have seen the job's end.
+// Follow remove when they have seen the job's end. When ctx ends before Detach returns, the job is
+// ended: CanceledError.Killed tells whether that is known.
 func (c *Client) Detach(ctx context.Context, cmd Cmd) (*Job, error) {
 	fail := func(err error) error {
 		return fmt.Errorf("sshx: %s: detach %s: %w", c.cfg.Name, c.cfg.label(cmd), c.bare(err))
@@ -70,6 +72,7 @@ func (c *Client) Detach(ctx context.Context, cmd Cmd) (*Job, error) {
 	r := &run{c: c, cmd: start, label: c.cfg.label(cmd), pid: make(chan string, 1), up: make(chan struct{})}
 	r.call = c.call(wire.Detach, cmd)
 	r.call.Args = []string{id, wire.Job}
+	r.call.Lead = true // also below a ForceCommand that does not exec
 	r.input = wire.Header(int64(len(cmd.Script)), cmd.preamble(r.call.User != "")) + cmd.Script
 	r.sinks(wire.Marker + id + " ")
 	s, err := c.open(ctx)
@@ -78,14 +81,18 @@ func (c *Client) Detach(ctx context.Context, cmd Cmd) (*Job, error) {
 	}
 	defer s.close()
 	r.begun = time.Now()
+	j := c.job(id, cmd)
 	if _, err := r.on(ctx, s); err != nil {
+		if ce, ok := errors.AsType[*CanceledError](err); ok { // it may have been detached all the same
+			ce.Killed = ce.Killed && j.discard(ctx, c) == nil
+		}
 		return nil, fail(err)
 	}
-	return c.job(id, cmd), nil
+	return j, nil
 }
 
 // Job returns the job with an ID that another process, or an earlier connection, has from
-// Detach. User is the Cmd.User it was started with.
+// Detach. User is the Cmd.User it was started with: others do not find it.
 func (c *Client) Job(id, user string) *Job {
 	return c.job(id, Cmd{Name: "job " + id, User: user})
 }
@@ -109,11 +116,11 @@ func (j *Job) ID() string { return j.id }
 // Wait waits until the job has ended, as Follow does.
 func (j *Job) Wait(ctx context.Context) (Result, error) { return j.Follow(ctx, nil) }
 
-// Follow copies the job's log to w, which may be nil, and to Cmd.Stdout as it grows, until the job has ended: every byte once,
-// also over several connections, beginning where an earlier Follow of the same Job stopped. The
-// Result has what all of them read. An exit code other than 0 is an *ExitError; a machine that
-// restarted before the job's end, an *InterruptedError; a job of which nothing is known, a
-// *JobLostError. When ctx ends, Follow returns and the job goes on.
+// Follow copies the job's log to w, which may be nil, and to Cmd.Stdout as it grows, until the job
+// has ended: every byte once, also over several connections, beginning where an earlier Follow of
+// the same Job stopped. The Result has what all of them read. An exit code other than 0 is an
+// *ExitError; a machine that restarted before the job's end, an *InterruptedError; a job of which
+// nothing is known, a *JobLostError. When ctx ends, Follow returns and the job goes on.
 func (j *Job) Follow(ctx context.Context, w io.Writer) (Result, error) {
 	select {
 	case j.turn <- struct{}{}:
@@ -140,6 +147,7 @@ func (j *Job) follow(ctx context.Context, w io.Writer, reconnect bool) (Result, 
 		p, err := j.poll(ctx, c)
 		switch {
 		case err != nil && ctx.Err() == nil && lostConn(c, err) && reconnect:
+			_ = sleep(ctx, pollMin) // it may be the session alone, over and over
 			continue
 		case err != nil:
 			return j.result(-1, true), j.fail(err)
@@ -188,25 +196,25 @@ func (j *Job) poll(ctx context.Context, c *Client) (report, error) {
 	if err != nil {
 		return report{}, err
 	}
-	return parseReport(out)
-}
-
-func parseReport(out []byte) (report, error) {
-	m := reportLine.FindSubmatchIndex(out) // what precedes it is noise of the login shell
-	if m == nil {
-		return report{}, fmt.Errorf("the machine answered %q", clean(string(out)))
-	}
-	p := report{state: string(out[m[2]:m[3]]), code: -1, log: out[m[1]:]}
-	var err error
-	if p.size, err = strconv.ParseInt(string(out[m[6]:m[7]]), 10, 64); err != nil {
-		return report{}, err
-	}
-	if rc := string(out[m[4]:m[5]]); rc != "-" {
-		if p.code, err = strconv.Atoi(rc); err != nil {
-			return report{}, err
-		}
+	p, ok := parseReport(out)
+	if !ok {
+		return report{}, fmt.Errorf("the machine answered %q", c.cfg.said(string(out)))
 	}
 	return p, nil
+}
+
+func parseReport(out []byte) (p report, ok bool) {
+	m := reportLine.FindSubmatchIndex(out) // what precedes it is noise of the login shell
+	if m == nil {
+		return report{}, false
+	}
+	p = report{state: string(out[m[2]:m[3]]), code: -1, log: out[m[1]:]}
+	size, err := strconv.ParseInt(string(out[m[6]:m[7]]), 10, 64)
+	p.size = size
+	if rc := string(out[m[4]:m[5]]); err == nil && rc != "-" {
+		p.code, err = strconv.Atoi(rc)
+	}
+	return p, err == nil
 }
 
 // ended makes what the job's end means of the last report.
@@ -220,11 +228,27 @@ func (j *Job) ended(ctx context.Context, c *Client, p report) (Result, error) {
 	default:
 		return res, &JobLostError{Host: host, Cmd: j.label, ID: j.id, Gone: p.state == "gone", Output: j.out.end()}
 	}
-	_, _ = c.Run(ctx, Cmd{Args: []string{"rm", "-rf", wire.JobDir(j.id)}, User: j.user})
+	j.remove(ctx, c)
 	if p.code != 0 {
 		return res, &ExitError{Host: host, Cmd: j.label, Code: p.code, Took: res.Took, Output: j.out.end()}
 	}
 	return res, nil
+}
+
+// remove removes what is left of the job on the machine.
+func (j *Job) remove(ctx context.Context, c *Client) {
+	_, _ = c.Run(ctx, Cmd{Args: []string{"rm", "-rf", wire.JobDir(j.id)}, User: j.user})
+}
+
+// discard ends a job that nobody waits for any more, ctx having ended, and removes it.
+func (j *Job) discard(ctx context.Context, c *Client) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killGrace)
+	defer cancel()
+	if _, err := c.exec(ctx, wire.Kill, j.user, j.id); err != nil {
+		return err
+	}
+	j.remove(ctx, c)
+	return nil
 }
 
 func (j *Job) result(code int, cut bool) Result {
@@ -245,6 +269,7 @@ func (j *Job) Kill(ctx context.Context) error {
 		case err == nil:
 			return nil
 		case ctx.Err() == nil && c != nil && lostConn(c, err):
+			_ = sleep(ctx, pollMin)
 		default:
 			return fmt.Errorf("sshx: %s: kill job %s: %w", j.cfg.Name, j.id, j.cfg.redactErr(unhosted(j.cfg.Name, err)))
 		}
@@ -323,10 +348,8 @@ func (c *Client) runDetached(ctx context.Context, cmd Cmd) (Result, error) {
 	res, err := j.follow(ctx, nil, false)
 	switch {
 	case err != nil && ctx.Err() != nil:
-		kill, cancel := context.WithTimeout(context.WithoutCancel(ctx), killGrace)
-		defer cancel()
-		_, kerr := c.exec(kill, wire.Kill, j.user, j.id)
-		return res, &CanceledError{Host: c.cfg.Name, Cmd: j.label, Killed: kerr == nil, Took: res.Took, Output: j.out.end(), Cause: context.Cause(ctx)}
+		killed := j.discard(ctx, c) == nil
+		return res, &CanceledError{Host: c.cfg.Name, Cmd: j.label, Killed: killed, Took: res.Took, Output: j.out.end(), Cause: context.Cause(ctx)}
 	case err != nil && lostConn(c, err):
 		res.Disconnected = true
 		return res, nil

@@ -104,6 +104,27 @@ func TestJobIsFoundAgainAndKilled(t *testing.T) {
 	})
 }
 
+func TestJobsOfOneNameAreTwo(t *testing.T) {
+	t.Parallel()
+	onMachines(t, func(t *testing.T, m machine) {
+		c := dial(t, m)
+		dir := m.dir(t)
+		var jobs []*sshx.Job
+		for _, word := range []string{"one", "two"} {
+			j, err := c.Detach(t.Context(), sshx.Cmd{Name: "twin", Script: "while [ ! -e " + dir + "/go ]; do sleep 0.01; done; echo " + word})
+			require.NoError(t, err)
+			jobs = append(jobs, j)
+		}
+		require.NoError(t, jobs[1].Kill(t.Context()))
+		m.write(t, dir+"/go", "")
+		res, err := jobs[0].Wait(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, "one\n", string(res.Stdout))
+		_, err = jobs[1].Wait(t.Context())
+		require.ErrorContains(t, err, "exit status 143")
+	})
+}
+
 func TestJobWritesWhereItWasTold(t *testing.T) {
 	t.Parallel()
 	onMachines(t, func(t *testing.T, m machine) {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -118,6 +119,8 @@ func TestWhatKeepsACommandFromStarting(t *testing.T) {
 			`Cmd.Env["A"] has a NUL`:   {Args: []string{"a"}, Env: map[string]string{"A": "\x00"}},
 			"Script has DOS line ends": {Script: "#!/bin/sh\r\ntrue\r\n"},
 			"Stdin is for Args":        {Script: "cat", Stdin: strings.NewReader("")},
+			"an option of the shell":   {Args: []string{"-c", "true"}},
+			"WaitDelay is -1s":         {Args: []string{"a"}, WaitDelay: -time.Second},
 			"beginning with _sshx":     {Args: []string{"a"}, Env: map[string]string{"_sshx_t": ""}},
 		} {
 			_, err := c.Run(t.Context(), cmd)

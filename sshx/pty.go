@@ -1,7 +1,6 @@
 package sshx
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -13,10 +12,11 @@ import (
 // A PTY is a terminal for a command. Its zero value is an xterm of 80 columns and 24 rows.
 //
 // The terminal is as after "stty sane", but does not echo, and its output has no CRs added. Output
-// is merged. Cmd.Stdin is what is typed: it is sent once the command has started, in lines of at most
-// 4095 bytes, ^C and the like act, and its end is ^D. When the connection is lost the terminal hangs up, which ends
-// the command, also with Stdin. What is large should come as a file: of what is typed faster than it is read, OpenSSH's
-// server may claim an echo that is longer than its protocol allows, which ends the connection.
+// is merged. Cmd.Stdin is what is typed: it is sent once the command has started, in lines of at
+// most 4095 bytes, ^C and the like act, and its end is ^D. When the connection is lost the terminal
+// hangs up, which ends the command, also with Stdin. What is large should come as a file: of what
+// is typed faster than it is read, OpenSSH's server may claim an echo that is longer than its
+// protocol allows, which ends the connection.
 type PTY struct {
 	Term          string // $TERM; "" means xterm
 	Columns, Rows int    // 0 means 80 and 24
@@ -60,21 +60,6 @@ func (p PTY) validate(cmd Cmd) []error {
 		errs = append(errs, errors.New("Cmd.PTY.Term is not a word"))
 	}
 	return errs
-}
-
-// startCommand starts what the run is about, and returns when it may be sent its input.
-func (r *run) startCommand(ctx context.Context, s *session) error {
-	if p := r.cmd.PTY; p != nil {
-		if err := s.ask(ctx, "pty-req", p.request()); errors.Is(err, errRefused) {
-			return errNoPTY
-		} else if err != nil {
-			return err
-		}
-	}
-	if err := s.start(ctx, "exec", r.call.Command()); err != nil {
-		return err
-	}
-	return r.c.authorize(ctx, s, r.call.Prompt, r.cmd.PTY != nil)
 }
 
 var errNoPTY = errors.New("the machine gives out no terminals; look for PermitTTY in its sshd_config, and no-pty in authorized_keys")

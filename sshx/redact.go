@@ -69,11 +69,18 @@ func (e *redacted) Unwrap() error { return e.err }
 // back only what may yet become one.
 type redactor struct {
 	w       io.Writer
-	secrets []string // longest first
+	secrets []string  // longest first
+	first   [256]bool // bytes that they begin with
 	held    []byte
 }
 
-func newRedactor(w io.Writer, secrets []string) *redactor { return &redactor{w: w, secrets: secrets} }
+func newRedactor(w io.Writer, secrets []string) *redactor {
+	r := &redactor{w: w, secrets: secrets}
+	for _, s := range secrets {
+		r.first[s[0]] = true
+	}
+	return r
+}
 
 func (r *redactor) Write(p []byte) (int, error) {
 	if len(r.secrets) == 0 {
@@ -124,11 +131,10 @@ func (r *redactor) scan(data []byte, last bool) (out, rest []byte) {
 
 // next returns how many bytes of data cannot begin a secret.
 func (r *redactor) next(data []byte) int {
-	n := len(data)
-	for _, s := range r.secrets {
-		if i := bytes.IndexByte(data[:n], s[0]); i >= 0 {
-			n = i
+	for n, b := range data {
+		if r.first[b] {
+			return n
 		}
 	}
-	return n
+	return len(data)
 }

@@ -33,10 +33,13 @@ type exitStatus struct {
 // A Client has its own, for tests.
 const refusedFor = 5 * time.Second
 
-// open opens a session. It waits for its turn among the connection's sessions, and tries again when the
-// machine refuses: it frees the place of a session only some time after it has ended, and may
+// open opens a session. It waits for its turn among the connection's sessions, and tries again when
+// the machine refuses: it frees the place of a session only some time after it has ended, and may
 // allow fewer than we think.
 func (c *Client) open(ctx context.Context) (*session, error) {
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("sshx: %s: open session: %w", c.cfg.Name, context.Cause(ctx))
+	}
 	select {
 	case c.gate <- struct{}{}:
 	case <-c.done:
@@ -258,7 +261,7 @@ func (s *session) request(r *ssh.Request) {
 	}
 }
 
-// ended takes the exit status. Should there be two, the first counts. It is called by one goroutine.
+// ended takes the exit status; should there be two, the first. It is called by one goroutine.
 func (s *session) ended(st exitStatus) {
 	if !s.hasExited() {
 		s.status = st

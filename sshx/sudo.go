@@ -50,7 +50,7 @@ func (c *Client) authorize(ctx context.Context, s *session, prompt string, termi
 	if !errors.Is(err, io.EOF) {
 		return d.refusal(c.cfg, err)
 	}
-	// The end of the stream is that of sudo, or of the connection, whose end is known a moment later.
+	// The end of the stream is that of sudo, or of the connection, which is known a moment later.
 	select {
 	case <-s.exited:
 	case <-s.closed:
@@ -80,8 +80,8 @@ type dialogue struct {
 }
 
 // run reads what is said, byte by byte, since what follows wire.ReadyLine is the command's, and
-// sends the password when asked. It returns nil when the command starts, and errPassword when it is asked again, which
-// is what a wrong password comes to; more would only lock the account.
+// sends the password when asked. It returns nil when the command starts, and errPassword when it is
+// asked again, which is what a wrong password comes to; more would only lock the account.
 func (d *dialogue) run(said io.Reader, answer io.Writer, prompt, password string) error {
 	asked := false
 	b := make([]byte, 1)
@@ -103,7 +103,7 @@ func (d *dialogue) run(said io.Reader, answer io.Writer, prompt, password string
 	}
 }
 
-// add takes a byte, and reports whether it completes the prompt, which it takes off, or wire.ReadyLine.
+// add takes a byte, and reports whether it completes wire.ReadyLine, or the prompt, which it removes.
 func (d *dialogue) add(b byte, prompt string) (prompted, ready bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -39,7 +39,9 @@ func asOps(password string) func(*sshx.Config) {
 
 func TestSudoIsToldItsPassword(t *testing.T) {
 	t.Parallel()
-	for name, sudoers := range map[string]string{"asked": "ops ALL=(ALL) ALL", "not asked": "ops ALL=(ALL) NOPASSWD: ALL"} {
+	for name, sudoers := range map[string]string{
+		"asked": "ops ALL=(ALL) ALL", "not asked": "ops ALL=(ALL) NOPASSWD: ALL", "use_pty": "Defaults use_pty\nops ALL=(ALL) ALL",
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			onOps(t, sudoers, func(t *testing.T, m machine) {

@@ -20,7 +20,8 @@ type Env struct {
 	// Template is the inventory path of a VM template whose guest has tools, gets an address by
 	// itself and shuts down when asked.
 	Template string
-	// Set is the name of the suite's set, and begins those of its others; "" makes one up. No VM may be in it.
+	// Set is the name of the suite's set, and begins those of its others; "" makes one up. No VM may
+	// be in it.
 	Set string
 	// Timeout bounds each case; 0 means 15 minutes.
 	Timeout time.Duration
@@ -32,7 +33,8 @@ type Env struct {
 	// Lose makes the hypervisor's next answer to the operation on the VM of that name be lost on
 	// the way, after the operation took effect. nil skips the cases that need it.
 	Lose func(t pool.T, op Operation, vm string)
-	// WrongPassword returns a provider with a user's name and a password, which are not valid together.
+	// WrongPassword returns a provider with a user's name and a password, which are not valid
+	// together.
 	WrongPassword func(t pool.T) (p pool.Provider, user, password string)
 	// ReadOnly returns a provider whose user may see everything and change nothing, while t lasts.
 	ReadOnly func(t pool.T) pool.Provider
@@ -63,7 +65,7 @@ type Case struct {
 // Cases returns all promises.
 func Cases() []Case {
 	var all []Case
-	for _, group := range [][]Case{listing, cloning, power, cables, snapshots, running, changes, preflight, endings, lost} {
+	for _, group := range [][]Case{listing, cloning, power, cables, snapshots, running, changes, preflight, books, endings, lost} {
 		all = append(all, group...)
 	}
 	return all
@@ -102,7 +104,8 @@ type Suite struct {
 	golden, snapshot string // IDs, "" until made
 }
 
-// NewSuite returns a Suite that sets up and looks with base. When t ends, all that is left in its sets is removed.
+// NewSuite returns a Suite that sets up and looks with base. When t ends, all that is left in its
+// sets is removed.
 func NewSuite(t pool.T, base pool.Provider, env Env) *Suite {
 	t.Helper()
 	require.NotEmpty(t, env.Template, "Env.Template")
@@ -126,6 +129,7 @@ func NewSuite(t pool.T, base pool.Provider, env Env) *Suite {
 		for _, set := range []string{s.env.Set, s.other()} {
 			s.sweep(ctx, t, set)
 		}
+		s.burn(ctx, t)
 	})
 	return s
 }

@@ -86,8 +86,12 @@ func cmdDu(_ context.Context, p *Proc) int {
 		var sum int64
 		err := v.tree(p.Path(name), true, func(f string) error {
 			i, err := v.lstat(f)
-			if err == nil {
+			switch {
+			case err != nil:
+			case o.has("-b"):
 				sum += i.size
+			case i.IsDir() || i.mode.IsRegular():
+				sum += (i.size + 4095) >> 12 << 12
 			}
 			return err
 		})

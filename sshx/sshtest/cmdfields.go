@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,18 +23,21 @@ func parseRanges(s string) (in func(int) bool, err error) {
 		sp := span{1, 1 << 30}
 		if lo != "" {
 			if sp.lo, err = strconv.Atoi(lo); err != nil {
-				return nil, err
+				return nil, fmt.Errorf("invalid field value '%s'", lo)
 			}
 		}
 		if !dash {
 			sp.hi = sp.lo
 		} else if hi != "" {
 			if sp.hi, err = strconv.Atoi(hi); err != nil {
-				return nil, err
+				return nil, fmt.Errorf("invalid field value '%s'", hi)
 			}
 		}
 		if sp.lo < 1 || part == "-" {
-			return nil, strconv.ErrRange
+			return nil, errors.New("fields are numbered from 1")
+		}
+		if sp.hi < sp.lo {
+			return nil, errors.New("invalid decreasing range")
 		}
 		spans = append(spans, sp)
 	}
@@ -47,26 +51,43 @@ func cmdCut(ctx context.Context, p *Proc) int {
 	if !ok {
 		return exitNotSimulated
 	}
-	list := cmp.Or(o.set["-f"], o.set["--fields"], o.set["-c"], o.set["-b"])
-	in, err := parseRanges(list)
+	var lists []string
+	for _, x := range o.list {
+		if slices.Contains([]string{"-f", "--fields", "-c", "-b"}, x[0]) {
+			lists = append(lists, x[1])
+		}
+	}
+	byChar := o.has("-c", "-b")
+	switch {
+	case len(lists) == 0:
+		return p.Fail(1, "you must specify a list of bytes, characters, or fields")
+	case len(lists) > 1:
+		return p.Fail(1, "only one list may be specified")
+	case byChar && o.has("-d", "--delimiter"):
+		return p.Fail(1, "an input delimiter may be specified only when operating on fields")
+	case byChar && o.has("-s", "--only-delimited"):
+		return p.Fail(1, "suppressing non-delimited lines makes sense\n\tonly when operating on fields")
+	}
+	in, err := parseRanges(lists[0])
 	if err != nil {
-		return p.Fail(1, "invalid field value '%s'", list)
+		return p.Fail(1, "%v", err)
 	}
 	sep := cmp.Or(o.set["-d"], o.set["--delimiter"], "\t")
-	if len([]rune(sep)) != 1 {
+	if len(sep) != 1 {
 		return p.Fail(1, "the delimiter must be a single character")
 	}
 	join, ok := o.set["--output-delimiter"]
 	if !ok {
 		join = sep
 	}
-	byChar := o.has("-c", "-b")
 	return p.texts(ctx, o.args, func(_, text string) error {
 		var b strings.Builder
 		for _, l := range lines(text) {
 			var parts []string
 			if byChar {
-				parts = strings.Split(l, "")
+				for i := range len(l) { // of bytes, -c too
+					parts = append(parts, l[i:i+1])
+				}
 				join = o.set["--output-delimiter"]
 			} else if parts = strings.Split(l, sep); len(parts) == 1 {
 				if !o.has("-s", "--only-delimited") {
@@ -87,11 +108,24 @@ func cmdCut(ctx context.Context, p *Proc) int {
 	})
 }
 
+var trEscape = regexp.MustCompile(`\\([0-7]{1,3}|.)`)
+
 // trSet expands a set of tr: ranges, classes, escapes.
 func trSet(s string) ([]byte, error) {
-	s = strings.NewReplacer(`\n`, "\n", `\t`, "\t", `\r`, "\r", `\0`, "\x00", `\\`, `\`).Replace(s)
+	s = trEscape.ReplaceAllStringFunc(s, func(e string) string {
+		if n, err := strconv.ParseUint(e[1:], 8, 8); err == nil {
+			return string([]byte{byte(n)})
+		}
+		if i := strings.IndexByte("abfnrtv", e[1]); i >= 0 {
+			return "\a\b\f\n\r\t\v"[i : i+1]
+		}
+		return e[1:]
+	})
 	var out []byte
 	for i := 0; i < len(s); i++ {
+		if n := strings.Index(s[i:], "*"); s[i] == '[' && n == 2 && strings.Contains(s[i+n:], "]") || strings.HasPrefix(s[i:], "[=") {
+			return nil, &notSimulated{what: s[i:]}
+		}
 		if strings.HasPrefix(s[i:], "[:") {
 			end := strings.Index(s[i:], ":]")
 			if end < 0 {
@@ -109,7 +143,10 @@ func trSet(s string) ([]byte, error) {
 			i += end + 1
 			continue
 		}
-		if i+2 < len(s) && s[i+1] == '-' && s[i] <= s[i+2] {
+		if i+2 < len(s) && s[i+1] == '-' {
+			if s[i] > s[i+2] {
+				return nil, fmt.Errorf("range-endpoints of '%s' are in reverse collating sequence order", s[i:i+3])
+			}
 			for c := int(s[i]); c <= int(s[i+2]); c++ {
 				out = append(out, byte(c))
 			}
@@ -126,19 +163,27 @@ func cmdTr(ctx context.Context, p *Proc) int {
 	if !ok {
 		return exitNotSimulated
 	}
-	if len(o.args) == 0 || len(o.args) > 2 {
+	if len(o.args) == 0 {
 		return p.missing()
 	}
-	from, err := trSet(o.args[0])
-	if err != nil {
-		return p.Fail(1, "%v", err)
+	most := 2
+	if o.has("-d", "--delete") && !o.has("-s", "--squeeze-repeats") {
+		most = 1
 	}
-	var to []byte
-	if len(o.args) == 2 {
-		if to, err = trSet(o.args[1]); err != nil {
+	if len(o.args) > most {
+		return p.Fail(1, "extra operand '%s'", o.args[most])
+	}
+	var sets [2][]byte
+	for i, a := range o.args {
+		var err error
+		if sets[i], err = trSet(a); err != nil {
+			if ns, ok := errors.AsType[*notSimulated](err); ok {
+				return p.NotSimulated(ns.what)
+			}
 			return p.Fail(1, "%v", err)
 		}
 	}
+	from, to := sets[0], sets[1]
 	if o.has("-c", "-C", "--complement") {
 		var rest []byte
 		for c := range 256 {
@@ -237,6 +282,8 @@ func cmdSeq(ctx context.Context, p *Proc) int {
 	args := p.Args[1:]
 	for len(args) > 0 {
 		switch {
+		case args[0] == "-w" || args[0] == "-f":
+			return p.NotSimulated(args[0])
 		case args[0] == "-s" && len(args) > 1:
 			sep, args = args[1], args[1:]
 		case strings.HasPrefix(args[0], "-s"):
@@ -258,8 +305,10 @@ func cmdSeq(ctx context.Context, p *Proc) int {
 		first, last = n[0], n[1]
 	case 3:
 		first, step, last = n[0], n[1], n[2]
-	default:
+	case 0:
 		return p.missing()
+	default:
+		return p.Fail(1, "extra operand '%d'", n[3])
 	}
 	if step == 0 {
 		return p.Fail(1, "invalid Zero increment value: '0'")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path"
 	"strconv"
@@ -17,12 +18,12 @@ import (
 // fileCommands make, move and remove files:
 //
 //	cat [-n -u] [FILE...]
-//	cp [-a -d -f -p -r -R -v -n -T] [--preserve[=...]] [-t DIR] FROM... TO
+//	cp [-a -d -f -p -r -R -v -n -T] [--preserve[=mode,ownership,timestamps]] [-t DIR] FROM... TO, -v not with -r
 //	mv [-f -n -v -T] [-t DIR] FROM... TO
-//	rm [-f -r -R -d -v] FILE...
-//	mkdir [-p -v] [-m MODE] DIR...
-//	rmdir DIR...
-//	ln [-s -f -n -T -v] TARGET... LINK
+//	rm [-f -r -R -d -v] FILE..., -v not with -r
+//	mkdir [-p] [-m MODE] DIR...
+//	rmdir [--ignore-fail-on-non-empty] DIR...
+//	ln [-s -f -n -T] [-t DIR] TARGET... LINK
 //	touch [-c -a -m] [-r FILE] [-d DATE|@SECONDS] FILE...
 //	install [-d -D -p -v] [-m MODE] [-o USER] [-g GROUP] FROM... TO
 //	mktemp [-d -q -u] [-t] [-p DIR] [TEMPLATE]
@@ -106,138 +107,6 @@ func numberLines(p *Proc, r io.Reader, line int) (int, error) {
 	return line, err
 }
 
-// targets finds where each of several sources goes: to a directory, or to a name. -t and -T are known.
-func (p *Proc) targets(o *options) (pairs [][2]string, code int) {
-	from, to := o.args, ""
-	if dir, ok := o.set["-t"]; ok {
-		to = dir
-	} else if len(from) > 0 {
-		from, to = from[:len(from)-1], from[len(from)-1]
-	}
-	if len(from) == 0 {
-		if to == "" {
-			return nil, p.Fail(1, "missing file operand")
-		}
-		return nil, p.Fail(1, "missing destination file operand after '%s'", to)
-	}
-	i, err := p.view().stat(p.Path(to))
-	if err == nil && i.IsDir() && !o.has("-T") {
-		for _, f := range from {
-			pairs = append(pairs, [2]string{f, path.Join(to, path.Base(f))})
-		}
-		return pairs, 0
-	}
-	if len(from) > 1 || o.has("-t") {
-		return nil, p.Fail(1, "target '%s' is not a directory", to)
-	}
-	return [][2]string{{from[0], to}}, 0
-}
-
-func cmdCp(_ context.Context, p *Proc) int {
-	o, ok := p.options("-a -d -f -p -r -R -v -n -T -t: --preserve --preserve= --no-preserve= --force --recursive")
-	if !ok {
-		return exitNotSimulated
-	}
-	pairs, code := p.targets(o)
-	for _, x := range pairs {
-		if o.has("-n") {
-			if _, err := p.view().lstat(p.Path(x[1])); err == nil {
-				continue
-			}
-		}
-		c := copier{v: p.view(), tree: o.has("-a", "-r", "-R", "--recursive"), keep: o.has("-a", "-p", "--preserve"), links: o.has("-a", "-d", "-r", "-R")}
-		if err := c.copy(p.Path(x[0]), p.Path(x[1]), true); err != nil {
-			code = p.Fail(1, "cannot copy '%s' to '%s': %s", x[0], x[1], reason(err))
-		} else if o.has("-v") {
-			fmt.Fprintf(p.Stdout, "'%s' -> '%s'\n", x[0], x[1])
-		}
-	}
-	return code
-}
-
-// A copier copies files and trees.
-type copier struct {
-	v     view
-	tree  bool
-	keep  bool // mode, owner and time
-	links bool // symbolic links stay links
-}
-
-func (c copier) copy(from, to string, top bool) error {
-	i, err := c.v.stat(from)
-	if c.links && (!top || c.keep) {
-		i, err = c.v.lstat(from)
-	}
-	if err != nil {
-		return err
-	}
-	if j, err := c.v.stat(to); err == nil && j.ino == i.ino && i.mode&fs.ModeSymlink == 0 {
-		return errors.New("are the same file")
-	}
-	switch {
-	case i.mode&fs.ModeSymlink != 0:
-		target, err := c.v.readlink(from)
-		if err != nil {
-			return err
-		}
-		_ = c.v.remove(to)
-		return c.v.symlink(target, to)
-	case i.IsDir():
-		if !c.tree {
-			return errors.New("-r not specified; omitting directory")
-		}
-		if strings.HasPrefix(to+"/", strings.TrimSuffix(from, "/")+"/") {
-			return errors.New("cannot copy a directory into itself")
-		}
-		if err := c.v.mkdir(to, i.mode|0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-		list, err := c.v.readDir(from)
-		if err != nil {
-			return err
-		}
-		for _, e := range list {
-			if err := c.copy(path.Join(from, e.Name()), path.Join(to, e.Name()), false); err != nil {
-				return err
-			}
-		}
-	default:
-		data, err := c.v.readFile(from)
-		if err != nil {
-			return err
-		}
-		if err := c.v.writeFile(to, data, i.mode); err != nil {
-			return err
-		}
-	}
-	if !c.keep {
-		return nil
-	}
-	if c.v.uid == 0 {
-		_ = c.v.chown(to, i.uid, i.gid, false)
-	}
-	return errors.Join(c.v.chmod(to, i.mode), c.v.chtimes(to, i.mtime))
-}
-
-func cmdMv(_ context.Context, p *Proc) int {
-	o, ok := p.options("-f -n -v -T -t: --force")
-	if !ok {
-		return exitNotSimulated
-	}
-	pairs, code := p.targets(o)
-	for _, x := range pairs {
-		if _, err := p.view().lstat(p.Path(x[1])); err == nil && o.has("-n") {
-			continue
-		}
-		if err := p.view().rename(p.Path(x[0]), p.Path(x[1])); err != nil {
-			code = p.Fail(1, "cannot move '%s' to '%s': %s", x[0], x[1], reason(err))
-		} else if o.has("-v") {
-			fmt.Fprintf(p.Stdout, "renamed '%s' -> '%s'\n", x[0], x[1])
-		}
-	}
-	return code
-}
-
 func cmdRm(_ context.Context, p *Proc) int {
 	o, ok := p.options("-f -r -R -d -v --force --recursive")
 	if !ok {
@@ -247,16 +116,25 @@ func cmdRm(_ context.Context, p *Proc) int {
 	if len(o.args) == 0 && !force {
 		return p.missing()
 	}
+	if tree && o.has("-v") {
+		return p.NotSimulated("-v with -r")
+	}
 	code := 0
 	for _, name := range o.args {
 		full := p.Path(name)
+		if path.Clean(full) == "/" {
+			code = p.Fail(1, "it is dangerous to operate recursively on '/'")
+			continue
+		}
+		if base := path.Base(strings.TrimRight(name, "/")); tree && name != "" && (base == "." || base == "..") {
+			code = p.Fail(1, "refusing to remove '.' or '..' directory: skipping '%s'", name)
+			continue
+		}
 		i, err := p.view().lstat(strings.TrimRight(full, "/"))
 		switch {
-		case isNotExist(err) && force || name == "" && force:
+		case (isNotExist(err) || errors.Is(err, syscall.ENOTDIR) || name == "") && force:
 			continue
 		case err != nil:
-		case path.Clean(full) == "/":
-			err = errors.New("it is dangerous to operate recursively on '/'")
 		case i.IsDir() && !tree && !o.has("-d"):
 			err = syscall.EISDIR
 		case tree:
@@ -274,9 +152,13 @@ func cmdRm(_ context.Context, p *Proc) int {
 }
 
 func cmdMkdir(_ context.Context, p *Proc) int {
-	o, ok := p.options("-p -v -m: --parents --mode=")
+	o, ok := p.options("-p -m: --parents --mode=")
 	if !ok {
 		return exitNotSimulated
+	}
+	m, given := o.set["-m"]
+	if long, ok := o.set["--mode"]; ok {
+		m, given = long, true
 	}
 	if len(o.args) == 0 {
 		return p.missing()
@@ -285,12 +167,12 @@ func cmdMkdir(_ context.Context, p *Proc) int {
 	for _, name := range o.args {
 		var err error
 		_, missing := p.view().lstat(p.Path(name))
-		if o.has("-p", "--parents") {
+		if o.has("-p", "--parents") && name != "" {
 			err = p.view().mkdirAll(p.Path(name), 0o777)
 		} else {
 			err = p.view().mkdir(p.Path(name), 0o777)
 		}
-		if m, ok := o.set["-m"]; ok && err == nil && missing != nil {
+		if given && err == nil && missing != nil {
 			var mode fs.FileMode
 			if mode, err = parseMode(m, fs.ModeDir|0o777&^fileModeOf(p.umask), p.umask); err == nil {
 				err = p.view().chmod(p.Path(name), mode)
@@ -307,6 +189,9 @@ func cmdRmdir(_ context.Context, p *Proc) int {
 	o, ok := p.options("--ignore-fail-on-non-empty")
 	if !ok {
 		return exitNotSimulated
+	}
+	if len(o.args) == 0 {
+		return p.missing()
 	}
 	code := 0
 	for _, name := range o.args {
@@ -328,11 +213,11 @@ func cmdRmdir(_ context.Context, p *Proc) int {
 }
 
 func cmdLn(_ context.Context, p *Proc) int {
-	o, ok := p.options("-s -f -n -T -v --symbolic --force --no-dereference -t:")
+	o, ok := p.options("-s -f -n -T --symbolic --force --no-dereference -t:")
 	if !ok {
 		return exitNotSimulated
 	}
-	if len(o.args) == 1 {
+	if len(o.args) == 1 && !o.has("-t", "-T") {
 		o.args = append(o.args, path.Base(o.args[0]))
 	}
 	if i, err := p.view().lstat(p.Path(lastOf(o.args))); err == nil && i.mode&fs.ModeSymlink != 0 && o.has("-n", "--no-dereference") {
@@ -341,6 +226,10 @@ func cmdLn(_ context.Context, p *Proc) int {
 	pairs, code := p.targets(o)
 	for _, x := range pairs {
 		to := p.Path(x[1])
+		if to == p.Path(x[0]) && o.has("-f", "--force") {
+			code = p.Fail(1, "'%s' and '%s' are the same file", x[0], x[1])
+			continue
+		}
 		if o.has("-f", "--force") {
 			if i, err := p.view().lstat(to); err == nil && !i.IsDir() {
 				_ = p.view().remove(to)
@@ -371,6 +260,14 @@ func cmdTouch(_ context.Context, p *Proc) int {
 	if !ok {
 		return exitNotSimulated
 	}
+	if len(o.args) == 0 {
+		return p.Fail(1, "missing file operand")
+	}
+	for long, short := range map[string]string{"--reference": "-r", "--date": "-d"} {
+		if v, ok := o.set[long]; ok {
+			o.set[short] = v
+		}
+	}
 	at := p.Host.Clock()
 	if ref, ok := o.set["-r"]; ok {
 		i, err := p.view().stat(p.Path(ref))
@@ -397,7 +294,7 @@ func cmdTouch(_ context.Context, p *Proc) int {
 				_ = f.Close()
 			}
 		}
-		if err == nil {
+		if err == nil && (!o.has("-a") || o.has("-m")) { // access times are not kept
 			err = p.view().chtimes(p.Path(name), at)
 		}
 		if err != nil {
@@ -409,12 +306,13 @@ func cmdTouch(_ context.Context, p *Proc) int {
 
 // parseDate understands @SECONDS, RFC 3339 and its parts, "now".
 func parseDate(s string, now time.Time) (time.Time, error) {
-	if s == "now" || s == "" {
+	if s == "now" {
 		return now, nil
 	}
 	if n, ok := strings.CutPrefix(s, "@"); ok {
 		sec, err := strconv.ParseFloat(n, 64)
-		return time.Unix(0, int64(sec*1e9)), err
+		whole, part := math.Modf(sec)
+		return time.Unix(int64(whole), int64(part*1e9)), err
 	}
 	var err error
 	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02 15:04", "2006-01-02", "2006-01-02 15:04:05 MST"} {

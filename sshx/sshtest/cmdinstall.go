@@ -13,7 +13,7 @@ import (
 )
 
 func cmdInstall(_ context.Context, p *Proc) int {
-	o, ok := p.options("-d -D -p -v -m: -o: -g: --mode= --owner= --group= --directory -t: -T")
+	o, ok := p.options("-d -D -p -m: -o: -g: --mode= --owner= --group= --directory -t: -T")
 	if !ok {
 		return exitNotSimulated
 	}
@@ -53,6 +53,12 @@ func cmdInstall(_ context.Context, p *Proc) int {
 	}
 	pairs, code := p.targets(o)
 	for _, x := range pairs {
+		if i, err := p.view().stat(p.Path(x[0])); err == nil {
+			if j, err := p.view().stat(p.Path(x[1])); err == nil && i.ino == j.ino {
+				code = p.Fail(1, "'%s' and '%s' are the same file", x[0], x[1])
+				continue
+			}
+		}
 		var data []byte
 		r, err := p.input(strings.Replace(x[0], "/dev/stdin", "-", 1))
 		if err == nil {
@@ -65,6 +71,9 @@ func cmdInstall(_ context.Context, p *Proc) int {
 		}
 		if err == nil {
 			err = finish(x[1])
+		}
+		if i, err2 := p.view().stat(p.Path(x[0])); err == nil && err2 == nil && o.has("-p") {
+			err = p.view().chtimes(p.Path(x[1]), i.mtime)
 		}
 		if err != nil {
 			code = p.Fail(1, "cannot install '%s' as '%s': %s", x[0], x[1], reason(err))
@@ -103,6 +112,9 @@ func cmdMktemp(_ context.Context, p *Proc) int {
 	if !ok {
 		return exitNotSimulated
 	}
+	if len(o.args) > 1 {
+		return p.Fail(1, "too many templates")
+	}
 	dir := orDefault(p.Env["TMPDIR"], "/tmp")
 	for _, n := range []string{"-p", "--tmpdir"} {
 		if d := o.set[n]; d != "" {
@@ -116,13 +128,17 @@ func cmdMktemp(_ context.Context, p *Proc) int {
 			template = strings.TrimSuffix(dir, "/") + "/" + template
 		}
 	}
+	suffix := o.set["--suffix"]
+	if i := strings.LastIndexByte(template, 'X'); i >= 0 && suffix == "" && !strings.Contains(template[i:], "/") {
+		template, suffix = template[:i+1], template[i+1:]
+	}
 	stem := strings.TrimRight(template, "X")
 	n := len(template) - len(stem)
 	if n < 3 {
 		return p.Fail(1, "too few X's in template '%s'", template)
 	}
 	for range 100 {
-		name := stem + rand.Text()[:n%26] + strings.Repeat("X", n-n%26) + o.set["--suffix"]
+		name := stem + rand.Text()[:n%26] + strings.Repeat("X", n-n%26) + suffix
 		var err error
 		if o.has("-d", "--directory") {
 			err = p.view().mkdir(p.Path(name), 0o700)
@@ -150,13 +166,25 @@ func cmdMktemp(_ context.Context, p *Proc) int {
 	return p.Fail(1, "failed to create file via template '%s': File exists", template)
 }
 
-// size parses 10, 4k, 1M, 1MiB, 2G.
+// parseSize parses 10, 4k, 1M, 1MiB, 2G, of which each is 1024 times the one before, and 1kB, 1MB,
+// 1GB: 1000 times.
 func parseSize(s string) (int64, error) {
+	t, base := strings.TrimSuffix(s, "iB"), int64(1024)
+	if t == s {
+		if t = strings.TrimSuffix(s, "B"); t != s {
+			base = 1000
+		}
+	}
 	unit := int64(1)
-	t := strings.TrimSuffix(strings.TrimSuffix(s, "iB"), "B")
 	if t != "" {
-		if i := strings.IndexByte("kmgt", strings.ToLower(t[len(t)-1:])[0]); i >= 0 {
-			unit = 1 << (10 * (i + 1))
+		i := strings.IndexByte("kmgt", strings.ToLower(t[len(t)-1:])[0])
+		if i < 0 && t != s {
+			return 0, strconv.ErrSyntax
+		}
+		for range i + 1 {
+			unit *= base
+		}
+		if i >= 0 {
 			t = t[:len(t)-1]
 		}
 	}
@@ -171,8 +199,11 @@ func cmdTruncate(_ context.Context, p *Proc) int {
 	}
 	arg := orDefault(o.set["-s"], o.set["--size"])
 	size, err := parseSize(arg)
-	if err != nil {
+	if err != nil || strings.HasPrefix(arg, "+") || strings.HasPrefix(arg, "-") {
 		return p.NotSimulated("-s " + arg)
+	}
+	if len(o.args) == 0 {
+		return p.missing()
 	}
 	for _, name := range o.args {
 		flag := os.O_WRONLY | os.O_CREATE
@@ -209,7 +240,9 @@ func cmdDd(ctx context.Context, p *Proc) int {
 		case "count":
 			count, err = parseSize(v)
 		case "status":
-			quiet = v == "none"
+			if quiet = v == "none"; !quiet {
+				return p.NotSimulated(a)
+			}
 		case "conv":
 			if v != "fsync" && v != "fdatasync" {
 				return p.NotSimulated(a)
@@ -217,7 +250,7 @@ func cmdDd(ctx context.Context, p *Proc) int {
 		default:
 			return p.NotSimulated(a)
 		}
-		if err != nil {
+		if err != nil || k == "bs" && bs <= 0 {
 			return p.Fail(1, "invalid number: '%s'", v)
 		}
 	}

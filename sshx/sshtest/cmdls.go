@@ -8,12 +8,16 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 func cmdLs(_ context.Context, p *Proc) int {
-	o, ok := p.options("-1 -a -A -d -l -n -t -r -h -L --color=")
+	o, ok := p.options("-1 -a -A -d -l -n -t -r --color=")
 	if !ok {
 		return exitNotSimulated
+	}
+	if when := o.set["--color"]; when != "" && when != "never" && when != "auto" {
+		return p.NotSimulated("--color=" + when)
 	}
 	if len(o.args) == 0 {
 		o.args = []string{"."}
@@ -35,18 +39,24 @@ func cmdLs(_ context.Context, p *Proc) int {
 			files = append(files, name)
 		}
 	}
-	print := func(dir string, names []string) {
+	print := func(dir string, names []string, total bool) {
 		var infos []*fileInfo
 		for _, n := range names {
-			if i, err := v.lstat(path.Join(p.Path(dir), n)); err == nil {
-				i.name = n
-				infos = append(infos, i)
-			} else if path.IsAbs(n) {
-				if i, err := v.lstat(n); err == nil {
-					i.name = n
-					infos = append(infos, i)
-				}
+			full := path.Join(p.Path(dir), n)
+			if path.IsAbs(n) {
+				full = n
 			}
+			i, err := v.lstat(full)
+			switch {
+			case err == nil:
+				i.name = n
+			case o.has("-l", "-n", "-t"):
+				code = max(code, p.Fail(1, "cannot access '%s': %s", n, reason(err)))
+				continue
+			default: // a name is all that it shows
+				i = &fileInfo{name: n}
+			}
+			infos = append(infos, i)
 		}
 		if o.has("-t") {
 			slices.SortStableFunc(infos, func(a, b *fileInfo) int { return b.mtime.Compare(a.mtime) })
@@ -54,26 +64,50 @@ func cmdLs(_ context.Context, p *Proc) int {
 		if o.has("-r") {
 			slices.Reverse(infos)
 		}
-		for _, i := range infos {
-			if !o.has("-l", "-n") {
+		if !o.has("-l", "-n") {
+			for _, i := range infos {
 				fmt.Fprintln(p.Stdout, i.name)
-				continue
+			}
+			return
+		}
+		var rows [][]string
+		var width [4]int
+		blocks := int64(0)
+		for _, i := range infos {
+			if i.mode&fs.ModeSymlink == 0 {
+				blocks += (i.size + 4095) / 4096 * 4
 			}
 			own := i.owner()
 			if o.has("-n") {
 				own.User, own.Group = strconv.Itoa(i.uid), strconv.Itoa(i.gid)
 			}
+			row := []string{strconv.Itoa(i.nlink), own.User, own.Group, strconv.FormatInt(i.size, 10)}
+			for k, cell := range row {
+				width[k] = max(width[k], len(cell))
+			}
+			rows = append(rows, row)
+		}
+		if total {
+			fmt.Fprintln(p.Stdout, "total", blocks)
+		}
+		for n, i := range infos {
 			arrow := ""
 			if i.mode&fs.ModeSymlink != 0 {
 				target, _ := v.readlink(path.Join(p.Path(dir), i.name))
 				arrow = " -> " + target
 			}
-			fmt.Fprintf(p.Stdout, "%s %d %s %s %d %s %s%s\n", modeString(i.mode), i.nlink, own.User, own.Group, i.size, i.mtime.UTC().Format("Jan _2 15:04"), i.name, arrow)
+			layout := "Jan _2 15:04"
+			if age := p.Host.Clock().Sub(i.mtime); age < 0 || age > 365*24*time.Hour/2 {
+				layout = "Jan _2  2006"
+			}
+			r := rows[n]
+			fmt.Fprintf(p.Stdout, "%s %*s %-*s %-*s %*s %s %s%s\n", modeString(i.mode), width[0], r[0], width[1], r[1], width[2], r[2],
+				width[3], r[3], i.mtime.In(p.zone(false)).Format(layout), i.name, arrow)
 		}
 	}
 	slices.Sort(files)
 	slices.Sort(dirs)
-	print(".", files)
+	print(".", files, false)
 	for n, dir := range dirs {
 		list, err := v.readDir(p.Path(dir))
 		if err != nil {
@@ -95,7 +129,7 @@ func cmdLs(_ context.Context, p *Proc) int {
 				names = append(names, e.Name())
 			}
 		}
-		print(dir, names)
+		print(dir, names, true)
 	}
 	return code
 }
@@ -156,6 +190,9 @@ func cmdStat(_ context.Context, p *Proc) int {
 	if format == "\n" {
 		return p.NotSimulated("output without -c")
 	}
+	if len(o.args) == 0 {
+		return p.missing()
+	}
 	code := 0
 	for _, name := range o.args {
 		i, err := p.view().lstat(p.Path(name))
@@ -166,7 +203,12 @@ func cmdStat(_ context.Context, p *Proc) int {
 			code = p.Fail(1, "cannot statx '%s': %s", name, reason(err))
 			continue
 		}
-		text, bad := formatStat(format, name, i)
+		link := ""
+		if i.mode&fs.ModeSymlink != 0 {
+			target, _ := p.view().readlink(p.Path(name))
+			link = " -> '" + target + "'"
+		}
+		text, bad := formatStat(format, name, link, i)
 		if bad != "" {
 			return p.NotSimulated(bad)
 		}
@@ -175,7 +217,7 @@ func cmdStat(_ context.Context, p *Proc) int {
 	return code
 }
 
-func formatStat(format, name string, i *fileInfo) (text, bad string) {
+func formatStat(format, name, link string, i *fileInfo) (text, bad string) {
 	var b strings.Builder
 	own := i.owner()
 	for n := 0; n < len(format); n++ {
@@ -202,10 +244,10 @@ func formatStat(format, name string, i *fileInfo) (text, bad string) {
 		case 'n':
 			b.WriteString(name)
 		case 'N':
-			b.WriteString("'" + name + "'")
+			b.WriteString("'" + name + "'" + link)
 		case 'F':
 			b.WriteString(fileKind(i))
-		case 'Y', 'X', 'Z':
+		case 'Y':
 			fmt.Fprint(&b, i.mtime.Unix())
 		case 'y':
 			b.WriteString(i.mtime.UTC().Format("2006-01-02 15:04:05.000000000 -0700"))

@@ -1,6 +1,7 @@
 package sshtest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io/fs"
@@ -8,15 +9,16 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // modeCommands look at files, and at what is around them:
 //
 //	ls [-1 -a -A -d -l -n -t -r] [FILE...]
 //	stat [-L] -c FORMAT | --printf=FORMAT FILE...     %a %A %u %U %g %G %s %n %F %Y %y %i %h %N
-//	chmod [-R -v -f] MODE FILE..., modes octal or symbolic; --reference=FILE
-//	chown, chgrp [-R -h -v] [USER][:GROUP] FILE...; --reference=FILE
-//	readlink [-f -e -m -n] FILE..., realpath [-e -m -s] FILE...
+//	chmod [-R -f] MODE FILE..., modes octal or symbolic; --reference=FILE
+//	chown, chgrp [-R -h -f] [USER][:GROUP] FILE...; --reference=FILE
+//	readlink [-f -e -n] FILE..., realpath [-e -q] FILE...
 //	dirname, basename NAME [SUFFIX], basename [-a -s SUFFIX]
 //	find, tar: see find.go and tar.go
 //	df [-P -k -h -m -T] [--output=FIELD,...] [FILE...]    fields source fstype size used avail pcent target
@@ -31,6 +33,9 @@ var modeCommands = map[string]Command{
 // parseMode applies an octal or symbolic mode to what a file has.
 func parseMode(s string, old fs.FileMode, umask uint32) (fs.FileMode, error) {
 	if n, err := strconv.ParseUint(s, 8, 32); err == nil && n <= 0o7777 {
+		if old.IsDir() && len(s) < 5 { // keeps what it does not mention
+			n |= uint64(bitsOf(old) & 0o6000)
+		}
 		return fileModeOf(uint32(n)), nil
 	}
 	bits := bitsOf(old)
@@ -78,6 +83,11 @@ func parseMode(s string, old fs.FileMode, umask uint32) (fs.FileMode, error) {
 				case 't':
 					perm |= 0o1000
 					who |= 0o1000
+				case 'u', 'g', 'o':
+					if j != i+1 || j+1 < len(clause) && strings.IndexByte("+-=", clause[j+1]) < 0 {
+						return 0, fmt.Errorf("invalid mode: '%s'", s)
+					}
+					perm = bits >> map[byte]uint{'u': 6, 'g': 3, 'o': 0}[clause[j]] & 7 * 0o111
 				default:
 					return 0, fmt.Errorf("invalid mode: '%s'", s)
 				}
@@ -96,7 +106,8 @@ func parseMode(s string, old fs.FileMode, umask uint32) (fs.FileMode, error) {
 	return fileModeOf(bits), nil
 }
 
-// tree calls f for a path and, if deep, all that is below it, parents first. Links are not followed below.
+// tree calls f for a path and, if deep, all that is below it, parents first. Links are not followed
+// below.
 func (v view) tree(p string, deep bool, f func(string) error) error {
 	if err := f(p); err != nil {
 		return err
@@ -120,12 +131,15 @@ func (v view) tree(p string, deep bool, f func(string) error) error {
 func cmdChmod(_ context.Context, p *Proc) int {
 	// A mode may begin with "-", as in chmod -x FILE.
 	for i, a := range p.Args[1:] {
+		if a == "--" {
+			break
+		}
 		if len(a) > 1 && a[0] == '-' && strings.Trim(a[1:], "rwxXst") == "" {
 			p.Args = slices.Insert(slices.Clone(p.Args), i+1, "--")
 			break
 		}
 	}
-	o, ok := p.options("-R -v -f -c --recursive --reference=")
+	o, ok := p.options("-R -f --recursive --reference=")
 	if !ok {
 		return exitNotSimulated
 	}
@@ -148,7 +162,7 @@ func cmdChmod(_ context.Context, p *Proc) int {
 		err := v.tree(p.Path(name), o.has("-R", "--recursive"), func(file string) error {
 			i, err := v.lstat(file)
 			if err == nil && i.mode&fs.ModeSymlink != 0 {
-				if o.has("-R") {
+				if o.has("-R", "--recursive") {
 					return nil
 				}
 				i, err = v.stat(file)
@@ -162,7 +176,13 @@ func cmdChmod(_ context.Context, p *Proc) int {
 			}
 			return v.chmod(file, m)
 		})
-		if err != nil {
+		switch {
+		case err == nil:
+		case o.has("-f"):
+			code = 1
+		case isNotExist(err):
+			code = p.Fail(1, "cannot access '%s': %s", name, reason(err))
+		default:
 			code = p.Fail(1, "changing permissions of '%s': %s", name, reason(err))
 		}
 	}
@@ -170,7 +190,7 @@ func cmdChmod(_ context.Context, p *Proc) int {
 }
 
 func cmdChown(_ context.Context, p *Proc) int {
-	o, ok := p.options("-R -h -v -f -c --recursive --no-dereference --reference=")
+	o, ok := p.options("-R -h -f --recursive --no-dereference --reference=")
 	if !ok {
 		return exitNotSimulated
 	}
@@ -207,7 +227,13 @@ func cmdChown(_ context.Context, p *Proc) int {
 		err := v.tree(p.Path(name), deep, func(file string) error {
 			return v.chown(file, uid, gid, !deep && !o.has("-h", "--no-dereference"))
 		})
-		if err != nil {
+		switch {
+		case err == nil:
+		case o.has("-f"):
+			code = 1
+		case isNotExist(err):
+			code = p.Fail(1, "cannot access '%s': %s", name, reason(err))
+		default:
 			code = p.Fail(1, "changing ownership of '%s': %s", name, reason(err))
 		}
 	}
@@ -215,12 +241,9 @@ func cmdChown(_ context.Context, p *Proc) int {
 }
 
 func cmdReadlink(_ context.Context, p *Proc) int {
-	o, ok := p.options("-f -e -m -n -s -q --canonicalize")
+	o, ok := p.options("-f -e -n -q --canonicalize")
 	if !ok {
 		return exitNotSimulated
-	}
-	if o.has("-m", "-s") {
-		return p.NotSimulated("-m, -s")
 	}
 	if len(o.args) == 0 {
 		return p.missing()
@@ -235,8 +258,11 @@ func cmdReadlink(_ context.Context, p *Proc) int {
 			s, err = p.view().readlink(p.Path(name))
 		}
 		switch {
-		case err != nil && p.name() == "realpath" && !o.has("-q"):
-			code = p.Fail(1, "%s: %s", name, reason(err))
+		case name == "" && p.name() == "readlink":
+			code = 1
+		case name == "" || err != nil && p.name() == "realpath" && !o.has("-q"):
+			err = cmp.Or(err, error(syscall.ENOENT))
+			code = p.Fail(1, "%s: %s", orDefault(name, "''"), reason(err))
 		case err != nil:
 			code = 1
 		case o.has("-n"):
@@ -257,10 +283,16 @@ func cmdDirname(_ context.Context, p *Proc) int {
 		return p.missing()
 	}
 	for _, a := range o.args {
-		if t := strings.TrimRight(a, "/"); t != "" {
-			a = t
+		dir, rest := ".", strings.TrimRight(a, "/")
+		switch i := strings.LastIndexByte(rest, '/'); {
+		case i >= 0:
+			if dir = strings.TrimRight(rest[:i], "/"); dir == "" {
+				dir = "/"
+			}
+		case rest == "" && a != "":
+			dir = "/"
 		}
-		fmt.Fprintln(p.Stdout, path.Dir(a))
+		fmt.Fprintln(p.Stdout, dir)
 	}
 	return 0
 }
@@ -274,11 +306,17 @@ func cmdBasename(_ context.Context, p *Proc) int {
 	if !o.has("-a", "-s") && len(o.args) == 2 {
 		suffix, o.args = o.args[1], o.args[:1]
 	}
-	if len(o.args) == 0 {
+	switch {
+	case len(o.args) == 0:
 		return p.missing()
+	case len(o.args) > 1 && !o.has("-a", "-s"):
+		return p.Fail(1, "extra operand '%s'", p.Args[len(p.Args)-1])
 	}
 	for _, a := range o.args {
 		b := path.Base(a)
+		if a == "" {
+			b = ""
+		}
 		if b != suffix {
 			b = strings.TrimSuffix(b, suffix)
 		}

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -16,10 +15,10 @@ import (
 //	sh, bash, dash [-e -u -x -f -a -l] [-o OPTION] [-c TEXT [NAME ARG...] | -s [ARG...] | FILE [ARG...]]
 //	env [-i] [-u NAME] [NAME=VALUE...] [COMMAND...]
 //	sudo: see sudo.go
-//	nohup, setsid [-f -w], nice [-n N], ionice, time, exec: they run the command; only setsid does more
+//	nohup, setsid [-f -w], nice [-n N], stdbuf [-i -o -e MODE]: they run the command; only setsid does more
 //	timeout [-s SIGNAL] [-k TIME] [--foreground] TIME COMMAND...
 //	sleep SECONDS...[smhd]
-//	xargs [-0 -r -t] [-n N] [-I TEXT] [-P N] [COMMAND...]    -P is taken, one runs at a time
+//	xargs [-0 -r] [-n N] [-I TEXT] [-P N] [COMMAND...]    -P is taken, one runs at a time
 //	kill [-s SIGNAL | -SIGNAL | -l] PID... | -- -PGID
 //	pgrep, pkill [-x -f -l -u USER] PATTERN
 var procCommands = map[string]Command{
@@ -31,7 +30,7 @@ var procCommands = map[string]Command{
 func cmdShell(ctx context.Context, p *Proc) int {
 	var opts []string
 	args := p.Args[1:]
-	command, stdin := false, false
+	command, stdin, login := false, false, false
 flags:
 	for len(args) > 0 {
 		a := args[0]
@@ -39,7 +38,9 @@ flags:
 		case a == "--" || a == "-":
 			args = args[1:]
 			break flags
-		case a == "--login" || a == "--norc" || a == "--noprofile" || a == "--posix":
+		case a == "--login":
+			login = true
+		case a == "--norc" || a == "--noprofile" || a == "--posix":
 		case a == "-o" || a == "+o":
 			if len(args) < 2 {
 				return p.Fail(2, "%s: option requires an argument", a)
@@ -54,6 +55,7 @@ flags:
 				case 's':
 					stdin = true
 				case 'l':
+					login = true
 				case 'e', 'u', 'x', 'f', 'a', 'n':
 					opts = append(opts, "-"+string(c))
 				default:
@@ -81,7 +83,7 @@ flags:
 		if code, ok := p.Host.wrapper(ctx, &q, text); ok {
 			return code
 		}
-		return p.Host.shell(ctx, p, source{text: text, name: name, params: args, opts: opts})
+		return p.Host.shell(ctx, p, source{text: text, name: name, params: args, opts: opts, login: login})
 	case len(args) > 0 && !stdin:
 		file := args[0]
 		data, err := p.view().readFile(p.Path(file))
@@ -91,9 +93,13 @@ flags:
 			}
 		}
 		if err != nil {
-			return p.Fail(127, "%s: %s", file, reason(err))
+			code := 126
+			if isNotExist(err) {
+				code = 127
+			}
+			return p.Fail(code, "%s: %s", file, reason(err))
 		}
-		return p.Host.shell(ctx, p, source{text: string(data), name: file, params: args[1:], opts: opts})
+		return p.Host.shell(ctx, p, source{text: string(data), name: file, params: args[1:], opts: opts, login: login})
 	}
 	in, err := p.task.reader(p.Stdin)
 	if err != nil {
@@ -101,7 +107,7 @@ flags:
 	}
 	q := *p
 	q.Stdin = in
-	return p.Host.shell(ctx, &q, source{lines: in, name: p.Args[0], params: args, opts: opts})
+	return p.Host.shell(ctx, &q, source{lines: in, name: p.Args[0], params: args, opts: opts, login: login})
 }
 
 // cmdBuiltin runs what the shell has built in, for sudo, xargs, find and env.
@@ -110,9 +116,12 @@ func cmdBuiltin(ctx context.Context, p *Proc) int {
 }
 
 func cmdEnv(ctx context.Context, p *Proc) int {
-	o, ok := p.options("+ -i -u: - --ignore-environment --unset=")
+	o, ok := p.options("+ -i -u: --ignore-environment --unset=")
 	if !ok {
 		return exitNotSimulated
+	}
+	if len(o.args) > 0 && o.args[0] == "-" {
+		o.set["-i"], o.args = "", o.args[1:]
 	}
 	q := *p
 	q.Env = maps.Clone(p.Env)
@@ -264,7 +273,7 @@ func cmdTimeout(ctx context.Context, p *Proc) int {
 }
 
 func cmdXargs(ctx context.Context, p *Proc) int {
-	o, ok := p.options("+ -0 -r -t -n: -I: -P: --null --no-run-if-empty")
+	o, ok := p.options("+ -0 -r -n: -I: -P: --null --no-run-if-empty")
 	if !ok {
 		return exitNotSimulated
 	}
@@ -281,7 +290,10 @@ func cmdXargs(ctx context.Context, p *Proc) int {
 		}
 	case o.has("-I"):
 		for l := range strings.Lines(text) {
-			if l = strings.TrimSpace(l); l != "" {
+			if strings.ContainsAny(l, `\'"`) {
+				return p.NotSimulated("quotes with -I")
+			}
+			if l = strings.TrimLeft(strings.TrimSuffix(l, "\n"), " \t"); l != "" {
 				items = append(items, l)
 			}
 		}
@@ -377,111 +389,4 @@ func xargsWords(s string) (out []string, err error) {
 		out = append(out, w.String())
 	}
 	return out, nil
-}
-
-func cmdKill(_ context.Context, p *Proc) int {
-	sig := sigTERM
-	probe := false
-	args := p.Args[1:]
-	set := func(s string) bool {
-		probe = s == "0"
-		if sig = signalNamed(s); sig == nil && !probe {
-			p.Fail(1, "%s: invalid signal specification", s)
-			return false
-		}
-		return true
-	}
-	switch {
-	case len(args) > 0 && args[0] == "-l":
-		for _, s := range signals {
-			fmt.Fprintln(p.Stdout, s.name)
-		}
-		return 0
-	case len(args) > 1 && args[0] == "-s":
-		if !set(args[1]) {
-			return 1
-		}
-		args = args[2:]
-	case len(args) > 1 && strings.HasPrefix(args[0], "-") && args[0] != "--":
-		if !set(args[0][1:]) {
-			return 1
-		}
-		args = args[1:]
-	}
-	if len(args) > 0 && args[0] == "--" {
-		args = args[1:]
-	}
-	if len(args) == 0 {
-		return p.Fail(2, "usage: kill [-s sigspec | -signum | -sigspec] pid")
-	}
-	code := 0
-	for _, a := range args {
-		pid, err := strconv.Atoi(a)
-		if err != nil {
-			code = p.Fail(1, "%s: arguments must be process or job IDs", a)
-			continue
-		}
-		if err := p.signal(pid, sig, probe); err != nil {
-			code = p.Fail(1, "(%d) - %s", pid, reason(err))
-		}
-	}
-	return code
-}
-
-// signal sends sig to a process, or a group if pid is negative.
-func (p *Proc) signal(pid int, sig *signal, probe bool) error {
-	b := p.task.boot
-	for _, x := range b.processes() {
-		if x.pid != pid && x.pid != -pid {
-			continue
-		}
-		switch {
-		case p.User != "root" && p.User != x.user:
-			return syscall.EPERM
-		case probe:
-			return nil
-		case pid < 0:
-			return b.killGroup(-pid, sig, p.User)
-		}
-		x.kill(sig)
-		return nil
-	}
-	return syscall.ESRCH
-}
-
-func cmdPgrep(_ context.Context, p *Proc) int {
-	o, ok := p.options("-x -f -l -a -u: -n")
-	if !ok {
-		return exitNotSimulated
-	}
-	if len(o.args) != 1 {
-		return p.Fail(2, "no matching criteria specified")
-	}
-	re, err := compileRegexp(o.args[0], true, false, o.has("-x"))
-	if err != nil {
-		return p.regexpError(err)
-	}
-	code := 1
-	for _, x := range p.task.boot.processes() {
-		name := lastOf(strings.Split(x.args[0], "/"))
-		subject := name
-		if o.has("-f") {
-			subject = strings.Join(x.args, " ")
-		}
-		if x.pid == p.pid || o.has("-u") && x.user != o.set["-u"] || !re.MatchString(subject) {
-			continue
-		}
-		code = 0
-		switch {
-		case p.name() == "pkill":
-			_ = p.signal(x.pid, sigTERM, false)
-		case o.has("-l"):
-			fmt.Fprintln(p.Stdout, x.pid, name)
-		case o.has("-a"):
-			fmt.Fprintln(p.Stdout, x.pid, strings.Join(x.args, " "))
-		default:
-			fmt.Fprintln(p.Stdout, x.pid)
-		}
-	}
-	return code
 }

@@ -128,6 +128,14 @@ func cmdSSHD(_ context.Context, p *Proc) int {
 	if !o.has("-t", "-T") {
 		return p.NotSimulated("running as a daemon")
 	}
+	if _, err := p.ReadFile("/etc/ssh/sshd_config"); err != nil {
+		fmt.Fprintf(p.Stderr, "/etc/ssh/sshd_config: %s\n", reason(err))
+		return 255
+	}
+	if p.User != "root" { // who alone may read the keys
+		fmt.Fprintln(p.Stderr, "sshd: no hostkeys available -- exiting.")
+		return 1
+	}
 	d, err := readDaemon(p.Host.disk)
 	if err != nil {
 		_, _ = io.WriteString(p.Stderr, err.Error()+"\n")

@@ -14,13 +14,16 @@ import (
 )
 
 func cmdBase64(ctx context.Context, p *Proc) int {
-	o, ok := p.options("-d -w: -i --decode --wrap=")
+	o, ok := p.options("-d -w: --decode --wrap=")
 	if !ok {
 		return exitNotSimulated
 	}
 	wrap, err := strconv.Atoi(cmp.Or(o.set["-w"], o.set["--wrap"], "76"))
 	if err != nil {
 		return p.Fail(1, "invalid wrap size")
+	}
+	if len(o.args) > 1 {
+		return p.Fail(1, "extra operand '%s'", o.args[1])
 	}
 	return p.texts(ctx, o.args, func(_, text string) error {
 		if o.has("-d", "--decode") {
@@ -64,24 +67,34 @@ func sumWith(algorithm func() hash.Hash) Command {
 				if o.has("-z") {
 					end = "\x00"
 				}
-				mark := ""
-				if shown := sumName.Replace(name); shown != name && !o.has("-z") {
-					name, mark = shown, `\`
+				mark, escaped := " ", ""
+				if o.has("-b") {
+					mark = "*"
 				}
-				fmt.Fprintf(p.Stdout, "%s%s  %s%s", mark, sum(text), name, end)
+				if shown := sumName.Replace(name); shown != name && !o.has("-z") {
+					name, escaped = shown, `\`
+				}
+				fmt.Fprintf(p.Stdout, "%s%s %s%s%s", escaped, sum(text), mark, name, end)
 				return nil
 			})
 		}
-		bad := 0
+		bad, badLines, some := 0, 0, false
 		code := p.texts(ctx, o.args, func(_, text string) error {
 			for _, l := range lines(text) {
 				want, name, ok := strings.Cut(l, " ")
-				if !ok || len(name) < 2 {
-					return errors.New("no properly formatted checksum lines found")
+				if _, err := hex.DecodeString(want); !ok || len(name) == 0 || err != nil || len(want) != len(sum("")) {
+					badLines++
+					continue
 				}
-				name = name[1:]
+				some = true
+				if len(name) > 1 && (name[0] == ' ' || name[0] == '*') {
+					name = name[1:]
+				}
 				data, err := p.ReadFile(name)
-				good := err == nil && sum(string(data)) == want
+				good := err == nil && sum(string(data)) == strings.ToLower(want)
+				if err != nil {
+					p.Fail(1, "%s: %s", name, reason(err))
+				}
 				if !good {
 					bad++
 				}
@@ -89,12 +102,20 @@ func sumWith(algorithm func() hash.Hash) Command {
 				case o.has("--status") || good && o.has("--quiet"):
 				case good:
 					fmt.Fprintf(p.Stdout, "%s: OK\n", name)
+				case err != nil:
+					fmt.Fprintf(p.Stdout, "%s: FAILED open or read\n", name)
 				default:
 					fmt.Fprintf(p.Stdout, "%s: FAILED\n", name)
 				}
 			}
+			if !some {
+				return errors.New("no properly formatted checksum lines found")
+			}
 			return nil
 		})
+		if badLines > 0 && some {
+			p.Fail(0, "WARNING: %d line is improperly formatted", badLines)
+		}
 		if bad > 0 {
 			code = 1
 		}
@@ -107,8 +128,17 @@ func cmdCmp(ctx context.Context, p *Proc) int {
 	if !ok {
 		return exitNotSimulated
 	}
-	if len(o.args) != 2 {
+	switch diff := p.name() == "diff"; {
+	case diff && o.has("-s", "--quiet", "--silent"), !diff && o.has("-q", "-u", "--brief"):
+		return p.NotSimulated(o.list[0][0])
+	case len(o.args) != 2:
 		return p.Fail(2, "missing operand")
+	case diff:
+		for _, name := range o.args {
+			if i, err := p.view().stat(p.Path(name)); err == nil && i.IsDir() {
+				return p.NotSimulated("directories")
+			}
+		}
 	}
 	var all []string
 	if code := p.texts(ctx, o.args, func(_, text string) error { all = append(all, text); return nil }); code != 0 {
@@ -122,7 +152,17 @@ func cmdCmp(ctx context.Context, p *Proc) int {
 	case p.name() == "diff":
 		fmt.Fprintf(p.Stdout, "Files %s and %s differ\n", o.args[0], o.args[1])
 	case !o.has("-s", "--quiet", "--silent"):
-		fmt.Fprintf(p.Stdout, "%s %s differ\n", o.args[0], o.args[1])
+		n := 0
+		for n < min(len(all[0]), len(all[1])) && all[0][n] == all[1][n] {
+			n++
+		}
+		line := strings.Count(all[0][:n], "\n") + 1
+		for i, text := range all {
+			if n == len(text) {
+				return p.Fail(1, "EOF on %s", orDefault(map[bool]string{true: o.args[i] + " which is empty"}[n == 0], fmt.Sprintf("%s after byte %d, in line %d", o.args[i], n, line)))
+			}
+		}
+		fmt.Fprintf(p.Stdout, "%s %s differ: char %d, line %d\n", o.args[0], o.args[1], n+1, line)
 	}
 	return 1
 }

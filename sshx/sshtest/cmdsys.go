@@ -34,7 +34,7 @@ func (p *Proc) zone(utc bool) *time.Location {
 			_, name, _ = strings.Cut(to, "zoneinfo/")
 		}
 	}
-	if loc, err := time.LoadLocation(name); err == nil && !utc {
+	if loc, err := time.LoadLocation(name); err == nil && !utc && name != "Local" { // that would be the host's
 		return loc
 	}
 	return time.UTC
@@ -45,8 +45,12 @@ func cmdDate(_ context.Context, p *Proc) int {
 	if !ok {
 		return exitNotSimulated
 	}
+	if tz := p.Env["TZ"]; strings.ContainsAny(tz, "0123456789") && p.zone(false) == time.UTC {
+		return p.NotSimulated("TZ=" + tz)
+	}
 	t := p.Host.Clock()
-	if d := orDefault(o.set["-d"], o.set["--date"]); d != "" {
+	if o.has("-d", "--date") {
+		d := orDefault(o.set["-d"], o.set["--date"])
 		var err error
 		if t, err = parseDate(d, t); err != nil {
 			return p.NotSimulated("-d " + d)
@@ -67,7 +71,11 @@ func cmdDate(_ context.Context, p *Proc) int {
 	switch {
 	case o.has("-R"):
 		format = "+%a, %d %b %Y %H:%M:%S %z"
-	case o.has("--iso-8601") && strings.HasPrefix(o.set["--iso-8601"], "s"):
+	case o.set["--iso-8601"] != "" && o.set["--iso-8601"] != "seconds" && o.set["--iso-8601"] != "date":
+		return p.NotSimulated("--iso-8601=" + o.set["--iso-8601"])
+	case o.has("--rfc-3339") && o.set["--rfc-3339"] != "seconds":
+		return p.NotSimulated("--rfc-3339=" + o.set["--rfc-3339"])
+	case o.set["--iso-8601"] == "seconds":
 		fmt.Fprintln(p.Stdout, t.Format("2006-01-02T15:04:05-07:00"))
 		return 0
 	case o.has("-I") || o.has("--iso-8601"):
@@ -129,6 +137,12 @@ func cmdUname(_ context.Context, p *Proc) int {
 	o, ok := p.options("-a -s -r -n -m -o -v -p -i --all")
 	if !ok {
 		return exitNotSimulated
+	}
+	if len(o.args) > 0 {
+		return p.Fail(1, "extra operand '%s'", o.args[0])
+	}
+	if len(o.list) > 0 && p.name() != "uname" {
+		return p.NotSimulated(o.list[0][0])
 	}
 	switch p.name() {
 	case "arch":

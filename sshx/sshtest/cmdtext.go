@@ -2,12 +2,12 @@ package sshtest
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/md5"
 	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/sha512"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -25,9 +25,9 @@ import (
 //	wc [-l -w -c -m] [FILE...]
 //	cut [-s] [-d CHAR] -f LIST | -c LIST | -b LIST [--output-delimiter=TEXT] [FILE...]
 //	tr [-d -s -c] SET [SET]
-//	sort [-u -n -r -b -f -V -h -s] [-t CHAR] [-k N[,M][nr]] [-o FILE] [FILE...]
+//	sort [-u -n -r -b -f -V -s -c] [-t CHAR] [-k N[,M][nrbfV]] [-o FILE] [FILE...]
 //	uniq [-c -d -u -i] [FILE]
-//	tee [-a] [FILE...], seq [-s TEXT] [-w] [FIRST [STEP]] LAST
+//	tee [-a] [FILE...], seq [-s TEXT] [FIRST [STEP]] LAST
 //	base64 [-d -w N] [FILE], md5sum, sha1sum, sha256sum, sha512sum [-c --status --quiet -b] [FILE...]
 //	cmp [-s] A B, diff [-q -u] A B (says only that files differ, except for -u, which is refused if they do)
 //	paste [-s] [-d TEXT] FILE..., rev, tac, nl are not there: 127
@@ -64,7 +64,7 @@ func (p *Proc) texts(ctx context.Context, names []string, f func(name, text stri
 			_ = r.Close()
 		}
 		if err != nil {
-			code = p.Fail(1, "%s: %s", n, reason(err))
+			code = p.Fail(1, p.unreadable(err), n, reason(err))
 			continue
 		}
 		if err := f(n, string(data)); err != nil {
@@ -72,6 +72,26 @@ func (p *Proc) texts(ctx context.Context, names []string, f func(name, text stri
 		}
 	}
 	return code
+}
+
+// unreadable is how the command says that it cannot read a file.
+func (p *Proc) unreadable(err error) string {
+	dir := errors.Is(err, syscall.EISDIR)
+	switch name := p.name(); {
+	case name == "tail" && dir:
+		return "error reading '%s': %s"
+	case name == "tail":
+		return "cannot open '%s' for reading: %s"
+	case name == "sort" && dir:
+		return "read failed: %s: %s"
+	case name == "sort":
+		return "cannot read: %s: %s"
+	case name == "sed" && dir:
+		return "couldn't read %s: %s"
+	case name == "sed":
+		return "can't read %s: %s"
+	}
+	return "%s: %s"
 }
 
 // lines splits a text; a last line without its newline counts.
@@ -89,51 +109,70 @@ func oldCount(p *Proc) {
 	}
 }
 
+// count is how much head and tail print: a number, perhaps with a sign and a unit, and what of.
+// code is not 0 if it is none.
+func (p *Proc) count(o *options) (arg string, n int, bytesMode bool, code int) {
+	arg = "10"
+	for _, x := range o.list {
+		switch x[0] {
+		case "-n", "--lines":
+			arg, bytesMode = x[1], false
+		case "-c", "--bytes":
+			arg, bytesMode = x[1], true
+		}
+	}
+	size, err := parseSize(strings.TrimLeft(arg, "+-"))
+	if err != nil || size < 0 {
+		return "", 0, false, p.Fail(1, "invalid number of %s: '%s'", map[bool]string{true: "bytes", false: "lines"}[bytesMode], arg)
+	}
+	return arg, int(size), bytesMode, 0
+}
+
 func cmdHead(ctx context.Context, p *Proc) int {
 	oldCount(p)
-	o, ok := p.options("-n: -c: -q --lines= --bytes=")
+	o, ok := p.options("-n: -c: -q --lines= --bytes= --quiet")
 	if !ok {
 		return exitNotSimulated
 	}
-	c, bytesMode := o.set["-c"]
-	n, err := strconv.Atoi(cmp.Or(c, o.set["-n"], o.set["--lines"], "10"))
-	if err != nil {
-		return p.Fail(1, "invalid number: '%s'", cmp.Or(c, o.set["-n"]))
+	arg, n, bytesMode, code := p.count(o)
+	if code != 0 {
+		return code
 	}
-	if n >= 0 { // stops early, so that an endless writer can end
-		return p.headStream(ctx, o, n, bytesMode)
-	}
-	return p.texts(ctx, o.args, func(name, text string) error {
-		if bytesMode {
-			_, err := io.WriteString(p.Stdout, text[:max(0, len(text)+n)])
-			return err
-		}
-		all := strings.SplitAfter(text, "\n")
-		_, err := io.WriteString(p.Stdout, strings.Join(all[:max(0, len(lines(text))+n)], ""))
-		return err
-	})
-}
-
-func (p *Proc) headStream(ctx context.Context, o *options, n int, bytesMode bool) int {
-	names, code := o.args, 0
+	names, some := o.args, false
 	if len(names) == 0 {
 		names = []string{"-"}
 	}
-	for k, name := range names {
+	for _, name := range names {
 		r, err := p.input(name)
+		if errors.Is(err, syscall.EISDIR) {
+			code = p.Fail(1, "error reading '%s': %s", name, reason(err))
+			continue
+		}
 		if err != nil {
 			code = p.Fail(1, "cannot open '%s' for reading: %s", name, reason(err))
 			continue
 		}
-		if len(names) > 1 && !o.has("-q") {
-			if k > 0 {
+		if len(names) > 1 && !o.has("-q", "--quiet") {
+			if some {
 				fmt.Fprintln(p.Stdout)
 			}
 			fmt.Fprintf(p.Stdout, "==> %s <==\n", name)
+			some = true
 		}
-		if bytesMode {
+		switch {
+		case strings.HasPrefix(arg, "-"): // all but so many
+			var data []byte
+			if data, err = readAll(ctx, r); err == nil {
+				units := strings.SplitAfter(string(data), "\n")
+				if bytesMode {
+					_, err = p.Stdout.Write(data[:max(0, len(data)-n)])
+				} else {
+					_, err = io.WriteString(p.Stdout, strings.Join(units[:max(0, len(lines(string(data)))-n)], ""))
+				}
+			}
+		case bytesMode: // it stops early, so that an endless writer can end
 			err = copyTo(ctx, p.Stdout, io.LimitReader(r, int64(n)))
-		} else {
+		default:
 			err = copyLines(ctx, p.Stdout, r, n)
 		}
 		_ = r.Close()
@@ -162,22 +201,28 @@ func copyLines(ctx context.Context, w io.Writer, r io.Reader, n int) error {
 }
 
 func cmdTail(ctx context.Context, p *Proc) int {
+	old := len(p.Args)
 	oldCount(p)
-	o, ok := p.options("-n: -c: -f -F -q -s: --lines= --bytes=")
+	old = len(p.Args) - old
+	o, ok := p.options("-n: -c: -f -F -q -s: --lines= --bytes= --quiet")
 	if !ok {
 		return exitNotSimulated
 	}
-	c, bytesMode := o.set["-c"]
-	arg := cmp.Or(c, o.set["-n"], o.set["--lines"], "10")
-	fromStart := strings.HasPrefix(arg, "+")
-	n, err := strconv.Atoi(strings.TrimLeft(arg, "+-"))
-	if err != nil {
-		return p.Fail(1, "invalid number: '%s'", arg)
+	if old > 0 && len(o.args) > 1 {
+		return p.Fail(1, "option used in invalid context -- %s", p.Args[2])
 	}
+	if len(o.args) > 0 && len(o.args[0]) > 1 && o.args[0][0] == '+' {
+		return p.NotSimulated(o.args[0])
+	}
+	arg, n, bytesMode, code := p.count(o)
+	if code != 0 {
+		return code
+	}
+	fromStart := strings.HasPrefix(arg, "+")
 	end := 0
 	first := true
-	code := p.texts(ctx, o.args, func(name, text string) error {
-		if len(o.args) > 1 && !o.has("-q") {
+	code = p.texts(ctx, o.args, func(name, text string) error {
+		if len(o.args) > 1 && !o.has("-q", "--quiet") {
 			if !first {
 				fmt.Fprintln(p.Stdout)
 			}
@@ -208,6 +253,9 @@ func cmdTail(ctx context.Context, p *Proc) int {
 	if len(o.args) > 1 {
 		return p.NotSimulated("-f of several files")
 	}
+	if code != 0 && !o.has("-F") {
+		return p.Fail(1, "no files remaining")
+	}
 	for sleep(ctx, 20*time.Millisecond) {
 		data, err := p.ReadFile(o.args[0])
 		if err != nil {
@@ -229,6 +277,9 @@ func cmdWc(ctx context.Context, p *Proc) int {
 	if !ok {
 		return exitNotSimulated
 	}
+	if o.has("-m") && o.has("-c", "--bytes") {
+		return p.NotSimulated("-c with -m")
+	}
 	var total [3]int
 	width := 1
 	for _, name := range o.args {
@@ -249,7 +300,7 @@ func cmdWc(ctx context.Context, p *Proc) int {
 				f = append(f, fmt.Sprintf("%*d", width, n[i]))
 			}
 		}
-		if name != "" && name != "-" {
+		if name != "" {
 			f = append(f, name)
 		}
 		fmt.Fprintln(p.Stdout, strings.Join(f, " "))

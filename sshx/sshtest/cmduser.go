@@ -109,7 +109,7 @@ func cmdUseradd(_ context.Context, p *Proc) int {
 		for _, e := range list {
 			c := copier{v: d.root(), tree: true, links: true}
 			to := u.home + "/" + e.Name()
-			if c.copy("/etc/skel/"+e.Name(), to, true) == nil {
+			if c.copy("/etc/skel/"+e.Name(), to) == nil {
 				_ = d.root().tree(to, true, func(f string) error { return d.root().chown(f, u.uid, u.gid, false) })
 			}
 		}
@@ -117,7 +117,8 @@ func cmdUseradd(_ context.Context, p *Proc) int {
 	return 0
 }
 
-// join puts a user into groups, and out of others unless more. It returns the name of a group that there is not.
+// join puts a user into groups, and out of others unless more. It returns the name of a group that
+// there is not.
 func (a *accounts) join(user string, names []string, more bool) (bad string) {
 	for _, n := range names {
 		if _, ok := a.group(n); !ok {
@@ -334,6 +335,9 @@ func cmdID(_ context.Context, p *Proc) int {
 	}
 	acc := p.Host.disk.accounts()
 	name := p.User
+	if len(o.args) > 1 {
+		return p.NotSimulated("several users")
+	}
 	if len(o.args) > 0 {
 		name = o.args[0]
 	}
@@ -465,6 +469,9 @@ func cmdVisudo(_ context.Context, p *Proc) int {
 	file := orDefault(orDefault(o.set["-f"], o.set["--file"]), "/etc/sudoers")
 	if len(o.args) == 1 {
 		file = o.args[0]
+	}
+	if _, err := p.ReadFile(file); err != nil {
+		return p.Fail(1, "unable to open %s: %s", file, reason(err))
 	}
 	if _, err := readSudoers(p.Host.disk, p.Path(file)); err != nil {
 		fmt.Fprintln(p.Stderr, err)

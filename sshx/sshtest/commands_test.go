@@ -32,6 +32,24 @@ func TestUnknownArgumentsAreLoud(t *testing.T) {
 	}
 }
 
+// What real commands know and these do not is refused, where it would change what comes of it.
+func TestWhatIsNotSimulatedIsRefused(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	for _, script := range []string{
+		"mkdir -v x", "ln -v a b", "chmod -v 600 /etc/hosts", "chown -c root /etc/hosts", "cp -rv /etc /x", "rm -rv /nope", "cp --preserve=mode a b", "ls -lh", "ls -L",
+		"ls --color=always", "stat -c %X /", "truncate -s +5 /etc/hosts", "dd if=/etc/hosts status=progress", "xargs -t </dev/null", "echo 'a\"b\"' | xargs -I{} echo {}",
+		"pgrep -n x", "pkill -l x", "date --iso-8601=minutes", "TZ=UTC+3 date", "tail +3 /etc/hosts", "tr a '[x*]' </dev/null", "tr '[=a=]' x </dev/null",
+		"seq -w 3", "wc -mc /etc/hosts", "tar -tvf /x", "tar -cf /x a -C / b", "tar --format=v7 -cf /x a", "grep '\\t' /etc/hosts", "grep -E '*a' /etc/hosts", "grep '\\(a\\)\\1' /etc/hosts",
+		"sed 's/\\x41/b/' /etc/hosts", "sed 's/a/\\x41/' /etc/hosts", "sed 's/a/\\U&/' /etc/hosts", "sed 'a\\' /etc/hosts", "sed -s p /etc/hosts", "sed '1,~2p' /etc/hosts", "sed 's/\\<./x/' /etc/hosts",
+		"find / -type s", "diff -s /etc/hosts /etc/hosts", "diff -q /etc /etc", "id root root", "echo ${PIPESTATUS[0]}", "echo $FUNCNAME", "echo $SECONDS", "exec 5</etc/hosts", "cd -P /",
+	} {
+		out, code := h.Run(t.Context(), "cd /; "+script)
+		assert.Equal(t, exitNotSimulated, code, "%s: %s", script, out)
+		assert.Contains(t, out, "not simulated", script)
+	}
+}
+
 func TestCommandsOfTheEmbedder(t *testing.T) {
 	t.Parallel()
 	gone := map[string]bool{}

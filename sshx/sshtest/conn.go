@@ -3,11 +3,13 @@ package sshtest
 import (
 	"cmp"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -33,7 +35,7 @@ func (c *guestConn) serve(sc *ssh.ServerConn, chans <-chan ssh.NewChannel, reqs 
 		case "direct-tcpip":
 			wg.Go(func() { c.forward(ctx, nc) })
 		default:
-			_ = nc.Reject(ssh.UnknownChannelType, "unsupported channel type")
+			_ = nc.Reject(ssh.ConnectionFailed, "open failed") // what sshd has no name for, too
 		}
 	}
 }
@@ -80,8 +82,9 @@ func (c *guestConn) watch(ctx context.Context, sc *ssh.ServerConn, every time.Du
 	}
 }
 
-// open starts a session, unless there are MaxSessions. The slot of a session that ended becomes free
-// only after the next request for one has been answered: sshd, too, frees slots in a later pass.
+// open starts a session, unless there are MaxSessions. The slot of a session that ended becomes
+// free only after the next request for one has been answered: sshd, too, frees slots in a later
+// pass.
 func (c *guestConn) open(nc ssh.NewChannel, wg *sync.WaitGroup) {
 	f := c.b.h.Faults()
 	c.mu.Lock()
@@ -116,6 +119,21 @@ func (c *guestConn) ended() {
 	c.ending++
 }
 
+// dialFailure is what sshd's C library would say of the failure.
+func dialFailure(err error) string {
+	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
+		return "Name or service not known"
+	}
+	if _, ok := errors.AsType[syscall.Errno](err); ok {
+		return reason(err)
+	}
+	text := err.Error()
+	if i := strings.LastIndex(text, ": "); i >= 0 {
+		text = text[i+2:]
+	}
+	return text
+}
+
 // forward is a direct-tcpip channel.
 func (c *guestConn) forward(ctx context.Context, nc ssh.NewChannel) {
 	var m struct {
@@ -127,7 +145,7 @@ func (c *guestConn) forward(ctx context.Context, nc ssh.NewChannel) {
 	allow := c.d.get("allowtcpforwarding", c.who)
 	switch {
 	case ssh.Unmarshal(nc.ExtraData(), &m) != nil:
-		_ = nc.Reject(ssh.ConnectionFailed, "malformed request")
+		_ = c.Conn.Close() // as after all that sshd cannot parse
 		return
 	case c.d.is("disableforwarding", c.who) || allow == "no" || allow == "remote":
 		_ = nc.Reject(ssh.Prohibited, "open failed")
@@ -138,11 +156,7 @@ func (c *guestConn) forward(ctx context.Context, nc ssh.NewChannel) {
 	}
 	conn, err := c.b.h.Dial(ctx, "tcp", net.JoinHostPort(m.Host, strconv.Itoa(int(m.Port))))
 	if err != nil {
-		text := err.Error()
-		if i := strings.LastIndex(text, ": "); i >= 0 {
-			text = text[i+2:]
-		}
-		_ = nc.Reject(ssh.ConnectionFailed, text)
+		_ = nc.Reject(ssh.ConnectionFailed, dialFailure(err))
 		return
 	}
 	defer conn.Close()

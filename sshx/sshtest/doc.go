@@ -1,6 +1,6 @@
-// Package sshtest is a machine to test SSH clients and administrators' scripts against, in
-// process: a disk in memory, a shell, commands, users, sudo, and an SSH server that behaves as
-// OpenSSH does. It needs no root, no network but loopback, and nothing installed.
+// Package sshtest is a machine to test SSH clients and administrators' scripts against, in process:
+// a disk in memory, a shell, commands, users, sudo, and an SSH server that behaves as OpenSSH does.
+// It needs no root, no network but loopback, and nothing installed.
 //
 //	srv := sshtest.NewServer(t)                      // a machine that listens; closed with the test
 //	cl, err := ssh.Dial("tcp", srv.Addr, srv.ClientConfig("admin"))
@@ -14,52 +14,66 @@
 // The simulation is never kinder than a real machine, and never silent about what it lacks. A
 // simulated command that meets an argument which it does not know prints "sshtest: CMD: not
 // simulated: ARG" and exits 64; a command that there is not is "command not found", 127; a
-// directive of sshd_config that matters and is not simulated keeps sshd from starting. Host.Commands
-// adds commands, and Host.Installed takes them away.
+// directive of sshd_config that matters and is not simulated keeps sshd from starting.
+// Host.Commands adds commands, and Host.Installed takes them away.
 //
 // # The shell
 //
-// sh, bash and dash are mvdan.cc/sh, which speaks bash, on the simulated disk only: PATH, HOME, UID,
-// $$, command -v, type, ".", globs, redirections and test see nothing of the host. Background
-// jobs have process ids, hold the output of the session that they were started in unless it is redirected,
-// outlive the script, and can be killed and waited for. Scripts on the disk run by their #! line.
+// sh, bash and dash are mvdan.cc/sh, which speaks bash, on the simulated disk only: PATH, HOME,
+// UID, $$, command -v, type, ".", globs, redirections and test see nothing of the host. Background
+// jobs have process ids, hold the output of the session that they were started in unless it is
+// redirected, outlive the script, and can be killed and waited for. Scripts on the disk run by
+// their #! line.
 //
-// Refused, with exit 64: process substitution, coprocesses, descriptors above 2, <>, [[ -ef -O -G -N ]], ulimit,
-// fg, bg, jobs, printf -v, cd -P. Different from a real shell: traps on signals are accepted and never run, as a
-// process that is signalled ends at once and what it called ends with it; a command substitution does not
-// wait for background jobs inside of it; of read's options there are -r -s -a -p; of set's -a -e -f -n -u -x and pipefail;
-// pathname expansion, arithmetic and quoting are the interpreter's.
+// Refused, with exit 64: process substitution, coprocesses, descriptors above 2, <>, [[ -ef -O -G
+// -N ]], ulimit, fg, bg, jobs, printf -v, cd -P, and PIPESTATUS, FUNCNAME, SECONDS and their like.
+// Different from a real shell: traps on signals are accepted and never run, as a process that is
+// signalled ends at once and what it called ends with it; nor is a trap on EXIT that a subshell
+// sets; a command substitution does not wait for background jobs inside of it; a closed descriptor
+// is /dev/null; [[ -t ]] is false on terminals too; of read's options there are -r -s -a -p; of
+// set's -a -e -f -n -u -x and pipefail; pathname expansion, arithmetic (08 is 0, and division by 0
+// no end) and quoting are the interpreter's.
 //
-// The texts that package sshx wraps scripts in cannot run in this shell. "sh -c" knows them and does natively
-// what they do: script from stdin, process group killed when stdin ends, detached jobs.
+// The texts that package sshx wraps scripts in cannot run in this shell. "sh -c" knows them and
+// does natively what they do: script from stdin, process group killed when stdin ends, detached
+// jobs.
 //
 // # Commands
 //
-// The variables fileCommands, modeCommands, textCommands, procCommands, sysCommands, userCommands and
-// sshCommands list the base commands with all the options that each knows, and cmdSed, cmdFind, cmdTar and cmdSudo what
-// theirs are; BaseCommands names them. They are in /usr/bin and /usr/sbin, where test -x finds them, though ls does not. There
-// is no awk, no perl, no python, and nothing about networks, packages or services: that is for embedders.
+// The variables fileCommands, modeCommands, textCommands, procCommands, sysCommands, userCommands
+// and sshCommands list the base commands with all the options that each knows, and cmdSed, cmdFind,
+// cmdTar and cmdSudo what theirs are; BaseCommands names them. They are in /usr/bin and /usr/sbin,
+// where test -x finds them, though ls does not. They are GNU's in the C locale, and what is in a
+// directory comes to find, tar, grep -r and SFTP in no order to count on. Time zones are those of
+// Go on the machine that the test runs on. There is no awk, no perl, no python, and nothing about
+// networks, packages or services: that is for embedders.
 //
-// Users are subject to owners, groups, modes, sticky directories and umask. There are no ACLs, capabilities,
-// SELinux labels or quotas; access times are not kept; contents count against the disk's size, metadata does not.
-// /proc has the boot id and the kernel's release; /run and /dev/shm are empty after Boot.
+// Users are subject to owners, groups, modes, sticky directories and umask. There are no ACLs,
+// capabilities, SELinux labels or quotas; access times are not kept; contents count against the
+// disk's size, metadata does not. /proc has the boot id and the kernel's release; /run and /dev/shm
+// are empty after Boot.
 //
 // # sshd
 //
-// Read from the disk: sshd_config with Include and Match (User, Group, all) when sshd starts (Boot, StartSSHD), host keys
-// and host certificates too; passwd, group, authorized_keys, nologin and sudoers when they are needed. It does:
-// public keys for logging in, and nothing else; PermitRootLogin, StrictModes, AllowUsers and its
-// kin; forced commands; exec, shell, env by AcceptEnv, a terminal without line editing (output gets CRs unless the client asks
-// for none, hanging up kills, sudo's requiretty is content); SFTP; direct-tcpip through Host.Dial; signals, which never reach processes of root, unless Host.RootSignals;
-// MaxSessions with slots that become free late; MaxStartups, which drops regularly, not by chance; LoginGraceTime, ClientAliveInterval,
-// MaxAuthTries; keepalives answered with failure; exit status as soon as the command has ended, the end of output when its last holder has;
-// hostkeys-00@openssh.com. A command whose channel or connection is gone runs on, until it writes.
+// Read from the disk: sshd_config with Include and Match (User, Group, all) when sshd starts (Boot,
+// StartSSHD), host keys and host certificates too; passwd, group, authorized_keys, nologin and
+// sudoers when they are needed. It does: public keys for logging in, and nothing else;
+// PermitRootLogin, StrictModes, AllowUsers and its kin; forced commands; exec, shell, env by
+// AcceptEnv, a terminal without line editing (output gets CRs unless the client asks for none,
+// hanging up kills, sudo's requiretty is content); SFTP; direct-tcpip through Host.Dial; signals,
+// which never reach processes of root, unless Host.RootSignals; MaxSessions with slots that become
+// free late; MaxStartups, which drops regularly, not by chance; LoginGraceTime,
+// ClientAliveInterval, MaxAuthTries; keepalives answered with failure; exit status as soon as the
+// command has ended, the end of output when its last holder has; hostkeys-00@openssh.com. A command
+// whose channel or connection is gone runs on, until it writes.
 //
-// Not simulated: passwords, certificates of users, agent and X11 forwarding, remote forwarding, chroot, restarts of key exchange,
-// penalties by time (Faults.DropAfter stands for them), RSA host keys unless the disk has one.
+// Not simulated: passwords, sources of users (AllowUsers user@host lets nobody in), certificates of
+// users, agent and X11 forwarding, remote forwarding, chroot, restarts of key exchange, penalties
+// by time (Faults.DropAfter stands for them), RSA host keys unless the disk has one.
 //
 // # Faults
 //
-// Faults are what goes wrong with sshd; see there for those that need none, as files bring them about. Server.Refuse and
-// Server.Accept close and open the port, DropConnections cuts the line, Disk.SetSize fills the disk.
+// Faults are what goes wrong with sshd; see there for those that need none, as files bring them
+// about. Server.Refuse and Server.Accept close and open the port, DropConnections cuts the line,
+// Disk.SetSize fills the disk.
 package sshtest

@@ -2,14 +2,15 @@ package sshtest
 
 import "time"
 
-// Faults are ways in which a machine's sshd misbehaves, each of which real ones have. The zero value
-// is a machine in good order. They may be set at any time; each says from when on it acts.
+// Faults are ways in which a machine's sshd misbehaves, each of which real ones have. The zero
+// value is a machine in good order. They may be set at any time; each says from when on it acts.
 //
 // What real machines do on account of their files needs no fault: nologin while booting
 // (/run/nologin), few sessions (MaxSessions), no SFTP (no Subsystem line), exit status long before
 // the end of output (a background process), signals that root's processes never get, another host
-// key (Disk.RemoveHostKeys and Boot). Nor do refused connections and a listener that restarts while sessions
-// live on (Server.Refuse and Accept, StopSSHD and StartSSHD), lost connections (DropConnections), a new boot id (Boot).
+// key (Disk.RemoveHostKeys and Boot). Nor do refused connections and a listener that restarts while
+// sessions live on (Server.Refuse and Accept, StopSSHD and StartSSHD), lost connections
+// (DropConnections), a new boot id (Boot).
 type Faults struct {
 	// Silent accepts new connections and never says a word.
 	Silent bool
@@ -33,7 +34,8 @@ type Faults struct {
 	// DropAfterExit drops the connection right after a command's exit status.
 	DropAfterExit bool
 	// StdoutLast holds stdout back, of commands started from now on, until stderr has ended: the
-	// two are separate streams, and nothing keeps their order. Who prints more than a pipe holds waits.
+	// two are separate streams, and nothing keeps their order. Who prints more than a pipe holds
+	// waits.
 	StdoutLast bool
 	// LateEOF closes a channel that long after the exit status and the end of output.
 	LateEOF time.Duration
@@ -49,12 +51,13 @@ type Faults struct {
 	// Frozen makes all of sshd stand still, as kill -STOP and a dead network do: connections,
 	// old and new, are neither read nor written until it is false again.
 	Frozen bool
-	// NewHostKeys removes the host keys at each Boot, which then makes new ones, as first boots of clones do.
+	// NewHostKeys removes the host keys at each Boot, which then makes new ones, as first boots of
+	// clones do.
 	NewHostKeys bool
 	// KeepBootID boots with the same boot id again, as a snapshot with memory comes back.
 	KeepBootID bool
-	// DropAfter drops new connections unheard after that many ended without a login since
-	// Faults were last set: PerSourcePenalties. 0 is never.
+	// DropAfter drops new connections, with "Not allowed at this time" as OpenSSH 9.8 does, after
+	// that many ended without a login since Faults were last set: PerSourcePenalties. 0 is never.
 	DropAfter int
 }
 

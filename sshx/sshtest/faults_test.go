@@ -205,7 +205,7 @@ func TestFrozenThaws(t *testing.T) {
 	assert.Equal(t, "thawed\n", <-done)
 }
 
-func TestPenaltyDropsUnheard(t *testing.T) {
+func TestPenaltyDropsWithAWord(t *testing.T) {
 	t.Parallel()
 	s := NewServer(t)
 	s.SetFaults(Faults{DropAfter: 2, RefuseAuth: true})
@@ -217,6 +217,12 @@ func TestPenaltyDropsUnheard(t *testing.T) {
 		_, err := ssh.Dial("tcp", s.Addr, s.ClientConfig("root"))
 		return !strings.Contains(err.Error(), "unable to authenticate")
 	}, 10*time.Second, time.Millisecond)
+	c, err := net.Dial("tcp", s.Addr)
+	require.NoError(t, err)
+	defer c.Close()
+	said, err := io.ReadAll(c)
+	require.NoError(t, err)
+	assert.Equal(t, "Not allowed at this time\r\n", string(said))
 	s.SetFaults(Faults{})
 	dialServer(t, s, "root")
 }

@@ -1,8 +1,10 @@
 package sshtest
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"os"
@@ -55,7 +57,16 @@ func (d *Disk) info(name string, n uint64) *fileInfo {
 	case i.mode&fs.ModeSymlink != 0:
 		size = int64(len(i.target))
 	}
-	return &fileInfo{name: name, size: size, mode: i.mode, mtime: i.mtime, uid: i.uid, gid: i.gid, ino: n, nlink: i.nlink, d: d}
+	nlink := i.nlink
+	for _, e := range i.entries { // each directory has its own "." and a ".." in those below it
+		if d.inodes[e].mode.IsDir() {
+			nlink++
+		}
+	}
+	if i.mode.IsDir() {
+		nlink++
+	}
+	return &fileInfo{name: name, size: size, mode: i.mode, mtime: i.mtime, uid: i.uid, gid: i.gid, ino: n, nlink: nlink, d: d}
 }
 
 func (v view) stat(p string) (*fileInfo, error)  { return v.describe("stat", p, true) }
@@ -92,6 +103,14 @@ func (v view) readDir(p string) (list []fs.DirEntry, err error) {
 	return list, err
 }
 
+// unsorted orders a list as a real directory does, which is to say by no rule that a program could
+// count on.
+func unsorted(list []fs.DirEntry) []fs.DirEntry {
+	sum := func(e fs.DirEntry) uint32 { return crc32.ChecksumIEEE([]byte(e.Name())) }
+	slices.SortFunc(list, func(a, b fs.DirEntry) int { return cmp.Compare(sum(a), sum(b)) })
+	return list
+}
+
 func (v view) readFile(p string) ([]byte, error) {
 	f, err := v.open(p, os.O_RDONLY, 0)
 	if err != nil {
@@ -112,7 +131,8 @@ func (v view) writeFile(p string, data []byte, mode fs.FileMode) error {
 	return err
 }
 
-// replaceFile puts data in place of a file by renaming a new one over it, with mode and owner of the old.
+// replaceFile puts data in place of a file by renaming a new one over it, with mode and owner of
+// the old.
 func (v view) replaceFile(p string, data []byte, mode fs.FileMode) error {
 	old, err := v.stat(p)
 	if err == nil {
@@ -259,7 +279,10 @@ func (f *file) Write(b []byte) (int, error) {
 	return n, err
 }
 
-func (f *file) WriteAt(b []byte, off int64) (int, error) { return f.write(b, &off, false) }
+// WriteAt writes at the end of a file that is open for appending, as pwrite does on Linux.
+func (f *file) WriteAt(b []byte, off int64) (int, error) {
+	return f.write(b, &off, f.flag&os.O_APPEND != 0)
+}
 
 func (f *file) write(b []byte, off *int64, end bool) (int, error) {
 	switch f.device {

@@ -30,8 +30,9 @@ type finder struct {
 //
 //	find [-H -L are not simulated] [FILE...] [-maxdepth N] [-mindepth N] [-depth] [-xdev] [EXPRESSION]
 //
-// with the tests -name -iname -path -type f|d|l -user -group -perm [-/]MODE -size [+-]N[ck] -empty -newer FILE -mtime|-mmin [+-]N,
-// the actions -print -print0 -delete -prune -exec COMMAND {} ; and -exec COMMAND {} +, and ! -not -a -and -o -or ( ).
+// with the tests -name -iname -path -type f|d|l -user -group -perm [-/]MODE -size [+-]N[ck] -empty
+// -newer FILE -mtime|-mmin [+-]N, the actions -print -print0 -delete -prune -exec COMMAND {} ; and
+// -exec COMMAND {} +, and ! -not -a -and -o -or ( ).
 func cmdFind(ctx context.Context, p *Proc) int {
 	args := p.Args[1:]
 	var roots []string
@@ -90,7 +91,7 @@ func (f *finder) walk(file string, depth int) {
 		if err != nil {
 			f.code = f.p.Fail(1, "'%s': %s", file, reason(err))
 		}
-		for _, e := range list {
+		for _, e := range unsorted(list) {
 			f.walk(strings.TrimSuffix(file, "/")+"/"+e.Name(), depth+1)
 		}
 	}
@@ -113,9 +114,15 @@ func (p *findParser) next() string {
 }
 
 func (p *findParser) or() (findTest, error) {
+	if len(p.args) > 0 && slices.Contains([]string{"-o", "-or", "-a", "-and"}, p.args[0]) {
+		return nil, fmt.Errorf("invalid expression; you have used a binary operator '%s' with nothing before it.", p.args[0])
+	}
 	left, err := p.and()
 	for err == nil && len(p.args) > 0 && (p.args[0] == "-o" || p.args[0] == "-or") {
 		p.next()
+		if len(p.args) == 0 || p.args[0] == ")" {
+			return nil, errors.New("invalid expression; you have used a binary operator '-o' with nothing after it.")
+		}
 		a := left
 		var b findTest
 		if b, err = p.and(); err == nil {
@@ -273,6 +280,11 @@ func (p *findParser) withArgument(name, arg string) (findTest, error) {
 			return fnmatch(strings.ReplaceAll(arg, "/", "\x00"), strings.ReplaceAll(file, "/", "\x00"))
 		}, nil
 	case "-type":
+		for k := range strings.SplitSeq(arg, ",") {
+			if !slices.Contains([]string{"f", "d", "l"}, k) {
+				return nil, sedNotSimulated("-type " + k)
+			}
+		}
 		return func(_ string, i *fileInfo) bool {
 			for k := range strings.SplitSeq(arg, ",") {
 				switch k {

@@ -17,12 +17,14 @@ type memory struct {
 	SSHD    bool
 }
 
-// freezeTime is how long Freeze waits for programs to end: those of a client that has just hung up are ending.
+// freezeTime is how long Freeze waits for programs to end: those of a client that has just hung up
+// are ending.
 const freezeTime = time.Second
 
-// Freeze returns a copy of the disk, /run included, and what the machine knows beside it, of one moment:
-// what a hypervisor keeps with a snapshot of the memory. The machine goes on. Programs are goroutines
-// here, which nobody can copy: if any still runs after a second, Freeze fails and names it.
+// Freeze returns a copy of the disk, /run included, and what the machine knows beside it, of one
+// moment: what a hypervisor keeps with a snapshot of the memory. The machine goes on. Programs are
+// goroutines here, which nobody can copy: if any still runs after a second, Freeze fails and names
+// it.
 func (h *Host) Freeze() (*Disk, []byte, error) {
 	end := time.Now().Add(freezeTime)
 	timer := time.AfterFunc(freezeTime, func() {
@@ -56,9 +58,9 @@ func (h *Host) Freeze() (*Disk, []byte, error) {
 	return h.disk.Clone(), data, err
 }
 
-// Resume is Boot for a machine on a disk that Freeze returned: it goes on from that moment. Boot id, uptime, process
-// ids and /run are as they were, the clock reads what it read then, until somebody sets it, and there are no connections.
-// sshd reads its configuration anew.
+// Resume is Boot for a machine on a disk that Freeze returned: it goes on from that moment. Boot
+// id, uptime, process ids and /run are as they were, the clock reads what it read then, until
+// somebody sets it, and there are no connections. sshd reads its configuration anew.
 func (h *Host) Resume(frozen []byte) error {
 	var m memory
 	if err := json.Unmarshal(frozen, &m); err != nil {

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -24,12 +24,9 @@ type grepper struct {
 
 func cmdGrep(ctx context.Context, p *Proc) int {
 	o, ok := p.options(`-E -F -G -q -i -v -x -w -c -o -s -n -l -L -h -H -r -R -a -m: -e: -f: --quiet --silent --ignore-case --invert-match
-		--line-regexp --word-regexp --count --only-matching --no-messages --extended-regexp --fixed-strings --include=`)
+		--line-regexp --word-regexp --count --only-matching --no-messages --extended-regexp --fixed-strings`)
 	if !ok {
 		return exitNotSimulated
-	}
-	if o.has("--include") {
-		return p.NotSimulated("--include")
 	}
 	g := &grepper{p: p, o: o, most: 1 << 30}
 	var patterns []string
@@ -64,10 +61,13 @@ func cmdGrep(ctx context.Context, p *Proc) int {
 	if len(o.args) == 0 {
 		o.args = []string{"-"}
 		if tree {
-			o.args = []string{"."}
+			o.args = []string{""} // names without "./"
 		}
 	}
-	g.names = (len(o.args) > 1 || tree || o.has("-H")) && !o.has("-h")
+	g.names = (len(o.args) > 1 || o.has("-H")) && !o.has("-h")
+	if i, err := p.view().stat(orDefault(p.Path(o.args[0]), p.Dir)); tree && !o.has("-h") && err == nil && i.IsDir() {
+		g.names = true
+	}
 	failed := false
 	for _, name := range o.args {
 		if !g.file(ctx, name, tree) {
@@ -94,13 +94,8 @@ func (g *grepper) compile(patterns []string) error {
 	for _, s := range patterns {
 		if fixed {
 			s, extended = regexp.QuoteMeta(s), true
-		}
-		if g.o.has("-w", "--word-regexp") {
-			if !extended {
-				s = `\b\(` + s + `\)\b`
-			} else {
-				s = `\b(` + s + `)\b`
-			}
+		} else if e := sedEscape.FindString(s); e != "" {
+			return &notSimulated{what: e + " in a pattern, which is no control character to grep"}
 		}
 		re, err := compileRegexp(s, extended, g.o.has("-i", "--ignore-case"), g.o.has("-x", "--line-regexp"))
 		if err != nil {
@@ -111,6 +106,8 @@ func (g *grepper) compile(patterns []string) error {
 	return nil
 }
 
+var sedEscape = regexp.MustCompile(`^(?:[^\\]|\\[^ntrfv])*\\[ntrfv]`)
+
 func (g *grepper) file(ctx context.Context, name string, tree bool) bool {
 	complain := func(err error) bool {
 		if !g.o.has("-s", "--no-messages") {
@@ -119,19 +116,24 @@ func (g *grepper) file(ctx context.Context, name string, tree bool) bool {
 		return false
 	}
 	if tree && name != "-" {
-		i, err := g.p.view().stat(g.p.Path(name))
+		full := orDefault(g.p.Path(name), g.p.Dir)
+		i, err := g.p.view().stat(full)
 		if err != nil {
 			return complain(err)
 		}
 		if i.IsDir() {
-			list, err := g.p.view().readDir(g.p.Path(name))
+			list, err := g.p.view().readDir(full)
 			if err != nil {
 				return complain(err)
 			}
 			ok := true
-			for _, e := range list {
+			for _, e := range unsorted(list) {
 				if e.Type()&fs.ModeSymlink == 0 || g.o.has("-R") {
-					ok = g.file(ctx, path.Join(name, e.Name()), true) && ok
+					below := e.Name()
+					if name != "" {
+						below = strings.TrimSuffix(name, "/") + "/" + below
+					}
+					ok = g.file(ctx, below, true) && ok
 				}
 			}
 			return ok
@@ -157,7 +159,7 @@ func (g *grepper) search(ctx context.Context, name string, r io.Reader) error {
 	if g.names {
 		prefix = shown + ":"
 	}
-	count, no := 0, 0
+	count, no, binary := 0, 0, false
 	in := bufio.NewReader(r)
 	for count < g.most && ctx.Err() == nil {
 		line, err := in.ReadString('\n')
@@ -169,11 +171,12 @@ func (g *grepper) search(ctx context.Context, name string, r io.Reader) error {
 		}
 		no++
 		line = strings.TrimSuffix(line, "\n")
+		binary = binary || strings.Contains(line, "\x00") && !g.o.has("-a")
 		if g.match(line) == g.o.has("-v", "--invert-match") {
 			continue
 		}
 		count++
-		g.matched = g.matched || !g.o.has("-L")
+		g.matched = true
 		switch {
 		case g.quiet() || g.o.has("-l"):
 			if g.o.has("-l") && !g.quiet() {
@@ -182,6 +185,10 @@ func (g *grepper) search(ctx context.Context, name string, r io.Reader) error {
 			return nil
 		case g.o.has("-c", "--count", "-L"):
 			continue
+		}
+		if binary {
+			g.p.Fail(0, "%s: binary file matches", shown)
+			return nil
 		}
 		at := prefix
 		if g.o.has("-n") {
@@ -193,7 +200,6 @@ func (g *grepper) search(ctx context.Context, name string, r io.Reader) error {
 	}
 	switch {
 	case g.o.has("-L") && count == 0:
-		g.matched = true
 		fmt.Fprintln(g.p.Stdout, shown)
 	case g.o.has("-c", "--count") && !g.quiet():
 		fmt.Fprintf(g.p.Stdout, "%s%d\n", prefix, count)
@@ -209,11 +215,16 @@ func (g *grepper) print(at, line string) error {
 	if g.o.has("-v", "--invert-match") {
 		return nil
 	}
-	for line != "" {
+	for from := 0; from < len(line); {
 		lo, hi := -1, -1
 		for _, re := range g.res {
-			if m := re.FindStringIndex(line); m != nil && m[1] > m[0] && (lo < 0 || m[0] < lo || m[0] == lo && m[1] > hi) {
-				lo, hi = m[0], m[1]
+			for _, m := range g.matches(re, line) {
+				if m[0] >= from && m[1] > m[0] {
+					if lo < 0 || m[0] < lo || m[0] == lo && m[1] > hi {
+						lo, hi = m[0], m[1]
+					}
+					break
+				}
 			}
 		}
 		if lo < 0 {
@@ -222,16 +233,29 @@ func (g *grepper) print(at, line string) error {
 		if _, err := fmt.Fprintln(g.p.Stdout, at+line[lo:hi]); err != nil {
 			return err
 		}
-		line = line[hi:]
+		from = hi
 	}
 	return nil
 }
 
 func (g *grepper) match(line string) bool {
-	for _, re := range g.res {
-		if re.MatchString(line) {
-			return true
+	return slices.ContainsFunc(g.res, func(re *regexp.Regexp) bool {
+		if !g.o.has("-w", "--word-regexp") {
+			return re.MatchString(line)
 		}
-	}
-	return false
+		return len(g.matches(re, line)) > 0
+	})
 }
+
+// matches returns where re matches; with -w, only where no letter, digit or underscore is beside
+// it.
+func (g *grepper) matches(re *regexp.Regexp, line string) [][]int {
+	all := re.FindAllStringIndex(line, -1)
+	if !g.o.has("-w", "--word-regexp") {
+		return all
+	}
+	word := func(i int) bool { return i >= 0 && i < len(line) && (line[i] == '_' || isAlnum(line[i])) }
+	return slices.DeleteFunc(all, func(m []int) bool { return word(m[0]-1) || word(m[1]) })
+}
+
+func isAlnum(c byte) bool { return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' }

@@ -34,14 +34,15 @@ type Host struct {
 	// Dial makes the connections of direct-tcpip channels, so that the machine can be a jump
 	// host; nil means that it reaches nobody.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Now is what the machine's clock reads after Boot; nil means time.Now. Timers do not follow it.
+	// Now is what the machine's clock reads after Boot; nil means time.Now. Timers do not follow
+	// it.
 	Now func() time.Time
 	// Passwords, by user, are asked for by sudo -S only. sshd lets in nobody by password.
 	Passwords map[string]string
 	// Version is what sshd calls itself; "" means OpenSSH_8.7, that of RHEL 9.
 	Version string
-	// RootSignals makes signal requests reach processes of root, as OpenSSH 9.8 and later do; before,
-	// they were ignored without a word.
+	// RootSignals makes signal requests reach processes of root, as OpenSSH 9.8 and later do;
+	// before, they were ignored without a word.
 	RootSignals bool
 
 	disk *Disk

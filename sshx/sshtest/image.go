@@ -115,7 +115,8 @@ func randomHex(n int) string {
 	return hex.EncodeToString(b)
 }
 
-// makeHostKeys writes the kinds of host keys that are missing, as sshd-keygen@.service does at boot.
+// makeHostKeys writes the kinds of host keys that are missing, as sshd-keygen@.service does at
+// boot.
 func (d *Disk) makeHostKeys() error {
 	for _, kind := range []string{"ed25519", "ecdsa"} {
 		file := "/etc/ssh/ssh_host_" + kind + "_key"

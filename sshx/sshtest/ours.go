@@ -37,12 +37,20 @@ func (s *shell) ours(hc interp.HandlerContext, args []string) error {
 		pid, _ := strconv.Atoi(args[1])
 		s.p.task.nameJob(pid, args[2])
 		return nil
+	case "home":
+		home := "~" + args[1]
+		if u, ok := s.h.disk.accounts().user(args[1]); ok {
+			home = u.home
+		}
+		_, err := io.WriteString(hc.Stdout, home)
+		return err
 	case "refuse":
 		fmt.Fprintf(hc.Stderr, "sshtest: shell: not simulated: %s\n", args[1])
 		return interp.ExitStatus(exitNotSimulated)
-	case "nosource":
-		fmt.Fprintf(hc.Stderr, "bash: %s: %s\n", args[1], args[2])
-		return interp.ExitStatus(1)
+	case "fail":
+		fmt.Fprintf(hc.Stderr, "bash: %s\n", args[2])
+		code, _ := strconv.Atoi(args[1])
+		return interp.ExitStatus(uint8(code))
 	case "command-v", "command-V":
 		return status(s.describe(hc, args[1:], strings.HasSuffix(args[0], "V"), ""))
 	case "hash":

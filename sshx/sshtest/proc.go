@@ -12,11 +12,13 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
 
-// A Command is a program of a simulated machine. It returns its exit code. It must end when ctx does.
+// A Command is a program of a simulated machine. It returns its exit code. It must end when ctx
+// does.
 type Command func(ctx context.Context, p *Proc) int
 
 // A Proc is one running command.
@@ -33,7 +35,11 @@ type Proc struct {
 	umask uint32
 	pid   int
 	ppid  int
+	death *death // of the process, which several Procs may be
 }
+
+// A death is what ended a process, if a signal did.
+type death struct{ by atomic.Pointer[signal] }
 
 // Run runs another program of the machine with the Proc's user, directory, environment and streams.
 // A name without "/" is looked up as a shell does; 127 means that there is none.
@@ -79,7 +85,8 @@ const exitNotSimulated = 64
 // ReadFile reads a file with the rights of the Proc's user; name may be relative to Dir.
 func (p *Proc) ReadFile(name string) ([]byte, error) { return p.view().readFile(p.Path(name)) }
 
-// WriteFile writes a file with the rights and umask of the Proc's user; name may be relative to Dir.
+// WriteFile writes a file with the rights and umask of the Proc's user; name may be relative to
+// Dir.
 func (p *Proc) WriteFile(name string, data []byte, mode fs.FileMode) error {
 	return p.view().writeFile(p.Path(name), data, mode)
 }
@@ -147,7 +154,8 @@ func (h *Host) command(name string) Command {
 	return c
 }
 
-// program returns the command that is at an absolute path, though no file is: base commands and those of Host.
+// program returns the command that is at an absolute path, though no file is: base commands and
+// those of Host.
 func (h *Host) program(p string) Command {
 	dir, name := path.Split(p)
 	switch {
@@ -208,8 +216,9 @@ const maxArg = 128 << 10
 // through here: it has a pid, can be killed, and is waited for by Halt.
 func (h *Host) execute(ctx context.Context, p *Proc) int {
 	b := p.task.boot
+	p.death = &death{}
 	if ctx.Err() != nil || !b.enter() {
-		return exitKilled(ctx)
+		return p.die(ctx)
 	}
 	defer b.leave()
 	ctx, cancel, done := p.task.child(ctx)
@@ -235,9 +244,17 @@ func (h *Host) execute(ctx context.Context, p *Proc) int {
 	}
 	code := h.start(ctx, p)
 	if ctx.Err() != nil {
-		return exitKilled(ctx)
+		return p.die(ctx)
 	}
 	return code
+}
+
+// die notes what ended p with ctx, and returns the exit code that a shell makes of it.
+func (p *Proc) die(ctx context.Context) int {
+	if s, ok := errors.AsType[*signal](context.Cause(ctx)); ok {
+		p.death.by.Store(s)
+	}
+	return exitKilled(ctx)
 }
 
 func (h *Host) start(ctx context.Context, p *Proc) int {

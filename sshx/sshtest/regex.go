@@ -7,12 +7,9 @@ import (
 	"strings"
 )
 
-// errBackReference is refused: Go's expressions cannot look back.
-var errBackReference = errors.New("back-references in a pattern")
-
 func (p *Proc) regexpError(err error) int {
-	if errors.Is(err, errBackReference) {
-		return p.NotSimulated(err.Error())
+	if ns, ok := errors.AsType[*notSimulated](err); ok {
+		return p.NotSimulated(ns.what)
 	}
 	return p.Fail(2, "%v", err)
 }
@@ -55,19 +52,23 @@ func translate(s string, extended bool) (string, error) {
 			e := s[i]
 			switch {
 			case e >= '1' && e <= '9':
-				return "", errBackReference
+				return "", &notSimulated{what: "back-references in a pattern"} // Go's expressions cannot look back
 			case strings.IndexByte("wWsSbB", e) >= 0:
 				b.WriteString(`\` + string(e))
+			case e == '<' && !beginsWord.MatchString(s[i+1:]), e == '>' && !endsWord.MatchString(s[:i-1]):
+				return "", &notSimulated{what: `\` + string(e) + " at other than letters and digits"}
 			case e == '<' || e == '>':
 				b.WriteString(`\b`)
 			case e == '`':
 				b.WriteString(`\A`)
 			case e == '\'':
 				b.WriteString(`\z`)
-			case e == 'n':
-				b.WriteString(`\n`)
-			case e == 't':
-				b.WriteString(`\t`)
+			case strings.IndexByte("nrtfv", e) >= 0:
+				b.WriteString(`\` + string(e))
+			case strings.IndexByte("xodc", e) >= 0: // sed's characters by number; to grep they mean nothing certain
+				return "", &notSimulated{what: `\` + string(e) + " in a pattern"}
+			case !extended && e == '{' && !isInterval(strings.Replace(s[i:], `\}`, "}", 1)):
+				return "", errors.New(`Unmatched \{`)
 			case !extended && strings.IndexByte("(){}|+?", e) >= 0:
 				b.WriteByte(e)
 				start = e == '(' || e == '|'
@@ -83,8 +84,12 @@ func translate(s string, extended bool) (string, error) {
 			i += n - 1
 		case !extended && strings.IndexByte("(){}|+?", c) >= 0:
 			b.WriteString(`\` + string(c))
+		case extended && wasStart && (c == '*' || c == '{' && isInterval(s[i:])):
+			return "", &notSimulated{what: string(c) + " at the start of an expression"}
 		case c == '*' && wasStart:
 			b.WriteString(`\*`)
+		case c == '*' && i > 0 && s[i-1] == '*' && (i < 2 || s[i-2] != '\\'):
+			start = wasStart // again is as good as once
 		case !extended && c == '^' && !wasStart:
 			b.WriteString(`\^`)
 		case !extended && c == '$' && i+1 < len(s) && !strings.HasPrefix(s[i+1:], `\)`) && !strings.HasPrefix(s[i+1:], `\|`):
@@ -100,6 +105,12 @@ func translate(s string, extended bool) (string, error) {
 	}
 	return b.String(), nil
 }
+
+// Go has no \< and \>, but \b is the same next to what can only be part of a word.
+var (
+	beginsWord = regexp.MustCompile(`^(\w|\\w|\[(\[:(alnum|alpha|digit|lower|upper):\]|[a-zA-Z0-9_](-[a-zA-Z0-9])?)+\])([^*?\\{]|\\[^?{]|$)`)
+	endsWord   = regexp.MustCompile(`(^|[^\\])(\w|\\w)$`)
+)
 
 var interval = regexp.MustCompile(`^\{[0-9]+(,[0-9]*)?\}`)
 
@@ -122,7 +133,7 @@ func bracket(s string) (out string, n int, err error) {
 		case strings.HasPrefix(s[i:], "[:"):
 			end := strings.Index(s[i:], ":]")
 			if end < 0 {
-				return "", 0, errors.New("unmatched [, [^, [:, [., or [=")
+				return "", 0, errors.New("Unmatched [, [^, [:, [., or [=")
 			}
 			b.WriteString(s[i : i+end+2])
 			i += end + 2
@@ -134,5 +145,5 @@ func bracket(s string) (out string, n int, err error) {
 		}
 		i++
 	}
-	return "", 0, errors.New("unmatched [, [^, [:, [., or [=")
+	return "", 0, errors.New("Unmatched [, [^, [:, [., or [=")
 }

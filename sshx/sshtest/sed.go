@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // A sedAddress selects lines: a number, the last one, or an expression.
@@ -38,10 +39,11 @@ type sedCommand struct {
 
 // cmdSed is
 //
-//	sed [-n] [-E|-r] [-s] [-i[SUFFIX]] [-e SCRIPT] [-f FILE] [SCRIPT] [FILE...]
+//	sed [-n] [-E|-r] [-u] [-i[SUFFIX]] [-e SCRIPT] [-f FILE] [SCRIPT] [FILE...]
 //
-// with the commands s (flags g, p, i, I, a number), y, p, d, a, i, c, q, =, r FILE and {...}, after addresses N, $,
-// /RE/, \cREc, FIRST~STEP, and ranges of them, with +N, and "!". The empty expression, hold space, n, N and labels are not simulated.
+// with the commands s (flags g, p, i, I, a number), y, p, d, a, i, c, q, =, r FILE and {...}, after
+// addresses N, $, /RE/, \cREc, FIRST~STEP, and ranges of them, with +N, and "!". The empty
+// expression, hold space, n, N and labels are not simulated.
 func cmdSed(ctx context.Context, p *Proc) int {
 	// -i may have a suffix, but only attached.
 	suffix, inPlace := "", false
@@ -62,7 +64,7 @@ func cmdSed(ctx context.Context, p *Proc) int {
 		}
 	}
 	q := p.with(args...)
-	o, ok := q.options("-n -E -r -s -e: -f: -u --quiet --silent --regexp-extended --expression=")
+	o, ok := q.options("-n -E -r -e: -f: -u --quiet --silent --regexp-extended --expression=")
 	if !ok {
 		return exitNotSimulated
 	}
@@ -74,7 +76,7 @@ func cmdSed(ctx context.Context, p *Proc) int {
 		case "-f":
 			data, err := p.ReadFile(x[1])
 			if err != nil {
-				return p.Fail(1, "couldn't open file %s: %s", x[1], reason(err))
+				return p.Fail(4, "couldn't open file %s: %s", x[1], reason(err))
 			}
 			script = append(script, strings.TrimSuffix(string(data), "\n"))
 		}
@@ -93,8 +95,16 @@ func cmdSed(ctx context.Context, p *Proc) int {
 		}
 		return p.Fail(1, "-e expression #1, char %d: %v", ps.i, err)
 	}
-	quiet := o.has("-n", "--quiet", "--silent")
+	quiet := o.has("-n", "--quiet", "--silent") || strings.HasPrefix(ps.s, "#n\n") || ps.s == "#n"
+	if inPlace && len(o.args) == 0 {
+		return p.Fail(4, "no input files")
+	}
 	if !inPlace {
+		for _, name := range o.args {
+			if i, err := p.view().stat(p.Path(name)); err == nil && i.IsDir() {
+				return p.Fail(4, "read error on %s: %s", name, reason(syscall.EISDIR))
+			}
+		}
 		var all strings.Builder
 		code := p.texts(ctx, o.args, func(_, text string) error {
 			if all.Len() > 0 && !strings.HasSuffix(all.String(), "\n") {
@@ -112,13 +122,22 @@ func cmdSed(ctx context.Context, p *Proc) int {
 	}
 	code := 0
 	for _, name := range o.args {
+		i, err := p.view().stat(p.Path(name))
+		if err != nil {
+			code = p.Fail(2, "can't read %s: %s", name, reason(err))
+			continue
+		}
+		if !i.mode.IsRegular() {
+			code = p.Fail(4, "couldn't edit %s: not a regular file", name)
+			continue
+		}
 		text, err := p.ReadFile(name)
 		if err == nil && suffix != "" {
 			err = p.WriteFile(name+suffix, text, 0o644)
 		}
 		if err == nil {
-			var out string
-			out, code = p.sed(cmds, string(text), quiet)
+			out, exit := p.sed(cmds, string(text), quiet)
+			code = max(code, exit)
 			err = p.view().replaceFile(p.Path(name), []byte(out), 0o644)
 		}
 		if err != nil {
@@ -267,44 +286,19 @@ func (r *sedLine) selected(c *sedCommand) bool {
 // substitute applies s to a line.
 func (c *sedCommand) substitute(line string) (string, bool) {
 	var b strings.Builder
-	at, count, changed := 0, 0, false
-	last := -1 // where the last match ended; an empty one right there does not count
-	for at <= len(line) {
-		m := c.re.FindStringSubmatchIndex(line[at:])
-		if m == nil || at > 0 && strings.HasPrefix(c.re.String(), "(?s)^") {
-			break
-		}
-		lo, hi := at+m[0], at+m[1]
-		b.WriteString(line[at:lo])
-		if lo == last && hi == last {
-			if at = lo; at < len(line) {
-				b.WriteByte(line[at])
-			}
-			at++
+	at, changed := 0, false
+	for n, m := range c.re.FindAllStringSubmatchIndex(line, -1) {
+		if n+1 < c.nth {
 			continue
 		}
-		last = hi
-		count++
-		if count >= c.nth {
-			b.WriteString(expandSed(c.text, line[at:], m))
-			changed = true
-		} else {
-			b.WriteString(line[lo:hi])
-		}
-		at = hi
-		if lo == hi {
-			if at < len(line) {
-				b.WriteByte(line[at])
-			}
-			at++
-		}
-		if changed && !c.global {
+		b.WriteString(line[at:m[0]])
+		b.WriteString(expandSed(c.text, line, m))
+		at, changed = m[1], true
+		if !c.global {
 			break
 		}
 	}
-	if at < len(line) {
-		b.WriteString(line[at:])
-	}
+	b.WriteString(line[at:])
 	return b.String(), changed
 }
 

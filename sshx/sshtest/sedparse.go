@@ -97,7 +97,9 @@ func (p *sedParser) command() (*sedCommand, error) {
 		p.skip("0123456789")
 		c.text = p.s[start:p.i]
 	case 'a', 'i', 'c':
-		c.text = p.text()
+		if c.text = p.text(); c.text == "" && p.i == len(p.s) {
+			return nil, sedNotSimulated(string(c.name) + " without text")
+		}
 		return c, nil
 	case 'r':
 		p.skip(" \t")
@@ -125,15 +127,17 @@ func (p *sedParser) line() string {
 	return rest
 }
 
-// text is the argument of a, i and c: the rest of the line, or what follows "a\" and a newline. Lines
-// that end in a backslash go on.
+// text is the argument of a, i and c: the rest of the line, or what follows "a\" and a newline.
+// Lines that end in a backslash go on.
 func (p *sedParser) text() string {
 	p.skip(" \t")
 	if p.peek() == '\\' {
 		p.i++
-		p.skip(" \t")
-		if p.peek() == '\n' {
+		white := p.i
+		if p.skip(" \t"); p.peek() == '\n' {
 			p.i++
+		} else {
+			p.i = white // what precedes the text on its line is its own
 		}
 	}
 	var b strings.Builder
@@ -171,6 +175,8 @@ func (p *sedParser) address() (*sedAddress, error) {
 	case c == '$':
 		p.i++
 		return &sedAddress{last: true}, nil
+	case c == '~':
+		return nil, sedNotSimulated("address ~N")
 	case c == '+':
 		p.i++
 		n := p.number()
@@ -202,8 +208,8 @@ func (p *sedParser) regexp(s string, fold bool) (*regexp.Regexp, error) {
 		return nil, sedNotSimulated("the empty regular expression")
 	}
 	re, err := compileRegexp(s, p.extended, fold, false)
-	if errors.Is(err, errBackReference) {
-		return nil, sedNotSimulated(err.Error())
+	if ns, ok := errors.AsType[*notSimulated](err); ok {
+		return nil, sedNotSimulated(ns.what)
 	}
 	return re, err
 }
@@ -285,6 +291,9 @@ func (p *sedParser) substitution(c *sedCommand) error {
 			c.re, err = p.regexp(pattern, fold)
 			if err == nil && strings.ContainsAny(c.text, `\`) && regexp.MustCompile(`\\[LUElu]`).MatchString(c.text) {
 				return sedNotSimulated("case conversion in a replacement")
+			}
+			if err == nil && regexp.MustCompile(`\\[xodc]`).MatchString(strings.ReplaceAll(c.text, `\\`, "")) {
+				return sedNotSimulated("characters by number in a replacement")
 			}
 			return err
 		}

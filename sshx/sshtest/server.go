@@ -19,7 +19,8 @@ type Server struct {
 	*Host
 	// Addr is "127.0.0.1:port" once started. It stays the same.
 	Addr string
-	// ClientKey lets in as root, and as admin, who may do everything through sudo without a password.
+	// ClientKey lets in as root, and as admin, who may do everything through sudo without a
+	// password.
 	ClientKey ssh.Signer
 	// HostKey is the machine's ed25519 key at the start, in authorized_keys form without comment.
 	HostKey string

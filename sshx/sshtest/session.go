@@ -3,7 +3,7 @@ package sshtest
 import (
 	"cmp"
 	"context"
-	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net"
@@ -11,6 +11,7 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"syscall"
 
 	"golang.org/x/crypto/ssh"
 
@@ -24,9 +25,11 @@ type session struct {
 	env  map[string]string
 	pty  *terminal
 	task *task // once a command runs
+	deaf bool  // to signals: the command is forced, or a subsystem
 }
 
-// serve handles the channel's requests until the client has closed it and the command's output has ended.
+// serve handles the channel's requests until the client has closed it and the command's output has
+// ended.
 func (s *session) serve(reqs <-chan *ssh.Request) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -36,7 +39,7 @@ func (s *session) serve(reqs <-chan *ssh.Request) {
 		ok := false
 		switch r.Type {
 		case "env":
-			ok = s.setenv(r.Payload)
+			ok = s.task == nil && s.setenv(r.Payload)
 		case "pty-req":
 			t, parsed := parseTerminal(r.Payload)
 			if ok = parsed && s.pty == nil && s.task == nil && s.c.d.is("permittty", s.c.who); ok {
@@ -85,7 +88,7 @@ func (s *session) setenv(payload []byte) bool {
 // and for subsystems and forced commands.
 func (s *session) signal(payload []byte) {
 	var m struct{ Name string }
-	if ssh.Unmarshal(payload, &m) != nil || s.task == nil || s.c.b.h.Faults().IgnoreSignals || s.c.forced != "" {
+	if ssh.Unmarshal(payload, &m) != nil || s.task == nil || s.c.b.h.Faults().IgnoreSignals || s.deaf {
 		return
 	}
 	if s.c.who.uid == 0 && !s.c.b.h.RootSignals {
@@ -127,6 +130,10 @@ func (s *session) start(r *ssh.Request, wg *sync.WaitGroup) bool {
 	}
 	maps.Copy(p.Env, s.env)
 	p.Env["SSH_CONNECTION"] = connectionVar(s.c)
+	if f := strings.Fields(p.Env["SSH_CONNECTION"]); len(f) == 4 {
+		p.Env["SSH_CLIENT"] = f[0] + " " + f[1] + " " + f[3]
+	}
+	s.deaf = subsystem || s.c.forced != ""
 	if s.c.forced != "" {
 		p.Env["SSH_ORIGINAL_COMMAND"], m.Text = m.Text, s.c.forced
 	}
@@ -136,6 +143,7 @@ func (s *session) start(r *ssh.Request, wg *sync.WaitGroup) bool {
 		return false
 	}
 	t.keep(stdin)
+	t.keyboard = stdin
 	p.Stdin = stdin
 	s.task = t
 	if r.WantReply {
@@ -179,62 +187,75 @@ func (s *session) start(r *ssh.Request, wg *sync.WaitGroup) bool {
 		o.mu.Unlock()
 	}
 	// The command belongs to the machine, not to the channel: it runs on when that is closed.
-	exited := make(chan int, 1)
+	exited := make(chan ending, 1)
 	go func() {
 		defer b.leave()
-		code := b.h.run(t.ctx, p, m.Text, subsystem)
-		exited <- code
+		exited <- s.c.run(t.ctx, p, m.Text, subsystem)
 		t.release()
 	}()
-	wg.Go(func() { s.finish(t, exited, &outputs) })
+	wg.Go(func() { s.finish(exited, &outputs) })
 	return true
 }
 
+// An ending is how a command ended: with a code, or by a signal.
+type ending struct {
+	code   int
+	signal *signal
+}
+
 // run is what sshd does in the child: the user's shell with -c, or reading commands from stdin.
-func (h *Host) run(ctx context.Context, p *Proc, command string, subsystem bool) int {
-	if text, err := h.disk.ReadFile("/etc/nologin"); err == nil && p.User != "root" {
+func (c *guestConn) run(ctx context.Context, p *Proc, command string, subsystem bool) ending {
+	h := c.b.h
+	if text, err := h.disk.ReadFile("/etc/nologin"); err == nil && c.who.uid != 0 && !c.d.is("usepam", c.who) {
 		_, _ = p.Stderr.Write(text)
-		return 254
+		return ending{code: 254}
 	}
 	if subsystem && command == "internal-sftp" {
 		p.Args = []string{"sftp-server"}
-		return serveSFTP(ctx, p)
+		return ending{code: serveSFTP(ctx, p)}
 	}
 	shell := cmp.Or(p.Env["SHELL"], "/bin/sh")
-	p.Args = []string{shell}
-	if c, ok := wire.ParseDirect(command); ok && wire.SuitsDirect(shell) {
-		c.Direct = false // the same by way of another shell
-		command = c.Command()
+	p.Args = []string{shell, "-l"}
+	if k, ok := wire.ParseDirect(command); ok && wire.SuitsDirect(shell) {
+		k.Direct = false // the same by way of another shell
+		command = k.Command()
+	}
+	if len(command) >= maxArg {
+		fmt.Fprintf(p.Stderr, "%s: %s\n", shell, reason(syscall.E2BIG)) // sshd itself, before there is a shell
+		return ending{code: 1}
 	}
 	if command != "" {
 		if rc, err := p.ReadFile(p.Env["HOME"] + "/.bashrc"); err == nil && len(rc) > 0 && path.Base(shell) == "bash" {
 			command = ". ~/.bashrc\n" + command // bash does so when sshd starts it, interactive or not
 		}
-		p.Args = append(p.Args, "-c", command)
+		p.Args = []string{shell, "-c", command}
 	}
-	return h.execute(ctx, p)
+	code := h.execute(ctx, p)
+	by := p.death.by.Load()
+	if by != nil && code != by.exitCode() {
+		by = nil // it befell a subshell
+	}
+	return ending{code, by}
 }
 
 // finish tells the client how the command ended, at once, and closes the channel when its output
 // has ended too: a background process may hold that for long.
-func (s *session) finish(t *task, exited <-chan int, outputs *sync.WaitGroup) {
-	code := <-exited
+func (s *session) finish(exited <-chan ending, outputs *sync.WaitGroup) {
+	end := <-exited
 	f := s.c.b.h.Faults()
 	if f.DropAtExit {
 		_ = s.c.Conn.Close()
 		return
 	}
-	var sig *signal
-	errors.As(context.Cause(t.ctx), &sig)
-	if sig != nil {
+	if end.signal != nil {
 		_, _ = s.ch.SendRequest("exit-signal", false, ssh.Marshal(struct {
 			Name    string
 			Core    bool
 			Message string
 			Lang    string
-		}{sig.name, false, "", ""}))
+		}{end.signal.name, false, "", ""}))
 	} else {
-		_, _ = s.ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{uint32(code)}))
+		_, _ = s.ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{uint32(end.code)}))
 	}
 	if f.DropAfterExit {
 		_ = s.c.Conn.Close()

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
+	"syscall"
 
 	"github.com/pkg/sftp"
 )
@@ -23,7 +25,6 @@ func serveSFTP(ctx context.Context, p *Proc) int {
 		return p.NotSimulated(a)
 	}
 	h := &sftpHandler{v: p.view(), start: p.Dir}
-	h.v.umask = 0o022
 	stream := &duplex{r: p.Stdin, w: p.Stdout}
 	if o, ok := p.Stdout.(*output); ok {
 		stream.w = survivor{o}
@@ -57,11 +58,7 @@ type sftpHandler struct {
 func (h *sftpHandler) Fileread(r *sftp.Request) (io.ReaderAt, error) {
 	f, err := h.v.open(r.Filepath, os.O_RDONLY, 0)
 	if err != nil {
-		return nil, err
-	}
-	if i, err := h.v.stat(r.Filepath); err == nil && i.IsDir() {
-		_ = f.Close()
-		return nil, sftp.ErrSSHFxFailure
+		return nil, unwrap(err)
 	}
 	return f, nil
 }
@@ -79,16 +76,13 @@ func (h *sftpHandler) openFile(r *sftp.Request) (*file, error) {
 	for _, b := range []struct {
 		set  bool
 		flag int
-	}{{f.Creat, os.O_CREATE}, {f.Trunc, os.O_TRUNC}, {f.Excl, os.O_EXCL}} {
+	}{{f.Append, os.O_APPEND}, {f.Creat, os.O_CREATE}, {f.Trunc, os.O_TRUNC}, {f.Excl, os.O_EXCL}} {
 		if b.set {
 			flag |= b.flag
 		}
 	}
-	mode := fs.FileMode(0o666)
-	if r.AttrFlags().Permissions {
-		mode = r.Attributes().FileMode().Perm()
-	}
-	return h.v.open(r.Filepath, flag, mode)
+	w, err := h.v.open(r.Filepath, flag, 0o666) // a request's attributes cannot be told: pkg/sftp drops their flags
+	return w, unwrap(err)
 }
 
 func (h *sftpHandler) Filecmd(r *sftp.Request) error {
@@ -96,13 +90,16 @@ func (h *sftpHandler) Filecmd(r *sftp.Request) error {
 	case "Setstat":
 		return h.setstat(r)
 	case "Rename": // refuses what exists, unlike PosixRename
+		if _, err := h.v.lstat(r.Filepath); err != nil {
+			return unwrap(err)
+		}
 		if _, err := h.v.lstat(r.Target); err == nil {
 			return sftp.ErrSSHFxFailure
 		}
 		return unwrap(h.v.rename(r.Filepath, r.Target))
 	case "Rmdir":
 		if i, err := h.v.lstat(r.Filepath); err == nil && !i.IsDir() {
-			return sftp.ErrSSHFxFailure
+			return sftp.ErrSSHFxNoSuchFile
 		}
 		return unwrap(h.v.remove(r.Filepath))
 	case "Remove":
@@ -124,15 +121,20 @@ func (h *sftpHandler) PosixRename(r *sftp.Request) error {
 	return unwrap(h.v.rename(r.Filepath, r.Target))
 }
 
-// unwrap leaves what the protocol has codes for: pkg/sftp looks no deeper than one error.
+// unwrap is sftp-server's errno_to_portable. pkg/sftp looks no deeper than one error.
 func unwrap(err error) error {
+	is := func(errs ...error) bool {
+		return slices.ContainsFunc(errs, func(e error) bool { return errors.Is(err, e) })
+	}
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, fs.ErrNotExist):
+	case is(fs.ErrNotExist, syscall.ENOTDIR, syscall.ELOOP, syscall.EBADF):
 		return sftp.ErrSSHFxNoSuchFile
-	case errors.Is(err, fs.ErrPermission):
+	case is(fs.ErrPermission):
 		return sftp.ErrSSHFxPermissionDenied
+	case is(syscall.EINVAL, syscall.ENAMETOOLONG):
+		return sftp.ErrSSHFxBadMessage
 	}
 	return sftp.ErrSSHFxFailure
 }
@@ -189,7 +191,7 @@ func (h *sftpHandler) Filelist(r *sftp.Request) (sftp.ListerAt, error) {
 			return nil, unwrap(err)
 		}
 		var l lister
-		for _, e := range entries {
+		for _, e := range unsorted(entries) {
 			l = append(l, e.(*fileInfo))
 		}
 		return l, nil
@@ -218,8 +220,6 @@ func (h *sftpHandler) RealPath(name string) (string, error) {
 	if !path.IsAbs(name) {
 		name = path.Join(h.start, name)
 	}
-	if real, err := h.v.realpath(name, false); err == nil {
-		return real, nil
-	}
-	return path.Clean(name), nil
+	real, err := h.v.realpath(name, false)
+	return real, unwrap(err)
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"mvdan.cc/sh/v3/expand"
 	"mvdan.cc/sh/v3/interp"
@@ -25,16 +26,18 @@ type source struct {
 	name   string   // $0
 	params []string // $1...
 	opts   []string // -e, -u, ...
+	login  bool     // profiles come first
 }
 
-// Variables of ours in every shell. The interpreter knows no process ids of its own, and takes those of
-// the host for $$ and $PPID, so rewrite puts these in their place.
+// Variables of ours in every shell. The interpreter knows no process ids of its own, and takes
+// those of the host for $$ and $PPID, so rewrite puts these in their place.
 const (
 	varPID   = "__sshtest_pid"
 	varPPID  = "__sshtest_ppid"
 	varBack  = "__sshtest_bg"    // $!
 	varJob   = "__sshtest_job"   // the job that the shell is
 	varUmask = "__sshtest_umask" // octal
+	varName  = "__sshtest_name"  // $0
 	ourVars  = "__sshtest_"
 )
 
@@ -58,10 +61,21 @@ func (e *shellEnv) Get(name string) expand.Variable {
 	return e.Environ.Get(name)
 }
 
+// Each has what is own too: subshells that run at the same time as their shell start from a copy.
+func (e *shellEnv) Each(yield func(name string, v expand.Variable) bool) {
+	for name := range e.own {
+		if !yield(name, e.Get(name)) {
+			return
+		}
+	}
+	e.Environ.Each(yield)
+}
+
 // A shell is one run of the interpreter, wholly inside the machine.
 type shell struct {
-	h *Host
-	p *Proc
+	h        *Host
+	p        *Proc
+	replaced atomic.Bool // by exec: the death of what it calls is its own
 }
 
 // shell runs src as p, and returns its exit code.
@@ -81,10 +95,35 @@ func (h *Host) shell(ctx context.Context, p *Proc, src source) int {
 	if err != nil {
 		return p.Fail(2, "%v", err)
 	}
+	if src.login {
+		if code := h.profile(ctx, p, r, parser); r.Exited() || ctx.Err() != nil {
+			return code
+		}
+	}
 	if src.lines == nil {
 		return exitStatus(ctx, p.Stderr, r.Run(ctx, file))
 	}
 	return runLines(ctx, p, r, parser, src)
+}
+
+const profiles = `if [ -r /etc/profile ]; then . /etc/profile; fi
+for __sshtest_file in ~/.bash_profile ~/.bash_login ~/.profile; do
+	if [ -r "$__sshtest_file" ]; then . "$__sshtest_file"; break; fi
+done
+unset __sshtest_file
+`
+
+// profile is what a login shell does first.
+func (h *Host) profile(ctx context.Context, p *Proc, r *interp.Runner, parser *syntax.Parser) (code int) {
+	f, err := parser.Parse(strings.NewReader(profiles), "profile")
+	must(err)
+	must(rewrite(f))
+	for _, st := range f.Stmts {
+		if code = exitStatus(ctx, p.Stderr, r.Run(ctx, st)); r.Exited() || ctx.Err() != nil {
+			break
+		}
+	}
+	return code
 }
 
 // runLines runs commands as they are read, and leaves what follows a command to it: a command that
@@ -161,6 +200,11 @@ func (h *Host) interpreter(p *Proc, src source) (*interp.Runner, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, ok := p.Stdin.(*keyboard); ok {
+		p.task.mu.Lock()
+		p.task.keyboard = stdin
+		p.task.mu.Unlock()
+	}
 	pairs := make([]string, 0, len(p.Env))
 	for _, k := range slices.Sorted(maps.Keys(p.Env)) {
 		pairs = append(pairs, k+"="+p.Env[k])
@@ -168,7 +212,7 @@ func (h *Host) interpreter(p *Proc, src source) (*interp.Runner, error) {
 	env := &shellEnv{setup: true, Environ: expand.ListEnviron(pairs...), own: map[string]string{
 		"UID": strconv.Itoa(v.uid), "EUID": strconv.Itoa(v.uid), "GID": strconv.Itoa(v.gids[0]),
 		"HOSTNAME": h.Hostname(), "BASH_VERSION": "5.1.8(1)-release",
-		varPID: strconv.Itoa(p.pid), varPPID: strconv.Itoa(p.ppid), varUmask: strconv.FormatUint(uint64(p.umask), 8),
+		varName: src.name, varPID: strconv.Itoa(p.pid), varPPID: strconv.Itoa(p.ppid), varUmask: strconv.FormatUint(uint64(p.umask), 8),
 	}}
 	r, err := interp.New(
 		interp.Env(env),
@@ -216,7 +260,7 @@ func (s *shell) open(ctx context.Context, name string, flag int, _ fs.FileMode) 
 	}
 	f, err := s.view(hc).open(abs(hc, name), flag, 0o666)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: name, Err: errors.New(reason(err))}
+		return nil, &os.PathError{Op: "bash:", Path: name, Err: errors.New(reason(err))}
 	}
 	if flag&(os.O_WRONLY|os.O_RDWR) != 0 {
 		s.p.task.keep(f)
@@ -272,7 +316,11 @@ func (s *shell) exec(ctx context.Context, args []string) error {
 	p := *s.p
 	p.Args, p.Dir, p.Env, p.umask = args, hc.Dir, exported(hc.Env), umaskOf(hc)
 	p.Stdin, p.Stdout, p.Stderr = hc.Stdin, hc.Stdout, hc.Stderr
-	if code := s.h.execute(ctx, &p); code != 0 {
+	code := s.h.execute(ctx, &p)
+	if by := p.death.by.Load(); by != nil && s.replaced.Load() {
+		s.p.death.by.Store(by)
+	}
+	if code != 0 {
 		return interp.ExitStatus(uint8(code))
 	}
 	return nil

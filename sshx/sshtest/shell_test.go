@@ -1,9 +1,15 @@
 package sshtest
 
 import (
+	"os"
+	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"mvdan.cc/sh/v3/syntax"
 )
 
 func TestShellRunsInsideTheMachine(t *testing.T) {
@@ -24,7 +30,6 @@ func TestShellRunsInsideTheMachine(t *testing.T) {
 		{"command -v builtin", "command -v echo", "echo\n", 0},
 		{"command -v program", "command -v grep; command -v nosuch || echo no", "/usr/bin/grep\nno\n", 0},
 		{"command -v function", "my_f() { :; }; command -v my_f", "my_f\n", 0},
-		{"command -v does not see the host", "command -v go || command -v git || echo no", "no\n", 0},
 		{"type", "type grep; type -t cd; type -p sed", "grep is /usr/bin/grep\nbuiltin\n/usr/bin/sed\n", 0},
 		{"hash", "hash grep && hash nosuch 2>/dev/null || echo no", "no\n", 0},
 		{"not found", "nosuch arg", "bash: nosuch: command not found\n", 127},
@@ -48,6 +53,11 @@ func TestShellRunsInsideTheMachine(t *testing.T) {
 		{"own pid", "kill -0 $$ && echo alive", "alive\n", 0},
 		{"syntax error", "if", "", 2},
 		{"globs", "mkdir -p /tmp/g; touch /tmp/g/b /tmp/g/a; echo /tmp/g/*", "/tmp/g/a /tmp/g/b\n", 0},
+		{"subshells of a pipeline know what the shell knows", "umask 027; (echo $$ $UID $(umask); >/tmp/p1) | cat >/tmp/p2; [ \"$(cat /tmp/p2)\" = \"$$ 0 0027\" ] && stat -c %a /tmp/p1", "640\n", 0},
+		{"homes of the machine's users", "echo ~admin ~root/x ~nosuch \"~root\" a~root; x=~admin; echo $x; cat <<E\n~root/x\nE\necho ~bin | cat", "/home/admin /root/x ~nosuch ~root a~root\n/home/admin\n~root/x\n/bin\n", 0},
+		{"trap is taken back", "trap 'echo no' EXIT; trap - EXIT; echo yes", "yes\n", 0},
+		{"exec leaves nothing to run a trap", "trap 'echo no' EXIT; exec echo yes", "yes\n", 0},
+		{"login shells read profiles", "echo export A=1 >/etc/profile; echo B=2 >~/.profile; bash -lc 'echo $A $B'; echo 'echo $A $B' | sudo -i; bash -c 'echo none $A'", "1 2\n1 2\nnone\n", 0},
 		{"unknown option", "cat --frobnicate", "sshtest: cat: not simulated: --frobnicate\n", 64},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -56,6 +66,80 @@ func TestShellRunsInsideTheMachine(t *testing.T) {
 				assert.Equal(t, tc.want, out)
 			}
 			assert.Equal(t, tc.code, code, out)
+		})
+	}
+}
+
+// What the interpreter, left to itself, would take from the machine that the test runs on.
+func TestShellSeesNothingOfTheHost(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	dir := t.TempDir() // on the host
+	require.NoError(t, os.WriteFile(dir+"/hosttool", []byte("#!/bin/sh\necho LEAK\n"), 0o755))
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	stranger := "games" // a user of the host's that the machine has not
+	passwd, _ := os.ReadFile("/etc/passwd")
+	for line := range strings.Lines(string(passwd)) {
+		name, _, _ := strings.Cut(line, ":")
+		if _, ok := h.Disk().accounts().user(name); !ok && syntax.ValidName(name) {
+			stranger = name
+			break
+		}
+	}
+	var environ strings.Builder
+	for _, kv := range os.Environ() {
+		name, _, _ := strings.Cut(kv, "=")
+		ours := []string{"HOME", "PATH", "PWD", "OLDPWD", "USER", "SHELL", "LOGNAME", "MAIL", "HOSTNAME", "UID", "EUID", "IFS", "OPTIND"}
+		if syntax.ValidName(name) && !slices.Contains(ours, name) {
+			environ.WriteString("[ -z \"${" + name + "+x}\" ] || echo LEAK; ")
+		}
+	}
+	for name, script := range map[string]string{
+		"PATH":                  "PATH=$PATH:DIR; hosttool; command hosttool; env hosttool; exec hosttool",
+		"a path":                "DIR/hosttool || sh DIR/hosttool || exec DIR/hosttool",
+		"command -v":            "PATH=$PATH:DIR; command -v hosttool; command -V hosttool; builtin command -v hosttool; command command -v hosttool; eval 'command -v hosttool'",
+		"type":                  "PATH=$PATH:DIR; type hosttool; type -p hosttool; type -P hosttool; type -t hosttool; builtin type hosttool; trap 'type -P hosttool' EXIT",
+		"hash":                  "PATH=$PATH:DIR; hash hosttool && echo LEAK",
+		"a shebang":             "printf '#!DIR/hosttool\\n' >/tmp/s; chmod +x /tmp/s; /tmp/s",
+		". by name":             "PATH=$PATH:DIR; . hosttool; source hosttool; command . hosttool; builtin source hosttool",
+		". by path":             ". DIR/hosttool; source DIR/hosttool",
+		"redirections":          "cat <DIR/hosttool; read x <DIR/hosttool; mapfile a <DIR/hosttool; echo $x ${a[0]} $(<DIR/hosttool); echo x >DIR/written",
+		"globs":                 "cd / && printf '%s\\n' DIR/h*; shopt -s globstar; printf '%s\\n' DIR/**l; [ DIR/* = 'DIR/*' ] || echo LEAK",
+		"test":                  "[ -e DIR ] && echo LEAK; test -x DIR/hosttool && echo LEAK; [[ -d DIR ]] && echo LEAK; [ DIR -nt /nope ] && echo LEAK",
+		"cd":                    "cd DIR && echo LEAK; pushd DIR && echo LEAK; builtin cd DIR && echo LEAK",
+		"pwd":                   "pwd | grep -v '^/root$' && echo LEAK; pwd -P | grep -v '^/root$' && echo LEAK",
+		"home":                  "[ $HOME = /root ] || echo LEAK; env -i sh -c 'test -z \"$HOME\" || echo LEAK'; unset HOME; cd; pwd | grep -v '^/root$' && echo LEAK",
+		"homes":                 "printf '%s\\n' ~STRANGER ~STRANGER/x | grep -v '~STRANGER' && echo LEAK; echo ~STRANGER | grep -v '~STRANGER' && echo LEAK; (x=~STRANGER; echo $x | grep -v '~') && echo LEAK",
+		"ids":                   "[ $UID.$EUID = 0.0 ] || echo LEAK; sudo -u admin sh -c '[ $UID = $(id -u) ] && [ $UID != 0 ] || echo LEAK'",
+		"processes":             "[ $$ = HOSTPID ] && echo LEAK; echo $$ | grep '^HOSTPID$' && echo LEAK; command eval 'echo $$' | grep '^HOSTPID$' && echo LEAK; sh -c '[ $PPID = HOSTPPID ] && echo LEAK'; kill -0 HOSTPID && echo LEAK; (echo $PPID) | grep '^HOSTPPID$' && echo LEAK",
+		"process substitution":  "TMPDIR=DIR; cat <(echo LEAK)",
+		"process output":        "TMPDIR=DIR; echo x > >(echo LEAK)",
+		"coproc":                "coproc echo LEAK",
+		"same file":             "[ EXE -ef EXE ] && echo LEAK",
+		"owner":                 "[ -O / ] && echo LEAK",
+		"owner, [[":             "[[ -O / ]] && echo LEAK",
+		"group, [[":             "[[ -G / ]] && echo LEAK",
+		"limits":                "ulimit -n && echo LEAK",
+		"environment":           environ.String(),
+		"startup files":         "echo ok >/dev/null; BASH_ENV=DIR/hosttool ENV=DIR/hosttool bash -c :",
+		"zone":                  "TZ=Local date +%Z | grep -v UTC && echo LEAK; TZ=DIR date +%Z | grep -v UTC && echo LEAK",
+		"links":                 "ln -s DIR /tmp/l; ls /tmp/l/ && echo LEAK; cat /tmp/l/hosttool",
+		"what the kernel shows": "cat /proc/self/environ /proc/version /proc/self/cmdline && echo LEAK",
+		"files":                 "ls DIR && echo LEAK; find DIR; tar -cf - DIR | grep LEAK; cp DIR/hosttool /tmp/c && echo LEAK; grep -r LEAK DIR; stat DIR && echo LEAK; head DIR/hosttool; install DIR/hosttool /tmp && echo LEAK",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			in := strings.NewReplacer("DIR", dir, "EXE", exe, "STRANGER", stranger, "HOSTPID", strconv.Itoa(os.Getpid()), "HOSTPPID", strconv.Itoa(os.Getppid())).Replace(script)
+			out, _ := h.Run(t.Context(), in)
+			assert.NotContains(t, out, "LEAK")
+			assert.NotContains(t, out, "hosttool is")
+			for line := range strings.Lines(out) {
+				assert.NotEqual(t, dir+"/hosttool", strings.TrimSpace(line))
+			}
+			left, err := os.ReadDir(dir)
+			require.NoError(t, err)
+			assert.Len(t, left, 1, "written on the host")
 		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"io"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -69,8 +70,21 @@ func cmdSort(ctx context.Context, p *Proc) int {
 		keys = []sortKey{{1, 0, global}}
 	}
 	sep := o.set["-t"]
+	if sep == `\0` {
+		sep = "\x00"
+	}
+	switch {
+	case o.has("-t") && sep == "":
+		return p.Fail(2, "empty tab")
+	case len(sep) > 1:
+		return p.Fail(2, "multi-character tab '%s'", sep)
+	case o.has("-c") && len(o.args) > 1:
+		return p.Fail(2, "extra operand '%s' not allowed with -c", o.args[1])
+	}
 	var all []string
-	code := p.texts(ctx, o.args, func(_, text string) error { all = append(all, lines(text)...); return nil })
+	if p.texts(ctx, o.args, func(_, text string) error { all = append(all, lines(text)...); return nil }) != 0 {
+		return 2
+	}
 	compare := func(a, b string) int {
 		for _, k := range keys {
 			if c := k.compare(k.of(a, sep), k.of(b, sep)); c != 0 {
@@ -89,10 +103,16 @@ func cmdSort(ctx context.Context, p *Proc) int {
 		return c
 	}
 	if o.has("-c") {
-		if !slices.IsSortedFunc(all, full) {
-			return p.Fail(1, "disorder")
+		for i := 1; i < len(all); i++ {
+			if c := full(all[i-1], all[i]); c > 0 || c == 0 && o.has("-u", "--unique") {
+				name := "-"
+				if len(o.args) > 0 {
+					name = o.args[0]
+				}
+				return p.Fail(1, "%s:%d: disorder: %s", name, i+1, all[i])
+			}
 		}
-		return code
+		return 0
 	}
 	slices.SortStableFunc(all, full)
 	if o.has("-u", "--unique") {
@@ -104,12 +124,12 @@ func cmdSort(ctx context.Context, p *Proc) int {
 	}
 	if name, ok := o.set["-o"]; ok {
 		if err := p.WriteFile(name, []byte(text), 0o666); err != nil {
-			return p.Fail(2, "%s: %s", name, reason(err))
+			return p.Fail(2, "open failed: %s: %s", name, reason(err))
 		}
-		return code
+		return 0
 	}
 	_, _ = io.WriteString(p.Stdout, text)
-	return code
+	return 0
 }
 
 func parseKey(s string) (k sortKey, ok bool) {
@@ -137,9 +157,8 @@ func (k sortKey) of(line, sep string) string {
 		return line
 	}
 	var f []string
-	if sep == "" {
-		f = strings.Fields(line)
-		sep = " "
+	if sep == "" { // blanks belong to the field that they precede
+		f = blankField.FindAllString(line, -1)
 	} else {
 		f = strings.Split(line, sep)
 	}
@@ -152,6 +171,8 @@ func (k sortKey) of(line, sep string) string {
 	}
 	return strings.Join(f[k.from-1:to], sep)
 }
+
+var blankField = regexp.MustCompile(`[ \t]*[^ \t]*`)
 
 func (k sortKey) compare(a, b string) int {
 	if k.how.blanks {

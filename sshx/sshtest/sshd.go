@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"path"
 	"slices"
@@ -98,12 +99,14 @@ func (b *boot) thaw() {
 }
 
 // ServeConn is sshd on one TCP connection, which it closes. It returns when the connection has
-// ended: the client hangs up, somebody closes conn, or Halt does. If the machine is off, or sshd does not
-// run, that is at once; a network model asks SSHDRunning first, and refuses.
+// ended: the client hangs up, somebody closes conn, or Halt does. If the machine is off, or sshd
+// does not run, that is at once; a network model asks SSHDRunning first, and refuses.
 func (h *Host) ServeConn(conn net.Conn) {
 	defer conn.Close()
-	c := h.admit(conn)
+	c, why := h.admit(conn)
 	if c == nil {
+		_ = conn.SetWriteDeadline(time.Now().Add(time.Second)) // there is room for a line
+		_, _ = io.WriteString(conn, why)
 		return
 	}
 	b := c.b
@@ -138,33 +141,35 @@ func (h *Host) ServeConn(conn net.Conn) {
 	c.serve(sc, chans, reqs)
 }
 
-// admit takes a connection in, or returns nil if MaxStartups or a fault turns it away.
-func (h *Host) admit(conn net.Conn) *guestConn {
+// admit takes a connection in, or returns nil and, if MaxStartups or a fault turns it away, what
+// sshd says to that.
+func (h *Host) admit(conn net.Conn) (c *guestConn, why string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	b := h.up
 	if b == nil || b.sshd == nil {
-		return nil
+		return nil, ""
 	}
 	if h.faults.DropAfter > 0 && h.failed >= h.faults.DropAfter {
-		return nil
+		return nil, "Not allowed at this time\r\n"
 	}
-	// Beyond start, sshd drops rate percent by chance, rising to all at full. Here every so-manieth.
+	// Beyond start, sshd drops rate percent by chance, rising to all at full. Here every
+	// so-manieth.
 	n, _ := parseStartups(b.sshd.get("maxstartups", nil))
 	if start, rate, full := n[0], n[1], n[2]; b.waiting >= full {
-		return nil
+		return nil, "Exceeded MaxStartups\r\n"
 	} else if b.waiting >= start && full > start {
 		b.dropped += (float64(rate) + float64(100-rate)*float64(b.waiting-start)/float64(full-start)) / 100
 		if b.dropped >= 1 {
 			b.dropped--
-			return nil
+			return nil, "Exceeded MaxStartups\r\n"
 		}
 	}
-	c := &guestConn{Conn: conn, b: b, d: b.sshd, started: time.Now()}
+	c = &guestConn{Conn: conn, b: b, d: b.sshd, started: time.Now()}
 	b.conns[c] = true
 	b.running++
 	b.waiting++
-	return c
+	return c, ""
 }
 
 // gone returns a channel that is closed when the peer hangs up, or ctx ends. It reads what comes.
@@ -197,8 +202,6 @@ func sleep(ctx context.Context, d time.Duration) bool {
 		return false
 	}
 }
-
-const nologinText = "System is booting up. Unprivileged users are not permitted to log in yet. Please come back later. For technical details, see pam_nologin(8).\n"
 
 // handshake exchanges keys and lets the user in, or not.
 func (c *guestConn) handshake() (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
@@ -239,16 +242,16 @@ func (c *guestConn) handshake() (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan 
 // account is PAM's last word, after the key has proved right: pam_nologin.
 func (c *guestConn) account(pre ssh.ServerPreAuthConn, user string) error {
 	f := c.b.h.Faults()
-	text := f.Booting
+	text, closed := f.Booting, f.Booting != ""
 	for _, file := range []string{"/var/run/nologin", "/etc/nologin"} {
 		if data, err := c.b.h.disk.ReadFile(file); err == nil && c.d.is("usepam", c.lookup(user)) {
-			text = cmp.Or(text, string(data), nologinText)
+			text, closed = cmp.Or(text, string(data)), true
 		}
 	}
-	if text == "" {
+	if !closed {
 		return nil
 	}
-	if pre != nil {
+	if pre != nil && text != "" {
 		_ = pre.SendAuthBanner(text)
 	}
 	if user == "root" && f.Booting == "" {

@@ -198,16 +198,22 @@ func TestStartupsBeyondTheLimitAreDropped(t *testing.T) {
 	s := NewUnstartedServer(t)
 	require.NoError(t, s.Disk().WriteFile("/etc/ssh/sshd_config.d/10.conf", []byte("MaxStartups 2:50:4\n"), 0o600))
 	s.Start()
-	closed := 0
+	dropped := 0
 	for range 10 {
 		c, err := net.Dial("tcp", s.Addr)
 		require.NoError(t, err)
 		defer c.Close()
-		if _, err := io.ReadFull(c, make([]byte, 4)); err != nil {
-			closed++
+		b := make([]byte, 4)
+		_, err = io.ReadFull(c, b)
+		require.NoError(t, err)
+		if string(b) != "SSH-" {
+			rest, err := io.ReadAll(c)
+			require.NoError(t, err)
+			assert.Equal(t, "Exceeded MaxStartups\r\n", string(b)+string(rest))
+			dropped++
 		}
 	}
-	assert.Equal(t, 6, closed, "4 wait for a login, all else is dropped")
+	assert.Equal(t, 6, dropped, "4 wait for a login, all else is dropped")
 }
 
 func TestClientAliveDropsSilentClients(t *testing.T) {

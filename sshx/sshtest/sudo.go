@@ -214,7 +214,8 @@ func fitsCommand(pattern, file string, args []string) bool {
 //	sudo [-n] -v
 //
 // Rules come from /etc/sudoers and /etc/sudoers.d at every call. A password is one of
-// Host.Passwords; it is read from stdin with -S, and there is no other way, as there is no terminal.
+// Host.Passwords; it is read from stdin with -S, and there is no other way, as there is no
+// terminal.
 func cmdSudo(ctx context.Context, p *Proc) int {
 	o, ok := p.options("+ -n -H -S -E -k -v -i -s -p: -u: --non-interactive --set-home --stdin --user= --prompt= --preserve-env")
 	if !ok {
@@ -256,12 +257,14 @@ func cmdSudo(ctx context.Context, p *Proc) int {
 		if o.has("-i") {
 			q.Dir = orDefault(to.home, "/")
 		}
-		shell := orDefault(to.shell, "/bin/sh")
-		if len(args) > 0 {
-			args = []string{shell, "-c", quoteAll(args...)}
-		} else {
-			args = []string{shell}
+		line := []string{orDefault(to.shell, "/bin/sh")}
+		if o.has("-i") {
+			line = append(line, "-l")
 		}
+		if len(args) > 0 {
+			line = append(line, "-c", quoteAll(args...))
+		}
+		args = line
 	}
 	if len(args) == 0 && !o.has("-v") {
 		if o.has("-k") {

@@ -2,6 +2,7 @@ package sshtest
 
 import (
 	"archive/tar"
+	"bufio"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -11,15 +12,17 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 )
 
 // cmdTar is
 //
 //	tar -c|-x|-t [-z] [-v] [-p] [-f FILE|-] [-C DIR] [--same-owner | --no-same-owner | -o] [--numeric-owner]
-//	    [--same-permissions | --no-same-permissions] [--exclude=PATTERN] [--strip-components=N] [--overwrite] [-T FILE is not simulated] [NAME...]
+//	    [--same-permissions | --no-same-permissions] [--exclude=PATTERN] [--strip-components=N] [--overwrite] [NAME...]; -t without -v
 //
-// The first argument may lack its dash. Formats are ustar, pax and GNU; files, directories, symbolic and hard links.
+// The first argument may lack its dash. Formats are ustar, pax and GNU; files, directories,
+// symbolic and hard links.
 func cmdTar(ctx context.Context, p *Proc) int {
 	args := slices.Clone(p.Args)
 	if len(args) > 1 && !strings.HasPrefix(args[1], "-") { // tar xzf FILE
@@ -34,18 +37,25 @@ func cmdTar(ctx context.Context, p *Proc) int {
 		args = slices.Concat(expanded, rest)
 	}
 	q := p.with(args...)
-	o, ok := q.options(`-c -x -t -z -v -p -o -k -f: -C: --create --extract --list --gzip --file= --directory= --same-owner --no-same-owner --numeric-owner
-		--same-permissions --preserve-permissions --no-same-permissions --exclude= --strip-components= --overwrite --warning= --format= --no-recursion`)
+	o, ok := q.options(`-c -x -t -z -v -p -o -f: -C: --create --extract --list --gzip --file= --directory= --same-owner --no-same-owner --numeric-owner
+		--same-permissions --preserve-permissions --no-same-permissions --exclude= --strip-components= --overwrite --format=`)
 	if !ok {
 		return exitNotSimulated
 	}
-	if o.has("-k", "--no-recursion") {
-		return p.NotSimulated("-k, --no-recursion")
+	list := o.has("-t", "--list")
+	switch {
+	case list && o.has("-v"):
+		return p.NotSimulated("-v with -t")
+	case o.has("--format") && !slices.Contains([]string{"ustar", "pax", "posix", "gnu"}, o.set["--format"]):
+		return p.NotSimulated("--format=" + o.set["--format"])
 	}
-	t := &tarCall{ctx: ctx, p: p, o: o, dir: p.Dir}
+	t := &tarCall{ctx: ctx, p: p, o: o, dir: p.Dir, seen: map[string]bool{}}
 	for _, x := range o.list {
 		switch x[0] {
 		case "-C", "--directory":
+			if o.has("-c", "--create") && len(o.args) > 0 && slices.Index(q.Args, o.args[0]) < slices.Index(q.Args, x[0]) {
+				return p.NotSimulated("-C after a name")
+			}
 			if !path.IsAbs(x[1]) {
 				x[1] = path.Join(t.dir, x[1])
 			}
@@ -56,7 +66,11 @@ func cmdTar(ctx context.Context, p *Proc) int {
 		case "--exclude":
 			t.exclude = append(t.exclude, x[1])
 		case "--strip-components":
-			_, _ = fmt.Sscanf(x[1], "%d", &t.strip)
+			n, err := strconv.Atoi(x[1])
+			if err != nil || n < 0 {
+				return p.Fail(2, "%s: Invalid number of elements", x[1])
+			}
+			t.strip = n
 		}
 	}
 	file := orDefault(orDefault(o.set["-f"], o.set["--file"]), "-")
@@ -65,12 +79,15 @@ func cmdTar(ctx context.Context, p *Proc) int {
 	case o.has("-c", "--create"):
 		err = t.create(file)
 	case o.has("-x", "--extract", "-t", "--list"):
-		err = t.extract(file, o.has("-t", "--list"))
+		err = t.extract(file, list)
 	default:
 		return p.Fail(2, "You must specify one of the '-Acdtrux' options")
 	}
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
+		return p.Fail(2, "%s: Cannot open: %s\ntar: Error is not recoverable: exiting now", file, reason(err))
+	}
 	if err != nil {
-		return p.Fail(2, "%s", reasonOf(err))
+		return p.Fail(2, "%v", err)
 	}
 	if t.failed {
 		return p.Fail(2, "Exiting with failure status due to previous errors")
@@ -78,20 +95,15 @@ func cmdTar(ctx context.Context, p *Proc) int {
 	return 0
 }
 
-func reasonOf(err error) string {
-	if pe, ok := errors.AsType[*fs.PathError](err); ok {
-		return pe.Path + ": Cannot " + pe.Op + ": " + reason(err)
-	}
-	return err.Error()
-}
-
 type tarCall struct {
 	ctx     context.Context
 	p       *Proc
 	o       *options
+	told    io.Writer // where -v tells of members that are added
 	dir     string
 	exclude []string
 	strip   int
+	seen    map[string]bool // operands that were found
 	failed  bool
 }
 
@@ -102,8 +114,10 @@ func (t *tarCall) excluded(name string) bool {
 }
 
 func (t *tarCall) create(file string) error {
-	var w io.Writer = t.p.Stdout
+	w := t.p.Stdout
+	t.told = t.p.Stderr
 	if file != "-" {
+		t.told = t.p.Stdout
 		f, err := t.p.view().open(t.p.Path(file), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
 		if err != nil {
 			return err
@@ -144,7 +158,9 @@ func (t *tarCall) add(tw *tar.Writer, name string) error {
 	}
 	i, err := v.lstat(full)
 	if err != nil {
-		return complain(err)
+		t.failed = true
+		t.p.Fail(2, "%s: Cannot stat: %s", name, reason(err))
+		return nil
 	}
 	target := ""
 	if i.mode&fs.ModeSymlink != 0 {
@@ -168,7 +184,7 @@ func (t *tarCall) add(tw *tar.Writer, name string) error {
 		h.Size = int64(len(data))
 	}
 	if t.o.has("-v") {
-		fmt.Fprintln(t.p.Stderr, name)
+		fmt.Fprintln(t.told, h.Name)
 	}
 	if err := tw.WriteHeader(h); err != nil {
 		return err
@@ -183,7 +199,7 @@ func (t *tarCall) add(tw *tar.Writer, name string) error {
 	if err != nil {
 		return complain(err)
 	}
-	for _, e := range list {
+	for _, e := range unsorted(list) {
 		if err := t.add(tw, strings.TrimSuffix(name, "/")+"/"+e.Name()); err != nil {
 			return err
 		}
@@ -197,9 +213,14 @@ func (t *tarCall) extract(file string, list bool) error {
 		return err
 	}
 	defer r.Close()
-	var in io.Reader = r
-	if t.o.has("-z", "--gzip") {
-		if in, err = gzip.NewReader(r); err != nil {
+	begin := bufio.NewReader(r)
+	magic, _ := begin.Peek(2)
+	var in io.Reader = begin
+	if len(magic) == 0 {
+		return errors.New("This does not look like a tar archive")
+	}
+	if packed := string(magic) == "\x1f\x8b"; t.o.has("-z", "--gzip") || packed && file != "-" {
+		if in, err = gzip.NewReader(begin); err != nil {
 			return errors.New("not in gzip format")
 		}
 	}
@@ -244,6 +265,12 @@ func (t *tarCall) extract(file string, list bool) error {
 	for _, d := range slices.Backward(dirs) {
 		t.finish(d.name, d.h)
 	}
+	for _, a := range t.o.args {
+		if !t.seen[a] {
+			t.failed = true
+			t.p.Fail(2, "%s: Not found in archive", a)
+		}
+	}
 	_, _ = io.Copy(io.Discard, r) // what pads the last block
 	return nil
 }
@@ -268,8 +295,12 @@ func (t *tarCall) member(name string) string {
 func (t *tarCall) wanted(name string) bool {
 	name = strings.TrimSuffix(name, "/")
 	return slices.ContainsFunc(t.o.args, func(a string) bool {
-		a = strings.TrimSuffix(a, "/")
-		return a == name || strings.HasPrefix(name, a+"/")
+		d := strings.TrimSuffix(a, "/")
+		if d == name || strings.HasPrefix(name, d+"/") {
+			t.seen[a] = true
+			return true
+		}
+		return false
 	})
 }
 

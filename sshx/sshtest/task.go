@@ -38,12 +38,15 @@ var (
 	signals = []*signal{sigHUP, sigINT, sigQUIT, sigABRT, sigKILL, sigUSR1, sigUSR2, sigPIPE, sigALRM, sigTERM}
 )
 
+// exitCode is what a shell calls a process that the signal ended.
+func (s *signal) exitCode() int { return 128 + s.no }
+
 // exitKilled is the exit code of what ended with ctx.
 func exitKilled(ctx context.Context) int {
 	if s, ok := errors.AsType[*signal](context.Cause(ctx)); ok {
-		return 128 + s.no
+		return s.exitCode()
 	}
-	return 128 + sigKILL.no
+	return sigKILL.exitCode()
 }
 
 // A process is an entry of the process table.
@@ -87,13 +90,14 @@ type task struct {
 	quiet    func()
 	terminal bool // it has one
 
-	mu    sync.Mutex
-	holds int          // processes that may still write to out and err
-	live  int          // processes
-	forks int          // jobs so far
-	jobs  map[int]*job // background jobs, by pid
-	files []io.Closer  // closed at the end, if they still are open
-	over  bool         // that end has come
+	mu       sync.Mutex
+	keyboard *os.File     // what the terminal's input is read from
+	holds    int          // processes that may still write to out and err
+	live     int          // processes
+	forks    int          // jobs so far
+	jobs     map[int]*job // background jobs, by pid
+	files    []io.Closer  // closed at the end, if they still are open
+	over     bool         // that end has come
 }
 
 // A job is "command &".
@@ -107,8 +111,8 @@ type job struct {
 }
 
 // newTask returns a task with one process, the first, which must call release when it ends. Its
-// output is its own, and ends when nobody holds it any more; with quiet it is somebody else's, and quiet
-// is called then.
+// output is its own, and ends when nobody holds it any more; with quiet it is somebody else's, and
+// quiet is called then.
 func (b *boot) newTask(out, err *output, quiet func()) *task {
 	t := &task{boot: b, out: out, err: err, quiet: quiet, holds: 1, live: 1, jobs: map[int]*job{}}
 	t.ctx, t.cancel = context.WithCancelCause(b.ctx)
@@ -128,7 +132,8 @@ func (t *task) kill(s *signal) { t.cancel(s) }
 // release says that the first process has ended.
 func (t *task) release() { t.gone(true) }
 
-// gone says that a process has ended. The output ends with the last that holds it, and the task with the last.
+// gone says that a process has ended. The output ends with the last that holds it, and the task
+// with the last.
 func (t *task) gone(holds bool) {
 	t.mu.Lock()
 	t.live--
@@ -169,8 +174,8 @@ func (t *task) keep(f io.Closer) {
 	t.files = append(t.files, f)
 }
 
-// fork makes a job of a shell that runs under ctx: with the shell, should that be killed, it ends. holds says that
-// it has the task's output as its own.
+// fork makes a job of a shell that runs under ctx: with the shell, should that be killed, it ends.
+// holds says that it has the task's output as its own.
 func (t *task) fork(ctx context.Context, holds bool, args []string, user string) *job {
 	j := &job{holds: holds}
 	j.ctx, j.cancel = context.WithCancelCause(t.ctx)
@@ -188,8 +193,8 @@ func (t *task) fork(ctx context.Context, holds bool, args []string, user string)
 	return j
 }
 
-// child returns a context for a process. done, called at its end, frees what belongs to it, unless it has left
-// jobs behind: those live on under the same context.
+// child returns a context for a process. done, called at its end, frees what belongs to it, unless
+// it has left jobs behind: those live on under the same context.
 func (t *task) child(parent context.Context) (ctx context.Context, cancel context.CancelCauseFunc, done func()) {
 	before := t.forked()
 	ctx, cancel = context.WithCancelCause(parent)

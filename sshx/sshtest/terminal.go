@@ -14,7 +14,8 @@ import (
 	"github.com/poolready/poolready/sshx/internal/wire"
 )
 
-// A terminal is what a pty-req asked for. It has no line editing: of its modes only those of output act.
+// A terminal is what a pty-req asked for. It has no line editing: of its modes only those of output
+// act.
 type terminal struct {
 	term string
 	crs  bool // output gets CRs

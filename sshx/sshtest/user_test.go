@@ -39,7 +39,7 @@ func TestUserCommands(t *testing.T) {
 		{"", "echo testy:secret | chpasswd", "sshtest: chpasswd: not simulated: passwords\n=64\n"},
 		{"testy", "useradd x", "useradd: Permission denied.\n=1\n"},
 		{"testy", "whoami; cd; pwd; id -u; echo $USER $HOME", "testy\n/home/testy\n1001\ntesty /home/testy\n=0\n"},
-		{"testy", "cat /etc/shadow; echo x >/etc/f; test -r /etc/shadow; echo $?; test -w /tmp; echo $?", "cat: /etc/shadow: Permission denied\nopen /etc/f: Permission denied\n1\n0\n=0\n"},
+		{"testy", "cat /etc/shadow; echo x >/etc/f; test -r /etc/shadow; echo $?; test -w /tmp; echo $?", "cat: /etc/shadow: Permission denied\nbash: /etc/f: Permission denied\n1\n0\n=0\n"},
 		{"testy", "kill 1; pkill nothing", "kill: (1) - No such process\n=1\n"},
 		{"", "userdel -r testy; id testy; ls /home; getent group testy; getent group ops", "id: 'testy': no such user\nadmin\nops:x:1002:\n=0\n"},
 		{"", "groupdel ops; groupdel admin", "groupdel: cannot remove the primary group of user 'admin'\n=8\n"},

@@ -50,7 +50,8 @@ type place struct {
 
 const maxLinks = 40
 
-// find walks to p. It follows links on the way, and the last component if follow. The caller holds mu.
+// find walks to p. It follows links on the way, and the last component if follow. The caller holds
+// mu.
 func (v view) find(p string, follow bool) (place, error) {
 	d := v.d
 	links := 0
@@ -277,6 +278,9 @@ func (v view) renameLocked(from, to string) error {
 	if src.name == "" {
 		return syscall.EBUSY
 	}
+	if !i.mode.IsDir() && (strings.HasSuffix(from, "/") || strings.HasSuffix(to, "/")) {
+		return syscall.ENOTDIR
+	}
 	if err := v.mayUnlink(d.inodes[src.dir], i); err != nil {
 		return err
 	}
@@ -346,13 +350,13 @@ func (v view) link(old, p string) error {
 		if err != nil {
 			return err
 		}
-		if i.mode.IsDir() {
-			return syscall.EPERM
-		}
 		src, _ := v.find(old, false)
 		at, err := v.entry(p)
 		if err != nil {
 			return err
+		}
+		if i.mode.IsDir() {
+			return syscall.EPERM
 		}
 		v.d.own(at.dir).entries[at.name] = src.ino
 		v.d.own(src.ino).nlink++

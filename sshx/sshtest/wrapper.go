@@ -104,6 +104,7 @@ func (h *Host) wireRun(ctx context.Context, p *Proc, args bool) int {
 		}
 		defer func() { _ = p.view().remove(p.Path(file)) }()
 		text += `exec "$@" ` + wire.Quote(file) + "\n"
+		q.death = &death{} // in a subshell, for which the text answers with its exit code
 	} else {
 		text += `exec "$@"` + "\n"
 	}
@@ -116,7 +117,8 @@ func (h *Host) wireRun(ctx context.Context, p *Proc, args bool) int {
 	return h.shell(ctx, &q, source{text: text, name: p.Args[0], params: words})
 }
 
-// watchLiveness kills the process group when in ends, or anything comes. The function it returns ends that.
+// watchLiveness kills the process group when in ends, or anything comes. The function it returns
+// ends that.
 func watchLiveness(p *Proc, in *bufio.Reader) (stop func()) {
 	over := make(chan struct{})
 	done := make(chan struct{})
@@ -157,6 +159,9 @@ func (h *Host) wireDetach(_ context.Context, p *Proc) int {
 		return wireFail(p, errors.New("too few arguments"))
 	}
 	id, dir := p.Args[1], wire.JobDir(p.Args[1])
+	if _, err := p.which("setsid"); err != nil {
+		return wireFail(p, errors.New("setsid: not found"))
+	}
 	preamble, script, err := wireInput(bufio.NewReader(p.Stdin))
 	if err != nil {
 		return wireFail(p, err)
@@ -175,9 +180,6 @@ func (h *Host) wireDetach(_ context.Context, p *Proc) int {
 			return wireFail(p, err)
 		}
 		text += " " + wire.Quote(dir+"/script")
-	}
-	if _, err := p.which("setsid"); err != nil {
-		return wireFail(p, errors.New("setsid: not found"))
 	}
 	log, err := v.open(dir+"/log", os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o666)
 	if err != nil {
@@ -221,7 +223,11 @@ func (h *Host) wireState(p *Proc, dir string) (state, rc string, pid int) {
 		return s
 	}
 	rc = "-"
-	if i, err := p.view().stat(dir); err != nil || !i.IsDir() {
+	i, err := p.view().stat(dir)
+	if err != nil || !i.IsDir() {
+		return "gone", rc, 0
+	}
+	if o, ok := i.Sys().(*Owner); ok && o.User != p.User {
 		return "gone", rc, 0
 	}
 	state = "new"

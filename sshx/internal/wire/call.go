@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bufio"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -146,9 +147,9 @@ func split(s string) (words []string, ok bool) {
 const end = " #end"
 
 // Preamble is the shell text that sets up a command: it exports env, in order of names, changes
-// to dir ("" stays; relative ones are taken from where the login starts; "~" is $HOME, or / if that cannot be entered),
-// and sets the positional parameters to words.
-// Nothing of it may contain NUL; names must be names.
+// to dir ("" stays; relative ones are taken from where the login starts; "~" is $HOME, or / if that
+// cannot be entered), and sets the positional parameters to words. Nothing of it may contain NUL;
+// names must be names.
 func Preamble(env map[string]string, dir string, words []string) string {
 	var b strings.Builder
 	names := make([]string, 0, len(env))
@@ -172,24 +173,25 @@ func Preamble(env map[string]string, dir string, words []string) string {
 	return b.String()
 }
 
-// Header is what precedes a script of n bytes on stdin.
+// Header is what precedes a script of n bytes on stdin, with a name for the script's file that
+// nobody can know.
 func Header(n int64, preamble string) string {
 	if strings.Contains(preamble, "\n") {
-		return fmt.Sprintf("%d %d\n%s", n, len(preamble), preamble)
+		return fmt.Sprintf("%d %d %s\n%s", n, len(preamble), rand.Text(), preamble)
 	}
-	return fmt.Sprintf("%d 0 %s\n", n, preamble)
+	return fmt.Sprintf("%d 0 %s %s\n", n, rand.Text(), preamble)
 }
 
-// ReadHeader reads a Header. The script, of n bytes, is what r reads next; r must be what
-// everything else of the stream is read from, since it may have read ahead.
+// ReadHeader reads a Header, but for the name. The script, of n bytes, is what r reads next; r must
+// be what everything else of the stream is read from, since it may have read ahead.
 func ReadHeader(r *bufio.Reader) (n int64, preamble string, err error) {
 	head, err := r.ReadString('\n')
 	if err != nil {
 		return 0, "", short(err)
 	}
-	f := strings.SplitN(strings.TrimSuffix(head, "\n"), " ", 3)
-	if len(f) < 2 {
-		return 0, "", errors.New("header without two numbers")
+	f := strings.SplitN(strings.TrimSuffix(head, "\n"), " ", 4)
+	if len(f) < 3 {
+		return 0, "", errors.New("header without two numbers and a name")
 	}
 	if n, err = strconv.ParseInt(f[0], 10, 64); err != nil || n < 0 {
 		return 0, "", fmt.Errorf("length of script %q", f[0])
@@ -204,8 +206,8 @@ func ReadHeader(r *bufio.Reader) (n int64, preamble string, err error) {
 			return 0, "", short(err)
 		}
 		preamble = string(b)
-	} else if len(f) == 3 {
-		preamble = f[2]
+	} else if len(f) == 4 {
+		preamble = f[3]
 	}
 	if !strings.HasSuffix(preamble, end) {
 		return 0, "", errors.New("preamble without end")

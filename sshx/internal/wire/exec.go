@@ -6,23 +6,26 @@ import (
 	"strings"
 )
 
-// watch starts what kills the process group when fd 3 ends or has a line; script is its chance to clean up.
+// watch starts what kills the process group when fd 3 ends or has a line; script is its chance to
+// clean up. It is deaf before it is there: a script may signal its group at once. bash's read gives up after $TMOUT, which hardened machines export, with a status > 128.
 func watch(script string) string {
-	return `( (
-	trap "" TERM;
-	command read -r _sshx_x <&3;
+	return `( ` + deaf + ` (
+	while command read -r _sshx_x <&3; [ $? -gt 128 ]; do :; done;
 	command kill -s 0 $$ || exit;
-	command kill -s TERM -- -$$ || command kill -s TERM $$;
+	command kill -TERM -$$ || command kill -s TERM $$;
 	command sleep 2;
 	` + script + `
-	command kill -s KILL -- -$$ || command kill -s KILL $$
+	command kill -KILL -$$ || command kill -s KILL $$
 	) >/dev/null 2>&1 & )`
 }
+
+// deaf is for those who must outlive what is done to the group that they are in.
+const deaf = `trap "" HUP INT QUIT USR1 USR2 TERM;`
 
 // Exec is the shorter Run for a command that is all in the arguments. The login shell may run it
 // itself, after whatever its startup files have set, see Call.Direct: hence "set" and "command".
 var Exec = line(`
-set +eu;
+set +eux;
 case $2 in *m*) exec 2>&1;; esac;
 case $2 in *i*) ;; *) exec 3<&0 </dev/null; ` + watch("") + `; exec 3<&-;; esac;
 case $2 in *s*) command echo "sshx $1 $$" >&2;; esac;

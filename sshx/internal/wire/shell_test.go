@@ -70,7 +70,7 @@ func underShells(t *testing.T, f func(t *testing.T, sh func(leader bool, text st
 				// Names of texts are replaced by this shell where they start a shell themselves.
 				text = strings.ReplaceAll(text, "/bin/sh -c", strings.Join(s.argv, " ")+" -c")
 				// Nobody needs 2 s to see that TERM is ignored.
-				text = strings.NewReplacer("sleep 2;", "sleep 0.2;", "-lt 20 ]", "-lt 2 ]").Replace(text)
+				text = strings.NewReplacer("sleep 2;", "sleep 0.2;", "do sleep 1;", "do sleep 0.1;", "-lt 20 ]", "-lt 2 ]").Replace(text)
 				cmd := exec.CommandContext(t.Context(), s.argv[0], append(append(s.argv[1:len(s.argv):len(s.argv)], "-c", text, "sshx"), args...)...)
 				cmd.Env = []string{"PATH=" + path, "TMPDIR=" + tmp, "HOME=" + tmp, "LC_ALL=C"}
 				cmd.Dir = tmp
@@ -212,7 +212,10 @@ func TestRunExportsAndChangesDirectory(t *testing.T) {
 		p := start(t, cmd, Header(int64(len(script)), pre)+script)
 		p.marker(t)
 		out, code := p.finish(t)
-		assert.Equal(t, "x\n'y'|1|/|0|"+cmd.Dir+"/sshx.tok\n", out)
+		head, file, _ := strings.Cut(strings.TrimSuffix(out, "\n"), "|"+cmd.Dir+"/sshx.")
+		assert.Equal(t, "x\n'y'|1|/|0", head)
+		assert.Len(t, file, 26)
+		assert.NotContains(t, strings.Join(cmd.Args, " "), file, "everybody could have been there before")
 		assert.Equal(t, 7, code)
 		left, err := os.ReadDir(cmd.Dir)
 		require.NoError(t, err)

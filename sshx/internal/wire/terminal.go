@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -11,47 +12,45 @@ import (
 // Read is what Terminal says when it has read all that precedes the command.
 const Read = "read"
 
-// Terminal is Run for a command with a terminal, with the input of TerminalHeader. It never has Lead before
-// it, since a session of its own would take the terminal away; PID is that of the process group that it is in.
-// Flags are empty.
+// Terminal is Run for a command with a terminal, with the input of TerminalHeader. It never has
+// Lead before it, since a session of its own would take the terminal away; PID is that of the
+// process group that it is in. Flags are empty.
 //
 // bash reads ahead on a terminal, so the header is not a line, but of fixed length.
 //
-// The terminal must be raw when input is sent: no echo, no signals, nothing translated. When all of it was read,
-// Terminal says so in a line "sshx TOKEN read", and one byte is to be sent then, whichever. Before the
-// command is announced the terminal is made sane, but for echo and the CRs of output. What is sent from
-// then on is the command's input, which ^D ends.
+// The terminal must be raw when input is sent: no echo, no signals, nothing translated. When all of
+// it was read, Terminal says so in a line "sshx TOKEN read", and one byte is to be sent then,
+// whichever. Before the command is announced the terminal is made sane, but for echo and the CRs of
+// output. What is sent from then on is the command's input, which ^D ends.
 //
-// The byte is there since sshd looks, after each write to the terminal, whether that is sane and without echo, and pretends then, to
-// who may listen, that it echoed what it wrote: in one packet, which is longer than SSH allows if it wrote
-// more than 256 KiB. So the terminal stays raw until sshd has written all, and deals with something small.
+// The byte is there since sshd looks, after each write to the terminal, whether that is sane and
+// without echo, and pretends then, to who may listen, that it echoed what it wrote: in one packet,
+// which is longer than SSH allows if it wrote more than 256 KiB. So the terminal stays raw until
+// sshd has written all, and deals with something small.
 //
 // The group gets HUP from the kernel when the terminal is hung up, and so when the connection is
-// lost. What survives that gets TERM within a second, and KILL 2 s later.
+// lost. A command that survives that gets TERM within a second, and its group KILL 2 s later.
 var Terminal = line(`
 _sshx_t=$1; _sshx_f=; _sshx_n=0; _sshx_e=; _sshx_p=$$;
-kill -s 0 -- -$$ 2>/dev/null || { read -r _sshx_e </proc/$$/stat && set -- ${_sshx_e##*) } && _sshx_p=$3; };
+kill -0 -$$ 2>/dev/null || { read -r _sshx_e </proc/$$/stat && set -- ${_sshx_e##*) } && _sshx_p=$3; };
 exec 3<&0 </dev/null;
-set -- $(dd bs=1 count=32 2>/dev/null <&3); _sshx_n=$1;
+set -- $(dd bs=1 count=64 2>/dev/null <&3); _sshx_n=$1;
 _sshx_e=$(dd bs=1 count="$2" 2>/dev/null <&3);
 case $_sshx_e in *" #end") ;; *) echo "sshx: input ended early" >&2; exit 125;; esac;
 if [ "$_sshx_n" -gt 0 ]; then
-	_sshx_f=${TMPDIR:-/tmp}/sshx.$_sshx_t;
-	trap "rm -f \"\$_sshx_f\"" EXIT;
-	trap : TERM HUP;
+	_sshx_f=${TMPDIR:-/tmp}/sshx.$3;
 	` + script + `
 fi;
 echo "sshx $_sshx_t ` + Read + `";
-dd bs=1 count=1 >/dev/null 2>&1 <&3;
+dd bs=1 count=1 >/dev/null 2>&1 <&3; [ -t 3 ] || exit 125;
 stty sane -echo -onlcr <&3 2>/dev/null;
-( (
-	trap "" TERM HUP;
+( ` + deaf + ` (
 	while [ -t 3 ] && kill -s 0 $$; do sleep 1; done;
 	kill -s 0 $$ || exit;
-	kill -s TERM -- -$_sshx_p;
+	kill -TERM -$_sshx_p;
 	sleep 2;
 	rm -f "$_sshx_f";
-	kill -s KILL -- -$_sshx_p
+	kill -KILL -$_sshx_p
 ) >/dev/null 2>&1 & );
 exec <&3 3<&-;
 if [ "$_sshx_n" -gt 0 ]; then
@@ -68,11 +67,11 @@ exec "$@"
 `)
 
 // terminalHeader is the length of what precedes the preamble.
-const terminalHeader = 32
+const terminalHeader = 64
 
 // TerminalHeader is what precedes a script of n bytes.
 func TerminalHeader(n int64, preamble string) string {
-	return fmt.Sprintf("%-*s\n", terminalHeader-1, fmt.Sprintf("%d %d", n, len(preamble))) + preamble
+	return fmt.Sprintf("%-*s\n", terminalHeader-1, fmt.Sprintf("%d %d %s", n, len(preamble), rand.Text())) + preamble
 }
 
 // ReadTerminalHeader reads a TerminalHeader; the script, of n bytes, is what r reads next.
@@ -82,7 +81,7 @@ func ReadTerminalHeader(r io.Reader) (n int64, preamble string, err error) {
 		return 0, "", short(err)
 	}
 	f := strings.Fields(string(b))
-	if len(f) != 2 {
+	if len(f) != 3 {
 		return 0, "", fmt.Errorf("header %q", b)
 	}
 	if n, err = strconv.ParseInt(f[0], 10, 64); err != nil || n < 0 {

@@ -14,7 +14,9 @@
 // In the last but one, nothing but an answer to PROMPT is sent until Ready has spoken.
 //
 // The texts hold no single quote, newline, "!" or double backslash, so that every login shell
-// (csh and fish too) takes them as they are. NAME is for ps and for the shell's own messages.
+// (csh and fish too) takes them as they are. A group is killed by "kill -TERM -PID", the one form
+// that dash, bash and busybox all take, and tell the truth of. NAME is for ps and for the shell's
+// own messages.
 // The last form, for login shells that can take it, saves a process.
 //
 // # Exec TOKEN FLAGS WORD...
@@ -27,15 +29,16 @@
 //
 // Run reads from stdin a header line, the rest of the preamble if it is long, and the script:
 //
-//	<script bytes> <preamble bytes> <preamble>\n      a preamble without newline: bytes is 0
-//	<script bytes> <preamble bytes>\n<preamble>       otherwise
+//	<script bytes> <preamble bytes> <name> <preamble>\n     a preamble without newline: bytes is 0
+//	<script bytes> <preamble bytes> <name>\n<preamble>      otherwise
 //	<script>
 //
 // The preamble is shell text that exports the environment, changes directory and sets the
 // positional parameters to the words of a command; see Preamble. It ends with " #end". Without a
 // script (0 bytes) these words are the command. With one, the script is written to a private
 // file in ${TMPDIR:-/tmp}, whose path becomes the last word, and the file is removed when the
-// command has ended.
+// command has ended. Its name is sent here since everybody can see arguments: who knew it early
+// could have a FIFO there, which no shell's noclobber minds.
 //
 // Immediately before the command starts, Run prints the line "sshx TOKEN PID" to stdout, and with
 // the flag "s" to stderr too. All that comes earlier is noise of the login shell, or the reason
@@ -43,7 +46,8 @@
 // wrapper itself: no space, no such directory, input that ended early. A truncated preamble or
 // script is never run. Words that name no program end in 127 or 126 after the line.
 //
-// The exit status is that of the command; death by signal N is either the channel's exit-signal or 128+N.
+// The exit status is that of the command; death by signal N is either the channel's exit-signal or
+// 128+N.
 //
 // Flags are letters:
 //
@@ -66,7 +70,8 @@
 // Detach reads the same input as Run (flags and liveness do not apply), makes the directory
 // JobDir(ID) with mode 0700, starts Job in a session of its own, prints "sshx ID DIR" and ends
 // with 0 at once. It fails with Failed. Where systemd runs, root's jobs, and those of users who
-// linger, are in a scope of their own, sshx-ID.scope, that nobody ends with the login session. Job leaves in the directory:
+// linger, are in a scope of their own, sshx-ID.scope, that nobody ends with the login session. Job
+// leaves in the directory:
 //
 //	script   the script, if any
 //	env      the preamble, until the command starts
@@ -88,12 +93,12 @@
 //	done    it has ended, RC is its exit code, and the log has all that it wrote itself
 //	reboot  it did not end before the machine went down, or was ended by that
 //	dead    it is gone without an exit code: killed with KILL from outside
-//	gone    there is no such directory
+//	gone    there is no such directory, or somebody else's: anybody can make one there
 //
 // # Kill ID
 //
-// Kill ends a job that runs as Stop does, and all that is in its scope; rc is 143 or what the command made of TERM, or 137.
-// It exits 0 whether or not the job was running.
+// Kill ends a job, started or about to, as Stop does, and all that is in its scope; rc is 143 or
+// what the command made of TERM, or 137. It exits 0 whether or not the job was running.
 package wire
 
 import "strings"
@@ -112,7 +117,7 @@ func JobDir(id string) string { return JobRoot + "/sshx." + id }
 
 // Lead makes the text in $0 run as the leader of a process group, which sudo does not always do.
 var Lead = line(`
-if kill -s 0 -- -$$ 2>/dev/null; then exec /bin/sh -c "$0" "$@"; fi;
+if kill -0 -$$ 2>/dev/null; then exec /bin/sh -c "$0" "$@"; fi;
 if command -v setsid >/dev/null 2>&1; then exec setsid /bin/sh -c "$0" "$@"; fi;
 exec /bin/sh -c "$0" "$@"
 `)
@@ -120,17 +125,24 @@ exec /bin/sh -c "$0" "$@"
 // input reads header and preamble from fd 3. Names begin with _sshx, so that no exported variable
 // can be one of them.
 const input = `
-IFS=" " read -r _sshx_n _sshx_m _sshx_e <&3 || exit 125;
+IFS=" " read -r _sshx_n _sshx_m _sshx_x _sshx_e <&3 || exit 125;
 if [ "$_sshx_m" -gt 0 ]; then _sshx_e=$(dd bs=1 count="$_sshx_m" 2>/dev/null <&3); fi;
 case $_sshx_e in *" #end") ;; *) echo "sshx: input ended early" >&2; exit 125;; esac;
 `
 
-// script copies the script to $_sshx_f, exclusively. head may read ahead, so nothing may follow
+// copyScript copies the script to $_sshx_f, exclusively. head may read ahead, so nothing may follow
 // the script but its end; and it does not mind an early end, hence wc.
-const script = `
+const copyScript = `
 (umask 077; set -C; exec head -c "$_sshx_n" <&3 >"$_sshx_f") || exit 125;
 if [ "$(($(wc -c <"$_sshx_f")))" -ne "$_sshx_n" ]; then echo "sshx: script ended early" >&2; exit 125; fi;
 `
+
+// script has the file of copyScript removed at the end, also when the script signals its own
+// group, which we and rm are in.
+const script = `
+trap "trap \"\" HUP INT QUIT USR1 USR2 TERM; rm -f \"\$_sshx_f\"" EXIT;
+trap : HUP INT QUIT USR1 USR2 TERM;
+` + copyScript
 
 // Run is the wrapper of every command; see the package's documentation.
 //
@@ -144,9 +156,7 @@ exec 3<&0 </dev/null;
 ` + input + `
 case $_sshx_o in *m*) exec 2>&1;; esac;
 if [ "$_sshx_n" -gt 0 ]; then
-	_sshx_f=${TMPDIR:-/tmp}/sshx.$_sshx_t;
-	trap "rm -f \"\$_sshx_f\"" EXIT;
-	trap : TERM;
+	_sshx_f=${TMPDIR:-/tmp}/sshx.$_sshx_x;
 	` + script + `
 fi;
 case $_sshx_o in
@@ -171,14 +181,14 @@ exec "$@"
 
 // Stop ends the process group $1.
 var Stop = line(`
-kill -s TERM -- -$1 2>/dev/null || kill -s TERM $1 2>/dev/null || exit 0;
+kill -TERM -$1 2>/dev/null || kill -s TERM $1 2>/dev/null || exit 0;
 _sshx_i=0;
 while [ $_sshx_i -lt 20 ]; do
-	kill -s 0 -- -$1 2>/dev/null || kill -s 0 $1 2>/dev/null || exit 0;
+	kill -0 -$1 2>/dev/null || kill -s 0 $1 2>/dev/null || exit 0;
 	sleep 0.1 2>/dev/null || { sleep 1; _sshx_i=$((_sshx_i+9)); };
 	_sshx_i=$((_sshx_i+1));
 done;
-kill -s KILL -- -$1 2>/dev/null || kill -s KILL $1 2>/dev/null;
+kill -KILL -$1 2>/dev/null || kill -s KILL $1 2>/dev/null;
 exit 0
 `)
 
@@ -187,11 +197,13 @@ exit 0
 var Detach = line(`
 _sshx_t=$1; _sshx_j=$2; _sshx_d=` + JobRoot + `/sshx.$1; _sshx_f=$_sshx_d/script;
 exec 3<&0 </dev/null;
-` + input + `
-(umask 077; mkdir "$_sshx_d" && : >"$_sshx_d/log" && printf %s "$_sshx_e" >"$_sshx_d/env") || exit 125;
-cat /proc/sys/kernel/random/boot_id >"$_sshx_d/boot" 2>/dev/null;
-if [ "$_sshx_n" -gt 0 ]; then ` + script + ` fi;
 command -v setsid >/dev/null || { echo "sshx: setsid: not found" >&2; exit 125; };
+` + input + `
+(umask 077; mkdir "$_sshx_d") || exit 125;
+trap "rm -rf \"\$_sshx_d\"" EXIT;
+(umask 077; : >"$_sshx_d/log" && printf %s "$_sshx_e" >"$_sshx_d/env") || exit 125;
+cat /proc/sys/kernel/random/boot_id >"$_sshx_d/boot" 2>/dev/null;
+if [ "$_sshx_n" -gt 0 ]; then ` + copyScript + ` fi;
 if [ -d /run/systemd/system ] && command -v systemd-run >/dev/null; then
 	if [ "$(id -u)" = 0 ]; then echo --system >"$_sshx_d/scope";
 	elif [ -e "/var/lib/systemd/linger/$(id -un)" ]; then echo --user >"$_sshx_d/scope"; fi;
@@ -216,15 +228,19 @@ fi;
 _sshx_e=$(cat "$_sshx_d/env"); rm -f "$_sshx_d/env";
 if [ -e "$_sshx_d/script" ]; then _sshx_f=$_sshx_d/script; fi;
 _sshx_s=0; if [ -r /proc/$$/stat ]; then read -r _sshx_s </proc/$$/stat; set -- ${_sshx_s##*) }; _sshx_s=${20}; fi;
+trap _sshx_k=term TERM; trap : HUP INT QUIT USR1 USR2;
 echo "$$ $_sshx_s" >"$_sshx_d/pid.tmp"; mv "$_sshx_d/pid.tmp" "$_sshx_d/pid";
-trap _sshx_k=term TERM;
-(
-exec </dev/null >>"$_sshx_d/log" 2>&1;
-eval "$_sshx_e";
-if [ -n "$_sshx_f" ]; then exec "$@" "$_sshx_f"; fi;
-exec "$@"
-);
-_sshx_r=$?; if [ -e "$_sshx_d/killed" ]; then _sshx_k=; fi;
+_sshx_r=143;
+[ -e "$_sshx_d/killed" ] || {
+	(
+	exec </dev/null >>"$_sshx_d/log" 2>&1;
+	eval "$_sshx_e";
+	if [ -n "$_sshx_f" ]; then exec "$@" "$_sshx_f"; fi;
+	exec "$@"
+	);
+	_sshx_r=$?;
+};
+if [ -e "$_sshx_d/killed" ]; then _sshx_k=; fi;
 echo $_sshx_r $_sshx_k >"$_sshx_d/rc.tmp"; mv "$_sshx_d/rc.tmp" "$_sshx_d/rc"
 `)
 
@@ -232,7 +248,7 @@ echo $_sshx_r $_sshx_k >"$_sshx_d/rc.tmp"; mv "$_sshx_d/rc.tmp" "$_sshx_d/rc"
 // _sshx_p to its process group.
 const state = `
 _sshx_r=-; _sshx_s=new; _sshx_p=; _sshx_q=; _sshx_b=; _sshx_c=;
-if [ -d "$_sshx_d" ]; then
+if [ -d "$_sshx_d" ] && [ -O "$_sshx_d" ]; then
 	read -r _sshx_b <"$_sshx_d/boot"; read -r _sshx_c </proc/sys/kernel/random/boot_id;
 	if [ -e "$_sshx_d/pid" ]; then
 		read -r _sshx_p _sshx_q <"$_sshx_d/pid"; _sshx_s=dead;
@@ -263,22 +279,24 @@ echo "$_sshx_s $_sshx_r $_sshx_n";
 if [ $_sshx_n -gt $_sshx_i ]; then tail -c +$((_sshx_i+1)) "$_sshx_d/log" | head -c "$_sshx_m"; fi
 `)
 
-// Kill ends the job $1.
+// Kill ends the job $1. One that has no pid yet sees "killed" when it has, and starts nothing.
 var Kill = line(`
 _sshx_d=` + JobRoot + `/sshx.$1;
 ` + state + `
-[ $_sshx_s = run ] || exit 0;
+case $_sshx_s in new|run) ;; *) exit 0;; esac;
 : >"$_sshx_d/killed";
+read -r _sshx_p _sshx_q 2>/dev/null <"$_sshx_d/pid";
 _sshx_u=sshx-${_sshx_d##*.}.scope; _sshx_y=;
 if [ -e "$_sshx_d/scope" ]; then
 	read -r _sshx_y <"$_sshx_d/scope";
 	export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/run/user/$(id -u)}";
 fi;
-_sshx_kill() { [ -n "$_sshx_y" ] && systemctl $_sshx_y kill -s $1 $_sshx_u 2>/dev/null || kill -s $1 -- -$_sshx_p 2>/dev/null; };
+_sshx_kill() { [ -n "$_sshx_y" ] && systemctl $_sshx_y kill -s $1 $_sshx_u 2>/dev/null || kill -$1 -$_sshx_p 2>/dev/null; };
+_sshx_lives() { [ -n "$_sshx_y" ] && systemctl $_sshx_y -q is-active $_sshx_u || kill -0 -$_sshx_p 2>/dev/null; };
 _sshx_kill TERM;
 _sshx_i=0;
 while [ $_sshx_i -lt 20 ]; do
-	if [ -e "$_sshx_d/rc" ]; then [ -n "$_sshx_y" ] && systemctl $_sshx_y -q is-active $_sshx_u || exit 0; fi;
+	if [ -e "$_sshx_d/rc" ]; then _sshx_lives || exit 0; fi;
 	sleep 0.1 2>/dev/null || { sleep 1; _sshx_i=$((_sshx_i+9)); };
 	_sshx_i=$((_sshx_i+1));
 done;

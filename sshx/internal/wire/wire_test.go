@@ -63,7 +63,7 @@ func TestTerminalHeadersAreReadAsTheyWereWritten(t *testing.T) {
 		assert.Equal(t, p, got)
 		assert.Equal(t, 4, r.Len())
 	}
-	for _, s := range []string{"", "0", strings.Repeat(" ", 32), TerminalHeader(-1, " #end"), TerminalHeader(0, "set --"), TerminalHeader(0, "x #end")[:36]} {
+	for _, s := range []string{"", "0", strings.Repeat(" ", 64), TerminalHeader(-1, " #end"), TerminalHeader(0, "set --"), TerminalHeader(0, "x #end")[:68]} {
 		_, _, err := ReadTerminalHeader(strings.NewReader(s))
 		assert.Error(t, err, "%q", s)
 	}
@@ -86,7 +86,7 @@ func TestHeadersAreReadAsTheyWereWritten(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, "12345rest", string(b))
 	}
-	for _, s := range []string{"", "0", "0\n", "0 0\n", "-1 0 x #end\n", "0 0 set -- 'a'\n", "0 9\nset", "x 0 #end\n"} {
+	for _, s := range []string{"", "0", "0\n", "0 0\n", "-1 0 f x #end\n", "0 0 f set -- 'a'\n", "0 0 f #end", "0 9 f\nset", "x 0 f #end\n", "0 0 #end\n"} {
 		_, _, err := ReadHeader(bufio.NewReader(strings.NewReader(s)))
 		assert.Error(t, err, "%q", s)
 	}

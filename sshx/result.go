@@ -1,0 +1,76 @@
+package sshx
+
+import (
+	"bytes"
+	"errors"
+	"time"
+
+	"github.com/poolready/poolready/sshx/internal/wire"
+)
+
+// result gathers the output.
+func (r *run) result(cut bool) Result {
+	r.over.Store(true)
+	res := Result{Cut: cut, Took: time.Since(r.begun)}
+	var lost bool
+	res.Stdout, lost = r.out.result()
+	res.Cut = res.Cut || lost
+	if r.err != nil {
+		res.Stderr, lost = r.err.result()
+		res.Cut = res.Cut || lost
+	} else if r.started.Load() {
+		res.Stdout = append(res.Stdout, r.c.cfg.redact(string(r.noise.late()))...)
+	}
+	return res
+}
+
+// ends is the part of the output that errors show.
+func (r *run) ends() []byte {
+	if r.err != nil {
+		if b := r.err.end(); len(bytes.TrimSpace(b)) > 0 {
+			return b
+		}
+	}
+	return append(r.out.end(), r.c.cfg.redact(string(r.noise.late()))...)
+}
+
+// early is what came in place of the command.
+func (r *run) early() string {
+	text := r.noise.early()
+	if r.err != nil {
+		text = r.err.noise()
+	}
+	return r.c.cfg.said(string(append(text, append([]byte("\n"), r.out.noise()...)...)))
+}
+
+// finished says how a command with an exit status ended.
+func (r *run) finished(st exitStatus, cut bool) (Result, error) {
+	res := r.result(cut)
+	res.ExitCode = st.code
+	host := r.c.cfg.Name
+	switch {
+	case !r.started.Load() && r.call.User != "" && st.code != wire.Failed:
+		return res, &SudoError{Host: host, User: r.call.User, Cmd: r.label, Text: r.early()}
+	case !r.started.Load():
+		return res, &StartError{Host: host, Cmd: r.label, Code: st.code, Text: r.early()}
+	case st.code != 0 || st.signal != "":
+		return res, &ExitError{Host: host, Cmd: r.label, Code: st.code, Signal: st.signal, Took: res.Took, Output: r.ends()}
+	}
+	return res, nil
+}
+
+// lost says what is known of a command whose session ended without an exit status.
+func (r *run) lost() (Result, error) {
+	// The channel ends a moment before the connection, whose end has the reason.
+	t := time.NewTimer(time.Second)
+	defer t.Stop()
+	cause := errors.New("the session ended early")
+	select {
+	case <-r.c.done:
+		cause = r.c.Err()
+	case <-t.C:
+	}
+	res := r.result(true)
+	res.ExitCode = -1
+	return res, &DisconnectedError{Host: r.c.cfg.Name, Cmd: r.label, Ran: r.started.Load(), Took: res.Took, Output: r.ends(), Cause: cause}
+}

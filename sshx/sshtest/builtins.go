@@ -1,0 +1,348 @@
+package sshtest
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"mvdan.cc/sh/v3/interp"
+	"mvdan.cc/sh/v3/syntax"
+)
+
+// call sees every simple command before the interpreter does, and turns aside builtins that would
+// ask the host, that the interpreter lacks, or that know fewer options than scripts use.
+func (s *shell) call(ctx context.Context, args []string) ([]string, error) {
+	hc := interp.HandlerCtx(ctx)
+	if j := s.job(hc); j != nil && j.ctx.Err() != nil && args[0] != ourVars+"end" {
+		return []string{"exit", strconv.Itoa(exitKilled(j.ctx))}, nil
+	}
+	out, err := s.turn(ctx, hc, args)
+	if ns, ok := errors.AsType[*notSimulated](err); ok {
+		return []string{ourVars + "refuse", ns.Error()}, nil
+	}
+	return out, err
+}
+
+func (s *shell) turn(ctx context.Context, hc interp.HandlerContext, args []string) ([]string, error) {
+	refuse := func(what string) ([]string, error) { return nil, &notSimulated{what, hc.Pos} }
+	switch name := args[0]; name {
+	case ourVars + "raw": // for the interpreter alone
+		return args[1:], nil
+	case ourVars + "fork":
+		holds := args[1] == "1" && s.p.task.isOutput(hc.Stdout) || args[2] == "1" && s.p.task.isOutput(hc.Stderr)
+		j := s.p.task.fork(ctx, holds, s.p.Args, s.p.User)
+		return []string{"eval", varBack + "=" + strconv.Itoa(j.pid)}, nil
+	case "builtin":
+		if len(args) > 1 {
+			return s.turn(ctx, hc, args[1:])
+		}
+	case "command":
+		return s.turnCommand(ctx, hc, args)
+	case "type", "hash":
+		return []string{"eval", lookup(ourVars+name, args[1:])}, nil
+	case "kill":
+		return append([]string{"/bin/kill"}, args[1:]...), nil
+	case "ulimit", "jobs", "fg", "bg", "fc", "disown", "suspend", "enable", "bind", "caller", "compgen", "complete", "compopt",
+		"history", "newgrp", "logout":
+		return refuse(strings.Join(args, " "))
+	case "test", "[":
+		return s.turnTest(hc, args)
+	case "shift":
+		n := quoteAll(slices.Concat(args, []string{"1"})[1])
+		return []string{"eval", `if [ "$#" -ge ` + n + " ]; then " + ourVars + "raw shift " + n + "; else false; fi"}, nil
+	case "exit":
+		if len(args) > 1 && !isNumber(args[1]) {
+			return []string{"eval", ourVars + "fail 2 " + quoteAll("exit: "+args[1]+": numeric argument required") + "; " + ourVars + "raw exit 2"}, nil
+		}
+	case "exec":
+		if len(args) > 1 {
+			s.replaced.Store(s.job(hc) == nil)
+			return []string{"eval", "trap - EXIT; " + ourVars + "raw exec " + quoteAll(args[1:]...)}, nil // nothing is left to run a trap
+		}
+	case "umask":
+		return turnUmask(args, refuse)
+	case "wait":
+		out := []string{"wait"}
+		for _, a := range args[1:] {
+			if pid, err := strconv.Atoi(a); err == nil {
+				if a = s.p.task.jobName(pid); a == "" {
+					return complain(127, fmt.Sprintf("wait: pid %d is not a child of this shell", pid))
+				}
+			}
+			out = append(out, a)
+		}
+		return out, nil
+	case "trap":
+		return turnTrap(args)
+	case "eval":
+		text, err := again(strings.Join(args[1:], " "))
+		return orFail([]string{"eval", text}, err)
+	case ".", "source":
+		return s.turnSource(hc, args)
+	case "pwd":
+		if slices.Contains(args[1:], "-P") {
+			real, err := s.view(hc).realpath(hc.Dir, true)
+			if err != nil {
+				return []string{ourVars + "refuse", "pwd -P: " + reason(err)}, nil
+			}
+			return []string{"printf", "%s\n", real}, nil
+		}
+	case "cd":
+		rest := args[1:]
+		for len(rest) > 0 && (rest[0] == "--" || rest[0] == "-L") {
+			rest = rest[1:]
+		}
+		if len(rest) > 0 && rest[0] == "-P" {
+			return refuse("cd -P")
+		}
+		if len(rest) == 1 && rest[0] != "" && rest[0] != "-" {
+			v, dir := s.view(hc), abs(hc, rest[0])
+			i, err := v.stat(dir)
+			if err == nil && !i.IsDir() {
+				err = syscall.ENOTDIR
+			}
+			if err = cmp.Or(err, v.access(dir, mayExec)); err != nil {
+				return complain(1, "cd: "+rest[0]+": "+reason(err))
+			}
+		}
+		return append([]string{"cd"}, rest...), nil
+	case "echo": // -ne is -n -e
+		if len(args) > 1 && echoFlags.MatchString(args[1]) {
+			out := []string{name}
+			for _, f := range args[1][1:] {
+				out = append(out, "-"+string(f))
+			}
+			return append(out, args[2:]...), nil
+		}
+	case "printf":
+		if len(args) > 1 && args[1] == "--" {
+			return append([]string{"printf"}, args[2:]...), nil
+		}
+		if len(args) > 1 && args[1] == "-v" {
+			return refuse("printf -v")
+		}
+		if n := notANumber(args[1:]); n != "" {
+			return complain(1, "printf: "+n+": invalid number")
+		}
+	}
+	return args, nil
+}
+
+func isNumber(s string) bool {
+	_, err := strconv.ParseInt(s, 10, 64)
+	return err == nil
+}
+
+// orFail is a command, or one that fails as builtins do that cannot read their text.
+func orFail(args []string, err error) ([]string, error) {
+	if _, ok := errors.AsType[*notSimulated](err); ok || err == nil {
+		return args, err
+	}
+	return complain(2, args[0]+": "+err.Error())
+}
+
+// complain is a command that fails as a builtin does.
+func complain(code int, text string) ([]string, error) {
+	return []string{ourVars + "fail", strconv.Itoa(code), text}, nil
+}
+
+// turnTest refuses what would ask the host, answers -t, and rejects what only looks like a number.
+func (s *shell) turnTest(hc interp.HandlerContext, args []string) ([]string, error) {
+	out := slices.Clone(args)
+	for i, a := range args[1:] {
+		if slices.Contains([]string{"=", "==", "!="}, args[i]) {
+			continue // it is an operand itself
+		}
+		switch a {
+		case "-O", "-G", "-N", "-ef":
+			return nil, &notSimulated{args[0] + " " + a, hc.Pos}
+		case "-t":
+			if i+2 < len(args) && slices.Contains([]string{"0", "1", "2"}, args[i+2]) {
+				out[i+1], out[i+2] = "-n", map[bool]string{true: "yes"}[s.onTerminal(hc, args[i+2])]
+			}
+		case "-eq", "-ne", "-lt", "-le", "-gt", "-ge":
+			if i == 0 || i+2 >= len(args) {
+				continue
+			}
+			for _, n := range []string{args[i], args[i+2]} {
+				if !isNumber(strings.TrimSpace(n)) {
+					return complain(2, args[0]+": "+n+": integer expression expected")
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+// onTerminal reports whether a descriptor, by its number, is the session's terminal.
+func (s *shell) onTerminal(hc interp.HandlerContext, fd string) bool {
+	t := s.p.task
+	switch fd {
+	case "0":
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		return t.terminal && hc.Stdin == t.keyboard
+	case "1":
+		return t.terminal && t.isOutput(hc.Stdout)
+	}
+	return t.terminal && fd == "2" && t.isOutput(hc.Stderr)
+}
+
+var conversion = regexp.MustCompile(`%(?:%|[-+ #0]*\d*([a-zA-Z]))`)
+
+// notANumber returns the first argument of printf that a numeric conversion could not read, or "".
+func notANumber(args []string) string {
+	if len(args) < 2 {
+		return ""
+	}
+	var kinds []string
+	for _, m := range conversion.FindAllStringSubmatch(args[0], -1) {
+		if m[1] != "" {
+			kinds = append(kinds, m[1])
+		}
+	}
+	for i, a := range args[1:] {
+		if len(kinds) == 0 || !strings.ContainsAny(kinds[i%len(kinds)], "diouxX") || a == "" {
+			continue
+		}
+		if _, err := strconv.ParseInt(a, 0, 64); err != nil {
+			return a
+		}
+	}
+	return ""
+}
+
+var echoFlags = regexp.MustCompile(`^-[neE]{2,}$`)
+
+// turnCommand takes "command -v", which would look through the host's PATH.
+func (s *shell) turnCommand(ctx context.Context, hc interp.HandlerContext, args []string) ([]string, error) {
+	rest := args[1:]
+	if len(rest) == 0 {
+		return args, nil
+	}
+	switch rest[0] {
+	case "-v", "-V":
+		return []string{"eval", lookup(ourVars+"command"+rest[0], rest[1:])}, nil
+	case "-p":
+		rest = rest[1:]
+	case "--":
+		rest = rest[1:]
+	}
+	if len(rest) > 0 && strings.HasPrefix(rest[0], "-") {
+		return nil, &notSimulated{strings.Join(args, " "), hc.Pos}
+	}
+	if len(rest) > 0 && interp.IsBuiltin(rest[0]) {
+		return s.turn(ctx, hc, rest)
+	}
+	return append([]string{"command"}, rest...), nil
+}
+
+// lookup is a script that asks the shell about its functions, and us about all else.
+func lookup(cmd string, names []string) string {
+	var opts []string
+	for len(names) > 0 && strings.HasPrefix(names[0], "-") && len(names[0]) > 1 {
+		opts, names = append(opts, names[0]), names[1:]
+	}
+	var b strings.Builder
+	for i, n := range names {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		q := quoteAll(n)
+		known := "declare -f " + q + " >/dev/null 2>&1"
+		if !syntax.ValidName(strings.ReplaceAll(n, "-", "_")) {
+			known = "false"
+		}
+		fmt.Fprintf(&b, "if %s; then %s --function %s; else %s %s %s; fi", known, cmd, q, cmd, quoteAll(opts...), q)
+	}
+	if len(names) == 0 {
+		fmt.Fprintf(&b, "%s %s", cmd, quoteAll(opts...))
+	}
+	return b.String()
+}
+
+func quoteAll(words ...string) string {
+	out := make([]string, len(words))
+	for i, w := range words {
+		out[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+	}
+	return strings.Join(out, " ")
+}
+
+func turnUmask(args []string, refuse func(string) ([]string, error)) ([]string, error) {
+	switch {
+	case len(args) == 1:
+		return []string{"eval", `printf '%04d\n' "$` + varUmask + `"`}, nil
+	case len(args) == 2:
+		if n, err := strconv.ParseUint(args[1], 8, 32); err == nil && n <= 0o777 {
+			return []string{"eval", varUmask + "=" + strconv.FormatUint(n, 8)}, nil
+		}
+	}
+	return refuse(strings.Join(args, " "))
+}
+
+// turnTrap leaves EXIT and ERR to the interpreter. Traps on signals are taken and never run: a
+// process of the machine that gets a signal ends.
+func turnTrap(args []string) ([]string, error) {
+	if len(args) < 3 {
+		return args, nil
+	}
+	rest := args[1:]
+	if rest[0] == "--" {
+		rest = rest[1:]
+	}
+	text, err := again(rest[0])
+	if err != nil {
+		return orFail(args, err)
+	}
+	out := []string{"trap", "--", text}
+	if rest[0] == "-" {
+		out = []string{"trap", "-"}
+	}
+	n := len(out)
+	for _, sig := range rest[1:] {
+		name := strings.TrimPrefix(sig, "SIG")
+		no, _ := strconv.Atoi(sig)
+		switch {
+		case sig == "0":
+			out = append(out, "EXIT")
+		case slices.ContainsFunc(signals, func(s *signal) bool { return s.name == name || s.no == no }):
+		default:
+			out = append(out, sig)
+		}
+	}
+	if len(out) == n {
+		return []string{"true"}, nil
+	}
+	return out, nil
+}
+
+// turnSource reads a script as the shell's user, so that it is found on our disk and rewritten.
+func (s *shell) turnSource(hc interp.HandlerContext, args []string) ([]string, error) {
+	if len(args) < 2 {
+		return args, nil
+	}
+	v := s.view(hc)
+	candidates := []string{abs(hc, args[1])}
+	if !strings.Contains(args[1], "/") {
+		for dir := range strings.SplitSeq(hc.Env.Get("PATH").String(), ":") {
+			candidates = slices.Insert(candidates, len(candidates)-1, abs(hc, path.Join(dir, args[1])))
+		}
+	}
+	var err error
+	for _, c := range candidates {
+		var data []byte
+		if data, err = v.readFile(c); err == nil {
+			text, err := again(string(data))
+			return orFail(append([]string{".", sourcedPrefix + text}, args[2:]...), err)
+		}
+	}
+	return complain(1, args[1]+": "+reason(err))
+}
