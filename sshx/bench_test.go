@@ -242,7 +242,8 @@ func BenchmarkCommands(b *testing.B) {
 	})
 }
 
-// BenchmarkScripts runs a script of one line: what it costs to be sent as a file, and to be killable.
+// BenchmarkScripts runs a script of one line: what it costs to be sent as a file, and to be
+// killable.
 func BenchmarkScripts(b *testing.B) {
 	rtts(b, func(b *testing.B, m *bench) {
 		const n = 8

@@ -12,8 +12,8 @@
 //	res, err := c.Run(ctx, sshx.Cmd{Script: install, User: "root", Stdout: log})
 //
 // Nothing is taken from the caller's home: no agent, no ~/.ssh/config, no known_hosts, unless
-// named. The machine needs OpenSSH and a POSIX shell; sudo, tar, sha256sum and setsid for what is
-// done with them. Windows machines are out of scope.
+// named. The machine needs OpenSSH and a POSIX shell; sudo, tar, sha256sum, find and setsid for
+// what is done with them. Windows machines are out of scope.
 //
 // # Connections
 //
@@ -82,6 +82,7 @@
 //	*SessionError       no session for it to run in
 //	*InterruptedError   a job that a reboot ended
 //	*JobLostError       a job that left no exit code
+//	*ChangedError       a file changed while it was read, with GetOptions.Sum
 //	*HostKeyError, *AuthError, *DialError, *NotReadyError: there was no connection to run it on
 //
 // Test with errors.AsType. All texts begin with "sshx: " and the name of the machine.
@@ -92,20 +93,23 @@
 //
 // # Files
 //
-// Put and PutTree write beside the target, prove size and (up to a size) SHA-256, and rename: a
-// transfer that fails leaves what was there, and nothing beside it. A file is on the disk before it
-// has its name, and keeps mode, owner and group of the one that it replaces, unless told otherwise.
-// Both can write as root, and skip what is the same. Trees are one tar stream, or go over SFTP to
-// machines without tar. GetTree checks every name on our side. They need no sftp subsystem; SFTP is
-// there for the rest, also as root.
+// Put and PutTree write under a temporary name, and rename: a transfer that fails, or whose
+// connection is lost, leaves what was there, and nothing else. Put proves size and (up to a size)
+// SHA-256; a file is on the disk before it has its name, and keeps mode, owner and group of the one
+// that it replaces, unless told otherwise. PutTree keeps the directories that are there, and
+// replaces files one by one. Both can write as root, and skip what is the same.
+//
+// Get and GetTree bear with files that are written to meanwhile, or with GetOptions.Sum compare
+// SHA-256, and return a *ChangedError. GetTree checks every name and link on our side. Trees are one
+// tar stream, or go over SFTP with machines without tar. None of this needs the sftp subsystem; SFTP
+// is there for the rest, also as root.
 //
 // # What is left behind
 //
 // A machine that loses power in the middle of a transfer keeps a file or directory
-// NAME.sshx-XXXXXXXXXXXXXXXX, as does one without tar whose connection is lost in the middle of a
-// tree; a job that nobody followed to its end leaves /var/tmp/sshx.XXXXXXXXXXXXXXXX. A script that
-// is killed with SIGKILL from outside may leave
-// /tmp/sshx.XXXXXXXXXXXXXXXXXXXXXXXXXX.
+// .sshx-XXXXXXXXXXXXXXXX beside the target, or in a directory that it was for; a job that nobody
+// followed to its end leaves /var/tmp/sshx.XXXXXXXXXXXXXXXX. A script that is killed with SIGKILL
+// from outside may leave /tmp/sshx.XXXXXXXXXXXXXXXXXXXXXXXXXX.
 //
 // # Testing
 //

@@ -2,233 +2,15 @@ package sshx
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
-	"strconv"
+	"path"
 	"strings"
 	"sync"
 	"time"
 )
-
-// PutOptions are the zero value for a file that keeps mode, owner and group of the one that it
-// replaces, or else has mode 0644 and belongs to the user logged in as.
-type PutOptions struct {
-	Mode  fs.FileMode // permissions; 0 means those of what is replaced or 0644, and in a tree those that each file has
-	Owner string      // "user" or "user:group", set as root; "" keeps that of what is replaced
-	Sudo  bool        // write as root
-	// SumUpTo is the size in bytes up to which a file is read back and compared by SHA-256 before
-	// it takes its place; its size is always compared. 0 means 64 MiB; a negative one is never.
-	SumUpTo int64
-	// IfChanged sends nothing whose content is already there, in the same place; mode and owner
-	// are set all the same.
-	IfChanged bool
-	// Progress, if set, is told how many bytes were sent so far, now and then and at the end. It
-	// is never called twice at a time.
-	Progress func(sent int64)
-}
-
-const defaultSumUpTo = 64 << 20
-
-// putScript writes stdin to a temporary file beside dst, proves it, and moves it there once it is
-// on the disk. Without mode and owner, it gets those of what it replaces. chown comes before
-// chmod, since it takes setuid away. fail cleans up first: nobody may be there to read what it says. Where SELinux is on, the file gets the label of its place.
-const putScript = `set -eu
-dst=$1 tmp=$2 mode=$3 owner=$4 size=$5 sum=$6
-if [ -d "$dst" ]; then echo "$dst: is a directory" >&2; exit 1; fi
-trap 'rm -f "$tmp"' EXIT
-trap 'exit 1' HUP INT TERM PIPE
-fail() { rm -f "$tmp"; echo "$1" >&2; exit 1; }
-umask 077
-cat >"$tmp"
-n=$(($(wc -c <"$tmp")))
-if [ "$n" -ne "$size" ]; then fail "$n of $size bytes arrived"; fi
-if [ "$sum" != - ]; then
-	got=$(sha256sum <"$tmp")
-	got=${got%% *}
-	if [ "$got" != "$sum" ]; then fail "sha256 is $got, want $sum"; fi
-fi
-if [ -f "$dst" ] && [ ! -L "$dst" ]; then
-	if [ -z "$mode" ]; then mode=$(stat -c %a "$dst"); fi
-	had=$(stat -c %u:%g "$dst")
-	if [ -z "$owner" ] && [ "$had" != "$(stat -c %u:%g "$tmp")" ]; then
-		chown "$had" "$tmp" || fail "$dst belongs to $had, which cannot be kept: write as root, or remove it first"
-	fi
-fi
-if [ -n "$owner" ]; then chown "$owner" "$tmp"; fi
-chmod "${mode:-0644}" "$tmp"
-sync "$tmp" 2>/dev/null || sync
-mv -f "$tmp" "$dst"
-if command -v restorecon >/dev/null 2>&1; then restorecon "$dst" || true; fi
-`
-
-// sameScript prints the sum of dst, if it is a file, and gives it mode and owner.
-const sameScript = `set -eu
-dst=$1 mode=$2 owner=$3 size=$4 sum=$5
-if [ -L "$dst" ] || [ ! -f "$dst" ]; then exit 0; fi
-if [ "$(($(wc -c <"$dst")))" -ne "$size" ]; then exit 0; fi
-got=$(sha256sum <"$dst")
-if [ "${got%% *}" != "$sum" ]; then exit 0; fi
-if [ -n "$owner" ]; then chown "$owner" "$dst"; fi
-if [ -n "$mode" ]; then chmod "$mode" "$dst"; fi
-echo same
-`
-
-// Put writes r to the file dst, whole or not at all: to a temporary file in the same directory,
-// which must exist, and from there, once it is on the disk, by a rename. A symbolic link at dst is
-// replaced. Size, and up to PutOptions.SumUpTo the SHA-256 of what the machine has are compared
-// first. If r fails, dst is as it was, and nothing is left beside it, nor is when the connection is lost.
-//
-// An r that is no io.ReadSeeker is read to its end before anything is sent: to memory, and to a
-// local temporary file if it is longer than 1 MiB.
-//
-// Put needs a shell on the machine, not the sftp subsystem. For an account that has only that, use SFTP.
-func (c *Client) Put(ctx context.Context, dst string, r io.Reader, o PutOptions) error {
-	p := &put{c: c, dst: dst, o: o, src: r}
-	if err := p.do(ctx); err != nil {
-		return fmt.Errorf("sshx: %s: put %s: %w", c.cfg.Name, dst, c.bare(err))
-	}
-	return nil
-}
-
-// A put is one file on its way.
-type put struct {
-	c    *Client
-	dst  string
-	o    PutOptions
-	src  io.Reader
-	size int64
-	sum  string // of what will be sent, if it was asked for
-}
-
-func (p *put) do(ctx context.Context) error {
-	if err := checkPath(p.dst); err != nil {
-		return err
-	}
-	if strings.HasSuffix(p.dst, "/") {
-		return errors.New("the name of a file does not end in /")
-	}
-	setDefault(&p.o.SumUpTo, defaultSumUpTo)
-	done, err := p.measure(ctx)
-	defer done()
-	if err != nil {
-		return err
-	}
-	if p.o.IfChanged && p.sum != "" {
-		out, err := p.run(ctx, "compare", sameScript, nil, p.dst, p.mode(), p.o.Owner, strconv.FormatInt(p.size, 10), p.sum)
-		if err != nil {
-			return err
-		}
-		if out == "same" {
-			return nil
-		}
-	}
-	return p.send(ctx)
-}
-
-// measure finds out size and sum beforehand. done frees what was needed for that.
-func (p *put) measure(ctx context.Context) (done func(), err error) {
-	done = func() {}
-	s, at, end := extent(p.src)
-	if s == nil {
-		if s, done, err = spool(ctx, p.src); err != nil {
-			return done, err
-		}
-		p.src = s
-		s, at, end = extent(p.src)
-	}
-	p.size = end - at
-	if p.size > p.o.SumUpTo && !p.o.IfChanged {
-		return done, nil
-	}
-	h := sha256.New()
-	n, err := io.Copy(h, s)
-	if err != nil {
-		return done, err
-	}
-	p.size, p.sum = n, hex.EncodeToString(h.Sum(nil))
-	_, err = s.Seek(at, io.SeekStart)
-	return done, err
-}
-
-// extent returns r and where its content begins and ends; or nil if that cannot be told, as of a
-// pipe, or of a file of /proc.
-func extent(r io.Reader) (s io.ReadSeeker, at, end int64) {
-	s, ok := r.(io.ReadSeeker)
-	if !ok {
-		return nil, 0, 0
-	}
-	at, err := s.Seek(0, io.SeekCurrent)
-	if err != nil {
-		return nil, 0, 0
-	}
-	if end, err = s.Seek(0, io.SeekEnd); err != nil {
-		return nil, 0, 0
-	}
-	if _, err := s.Seek(at, io.SeekStart); err != nil {
-		return nil, 0, 0
-	}
-	if _, isFile := r.(*os.File); isFile && end == 0 {
-		return nil, 0, 0
-	}
-	return s, at, end
-}
-
-// mode is for chmod; "" leaves it to the machine.
-func (p *put) mode() string {
-	if p.o.Mode == 0 {
-		return ""
-	}
-	return fmt.Sprintf("%04o", unixMode(p.o.Mode))
-}
-
-// send sends the content; the machine compares what has arrived.
-func (p *put) send(ctx context.Context) error {
-	tmp := p.dst + ".sshx-" + newToken()
-	sum := "-"
-	if p.sum != "" && p.size <= p.o.SumUpTo {
-		sum = p.sum
-	}
-	in := &counted{r: p.src, tell: p.o.Progress}
-	_, err := p.run(ctx, "write", putScript, in, p.dst, tmp, p.mode(), p.o.Owner, strconv.FormatInt(p.size, 10), sum)
-	in.end(err == nil)
-	if err != nil {
-		p.c.sweep(ctx, p.o.user(), tmp)
-	}
-	return err
-}
-
-// sweep removes what a transfer that was killed may have left; a shell that is killed cleans up
-// nothing. Without a connection nothing can be done, nor is a wrapper there to be killed.
-func (c *Client) sweep(ctx context.Context, user, tmp string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killGrace)
-	defer cancel()
-	_, _ = c.Run(ctx, Cmd{Name: "clean up", Args: []string{"rm", "-rf", tmp}, User: user})
-}
-
-// run runs a shell text with arguments and returns the first line of its output.
-func (p *put) run(ctx context.Context, name, text string, stdin io.Reader, args ...string) (string, error) {
-	cmd := Cmd{
-		Name:  name + " " + p.dst,
-		Args:  append([]string{"/bin/sh", "-c", text, "sshx-put"}, args...),
-		Stdin: stdin, Separate: true, User: p.o.user(),
-	}
-	res, err := p.c.Run(ctx, cmd)
-	line, _, _ := strings.Cut(string(res.Stdout), "\n")
-	return line, err
-}
-
-// user is who writes.
-func (o PutOptions) user() string {
-	if o.Sudo || o.Owner != "" {
-		return "root"
-	}
-	return ""
-}
 
 // checkPath refuses names that no file can have.
 func checkPath(path string) error {
@@ -239,6 +21,13 @@ func checkPath(path string) error {
 		return fmt.Errorf("%q would be taken for an option; write ./%s", path, path)
 	}
 	return nil
+}
+
+// beside returns the name of something temporary in the directory of dst: one that is hidden, that
+// nothing else has, and that is no longer than names may be, however long that of dst is.
+func beside(dst string) string {
+	dir, _ := path.Split(dst)
+	return dir + ".sshx-" + newToken()
 }
 
 // unixMode is the number that chmod knows a mode by.
@@ -252,9 +41,31 @@ func unixMode(m fs.FileMode) uint32 {
 	return n
 }
 
-// counted counts what is read, and tells every 100 ms.
-type counted struct {
+// A whole is a reader that must have left more bytes, and then end.
+type whole struct {
 	r    io.Reader
+	left int64
+}
+
+func (w *whole) Read(p []byte) (int, error) {
+	n, err := w.r.Read(p)
+	w.left -= int64(n)
+	switch {
+	case w.left < 0:
+		n += int(w.left)
+		w.left = 0
+		return n, errors.New("the source changed while it was read: it has grown")
+	case errors.Is(err, io.EOF) && w.left > 0:
+		return n, fmt.Errorf("the source changed while it was read: it lacks %d bytes", w.left)
+	}
+	return n, err
+}
+
+// Size tells pkg/sftp that several packets may be under way at once.
+func (w *whole) Size() int64 { return w.left }
+
+// counted counts what is written to it, and tells every 100 ms.
+type counted struct {
 	tell func(int64)
 
 	mu   sync.Mutex // guards what follows, and is held while telling
@@ -263,20 +74,15 @@ type counted struct {
 	over bool // nothing more is told
 }
 
-func (c *counted) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.add(n)
-	return n, err
-}
-
-func (c *counted) add(n int) {
+func (c *counted) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.n += int64(n)
+	c.n += int64(len(p))
 	if c.tell != nil && !c.over && time.Since(c.told) > 100*time.Millisecond {
 		c.told = time.Now()
 		c.tell(c.n)
 	}
+	return len(p), nil
 }
 
 // end is the last that is told of, if all went well.
@@ -295,104 +101,12 @@ func (c *counted) total() int64 {
 	return c.n
 }
 
-// GetOptions are the zero value for reading as the user logged in as.
-type GetOptions struct {
-	Sudo bool // read as root
-	// Progress, if set, is told how many bytes have come so far, now and then and at the end.
-	Progress func(got int64)
-}
-
-// getScript prints the size of a file, and then what it has. A file of /proc has size 0, and more in it.
-const getScript = `set -eu
-if [ -d "$1" ]; then echo "$1: is a directory" >&2; exit 1; fi
-n=$(wc -c <"$1")
-echo $((n))
-exec cat "$1"
-`
-
-// Get copies the file src to w. Less than the file's size is an error; a file that grows
-// meanwhile is not.
-func (c *Client) Get(ctx context.Context, src string, w io.Writer) error {
-	return c.GetFile(ctx, src, w, GetOptions{})
-}
-
-// GetFile is Get with options.
-func (c *Client) GetFile(ctx context.Context, src string, w io.Writer, o GetOptions) error {
-	if err := checkPath(src); err != nil {
-		return fmt.Errorf("sshx: %s: get %s: %w", c.cfg.Name, src, err)
-	}
-	in := &sized{w: w, want: -1, tell: o.Progress}
-	_, err := c.runRaw(ctx, Cmd{
-		Name: "read " + src, Args: []string{"/bin/sh", "-c", getScript, "sshx-get", src},
-		Stdout: in, Separate: true, User: o.user(),
-	})
-	if err == nil {
-		err = in.end()
-	}
-	if err != nil {
-		return fmt.Errorf("sshx: %s: get %s: %w", c.cfg.Name, src, c.bare(err))
-	}
-	return nil
-}
-
-func (o GetOptions) user() string {
-	if o.Sudo {
-		return "root"
-	}
-	return ""
-}
-
-// sized passes on what follows a line with its length.
-type sized struct {
-	w     io.Writer
-	line  []byte
-	want  int64 // -1 until the line was read
-	got   int64
-	wrote error
-	tell  func(int64)
-	told  time.Time
-}
-
-func (s *sized) Write(p []byte) (int, error) {
-	n := len(p)
-	if s.want < 0 {
-		s.line = append(s.line, p...)
-		line, rest, ok := strings.Cut(string(s.line), "\n")
-		if !ok {
-			return n, nil
+// blame returns the error of a command's Stdin, if it was cancelled for that.
+func blame(ctx context.Context, err error) error {
+	if ce, ok := errors.AsType[*CanceledError](err); ok && ctx.Err() == nil {
+		if cause := errors.Unwrap(ce.Cause); cause != nil {
+			return cause
 		}
-		want, err := strconv.ParseInt(line, 10, 64)
-		if err != nil {
-			s.wrote = fmt.Errorf("the machine answered %q", clean(line))
-			return 0, s.wrote
-		}
-		s.want = want
-		p = []byte(rest)
 	}
-	s.got += int64(len(p))
-	if s.tell != nil && time.Since(s.told) > 100*time.Millisecond {
-		s.told = time.Now()
-		s.tell(s.got)
-	}
-	if _, err := s.w.Write(p); err != nil {
-		s.wrote = err
-		return 0, err
-	}
-	return n, nil
-}
-
-// end says whether all has come.
-func (s *sized) end() error {
-	switch {
-	case s.wrote != nil:
-		return s.wrote
-	case s.want < 0:
-		return errors.New("the machine sent nothing")
-	case s.got < s.want:
-		return fmt.Errorf("%d of %d bytes came", s.got, s.want)
-	}
-	if s.tell != nil {
-		s.tell(s.got)
-	}
-	return nil
+	return err
 }

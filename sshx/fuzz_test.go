@@ -74,17 +74,19 @@ func FuzzUnpack(f *testing.F) {
 		tw := tar.NewWriter(&buf)
 		for _, h := range []*tar.Header{
 			{Name: name, Linkname: to, Typeflag: kind, Mode: 0o755},
+			{Name: to, Linkname: name, Typeflag: tar.TypeSymlink, Mode: 0o755},
 			{Name: name + "/evil", Typeflag: tar.TypeReg, Mode: 0o644},
 		} {
 			_ = tw.WriteHeader(h)
 		}
 		_ = tw.Flush()
 		buf.Write(raw)
-		_ = unpack(root, &buf)
+		_ = untar(root, &buf)
 		left, err := os.ReadDir(top)
 		if err != nil || len(left) != 1 {
 			t.Fatalf("beside dst there is %v, %v", left, err)
 		}
+		noWayOut(t, dst)
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/pkg/sftp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/crypto/ssh"
@@ -238,6 +240,26 @@ func TestKeptIsTheHeadAndTheTail(t *testing.T) {
 	}
 }
 
+func untar(root *os.Root, r io.Reader) error {
+	u := newUnpacked(root, false)
+	if err := u.tar(r); err != nil {
+		return err
+	}
+	return u.finish()
+}
+
+// noWayOut fails the test if a link below dir leads elsewhere.
+func noWayOut(t *testing.T, dir string) {
+	t.Helper()
+	require.NoError(t, filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type() == fs.ModeSymlink {
+			to, _ := filepath.EvalSymlinks(name)
+			assert.True(t, to == "" || strings.HasPrefix(to+"/", dir+"/"), "%s leads to %s", name, to)
+		}
+		return err
+	}))
+}
+
 func TestUnpackWritesNothingOutside(t *testing.T) {
 	t.Parallel()
 	file := func(name string) *tar.Header {
@@ -250,11 +272,16 @@ func TestUnpackWritesNothingOutside(t *testing.T) {
 		"absolute":            {file("/evil")},
 		"parent":              {file("../evil")},
 		"parent inside":       {file("a/../../evil")},
-		"backslash":           {file(`..\evil`)},
 		"absolute link":       {link(tar.TypeSymlink, "l", "/etc")},
 		"link to parent":      {link(tar.TypeSymlink, "a/l", "../../etc")},
 		"hard link to parent": {link(tar.TypeLink, "l", "../secret")},
 		"through a link":      {link(tar.TypeSymlink, "l", "m"), link(tar.TypeSymlink, "m", "..")},
+		"through a directory": {link(tar.TypeSymlink, "l", "."), link(tar.TypeSymlink, "l/m", "..")},
+		"back from a link":    {{Name: "a/b/", Typeflag: tar.TypeDir, Mode: 0o755}, link(tar.TypeSymlink, "a/b/up", "../.."), link(tar.TypeSymlink, "l", "a/b/up/..")},
+		"through what is not": {link(tar.TypeSymlink, "l", "none/../..")},
+		"hard link to a link": {link(tar.TypeSymlink, "a/l", ".."), link(tar.TypeLink, "l", "a/l")},
+		"onto a directory":    {{Name: "d/f", Typeflag: tar.TypeReg, Mode: 0o644}, link(tar.TypeSymlink, "d", "..")},
+		"endless":             {{Name: "f", Typeflag: tar.TypeReg, Mode: 0o644, Size: 1 << 50}},
 		"device":              {{Name: "dev", Typeflag: tar.TypeChar}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -268,14 +295,60 @@ func TestUnpackWritesNothingOutside(t *testing.T) {
 			var buf bytes.Buffer
 			tw := tar.NewWriter(&buf)
 			for _, h := range append(headers, file("l/evil")) {
-				require.NoError(t, tw.WriteHeader(h))
+				if tw.WriteHeader(h) != nil {
+					break // after what is endless
+				}
 			}
-			require.NoError(t, tw.Close())
-			require.Error(t, unpack(root, &buf))
+			_ = tw.Close()
+			require.Error(t, untar(root, &buf))
+			noWayOut(t, root.Name())
 			left, err := os.ReadDir(top)
 			require.NoError(t, err)
 			assert.Len(t, left, 2, "something was written outside")
 		})
+	}
+}
+
+// A hostile is an SFTP server that lists anything, as directories.
+type hostile struct{ name string }
+
+func (h hostile) Filelist(*sftp.Request) (sftp.ListerAt, error) { return h, nil }
+
+func (h hostile) ListAt(to []fs.FileInfo, at int64) (int, error) {
+	if at > 0 {
+		return 0, io.EOF
+	}
+	to[0] = h
+	return 1, io.EOF
+}
+
+func (h hostile) Name() string     { return h.name }
+func (hostile) Size() int64        { return 0 }
+func (hostile) Mode() fs.FileMode  { return fs.ModeDir | 0o755 }
+func (hostile) ModTime() time.Time { return time.Time{} }
+func (hostile) IsDir() bool        { return true }
+func (hostile) Sys() any           { return nil }
+
+func TestReadTreeRefusesStrangeNames(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"", "a/..", "a/.", "/", "../f/.."} {
+		cr, sw := io.Pipe()
+		sr, cw := io.Pipe()
+		srv := sftp.NewRequestServer(struct {
+			io.Reader
+			io.WriteCloser
+		}{sr, sw}, sftp.Handlers{FileList: hostile{name}})
+		served := make(chan struct{})
+		go func() { defer close(served); _ = srv.Serve(); sw.Close() }()
+		sc, err := sftp.NewClientPipe(cr, cw)
+		require.NoError(t, err)
+		root, err := os.OpenRoot(t.TempDir())
+		require.NoError(t, err)
+		defer root.Close()
+		err = readTree(t.Context(), sc, "/", ".", newUnpacked(root, false), func(string, fs.FileInfo) { t.Errorf("%q is taken for a file", name) })
+		require.ErrorContains(t, err, "the machine sent the name", "%q", name)
+		require.NoError(t, sc.Close())
+		<-served
 	}
 }
 

@@ -31,10 +31,34 @@ func (s *sshd) mount(t testing.TB, files map[string]string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for to, from := range files {
-		if _, err := os.Stat(to); err == nil {
+		if from == "tmpfs" { // a small one, for each connection its own
+			s.mounts += "mount -t tmpfs -o size=256k tmpfs " + sshx.Quote(to) + " || exit 1; "
+		} else if _, err := os.Stat(to); err == nil {
 			s.mounts += "mount --bind " + sshx.Quote(from) + " " + sshx.Quote(to) + " || exit 1; "
 		}
 	}
+}
+
+// newBusybox returns a server with busybox in place of the tools that transfers use.
+func newBusybox(t testing.TB) *sshd {
+	t.Helper()
+	box, err := exec.LookPath("busybox")
+	if err != nil {
+		t.Skip("no busybox on this machine")
+	}
+	s := newSSHD(t)
+	files := map[string]string{}
+	for _, tool := range []string{
+		"sh", "tar", "find", "xargs", "mv", "cp", "rm", "mkdir", "rmdir", "cat", "wc", "stat", "chown", "chmod", "sha256sum", "sync", "head", "printf", "readlink",
+	} {
+		if _, err := os.Stat("/usr/bin/" + tool); err == nil {
+			files["/usr/bin/"+tool] = box
+		} else {
+			files["/bin/"+tool] = box
+		}
+	}
+	s.mount(t, files)
+	return s
 }
 
 // opsPassword is that of ops, in the form of /etc/shadow: "correct horse".

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/poolready/poolready/sshx/internal/wire"
 )
@@ -77,6 +79,9 @@ type sink struct {
 	early   []byte     // what came before the marker
 	started bool       // the marker was seen
 	kept    kept
+	data    bool      // it is raw
+	writing bool      // the caller's writer is at work on data
+	came    time.Time // when it had taken the last of it
 
 	red  *redactor
 	live *lockedWriter // the caller's; nil without
@@ -92,7 +97,33 @@ func newSink(marker string, secrets []string, live *lockedWriter, seen func(line
 }
 
 // raw makes the sink pass everything on as it is, and keep nothing.
-func (s *sink) raw() { s.red = newRedactor(s.live, nil) }
+func (s *sink) raw() {
+	s.data = true
+	s.red = newRedactor(writerFunc(func(p []byte) (int, error) {
+		s.busy(true)
+		defer s.busy(false)
+		return s.live.Write(p)
+	}), nil)
+}
+
+func (s *sink) busy(writing bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writing, s.came = writing, time.Now()
+}
+
+// idle is for how long no data has come: none at all for a sink that is not raw.
+func (s *sink) idle() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case !s.data:
+		return math.MaxInt64
+	case s.writing:
+		return 0
+	}
+	return time.Since(s.came)
+}
 
 // Write is called by one goroutine at a time.
 func (s *sink) Write(p []byte) (int, error) {

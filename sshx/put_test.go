@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/iotest"
 
@@ -98,7 +99,8 @@ func (o *onceRead) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// seekable has a length and does something in the middle of its second reading, the first being for the sum.
+// seekable has a length and does something in the middle of its second reading, the first being for
+// the sum.
 type seekable struct {
 	*strings.Reader
 	onceRead
@@ -174,9 +176,7 @@ func withoutTar(t *testing.T, f func(t *testing.T, m machine)) {
 	t.Run("sshd", func(t *testing.T) {
 		t.Parallel()
 		m := newSSHD(t)
-		empty := t.TempDir() + "/empty"
-		require.NoError(t, os.WriteFile(empty, nil, 0o644))
-		m.mount(t, map[string]string{"/usr/bin/tar": empty, "/bin/tar": empty})
+		hideTar(t, m)
 		f(t, m)
 	})
 	t.Run("sshtest", func(t *testing.T) {
@@ -187,6 +187,13 @@ func withoutTar(t *testing.T, f func(t *testing.T, m machine)) {
 		m.Boot()
 		f(t, m)
 	})
+}
+
+func hideTar(t *testing.T, m *sshd) {
+	t.Helper()
+	empty := t.TempDir() + "/empty"
+	require.NoError(t, os.WriteFile(empty, nil, 0o644))
+	m.mount(t, map[string]string{"/usr/bin/tar": empty, "/bin/tar": empty})
 }
 
 func TestPutTreeToAMachineWithoutTar(t *testing.T) {
@@ -225,5 +232,41 @@ func TestPutTreeToAMachineWithoutTar(t *testing.T) {
 		res, err = c.Run(t.Context(), sshx.Cmd{Script: "ls -d \"$D\"*", Env: map[string]string{"D": dst}})
 		require.NoError(t, err)
 		assert.Equal(t, dst+"\n", string(res.Stdout), "something is left")
+	})
+}
+
+func TestPutReplacesFilesAndLinksOnly(t *testing.T) {
+	t.Parallel()
+	onMachines(t, func(t *testing.T, m machine) {
+		c := dial(t, m)
+		dir := m.dir(t)
+		m.write(t, dir+"/d/outside", "outside")
+		shell(t, c, "cd "+dir+"; ln -s d/outside link; ln -s none dangling; ln -s d todir; ln -s /dev/null masked")
+		for _, name := range []string{"link", "dangling", "masked", strings.Repeat("long", 63), "-rf", " new\nline", "*"} {
+			require.NoError(t, c.Put(t.Context(), dir+"/"+name, strings.NewReader(name), sshx.PutOptions{}), name)
+			assert.Equal(t, name, m.read(t, dir+"/"+name))
+			assert.Empty(t, shell(t, c, "readlink "+dir+"/"+sshx.Quote(name)+" || true"), name)
+		}
+		assert.Equal(t, "outside", m.read(t, dir+"/d/outside"))
+		require.ErrorContains(t, c.Put(t.Context(), dir+"/todir", strings.NewReader(""), sshx.PutOptions{}), "is a directory")
+		if m.real() {
+			require.NoError(t, syscall.Mkfifo(dir+"/fifo", 0o600))
+			require.ErrorContains(t, c.Put(t.Context(), dir+"/fifo", strings.NewReader(""), sshx.PutOptions{}), "is neither file nor link")
+			info, err := os.Lstat(dir + "/fifo")
+			require.NoError(t, err)
+			assert.Equal(t, fs.ModeNamedPipe, info.Mode().Type())
+		}
+	})
+}
+
+func TestPutOfTheSameKeepsSetuid(t *testing.T) {
+	t.Parallel()
+	onMachines(t, func(t *testing.T, m machine) {
+		m.sudo(t)
+		c := dial(t, m)
+		dst := m.dir(t) + "/f"
+		require.NoError(t, c.Put(t.Context(), dst, strings.NewReader("x"), sshx.PutOptions{Mode: fs.ModeSetuid | 0o755}))
+		require.NoError(t, c.Put(t.Context(), dst, strings.NewReader("x"), sshx.PutOptions{IfChanged: true, Owner: "1:2"}))
+		assert.Equal(t, "4755 1:2\n", shell(t, c, "stat -c '%a %u:%g' "+dst))
 	})
 }

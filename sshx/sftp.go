@@ -4,63 +4,91 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/pkg/sftp"
-
-	"github.com/poolready/poolready/sshx/internal/wire"
 )
 
 // sftpServers are the paths of OpenSSH's sftp-server, by distribution.
-var sftpServers = []string{"/usr/libexec/openssh/sftp-server", "/usr/lib/openssh/sftp-server", "/usr/lib/ssh/sftp-server", "/usr/libexec/sftp-server"}
+var sftpServers = []string{
+	"/usr/libexec/openssh/sftp-server", "/usr/lib/openssh/sftp-server", "/usr/lib/ssh/sftp-server", "/usr/libexec/sftp-server",
+}
+
+// sftpServer runs one of them, in the working directory.
+var sftpServer = "for f in " + strings.Join(sftpServers, " ") + `; do if [ -x $f ]; then exec $f; fi; done
+echo "there is no sftp-server where OpenSSH has it" >&2; exit 127`
 
 // SFTP opens an SFTP session, for what Put and Get do not do: stat, read directories, write at
 // offsets. User is who it acts as: "" is the user logged in as, for whom the sftp subsystem is
-// used, so that an account without a shell will do; others, "root" say, get an sftp-server of their own through sudo, as
-// does everybody on machines without the subsystem. The session takes one of Config.Sessions until it is closed, ends with
-// ctx, and writes concurrently: a write that fails may leave holes, so write to a temporary name
-// and rename.
+// used, so that an account without a shell will do; others, "root" say, get an sftp-server of
+// their own through sudo, as does everybody on machines without the subsystem. The session takes
+// one of Config.Sessions until it is closed, ends with ctx, and writes concurrently: a write that
+// fails may leave holes, so write to a temporary name and rename.
 func (c *Client) SFTP(ctx context.Context, user string) (*sftp.Client, error) {
-	fail := func(err error) error { return fmt.Errorf("sshx: %s: sftp: %w", c.cfg.Name, c.bare(err)) }
-	if user != "" && user != c.cfg.User {
-		sc, err := c.sftpServer(ctx, user)
-		if err != nil {
-			return nil, fail(err)
-		}
-		return sc, nil
+	var sc *sftp.Client
+	err := errRefused
+	if user == "" || user == c.cfg.User {
+		sc, err = c.sftpSubsystem(ctx)
 	}
-	sc, err := c.sftpOn(ctx, "subsystem", "sftp", "")
 	if errors.Is(err, errRefused) {
-		sc, err = c.sftpServer(ctx, "")
+		sc, err = c.sftpCommand(ctx, user)
 	}
 	if err != nil {
-		return nil, fail(err)
+		return nil, fmt.Errorf("sshx: %s: sftp: %w", c.cfg.Name, c.bare(err))
 	}
 	return sc, nil
 }
 
-// sftpServer runs a server by exec.
-func (c *Client) sftpServer(ctx context.Context, user string) (*sftp.Client, error) {
-	text := "for f in " + strings.Join(sftpServers, " ") + "; do if [ -x $f ]; then exec $f; fi; done; exit 127"
-	if user == "" {
-		return c.sftpOn(ctx, "exec", "exec /bin/sh -c "+wire.Quote(text), "")
+// sftpCommand speaks SFTP with a command.
+func (c *Client) sftpCommand(ctx context.Context, user string) (*sftp.Client, error) {
+	running, cancel := context.WithCancel(ctx)
+	stdin, w := io.Pipe()
+	r, stdout := io.Pipe()
+	stop := context.AfterFunc(running, func() { w.Close(); r.Close() })
+	ended := make(chan struct{})
+	var why error // valid once ended is closed
+	started := c.spawn(func() {
+		defer cancel()
+		defer stop()
+		_, why = c.runRaw(running, Cmd{
+			Name: "sftp-server", User: user, Stdin: stdin, Stdout: stdout, Separate: true,
+			Args: []string{"/bin/sh", "-c", sftpServer, "sshx-sftp"},
+		})
+		close(ended)
+		stdin.Close()
+		stdout.Close()
+	})
+	if !started {
+		cancel()
+		return nil, c.ended("sftp")
 	}
-	prompt := c.prompt()
-	sc, err := c.sftpOn(ctx, "exec", wire.Sudo(user, prompt)+wire.Quote(text), prompt)
-	return sc, c.sudoRefused(err, user, `"sftp-server"`)
+	sc, err := sftp.NewClientPipe(r, w, sftp.UseConcurrentWrites(true))
+	if err == nil {
+		return sc, nil
+	}
+	select {
+	case <-ended:
+		if why != nil {
+			err = why
+		}
+	default: // it speaks, but not SFTP
+		cancel()
+		<-ended
+	}
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return nil, err
 }
 
-// sftpOn speaks SFTP with what the request starts, after sudo, which asks with prompt, has let it.
-func (c *Client) sftpOn(ctx context.Context, kind, what, prompt string) (*sftp.Client, error) {
+// sftpSubsystem speaks SFTP with what sshd has for it.
+func (c *Client) sftpSubsystem(ctx context.Context) (*sftp.Client, error) {
 	s, err := c.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.start(ctx, kind, what); err != nil {
-		s.close()
-		return nil, err
-	}
-	if err := c.authorize(ctx, s, prompt, false); err != nil {
+	if err := s.start(ctx, "subsystem", "sftp"); err != nil {
 		s.close()
 		return nil, err
 	}
@@ -86,21 +114,16 @@ func (c *Client) sftpOn(ctx context.Context, kind, what, prompt string) (*sftp.C
 		s.close()
 		return nil, c.ended("sftp")
 	}
-	var m made
 	select {
-	case m = <-result:
+	case m := <-result:
+		if m.err != nil {
+			s.close()
+			if ctx.Err() != nil {
+				m.err = context.Cause(ctx)
+			}
+		}
+		return m.sc, m.err
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	if m.err != nil {
-		s.close()
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		if s.hasExited() && s.status.code == 127 {
-			return nil, errors.New("the machine has no sftp-server where OpenSSH has it")
-		}
-		return nil, m.err
-	}
-	return m.sc, nil
 }

@@ -94,19 +94,27 @@ func (f *failing) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// drain waits until all output has come, or WaitDelay has passed, or ctx ends.
+// drain waits until all output has come, or WaitDelay has passed, or ctx ends. Data is given up
+// only when none of it has come for WaitDelay: of a file, much may follow the exit status.
 func (r *run) drain(ctx context.Context, outDone <-chan struct{}) bool {
 	delay := r.cmd.WaitDelay
 	setDefault(&delay, 2*time.Second)
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
-	select {
-	case <-outDone:
-		return true
-	case <-timer.C:
-	case <-ctx.Done():
+	for {
+		select {
+		case <-outDone:
+			return true
+		case <-timer.C:
+			idle := r.out.idle()
+			if idle >= delay {
+				return false
+			}
+			timer.Reset(delay - idle)
+		case <-ctx.Done():
+			return false
+		}
 	}
-	return false
 }
 
 // noise is what comes as stderr of a command whose stderr is merged into its stdout on the

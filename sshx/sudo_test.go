@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -110,6 +111,40 @@ func TestWrongSudoPasswordIsASudoErrorAtOnce(t *testing.T) {
 		err := c.Put(t.Context(), "/etc/sshx-not-written", strings.NewReader("x"), sshx.PutOptions{Sudo: true})
 		_, ok := errors.AsType[*sshx.SudoError](err)
 		require.True(t, ok, "%v", err)
+	})
+}
+
+// Every wrong password counts towards the account's lock.
+func TestPutWithAWrongSudoPasswordAsksOnce(t *testing.T) {
+	t.Parallel()
+	m := newOps(t, "ops ALL=(ALL) ALL")
+	c := dial(t, m, asOps("wrong horse"))
+	for name, err := range map[string]error{
+		"file": c.Put(t.Context(), "/etc/sshx-not-written", strings.NewReader("x"), sshx.PutOptions{Sudo: true}),
+		"tree": c.PutTree(t.Context(), "/etc/sshx-not-written", fstest.MapFS{"f": {}}, sshx.PutOptions{Sudo: true}),
+	} {
+		_, ok := errors.AsType[*sshx.SudoError](err)
+		require.True(t, ok, "%s: %v", name, err)
+	}
+	shell(t, c, ":")
+	commands := func() int {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return strings.Count(m.log.String(), "Starting session: command for ops")
+	}
+	require.Eventually(t, func() bool { return commands() >= 3 }, quick, quick/1000)
+	assert.Equal(t, 3, commands())
+}
+
+func TestSFTPIsRefusedBySudoInItsWords(t *testing.T) {
+	t.Parallel()
+	onOps(t, "ops ALL=(ALL) ALL", func(t *testing.T, m machine) {
+		c := dial(t, m, asOps(""))
+		_, err := c.SFTP(t.Context(), "root")
+		_, ok := errors.AsType[*sshx.SudoError](err)
+		require.True(t, ok, "%v", err)
+		require.ErrorContains(t, err, "a password is required")
+		require.ErrorContains(t, c.GetTree(t.Context(), "/etc", t.TempDir(), sshx.GetOptions{Sudo: true}), "a password is required")
 	})
 }
 

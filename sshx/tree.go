@@ -4,8 +4,6 @@ import (
 	"archive/tar"
 	"bufio"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -15,53 +13,24 @@ import (
 	"time"
 )
 
-// treeScript unpacks stdin beside dst and moves it there, whole; into a directory that exists it
-// is copied file by file. tar may take an early end between two files for the end: the stream has
-// come whole if its last file is there.
-const treeScript = `set -eu
-dst=$1 tmp=$2 owner=$3 last=$4
-if ! command -v tar >/dev/null 2>&1; then echo "tar: not found" >&2; exit 96; fi
-trap 'rm -rf "$tmp"' EXIT
-trap 'exit 1' HUP INT TERM PIPE
-mkdir "$tmp"
-tar -xpf - -C "$tmp"
-if [ ! -f "$tmp/$last" ]; then rm -rf "$tmp"; echo "the stream ended early" >&2; exit 1; fi
-rm "$tmp/$last"
-` + moveScript
-
-// noTar is the exit code of treeScript on a machine without tar.
-const noTar = 96
-
-// placeScript is what is left to do of treeScript when tmp has the tree.
-const placeScript = `set -eu
-dst=$1 tmp=$2 owner=$3
-trap 'rm -rf "$tmp"' EXIT
-` + moveScript
-
-const moveScript = `if [ -n "$owner" ]; then chown -R "$owner" "$tmp"; fi
-if [ -d "$dst" ]; then
-	cp -a "$tmp/." "$dst/"
-else
-	mv "$tmp" "$dst"
-	trap - EXIT
-fi
-if command -v restorecon >/dev/null 2>&1; then restorecon -R "$dst" || true; fi
-`
-
-// sumsScript prints the SHA-256 of files below dst whose names come on stdin, separated by NUL.
-const sumsScript = `cd "$1" 2>/dev/null || exit 0
-xargs -0 sha256sum -- 2>/dev/null || true
-`
-
-// PutTree writes the tree src to the directory dst, which need not exist, but whose parent must. It
-// is sent as one tar stream, and unpacked beside dst before anything is there: if anything fails,
-// dst is as it was. A directory that exists keeps what src does not have; files in it are replaced one by one.
+// PutTree writes the tree src to the directory dst, which need not exist, but whose parent must.
+// It is sent as one tar stream, and unpacked beside dst, or in it under a hidden name if it exists.
+// Until that is done, dst is as it was; if it fails, or the connection is lost, nothing of it is
+// left. A dst that exists keeps what src does not have, and its directories their modes and owners;
+// files and links in it are replaced one by one, each whole. Where a directory would have to
+// replace something else, or something else a directory or a device, nothing is replaced at all.
 //
-// Modes are those of src, made writable for the owner (embedded files are not), or PutOptions.Mode
-// for all files. Symbolic links are sent as such, if src is an fs.ReadLinkFS. Anything but files, directories
-// and links is an error. Times are not sent. A machine without tar gets it file by file, over SFTP. With PutOptions.IfChanged, files that dst has already are not sent.
+// Modes are the permissions that src has, made writable for the owner (embedded files are not), or
+// PutOptions.Mode for all files. Symbolic links are sent as such, if src is an fs.ReadLinkFS.
+// Anything but files, directories and links is an error, and so is a file that changes meanwhile.
+// Times are not sent. A machine without tar gets it file by file, over SFTP. With
+// PutOptions.IfChanged, files that dst has already are not sent.
 func (c *Client) PutTree(ctx context.Context, dst string, src fs.FS, o PutOptions) error {
-	dst = strings.TrimRight(dst, "/")
+	if s := strings.TrimRight(dst, "/"); s != "" || dst == "" {
+		dst = s
+	} else {
+		dst = "/"
+	}
 	if err := c.putTree(ctx, dst, src, o); err != nil {
 		return fmt.Errorf("sshx: %s: put tree %s: %w", c.cfg.Name, dst, c.bare(err))
 	}
@@ -76,45 +45,72 @@ func (c *Client) putTree(ctx context.Context, dst string, src fs.FS, o PutOption
 	if err != nil {
 		return err
 	}
+	t := &treePut{c: c, dst: dst, src: src, entries: entries, o: o}
+	var same []entry
 	if o.IfChanged {
-		if entries, err = c.changed(ctx, dst, src, entries, o); err != nil || len(entries) == 0 {
+		if t.entries, same, err = c.changed(ctx, dst, src, entries, o); err != nil {
 			return err
 		}
 	}
-	pr, pw := io.Pipe()
-	sent := make(chan error, 1)
-	in := &counted{r: pr, tell: o.Progress}
-	token := newToken()
-	last := ".sshx-" + token
-	go func() {
-		err := writeTree(pw, src, entries, last)
-		pw.CloseWithError(err)
-		sent <- err
-	}()
-	tmp := dst + ".sshx-" + token
-	_, err = c.Run(ctx, Cmd{
-		Name: "unpack " + dst, User: o.user(), Stdin: in, Separate: true,
-		Args: []string{"/bin/sh", "-c", treeScript, "sshx-put", dst, tmp, o.Owner, last},
-	})
-	pr.CloseWithError(errors.New("the machine takes no more"))
-	serr := <-sent
-	in.end(false)
-	n := in.total()
+	if len(t.entries) > 0 {
+		if err := t.send(ctx); err != nil {
+			return err
+		}
+	}
+	return c.settle(ctx, dst, same, o)
+}
+
+// A treePut is a tree on its way.
+type treePut struct {
+	c       *Client
+	dst     string
+	src     fs.FS
+	entries []entry
+	o       PutOptions
+}
+
+func (t *treePut) send(ctx context.Context) error {
+	err := t.through(ctx, unpackTar, t.writeTar)
 	if ee, ok := errors.AsType[*ExitError](err); ok && ee.Code == noTar {
-		n, err = c.putTreeSFTP(ctx, dst, tmp, src, entries, o)
-		serr = nil
-	}
-	if err != nil {
-		c.sweep(ctx, o.user(), tmp)
-	}
-	if ce, ok := errors.AsType[*CanceledError](err); ok && serr != nil && errors.Is(ce.Cause, serr) {
-		return serr // src is at fault
-	}
-	if err == nil && o.Progress != nil {
-		o.Progress(n)
+		if err = t.through(ctx, unpackSFTP, t.writeSFTP); err != nil {
+			err = fmt.Errorf("the machine has no tar: %w", t.c.bare(err))
+		}
 	}
 	return err
 }
+
+// through sends the tree through a script that unpacks it: fill writes to w, may read from r what
+// is answered, and counts what is sent. last is the name of an empty file that follows all others.
+func (t *treePut) through(ctx context.Context, unpack string, fill func(w *io.PipeWriter, r io.Reader, last string, sent *counted) error) error {
+	tmp, mode := beside(t.dst), ""
+	last := path.Base(tmp)
+	if t.o.Mode&^fs.ModePerm != 0 {
+		mode = fmt.Sprintf("%04o", unixMode(t.o.Mode))
+	}
+	sent := &counted{tell: t.o.Progress}
+	stdin, w := io.Pipe()
+	r, stdout := io.Pipe()
+	filled := make(chan struct{})
+	go func() {
+		defer close(filled)
+		w.CloseWithError(fill(w, r, last, sent))
+		r.Close()
+	}()
+	_, err := t.c.runRaw(ctx, Cmd{
+		Name: "unpack " + t.dst, User: t.o.user(), Stdin: stdin, Stdout: stdout, Separate: true,
+		Args: []string{"/bin/sh", "-c", treeScript(unpack), "sshx-put", t.dst, last, t.o.Owner, mode},
+	})
+	stdin.CloseWithError(errNoMore)
+	stdout.Close()
+	<-filled
+	sent.end(err == nil)
+	if err != nil {
+		t.c.sweep(ctx, t.o.user(), err, tmp, t.dst+"/"+last)
+	}
+	return blame(ctx, err) // src is at fault, or what the machine said of it
+}
+
+var errNoMore = errors.New("the machine takes no more")
 
 // An entry is one file, directory or link of a tree that is sent.
 type entry struct {
@@ -135,18 +131,17 @@ func listTree(src fs.FS, o PutOptions) ([]entry, error) {
 		if err != nil {
 			return err
 		}
-		e := entry{name: name, mode: info.Mode().Perm() | 0o200, size: info.Size()}
+		e := entry{name: name, mode: info.Mode().Perm() | 0o200}
 		switch info.Mode().Type() {
 		case 0:
+			e.size = info.Size()
 			if o.Mode != 0 {
-				e.mode = o.Mode
+				e.mode = o.Mode &^ fs.ModeType
 			}
 		case fs.ModeDir:
 			e.mode |= fs.ModeDir | 0o700
-			e.size = 0
 		case fs.ModeSymlink:
 			e.mode = fs.ModeSymlink | 0o777
-			e.size = 0
 			if e.link, err = fs.ReadLink(src, name); err != nil {
 				return err
 			}
@@ -162,32 +157,29 @@ func listTree(src fs.FS, o PutOptions) ([]entry, error) {
 // treeBuffer joins headers and contents into packets of full size.
 const treeBuffer = 256 << 10
 
-// writeTree sends the entries, and an empty file at last, as a tar stream, plain enough for every tar.
-func writeTree(w io.Writer, src fs.FS, entries []entry, last string) error {
-	buf := bufio.NewWriterSize(w, treeBuffer)
+// writeTar sends the entries, and an empty file at last, as a tar stream. Its format is GNU's: in
+// the others, names beyond ASCII, and long ones, are in extensions that busybox passes over.
+func (t *treePut) writeTar(w *io.PipeWriter, _ io.Reader, last string, sent *counted) error {
+	buf := bufio.NewWriterSize(io.MultiWriter(w, sent), treeBuffer)
 	tw := tar.NewWriter(buf)
-	for _, e := range entries {
-		h := &tar.Header{Name: e.name, Mode: int64(unixMode(e.mode)), Size: e.size, ModTime: time.Now().Truncate(time.Second), Typeflag: tar.TypeReg}
+	now := time.Now().Truncate(time.Second)
+	for _, e := range append(t.entries, entry{name: last, mode: 0o600}) {
+		h := &tar.Header{Name: e.name, Mode: int64(unixMode(e.mode)), Size: e.size, ModTime: now, Typeflag: tar.TypeReg, Format: tar.FormatGNU}
 		switch e.mode.Type() {
 		case fs.ModeDir:
 			h.Typeflag, h.Name = tar.TypeDir, e.name+"/"
 		case fs.ModeSymlink:
 			h.Typeflag, h.Linkname = tar.TypeSymlink, e.link
 		}
-		if e.name == "." {
-			h.Name = "./"
-		}
 		if err := tw.WriteHeader(h); err != nil {
 			return err
 		}
-		if h.Typeflag == tar.TypeReg {
-			if err := copyFile(tw, src, e); err != nil {
-				return err
-			}
+		if h.Typeflag != tar.TypeReg || e.name == last {
+			continue
 		}
-	}
-	if err := tw.WriteHeader(&tar.Header{Name: last, Mode: 0o600, Typeflag: tar.TypeReg}); err != nil {
-		return err
+		if err := t.copy(e, func(r *whole) error { _, err := io.Copy(tw, r); return err }); err != nil {
+			return err
+		}
 	}
 	if err := tw.Close(); err != nil {
 		return err
@@ -195,77 +187,15 @@ func writeTree(w io.Writer, src fs.FS, entries []entry, last string) error {
 	return buf.Flush()
 }
 
-func copyFile(w io.Writer, src fs.FS, e entry) error {
-	f, err := src.Open(e.name)
+// copy has to copy a file, which must be as long as it was when it was listed.
+func (t *treePut) copy(e entry, to func(*whole) error) error {
+	f, err := t.src.Open(e.name)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	n, err := io.Copy(w, f)
-	if err == nil && n != e.size {
-		err = fmt.Errorf("%s: changed while it was read", e.name)
+	if err := to(&whole{r: f, left: e.size}); err != nil {
+		return fmt.Errorf("%s: %w", e.name, err)
 	}
-	return err
-}
-
-// changed returns the entries that dst does not have, and directories that lead to them.
-func (c *Client) changed(ctx context.Context, dst string, src fs.FS, entries []entry, o PutOptions) ([]entry, error) {
-	var names strings.Builder
-	for _, e := range entries {
-		if e.mode.IsRegular() {
-			names.WriteString("./" + e.name + "\x00")
-		}
-	}
-	var out strings.Builder
-	_, err := c.runRaw(ctx, Cmd{
-		Name: "compare " + dst, User: o.user(), Stdin: strings.NewReader(names.String()), Separate: true, Stdout: &out,
-		Args: []string{"/bin/sh", "-c", sumsScript, "sshx-sums", dst},
-	})
-	if err != nil {
-		return nil, err
-	}
-	have := map[string]string{}
-	for line := range strings.Lines(out.String()) {
-		// Names with a backslash or newline are printed another way; they count as changed.
-		if sum, name, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "  ./"); ok {
-			have[name] = sum
-		}
-	}
-	need := map[string]bool{}
-	for _, e := range entries {
-		if e.mode.IsRegular() {
-			sum, err := sumFile(src, e.name)
-			if err != nil {
-				return nil, err
-			}
-			if have[e.name] == sum {
-				continue
-			}
-		} else if e.mode.IsDir() {
-			continue
-		}
-		for p := e.name; !need[p]; p = path.Dir(p) {
-			need[p] = true
-		}
-	}
-	var rest []entry
-	for _, e := range entries {
-		if need[e.name] {
-			rest = append(rest, e)
-		}
-	}
-	return rest, nil
-}
-
-func sumFile(src fs.FS, name string) (string, error) {
-	f, err := src.Open(name)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+	return nil
 }

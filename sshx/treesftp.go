@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"path"
 	"slices"
 	"strings"
 
@@ -17,121 +15,75 @@ import (
 // sftpWorkers is how many files go at once where each costs several round trips.
 const sftpWorkers = 8
 
-// putTreeSFTP is PutTree for a machine without tar: file by file, and many times slower over a
-// network. It returns how many bytes were sent.
-func (c *Client) putTreeSFTP(ctx context.Context, dst, tmp string, src fs.FS, entries []entry, o PutOptions) (int64, error) {
-	if !path.IsAbs(tmp) { // SFTP may begin elsewhere than a command does
-		res, err := c.Run(ctx, Cmd{Args: []string{"pwd"}, User: o.user(), Separate: true})
-		if err != nil {
-			return 0, err
-		}
-		tmp = path.Join(strings.TrimSpace(string(res.Stdout)), tmp)
-		dst = path.Join(strings.TrimSpace(string(res.Stdout)), dst)
-	}
-	sc, err := c.SFTP(ctx, o.user())
+// writeSFTP is writeTar for a machine without tar: file by file, and many times slower over a
+// network, to an sftp-server in the directory that the tree belongs into.
+func (t *treePut) writeSFTP(w *io.PipeWriter, r io.Reader, last string, sent *counted) error {
+	sc, err := sftp.NewClientPipe(r, w, sftp.UseConcurrentWrites(true))
 	if err != nil {
-		return 0, fmt.Errorf("the machine has no tar: %w", c.bare(err))
+		return err
 	}
-	defer sc.Close()
-	t := &treeSFTP{sc: sc, src: src, tmp: tmp, sent: counted{tell: o.Progress}}
-	if err := t.send(ctx, entries); err != nil {
-		if ctx.Err() != nil {
-			return 0, context.Cause(ctx)
+	if err = t.createAll(sc, sent); err == nil {
+		err = create(sc, last, &whole{r: strings.NewReader("")})
+	}
+	w.CloseWithError(err)
+	sc.Close() // returns when the machine's side has ended
+	return err
+}
+
+func (t *treePut) createAll(sc *sftp.Client, sent *counted) error {
+	of := func(e entry, err error) error {
+		if err != nil {
+			return fmt.Errorf("%s: %w", e.name, err)
 		}
-		return 0, err
+		return nil
 	}
-	_, err = c.Run(ctx, Cmd{
-		Name: "place " + dst, User: o.user(), Separate: true,
-		Args: []string{"/bin/sh", "-c", placeScript, "sshx-put", dst, tmp, o.Owner},
-	})
-	return t.sent.total(), err
-}
-
-// A treeSFTP is a tree on its way over SFTP.
-type treeSFTP struct {
-	sc   *sftp.Client
-	src  fs.FS
-	tmp  string
-	sent counted
-}
-
-func (t *treeSFTP) send(ctx context.Context, entries []entry) error {
-	if err := t.sc.Mkdir(t.tmp); err != nil {
-		return fmt.Errorf("%s: %w", t.tmp, err)
-	}
-	if err := t.sc.Chmod(t.tmp, 0o700); err != nil {
-		return fmt.Errorf("%s: %w", t.tmp, err)
-	}
-	for _, e := range entries {
+	for _, e := range t.entries {
 		if e.mode.IsDir() && e.name != "." {
-			if err := t.sc.Mkdir(t.name(e)); err != nil {
-				return fmt.Errorf("%s: %w", e.name, err)
+			if err := sc.Mkdir(e.name); err != nil {
+				return of(e, err)
 			}
 		}
 	}
-	work, wctx := errgroup.WithContext(ctx)
+	work, failed := errgroup.WithContext(context.Background())
 	work.SetLimit(sftpWorkers)
-	for _, e := range entries {
-		if e.mode.IsDir() {
-			continue
-		}
+	for _, e := range t.entries {
 		work.Go(func() error {
-			if wctx.Err() != nil {
-				return context.Cause(wctx)
+			switch {
+			case failed.Err() != nil:
+				return context.Cause(failed)
+			case e.mode.IsDir():
+				return nil
+			case e.mode.IsRegular():
+				return t.copy(e, func(r *whole) error {
+					r.r = io.TeeReader(r.r, sent)
+					if err := create(sc, e.name, r); err != nil {
+						return err
+					}
+					return sc.Chmod(e.name, e.mode)
+				})
 			}
-			if err := t.one(e); err != nil {
-				return fmt.Errorf("%s: %w", e.name, err)
-			}
-			return nil
+			return of(e, sc.Symlink(e.link, e.name))
 		})
 	}
 	if err := work.Wait(); err != nil {
 		return err
 	}
-	for _, e := range slices.Backward(entries) { // what they hold is in place
+	for _, e := range slices.Backward(t.entries) { // what they hold is in place
 		if e.mode.IsDir() {
-			if err := t.sc.Chmod(t.name(e), e.mode.Perm()); err != nil {
-				return fmt.Errorf("%s: %w", e.name, err)
+			if err := sc.Chmod(e.name, e.mode.Perm()); err != nil {
+				return of(e, err)
 			}
 		}
 	}
 	return nil
 }
 
-func (t *treeSFTP) name(e entry) string { return path.Join(t.tmp, e.name) }
-
-// one sends a file or a link.
-func (t *treeSFTP) one(e entry) error {
-	if e.mode&fs.ModeSymlink != 0 {
-		return t.sc.Symlink(e.link, t.name(e))
-	}
-	in, err := t.src.Open(e.name)
+// create makes a file of what r has.
+func create(sc *sftp.Client, name string, r *whole) error {
+	f, err := sc.Create(name)
 	if err != nil {
 		return err
 	}
-	defer in.Close()
-	out, err := t.sc.Create(t.name(e))
-	if err != nil {
-		return err
-	}
-	n, err := io.Copy(out, &counting{in, &t.sent})
-	if err = errors.Join(err, out.Close()); err != nil {
-		return err
-	}
-	if n != e.size {
-		return fmt.Errorf("%d bytes, where there were %d", n, e.size)
-	}
-	return t.sc.Chmod(t.name(e), e.mode&(fs.ModePerm|fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky))
-}
-
-// counting counts what is read of one of several files.
-type counting struct {
-	r   io.Reader
-	all *counted
-}
-
-func (c *counting) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.all.add(n)
-	return n, err
+	_, err = f.ReadFrom(r)
+	return errors.Join(err, f.Close())
 }

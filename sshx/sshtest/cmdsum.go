@@ -47,6 +47,9 @@ func cmdBase64(ctx context.Context, p *Proc) int {
 	})
 }
 
+// sumName is how names that would break a line are shown, behind a line's own backslash.
+var sumName = strings.NewReplacer(`\`, `\\`, "\n", `\n`, "\r", `\r`)
+
 func sumWith(algorithm func() hash.Hash) Command {
 	return func(ctx context.Context, p *Proc) int {
 		o, ok := p.options("-c -b -t -z --check --status --quiet")
@@ -64,11 +67,14 @@ func sumWith(algorithm func() hash.Hash) Command {
 				if o.has("-z") {
 					end = "\x00"
 				}
-				mark := " "
+				mark, escaped := " ", ""
 				if o.has("-b") {
 					mark = "*"
 				}
-				fmt.Fprintf(p.Stdout, "%s %s%s%s", sum(text), mark, name, end)
+				if shown := sumName.Replace(name); shown != name && !o.has("-z") {
+					name, escaped = shown, `\`
+				}
+				fmt.Fprintf(p.Stdout, "%s%s %s%s%s", escaped, sum(text), mark, name, end)
 				return nil
 			})
 		}

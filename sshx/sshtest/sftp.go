@@ -26,6 +26,9 @@ func serveSFTP(ctx context.Context, p *Proc) int {
 	}
 	h := &sftpHandler{v: p.view(), start: p.Dir}
 	stream := &duplex{r: p.Stdin, w: p.Stdout}
+	if o, ok := p.Stdout.(*output); ok {
+		stream.w = survivor{o}
+	}
 	srv := sftp.NewRequestServer(stream, sftp.Handlers{FileGet: h, FilePut: h, FileCmd: h, FileList: h}, sftp.WithStartDirectory(p.Dir))
 	if err := srv.Serve(); err != nil && !errors.Is(err, io.EOF) && ctx.Err() == nil {
 		return 1

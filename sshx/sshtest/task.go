@@ -323,7 +323,9 @@ func newOutput() *output {
 }
 
 // Write blocks while the pipe is full. It fails once nobody reads.
-func (o *output) Write(b []byte) (int, error) {
+func (o *output) Write(b []byte) (int, error) { return o.write(b, true) }
+
+func (o *output) write(b []byte, kills bool) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	n := 0
@@ -332,7 +334,7 @@ func (o *output) Write(b []byte) (int, error) {
 			o.cond.Wait()
 		}
 		if o.broken || o.done {
-			if o.onEPIPE != nil {
+			if o.onEPIPE != nil && kills {
 				o.onEPIPE() // at once: what follows the write is never run
 				o.onEPIPE = nil
 			}
@@ -346,6 +348,11 @@ func (o *output) Write(b []byte) (int, error) {
 	}
 	return n, nil
 }
+
+// A survivor is an output for a process that dies alone when nobody reads.
+type survivor struct{ o *output }
+
+func (s survivor) Write(b []byte) (int, error) { return s.o.write(b, false) }
 
 // Read blocks until there is something, or nobody writes any more.
 func (o *output) Read(b []byte) (int, error) {
