@@ -129,7 +129,7 @@ func TestWaitReadyThroughAJumpHost(t *testing.T) {
 		switch state {
 		case "jump host hop: login refused":
 			hop.SetFaults(sshtest.Faults{})
-		case "not reached: connect failed (connection refused)":
+		case "not reached: connect failed (Connection refused)":
 			here = inner.addr
 		}
 	}}
@@ -137,7 +137,7 @@ func TestWaitReadyThroughAJumpHost(t *testing.T) {
 	c, err := sshx.WaitReady(t.Context(), cfg, sshx.Hurried(sshx.Ready{Address: address, Report: said.report}))
 	require.NoError(t, err)
 	require.NoError(t, c.Close())
-	assert.Equal(t, []string{"jump host hop: login refused", "not reached: connect failed (connection refused)", "ready"}, said.got)
+	assert.Equal(t, []string{"jump host hop: login refused", "not reached: connect failed (Connection refused)", "ready"}, said.got)
 
 	cfg.Jump[0].HostKeys = sshx.HostKeys{Pinned: []string{sshx.AuthorizedKey(wrong.PublicKey())}}
 	_, err = sshx.WaitReady(t.Context(), cfg, sshx.Ready{FirstBoot: true})
