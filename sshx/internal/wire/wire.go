@@ -213,7 +213,9 @@ exec setsid /bin/sh -c "$_sshx_j" "$0" "$_sshx_d" "$_sshx_j" >/dev/null 2>&1 3<&
 `)
 
 // Job is the detached part, with its directory and this text: it outlives the session that
-// started it. In a scope it is started anew, without the text, unless systemd cannot do that.
+// started it. In a scope it is started anew, without the text, unless systemd cannot do that. That
+// it was killed is looked up by the child that runs the command, whose traps are reset: what came
+// before, Kill having said so first, went to the shell alone.
 var Job = line(`
 _sshx_d=$1; _sshx_j=$2; _sshx_f=; _sshx_k=;
 if [ -n "$_sshx_j" ] && [ -e "$_sshx_d/scope" ]; then
@@ -230,16 +232,14 @@ if [ -e "$_sshx_d/script" ]; then _sshx_f=$_sshx_d/script; fi;
 _sshx_s=0; if [ -r /proc/$$/stat ]; then read -r _sshx_s </proc/$$/stat; set -- ${_sshx_s##*) }; _sshx_s=${20}; fi;
 trap _sshx_k=term TERM; trap : HUP INT QUIT USR1 USR2;
 echo "$$ $_sshx_s" >"$_sshx_d/pid.tmp"; mv "$_sshx_d/pid.tmp" "$_sshx_d/pid";
-_sshx_r=143;
-[ -e "$_sshx_d/killed" ] || {
-	(
-	exec </dev/null >>"$_sshx_d/log" 2>&1;
-	eval "$_sshx_e";
-	if [ -n "$_sshx_f" ]; then exec "$@" "$_sshx_f"; fi;
-	exec "$@"
-	);
-	_sshx_r=$?;
-};
+(
+if [ -e "$_sshx_d/killed" ]; then exit 143; fi;
+exec </dev/null >>"$_sshx_d/log" 2>&1;
+eval "$_sshx_e";
+if [ -n "$_sshx_f" ]; then exec "$@" "$_sshx_f"; fi;
+exec "$@"
+);
+_sshx_r=$?;
 if [ -e "$_sshx_d/killed" ]; then _sshx_k=; fi;
 echo $_sshx_r $_sshx_k >"$_sshx_d/rc.tmp"; mv "$_sshx_d/rc.tmp" "$_sshx_d/rc"
 `)
