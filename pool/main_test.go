@@ -5,14 +5,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"os/signal"
 	"runtime"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,6 +20,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"github.com/poolready/poolready/internal/testflag"
 )
 
 var (
@@ -46,19 +46,8 @@ func TestMain(m *testing.M) {
 		main(m)
 		return
 	}
-	waitTogether()
+	testflag.Parallel(6) // most wait, for machines and for leases; those that measure time or count calls are not parallel
 	goleak.VerifyTestMain(m)
-}
-
-// waitTogether has more tests run at once than there are processors, unless -parallel says how many: most of them
-// wait, for machines and for leases. Those that measure time or count calls run before, one after the other.
-func waitTogether() {
-	flag.Parse()
-	given := false
-	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
-	if !given {
-		_ = flag.Set("test.parallel", strconv.Itoa(max(6, runtime.GOMAXPROCS(0)))) // it is a flag of package testing
-	}
 }
 
 // children are what TestMain may be in a child process; other files of this package's tests add

@@ -22,10 +22,14 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/crypto/ssh"
 
+	"github.com/poolready/poolready/internal/testflag"
 	"github.com/poolready/poolready/sshx"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	testflag.Parallel(6) // most wait, for machines and for grace
+	goleak.VerifyTestMain(m)
+}
 
 // A machine is one to test against: a real OpenSSH server, or sshtest's.
 type machine interface {

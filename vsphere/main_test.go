@@ -8,11 +8,15 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/poolready/poolready/internal/testflag"
 	"github.com/poolready/poolready/pool"
 	"github.com/poolready/poolready/vsphere/vspheretest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	testflag.Parallel(6) // most wait for a vCenter that takes its time
+	goleak.VerifyTestMain(m)
+}
 
 // lab is a simulated vCenter and a Provider on it.
 type lab struct {

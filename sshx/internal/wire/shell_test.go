@@ -21,9 +21,14 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"github.com/poolready/poolready/internal/testflag"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	testflag.Parallel(6) // most wait for processes
+	goleak.VerifyTestMain(m)
+}
 
 // A shell is one that machines have as /bin/sh.
 type shell struct {
