@@ -13,7 +13,8 @@ import (
 // airtight is what the probes of a host without internet say.
 const airtight = "open: none\nclosed: icmp tcp80 tcp443 dns-udp dns-tcp http-by-name icmp6 tcp443-6 proxy-env"
 
-// testAirGap shows that the air gap is in the hypervisor, and comes back with a reset. set has one pool.
+// testAirGap shows that the air gap is in the hypervisor, and comes back with a reset. set has one
+// pool.
 func (e *embedded) testAirGap(t *testing.T, set *pool.Set) {
 	probes := func(h *pool.Host) string {
 		t.Helper()

@@ -20,8 +20,8 @@ import (
 )
 
 // These are the complaints that users of the shell harness before had, each as a test. Two more are
-// elsewhere: the air gap that was in the guest only, and proved by one ping, in airgap_test.go; snapshots
-// that were all taken at once, which the provider's gate prevents, in package vsphere.
+// elsewhere: the air gap that was in the guest only, and proved by one ping, in airgap_test.go;
+// snapshots that were all taken at once, which the provider's gate prevents, in package vsphere.
 
 func TestComplaintsOfSetsThatAreReady(t *testing.T) {
 	t.Parallel()

@@ -4,8 +4,8 @@
 //	go test ./e2e -run Pools -v
 //
 // and meant to be copied: a Topology says what the hosts are called and how they are connected,
-// Spec turns it into a pool.Spec, and scripts/ holds every step and every check as a shell script that
-// an administrator can read, run by hand, and change.
+// Spec turns it into a pool.Spec, and scripts/ holds every step and every check as a shell script
+// that an administrator can read, run by hand, and change.
 //
 // # The hosts
 //
@@ -17,9 +17,9 @@
 // # Operating systems
 //
 // Templates are RHEL 9 or what is like it, or Debian 12 or Ubuntu; con and dis may differ
-// (Topology.On; "os" and "dis-os" in a file). Scripts choose by /etc/os-release. A template lets the
-// runner's key in as root, on its first NIC, and has sudo, open-vm-tools and a way to its mirror. On
-// Debian and Ubuntu
+// (Topology.On; "os" and "dis-os" in a file). Scripts choose by /etc/os-release. A template lets
+// the runner's key in as root, on its first NIC, and has sudo, open-vm-tools and a way to its
+// mirror. On Debian and Ubuntu
 //
 //   - NetworkManager configures the network where it runs, as on RHEL. Where it does not, as on servers,
 //     systemd-networkd does: files of ifupdown and netplan are put aside under another name;
@@ -27,39 +27,44 @@
 //   - apt does nothing in the background any more, so that no host changes by itself;
 //   - the line of 127.0.1.1 goes from /etc/hosts, since dnsmasq would serve it.
 //
-// Users are administrators by files in sudoers.d, whatever the group for that is called. What Ubuntu has
-// beside Debian (netplan, systemd-resolved) follows its documentation, and has been run nowhere yet.
+// Users are administrators by files in sudoers.d, whatever the group for that is called. What
+// Ubuntu has beside Debian (netplan, systemd-resolved) follows its documentation, and has been run
+// nowhere yet.
 //
 // Mirrors limit the rate. Two hosts update at a time, and one that is turned away asks again after
-// "retry-pause" seconds. Each process has its own two: others that build on the same vCenter are not
-// counted, so give several of them at once a mirror of your own.
+// "retry-pause" seconds. Each process has its own two: others that build on the same vCenter are
+// not counted, so give several of them at once a mirror of your own.
 //
 // # Names of the outside
 //
-// con's dnsmasq asks the lab's name server for what it does not know, so that dis can resolve names of the
-// outside even after the internet has been cut off. With Topology.OutsideNames "refused" it refuses
-// them to everybody, and con itself asks the lab's server besides. What the lab's own name server
-// answers dis, which reaches it on the lab's network, is the lab's to decide.
+// con's dnsmasq asks the lab's name server for what it does not know, so that dis can resolve names
+// of the outside even after the internet has been cut off. With Topology.OutsideNames "refused" it
+// refuses them to everybody, and con itself asks the lab's server besides. What the lab's own name
+// server answers dis, which reaches it on the lab's network, is the lab's to decide.
 //
 // # The air gap
 //
-// dis's internet NIC is disconnected in the hypervisor, and stays so at power on (pool.NIC.Unplugged); its interface is
-// down, and it has no default route. Probes show that nothing gets through (scripts/checks/internet.sh), and on con that they
-// find a way out where there is one. All that is checked before pool-ready and by -op verify; cable, interface, routes and
-// probes after every reset, too. A pool with a leak is not lent: the evidence is in the error and in -op status. The cable
-// is part of what every plan compares, so that a run that would only reuse a dis notices one that was plugged in by hand.
+// dis's internet NIC is disconnected in the hypervisor, and stays so at power on
+// (pool.NIC.Unplugged); its interface is down, and it has no default route. Probes show that
+// nothing gets through (scripts/checks/internet.sh), and on con that they find a way out where
+// there is one. All that is checked before pool-ready and by -op verify; cable, interface, routes
+// and probes after every reset, too. A pool with a leak is not lent: the evidence is in the error
+// and in -op status. The cable is part of what every plan compares, so that a run that would only
+// reuse a dis notices one that was plugged in by hand.
 //
 // # Operations
 //
-// With -op the tests' binary runs no tests but does one thing with the set; see Operation. Combinations that
-// make no sense are refused in one sentence before anything is touched. scripts/facts.sh lists what there is on a host: -op diff
-// and pool.Pool.Watch, for a test that wants to leave nothing, tell the changes by name.
+// With -op the tests' binary runs no tests but does one thing with the set; see Operation.
+// Combinations that make no sense are refused in one sentence before anything is touched.
+// scripts/facts.sh lists what there is on a host: -op diff and pool.Pool.Watch, for a test that
+// wants to leave nothing, tell the changes by name.
 //
 // # The topology
 //
-// A YAML file (-topology FILE) says what differs from DefaultTopology, an environment variable E2E_KEY wins over it, and
-// a flag -set key=value over both; -print-topology lists all keys, and where each value is from. Names, MACs,
-// addresses, datastores and folders of single pools are below "pool-N" (see Override):
+// A YAML file (-topology FILE) says what differs from DefaultTopology, an environment variable
+// E2E_KEY wins over it, and a flag -set key=value over both; -print-topology lists all keys, and
+// where each value is from. Names, MACs, addresses, datastores and folders of single pools are
+// below "pool-N" (see Override):
 //
 //	pools: 4
 //	pool-2:
@@ -71,12 +76,13 @@
 // # Where it runs
 //
 // With GOVC_URL in the environment, on that vCenter. E2E_SSH_KEY names the private key file that
-// logs in to the template as root, and E2E_SHARE_KEY, if it is not empty, gives it to the hosts, too;
-// E2E_KNOWN_HOSTS the file with host keys of the template and of jump hosts (without, the first ones shown are trusted, which is said); E2E_SSH_JUMP lists jump
-// hosts as ssh -J has them; E2E_EXPECT is how long one VM takes to be made ready where no record
-// tells yet (half an hour for golden, ten minutes for others, for which go test needs a -timeout).
-// examples/simlab is a simulated vCenter to try that on. [SpecFromEnv] reads it all, for other packages;
-// examples/suites has some.
+// logs in to the template as root, and E2E_SHARE_KEY, if it is not empty, gives it to the hosts,
+// too; E2E_KNOWN_HOSTS the file with host keys of the template and of jump hosts (without, the
+// first ones shown are trusted, which is said); E2E_SSH_JUMP lists jump hosts as ssh -J has them;
+// E2E_EXPECT is how long one VM takes to be made ready where no record tells yet (half an hour for
+// golden, ten minutes for others, for which go test needs a -timeout). examples/simlab is a
+// simulated vCenter to try that on. [SpecFromEnv] reads it all, for other packages; examples/suites
+// has some.
 //
 // Without GOVC_URL, on an embedded one (vsphere/vspheretest), whose guests run the same scripts
 // against simulated administration commands on a modelled network (e2e/e2etest). What the

@@ -13,12 +13,13 @@ import (
 	"github.com/poolready/poolready/vsphere"
 )
 
-// SpecFromEnv returns the Spec of topology on the vCenter that GOVC_* name, with a connection that ends
-// with t. How to log in to the template and to jump hosts is in E2E_SSH_KEY, E2E_KNOWN_HOSTS and
-// E2E_SSH_JUMP (see sshx.FromEnv). E2E_SHARE_KEY, if it is not empty, gives the key of E2E_SSH_KEY to root and the
-// default user of every host, too. E2E_EXPECT is how long golden, and then each VM, takes to be made ready
-// where no record of an earlier build tells, such as 90s. Without, half an hour and ten minutes,
-// for which go test needs a -timeout of its own the first time. What is missing or wrong is fatal to t.
+// SpecFromEnv returns the Spec of topology on the vCenter that GOVC_* name, with a connection that
+// ends with t. How to log in to the template and to jump hosts is in E2E_SSH_KEY, E2E_KNOWN_HOSTS
+// and E2E_SSH_JUMP (see sshx.FromEnv). E2E_SHARE_KEY, if it is not empty, gives the key of
+// E2E_SSH_KEY to root and the default user of every host, too. E2E_EXPECT is how long golden, and
+// then each VM, takes to be made ready where no record of an earlier build tells, such as 90s.
+// Without, half an hour and ten minutes, for which go test needs a -timeout of its own the first
+// time. What is missing or wrong is fatal to t.
 func SpecFromEnv(t pool.T, topology Topology) pool.Spec {
 	t.Helper()
 	cfg, err := vsphere.FromEnv()

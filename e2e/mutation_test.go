@@ -153,8 +153,8 @@ func TestEveryFaultIsNoticedByItsChecks(t *testing.T) {
 	}
 }
 
-// mutate breaks ready hosts, in parallel, with each of the faults, asserts that the checks that must
-// notice do, and those only, and returns the names of all that have.
+// mutate breaks ready hosts, in parallel, with each of the faults, asserts that the checks that
+// must notice do, and those only, and returns the names of all that have.
 func mutate(t *testing.T, topology Topology, faults []fault) map[string]bool {
 	disks := ready(t, topology)
 	var mu sync.Mutex

@@ -14,8 +14,8 @@ import (
 	"github.com/poolready/poolready/pool"
 )
 
-// An Operation is something to do with a set besides running tests on it. Run checks it as a whole before
-// anything is touched, and refuses what does not go together.
+// An Operation is something to do with a set besides running tests on it. Run checks it as a whole
+// before anything is touched, and refuses what does not go together.
 //
 //	plan      print what the main job would do, and why
 //	status    print who uses which pool, and how each stands
@@ -37,7 +37,8 @@ type Operation struct {
 	Yes       bool
 	// JSON is where status and verify write their result as JSON, beside the table; nil is nowhere.
 	JSON io.Writer
-	// Ask asks a person and returns the answer; it is for destroy. nil asks nobody, so that Yes is needed.
+	// Ask asks a person and returns the answer; it is for destroy. nil asks nobody, so that Yes is
+	// needed.
 	Ask func(question string) (string, error)
 }
 
@@ -154,8 +155,8 @@ func (o Operation) verify(ctx context.Context, spec pool.Spec, w io.Writer) erro
 	return nil
 }
 
-// diff prints what changed on each host: from its golden to pool-ready, which is what the recipe did, and
-// from then to now.
+// diff prints what changed on each host: from its golden to pool-ready, which is what the recipe
+// did, and from then to now.
 func (o Operation) diff(ctx context.Context, spec pool.Spec, w io.Writer) error {
 	return pool.Look(ctx, spec, func(ctx context.Context, h *pool.Host) error {
 		golden, err := h.FactsWhenReady(ctx, Golden)

@@ -12,9 +12,9 @@ import (
 	"strings"
 )
 
-// An Override is what is otherwise in one pool than the rest of the topology says. Zero values change
-// nothing. In a file it is a mapping of its own, under "pool-2" for pool 2; the variable for its
-// con-name is E2E_POOL_2_CON_NAME, and the flag -set pool-2.con-name=NAME.
+// An Override is what is otherwise in one pool than the rest of the topology says. Zero values
+// change nothing. In a file it is a mapping of its own, under "pool-2" for pool 2; the variable for
+// its con-name is E2E_POOL_2_CON_NAME, and the flag -set pool-2.con-name=NAME.
 type Override struct {
 	Datastore string // of its VMs; there is one golden on each datastore
 	Folder    string // below the set's

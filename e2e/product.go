@@ -10,14 +10,15 @@ import (
 	"github.com/poolready/poolready/pool"
 )
 
-// A Product is what is under test, as con gets it when it is made ready: after all of its configuration,
-// before it is cleaned and checked. The zero value stands in for it: a file in Topology.ProductDir.
+// A Product is what is under test, as con gets it when it is made ready: after all of its
+// configuration, before it is cleaned and checked. The zero value stands in for it: a file in
+// Topology.ProductDir.
 type Product struct {
-	// Install are the steps that install it, in place of scripts/steps/product.sh: pool.Script and pool.Files
-	// make the common ones. Their names must not be those of other steps of con.
+	// Install are the steps that install it, in place of scripts/steps/product.sh: pool.Script and
+	// pool.Files make the common ones. Their names must not be those of other steps of con.
 	Install []pool.Step
-	// Checks are added to con's. Beside them, every host is checked for Topology.ProductDir: con has
-	// it, golden and dis have not.
+	// Checks are added to con's. Beside them, every host is checked for Topology.ProductDir: con
+	// has it, golden and dis have not.
 	Checks []pool.Check
 }
 
@@ -35,8 +36,8 @@ type secretFile struct {
 	data []byte
 }
 
-// withFiles puts files into SECRETS_DIR before a step's script runs, which removes it. The step's version
-// holds a hash of them.
+// withFiles puts files into SECRETS_DIR before a step's script runs, which removes it. The step's
+// version holds a hash of them.
 func withFiles(step pool.Step, files ...secretFile) pool.Step {
 	sum := sha256.New()
 	fmt.Fprint(sum, step.Version)

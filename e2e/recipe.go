@@ -147,16 +147,16 @@ func (t Topology) checks(role string) []pool.Check {
 	return list
 }
 
-// airGap are the checks that show after every reset, besides the cable (pool.NIC.Unplugged), that there is no
-// way out of dis. What they got is the evidence.
+// airGap are the checks that show after every reset, besides the cable (pool.NIC.Unplugged), that
+// there is no way out of dis. What they got is the evidence.
 func (t Topology) airGap() []pool.Check {
 	return slices.DeleteFunc(t.checks(Dis), func(c pool.Check) bool {
 		return !slices.Contains([]string{"internet", "default-route", "ext-link", "dns-policy"}, c.Name)
 	})
 }
 
-// extNIC is the one that leads out, in the order of VM.NICs. On dis its cable is pulled in the hypervisor: what
-// a guest cut off itself, somebody in the guest can connect again.
+// extNIC is the one that leads out, in the order of VM.NICs. On dis its cable is pulled in the
+// hypervisor: what a guest cut off itself, somebody in the guest can connect again.
 const extNIC = 2
 
 // unplugged asks the hypervisor whether the cable is out.

@@ -11,7 +11,8 @@ import (
 	"github.com/poolready/poolready/pool"
 )
 
-// TestHostsThatRunWhenReadyLeakNothing dirties what a resumed machine has in memory and on its disk.
+// TestHostsThatRunWhenReadyLeakNothing dirties what a resumed machine has in memory and on its
+// disk.
 func TestHostsThatRunWhenReadyLeakNothing(t *testing.T) {
 	t.Parallel()
 	topology := testTopology()

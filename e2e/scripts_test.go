@@ -24,8 +24,8 @@ func expand(s string, env map[string]string) string {
 	return s
 }
 
-// built are disks of hosts that are ready, by system and what is special, made by the first test that needs them:
-// clones of them are what tests break.
+// built are disks of hosts that are ready, by system and what is special, made by the first test
+// that needs them: clones of them are what tests break.
 var built = map[string]*onceBuilt{"rhel9": {}, "debian12": {}, "rhel9 refused": {}}
 
 type onceBuilt struct {

@@ -27,8 +27,8 @@ func like(os string) string {
 	return ""
 }
 
-// On returns the topology with con and dis on these systems, such as "rhel9" and "debian12". Templates and
-// goldens get names to match: "e2e-template-debian12", "e2e-golden-debian12".
+// On returns the topology with con and dis on these systems, such as "rhel9" and "debian12".
+// Templates and goldens get names to match: "e2e-template-debian12", "e2e-golden-debian12".
 func (t Topology) On(con, dis string) Topology {
 	t.OS, t.Template, t.GoldenName = con, templateOf(con), goldenOf(con)
 	t.DisOS, t.DisTemplate, t.DisGolden = "", "", ""
@@ -126,9 +126,9 @@ func packagesFor(os string, list []string) string {
 	return strings.Join(names, " ")
 }
 
-// introduce makes a dis that is from another golden than its con known to it: dis gets con's key pair, which
-// con lets in, and con's host keys, which its own connection has proved. Where both are from one
-// golden, they have all that from there.
+// introduce makes a dis that is from another golden than its con known to it: dis gets con's key
+// pair, which con lets in, and con's host keys, which its own connection has proved. Where both are
+// from one golden, they have all that from there.
 func introduce() pool.Step {
 	step := pool.Script("introduce", script("steps", "introduce"))
 	install := step.Do

@@ -45,19 +45,20 @@ type Topology struct {
 	Domain     string // pool N is pN.Domain
 	NameServer netip.Addr
 	// OutsideNames says what con's dnsmasq does with names that are not its pool's: "allowed" asks
-	// NameServer, "refused" answers nobody, so that dis learns nothing from outside by way of names, and
-	// con itself asks NameServer besides.
+	// NameServer, "refused" answers nobody, so that dis learns nothing from outside by way of
+	// names, and con itself asks NameServer besides.
 	OutsideNames string
 	NTPServer    netip.Addr
 	Timezone     string
 
 	AdminUser, TestUser string
 	RunnerKey           string // public key that may log in, in authorized_keys form
-	// KeyPair is the private key, in OpenSSH's form, that root and AdminUser have on every host; give it the
-	// runner's if hosts are to reach what the runner reaches. Empty: golden makes one, for its hosts alone.
+	// KeyPair is the private key, in OpenSSH's form, that root and AdminUser have on every host;
+	// give it the runner's if hosts are to reach what the runner reaches. Empty: golden makes one,
+	// for its hosts alone.
 	KeyPair []byte
-	// Packages are on all hosts; PackagesRemoved are removed from dis. "debian:NAME" is for Debian and
-	// what is like it, "rhel:NAME" for RHEL and its like, NAME for both.
+	// Packages are on all hosts; PackagesRemoved are removed from dis. "debian:NAME" is for Debian
+	// and what is like it, "rhel:NAME" for RHEL and its like, NAME for both.
 	Packages, PackagesRemoved []string
 	ProductDir                string   // where the product is: on con, and nowhere else
 	WatchPaths                []string // of the files that are facts; see pool.Spec.Facts

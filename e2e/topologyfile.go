@@ -279,8 +279,8 @@ func scalar(n *yaml.Node) (string, bool) {
 	return "", false
 }
 
-// YAML prints the topology as a file that makes it, with what keys mean and where values are from. Of
-// what is set for single pools only that is printed.
+// YAML prints the topology as a file that makes it, with what keys mean and where values are from.
+// Of what is set for single pools only that is printed.
 func (t Topology) YAML(from Origins) string {
 	var b strings.Builder
 	line := func(indent, key, value, about, origin string) {

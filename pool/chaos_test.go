@@ -22,7 +22,8 @@ import (
 	"github.com/poolready/poolready/vsphere/vspheretest"
 )
 
-// acquisitionsEnv is how many acquisitions TestManyProcessesShareASet makes, by eight processes; without, it makes a few, by three.
+// acquisitionsEnv is how many acquisitions TestManyProcessesShareASet makes, by eight processes;
+// without, it makes a few, by three.
 const acquisitionsEnv = "POOLREADY_ACQUISITIONS"
 
 // chaosLease is short enough to be over a few times, and long enough for a busy machine to keep it.
@@ -34,9 +35,9 @@ func init() {
 	pool.AddChild("hold", func(*testing.M) { holdChild() })
 }
 
-// shareChild is a process that acquires a pool again and again. It shows on the guest itself that it is alone:
-// it makes a directory that must not be there, and that must still be there at the end. It never
-// removes it, so a pool that was not reset shows, too.
+// shareChild is a process that acquires a pool again and again. It shows on the guest itself that
+// it is alone: it makes a directory that must not be there, and that must still be there at the
+// end. It never removes it, so a pool that was not reset shows, too.
 func shareChild() {
 	spec, provider := labSpec()
 	set, err := pool.Open(context.Background(), spec)
@@ -196,8 +197,8 @@ func (c *chaos) run(ctx context.Context, want int) (made int) {
 	return made
 }
 
-// disturb kills, stops and wakes children at random, and restarts vCenter, until ctx ends; once for each that gets on, so
-// that a slow machine is not disturbed more than a fast one.
+// disturb kills, stops and wakes children at random, and restarts vCenter, until ctx ends; once for
+// each that gets on, so that a slow machine is not disturbed more than a fast one.
 func (c *chaos) disturb(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -242,9 +243,10 @@ func (c *chaos) disturb(ctx context.Context) {
 	}
 }
 
-// Processes share three pools of a vCenter that is a process, too, are killed and stopped at random while it restarts and the
-// answer to every write to the ledger is lost, and never do two hold one pool, as each finds on the guests
-// themselves; nobody starves, and all pools are ready at the end. make chaos runs it at full size.
+// Processes share three pools of a vCenter that is a process, too, are killed and stopped at random
+// while it restarts and the answer to every write to the ledger is lost, and never do two hold one
+// pool, as each finds on the guests themselves; nobody starves, and all pools are ready at the end.
+// make chaos runs it at full size.
 func TestManyProcessesShareASet(t *testing.T) {
 	t.Parallel()
 	total, _ := strconv.Atoi(os.Getenv(acquisitionsEnv))
@@ -299,8 +301,8 @@ func TestManyProcessesShareASet(t *testing.T) {
 	assert.False(t, work.Builds(), "%s", work)
 }
 
-// A process that is stopped while it works on a pool, and wakes when that is another's, does nothing more to it,
-// neither to its guests nor in vCenter.
+// A process that is stopped while it works on a pool, and wakes when that is another's, does
+// nothing more to it, neither to its guests nor in vCenter.
 func TestAStoppedProcessNoticesBeforeItTouchesAnything(t *testing.T) {
 	t.Parallel()
 	s := startLab(t)

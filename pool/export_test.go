@@ -14,7 +14,8 @@ func AddChild(mode string, main func(m *testing.M)) { children[mode] = main }
 // ChildEnv is the environment variable that holds the mode.
 const ChildEnv = childEnv
 
-// UnderLease tells whether what is done under ctx is done under a lease, and so refused when that is over.
+// UnderLease tells whether what is done under ctx is done under a lease, and so refused when that
+// is over.
 func UnderLease(ctx context.Context) bool { return ctx.Value(heldKey{}) != nil }
 
 // Idle returns when nothing is reset or built in the background any more.

@@ -14,7 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Somebody else's lease, and then its entry, are gone: the first holder, who slept through it all, does not write a free pool there.
+// Somebody else's lease, and then its entry, are gone: the first holder, who slept through it all,
+// does not write a free pool there.
 func TestALateReleaseFreesNobodysPool(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -33,7 +34,8 @@ func TestALateReleaseFreesNobodysPool(t *testing.T) {
 	})
 }
 
-// A pool's shard goes between the reading and the write of whoever takes it: that it was free before says nothing any more.
+// A pool's shard goes between the reading and the write of whoever takes it: that it was free
+// before says nothing any more.
 func TestAShardThatGoesWhileItIsTakenIsNotTaken(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -27,7 +27,8 @@ type fakeStore struct {
 	// conflicts counts the writes that came too late.
 	conflicts int
 
-	// fault is asked about every write, after a delay of its making: whether it is done, and what is answered.
+	// fault is asked about every write, after a delay of its making: whether it is done, and what
+	// is answered.
 	fault func(shard string) (done bool, err error)
 	// down, while true, answers nothing but errors, and deaf leaves writes without an answer.
 	down, deaf bool
@@ -220,8 +221,8 @@ func TestAnOutageShorterThanTheLeaseIsSurvived(t *testing.T) {
 	})
 }
 
-// A process that was stopped (SIGSTOP, a laptop's lid) wakes after its lease: its timers have not fired
-// yet, and it must notice all the same.
+// A process that was stopped (SIGSTOP, a laptop's lid) wakes after its lease: its timers have not
+// fired yet, and it must notice all the same.
 func TestAStalledHolderNoticesBeforeItTouchesAnything(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -249,7 +250,8 @@ func TestAStalledHolderNoticesBeforeItTouchesAnything(t *testing.T) {
 	})
 }
 
-// unreliable is the fault of a store of which, of so many writes, one loses its answer and one does not arrive.
+// unreliable is the fault of a store of which, of so many writes, one loses its answer and one does
+// not arrive.
 func unreliable(roll func(n int) int, slowest time.Duration, writes int) func(string) (bool, error) {
 	return func(string) (bool, error) {
 		time.Sleep(time.Duration(roll(int(slowest.Milliseconds()))) * time.Millisecond)

@@ -14,7 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A fakeProvider has a ledger, and an inventory without VMs; nothing else is asked of it before a claim is held.
+// A fakeProvider has a ledger, and an inventory without VMs; nothing else is asked of it before a
+// claim is held.
 type fakeProvider struct {
 	Provider
 	store *fakeStore
@@ -243,7 +244,8 @@ func TestABuilderThatDiesLeavesItsNewbornPoolsToTheNext(t *testing.T) {
 	})
 }
 
-// The claim is over, unnoticed, and a test has a pool since: what the builder writes at its end leaves that alone.
+// The claim is over, unnoticed, and a test has a pool since: what the builder writes at its end
+// leaves that alone.
 func TestALateBuilderDoesNotTakeANewbornPoolBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -339,7 +341,8 @@ func TestANewbornEntryOfANewerFormatIsLeftAlone(t *testing.T) {
 	})
 }
 
-// A builder waits for a pool in the line: else tests, of which the next waits already when one ends, would have it for ever.
+// A builder waits for a pool in the line: else tests, of which the next waits already when one
+// ends, would have it for ever.
 func TestABuilderIsNotStarvedByTests(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -66,7 +66,8 @@ func (b *bent) Preflight(ctx context.Context, clones []pool.CloneSpec) error {
 	return err
 }
 
-// A reset that only seems to have worked is found out, and the dirt is nobody's: the pool is built anew.
+// A reset that only seems to have worked is found out, and the dirt is nobody's: the pool is built
+// anew.
 func TestAPoolIsLentOnlyIfItIsProvedClean(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
@@ -114,7 +115,8 @@ func TestAPoolIsLentOnlyIfItIsProvedClean(t *testing.T) {
 	}
 }
 
-// onVM is a ledger as it must not be: what is to be known of pool 1 is in the ExtraConfig of its VM con1.
+// onVM is a ledger as it must not be: what is to be known of pool 1 is in the ExtraConfig of its VM
+// con1.
 type onVM struct {
 	pool.Provider
 	vm *object.VirtualMachine
@@ -243,7 +245,8 @@ func (r *rig) shards() (all []string) {
 	return all
 }
 
-// Pools that nobody has held yet are in the ledger without a VM of their own; all that looks at pools, or removes them, knows them.
+// Pools that nobody has held yet are in the ledger without a VM of their own; all that looks at
+// pools, or removes them, knows them.
 func TestNewbornPoolsAreSeenSweptAndDestroyed(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
@@ -276,8 +279,8 @@ func TestNewbornPoolsAreSeenSweptAndDestroyed(t *testing.T) {
 	assert.Equal(t, "not ready", r.status(two).Pools[0].State)
 }
 
-// The whole ledger is destroyed by hand while a pool is in use: until its holder has written its lease anew, nobody
-// removes what may be somebody's.
+// The whole ledger is destroyed by hand while a pool is in use: until its holder has written its
+// lease anew, nobody removes what may be somebody's.
 func TestALostLedgerGivesNothingAway(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)

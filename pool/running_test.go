@@ -239,7 +239,8 @@ func TestAResumeThatIsNoneIsNoticed(t *testing.T) {
 			assert.Contains(t, r.saying(), c.want)
 			_, err := p.Host("con").Run(t.Context(), "test", "-e", "/var/dirt")
 			require.Error(t, err, "it is built anew instead")
-			// Once more, if the connection was dropped when the process took the rebuilt pool over: such a pool is reset first.
+			// Once more, if the connection was dropped when the process took the rebuilt pool over:
+			// such a pool is reset first.
 			assert.GreaterOrEqual(t, r.count("VmCloned", "con1"), 2)
 			second.end()
 		})
@@ -299,7 +300,8 @@ func TestAResumedHostIsLookedForAnew(t *testing.T) {
 	require.NotNil(t, first.acquire(set), "%v", first.errs)
 	first.end()
 
-	// Since it was reverted, the next boot gets another address, which vCenter goes on telling after the revert.
+	// Since it was reverted, the next boot gets another address, which vCenter goes on telling
+	// after the revert.
 	second := testOf(t, "TestSecond")
 	p := second.acquire(set)
 	require.NotNil(t, p, "%v", second.errs)

@@ -100,9 +100,9 @@
 // replaces files one by one. Both can write as root, and skip what is the same.
 //
 // Get and GetTree bear with files that are written to meanwhile, or with GetOptions.Sum compare
-// SHA-256, and return a *ChangedError. GetTree checks every name and link on our side. Trees are one
-// tar stream, or go over SFTP with machines without tar. None of this needs the sftp subsystem; SFTP
-// is there for the rest, also as root.
+// SHA-256, and return a *ChangedError. GetTree checks every name and link on our side. Trees are
+// one tar stream, or go over SFTP with machines without tar. None of this needs the sftp subsystem;
+// SFTP is there for the rest, also as root.
 //
 // # What is left behind
 //

@@ -25,13 +25,13 @@ export LC_ALL
 exec tar -C "$1" -cf - .
 `
 
-// GetTree copies the directory src to the local directory dst, which is made if it does not
-// exist; files that dst has already are replaced. Permissions and times are restored, owners are
-// not. Names are checked on our side: whatever the machine sends, nothing outside of dst is
-// written. Links that lead out of dst are an error, and not made; they are looked at when all the
-// rest is there. Devices and pipes are an error too; sockets are left out. Files may grow meanwhile,
-// or go, unless GetOptions.Sum is set. A machine without tar sends file by file,
-// over SFTP. After an error, dst may have part of the tree, but of each file all or nothing.
+// GetTree copies the directory src to the local directory dst, which is made if it does not exist;
+// files that dst has already are replaced. Permissions and times are restored, owners are not.
+// Names are checked on our side: whatever the machine sends, nothing outside of dst is written.
+// Links that lead out of dst are an error, and not made; they are looked at when all the rest is
+// there. Devices and pipes are an error too; sockets are left out. Files may grow meanwhile, or go,
+// unless GetOptions.Sum is set. A machine without tar sends file by file, over SFTP. After an
+// error, dst may have part of the tree, but of each file all or nothing.
 func (c *Client) GetTree(ctx context.Context, src, dst string, o GetOptions) error {
 	if err := c.getTree(ctx, src, dst, o); err != nil {
 		return fmt.Errorf("sshx: %s: get tree %s: %w", c.cfg.Name, src, c.bare(err))
@@ -207,7 +207,8 @@ func readTree(ctx context.Context, sc *sftp.Client, src, dir string, u *unpacked
 	return nil
 }
 
-// readFile copies as much of a file as there is when it is opened: it may grow faster than it comes.
+// readFile copies as much of a file as there is when it is opened: it may grow faster than it
+// comes.
 func readFile(sc *sftp.Client, name string, w io.Writer) error {
 	f, err := sc.Open(name)
 	if err != nil {

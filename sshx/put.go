@@ -89,8 +89,9 @@ echo same
 // which must exist, and from there, once it is on the disk, by a rename. A symbolic link at dst is
 // replaced; a directory, also one that a link leads to, and a device are an error. Relative names
 // begin at the home directory of the user who writes. Size, and up to PutOptions.SumUpTo the
-// SHA-256 of what the machine has are compared first. If r fails, or does not have the length that it had
-// at first, dst is as it was, and nothing is left beside it, nor is when the connection is lost.
+// SHA-256 of what the machine has are compared first. If r fails, or does not have the length that
+// it had at first, dst is as it was, and nothing is left beside it, nor is when the connection is
+// lost.
 //
 // An r that is no io.ReadSeeker is read to its end before anything is sent: to memory, and to a
 // local temporary file if it is longer than 1 MiB.

@@ -20,9 +20,10 @@ import (
 // ctx, a *CanceledError. The Result has the output up to then in any case.
 //
 // When ctx ends, the command's process group gets SIGTERM, and SIGKILL 2 s later; Run returns when
-// it is gone, and within 5 s at the latest. If ctx has ended before, nothing is started. Without Stdin, the same happens to it when the
-// connection is lost, even if this process was killed. Processes that the command put into
-// sessions of their own are not reached. Run is never repeated by itself.
+// it is gone, and within 5 s at the latest. If ctx has ended before, nothing is started. Without
+// Stdin, the same happens to it when the connection is lost, even if this process was killed.
+// Processes that the command put into sessions of their own are not reached. Run is never repeated
+// by itself.
 func (c *Client) Run(ctx context.Context, cmd Cmd) (Result, error) {
 	return c.run(ctx, cmd, false)
 }
@@ -113,7 +114,8 @@ func (c *Client) newRun(cmd Cmd) (*run, error) {
 	return r, nil
 }
 
-// What is known of the login shell, by the first command, which names it, and one that it ran itself.
+// What is known of the login shell, by the first command, which names it, and one that it ran
+// itself.
 const (
 	shellUnknown = iota
 	shellSuits   // to run wire.Exec itself, by its name

@@ -103,7 +103,8 @@ func (d *dialogue) run(said io.Reader, answer io.Writer, prompt, password string
 	}
 }
 
-// add takes a byte, and reports whether it completes wire.ReadyLine, or the prompt, which it removes.
+// add takes a byte, and reports whether it completes wire.ReadyLine, or the prompt, which it
+// removes.
 func (d *dialogue) add(b byte, prompt string) (prompted, ready bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -167,7 +167,8 @@ func (p *pump) object(ref types.ManagedObjectReference) *object {
 }
 
 // remove forgets o, with the next change to the view if vCenter watches it: would it be forgotten
-// before, and watched anew before vCenter was polled without it, it would not be reported. p.mu is held.
+// before, and watched anew before vCenter was polled without it, it would not be reported. p.mu is
+// held.
 func (p *pump) remove(o *object) {
 	if o.inView {
 		o.leaving = true

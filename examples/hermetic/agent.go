@@ -1,9 +1,11 @@
-// Package hermetic is a recipe of one's own, a role with steps and checks, and its tests without any machine: on
-// an embedded vCenter whose guests know a simulated command of one's own, that of the product.
+// Package hermetic is a recipe of one's own, a role with steps and checks, and its tests without
+// any machine: on an embedded vCenter whose guests know a simulated command of one's own, that of
+// the product.
 //
 //	go test -v ./examples/hermetic
 //
-// This is the recipe, which runs on real machines as it is; the tests and the command are in agent_test.go.
+// This is the recipe, which runs on real machines as it is; the tests and the command are in
+// agent_test.go.
 package hermetic
 
 import (

@@ -20,8 +20,8 @@ import (
 
 // agentctl is the product's command, simulated. It knows: install VERSION, version, enroll
 // --name-file FILE, status. What it keeps is on the machine's disk, so that snapshots and clones
-// carry it; what it does not know ends with exit code 64 and a message, so that no recipe passes because an
-// argument was passed over.
+// carry it; what it does not know ends with exit code 64 and a message, so that no recipe passes
+// because an argument was passed over.
 func agentctl(_ context.Context, p *sshtest.Proc) int {
 	const versionFile, nameFile = "/var/lib/agent/version", "/var/lib/agent/name"
 	args := p.Args[1:]

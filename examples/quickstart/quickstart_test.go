@@ -1,5 +1,5 @@
-// Package quickstart is the least that uses poolready: a role of one's own, and a test that borrows a pool.
-// Copy the directory and put your product where the page is.
+// Package quickstart is the least that uses poolready: a role of one's own, and a test that borrows
+// a pool. Copy the directory and put your product where the page is.
 //
 //	go test -v ./examples/quickstart
 //

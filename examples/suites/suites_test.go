@@ -1,5 +1,6 @@
 // Package suites shows packages of tests that share one set of pools: files and service, by way of
-// lab. Its own test runs them, and examples/quickstart, as go test does, at the same time on one vCenter.
+// lab. Its own test runs them, and examples/quickstart, as go test does, at the same time on one
+// vCenter.
 package suites
 
 import (
@@ -169,7 +170,8 @@ type lease struct {
 	Until             time.Time
 }
 
-// leaseIn returns the lease that a write to the ledger leaves, nil if nobody's, and whether it is such a write.
+// leaseIn returns the lease that a write to the ledger leaves, nil if nobody's, and whether it is
+// such a write.
 func leaseIn(spec types.VirtualMachineConfigSpec) (*lease, bool) {
 	for _, o := range spec.ExtraConfig {
 		v := o.GetOptionValue()

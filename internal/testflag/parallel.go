@@ -8,7 +8,8 @@ import (
 )
 
 // Parallel has at least n tests run at a time, even on fewer processors, unless -parallel says how
-// many: for tests that mostly wait. Those that are not parallel still run before, one after the other.
+// many: for tests that mostly wait. Those that are not parallel still run before, one after the
+// other.
 func Parallel(n int) {
 	flag.Parse()
 	given := false

@@ -51,7 +51,8 @@ func TestTreeArrivesAndComesBack(t *testing.T) {
 	assert.Equal(t, tree(t, sent), tree(t, back))
 }
 
-// A connected host has what the disconnected one needs: it goes through the test, as over a courier's disk.
+// A connected host has what the disconnected one needs: it goes through the test, as over a
+// courier's disk.
 func TestFileGoesFromConToDis(t *testing.T) {
 	t.Parallel()
 	con, dis := lab.Acquire(t)

@@ -3,10 +3,10 @@
 //
 //	func TestMain(m *testing.M) { lab.Main(m) }
 //
-// With GOVC_URL set, packages that go test runs at the same time, as processes, share the pools on that
-// vCenter: one of them builds, the others wait and reuse, and each test gets a pool for itself. The set is
-// that of package e2e, so what "go test ./e2e -run Pools" has made ready is used. Without
-// GOVC_URL each process embeds a vCenter of its own.
+// With GOVC_URL set, packages that go test runs at the same time, as processes, share the pools on
+// that vCenter: one of them builds, the others wait and reuse, and each test gets a pool for
+// itself. The set is that of package e2e, so what "go test ./e2e -run Pools" has made ready is
+// used. Without GOVC_URL each process embeds a vCenter of its own.
 package lab
 
 import (

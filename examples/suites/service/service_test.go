@@ -1,4 +1,5 @@
-// Package service is a suite about services: one on con, which only dis reaches, and what a reboot leaves of a host.
+// Package service is a suite about services: one on con, which only dis reaches, and what a reboot
+// leaves of a host.
 package service
 
 import (
@@ -24,7 +25,8 @@ func TestMirrorOnConServesDis(t *testing.T) {
 	con, dis := lab.Acquire(t)
 	serve(t, con, "/srv/mirror", con.VM.Env["REGISTRY_PORT"])
 
-	// The test's own HTTP client, on dis's network: through the jump hosts, if there are any, and dis.
+	// The test's own HTTP client, on dis's network: through the jump hosts, if there are any, and
+	// dis.
 	mirror := "http://" + net.JoinHostPort(con.VM.Env["CON_VLAN_ADDR"], con.VM.Env["REGISTRY_PORT"])
 	through := &http.Transport{DialContext: dis.DialContext}
 	defer through.CloseIdleConnections()
@@ -41,7 +43,8 @@ func TestMirrorOnConServesDis(t *testing.T) {
 	require.ErrorAs(t, err, new(*sshx.ExitError), "dis has no way out")
 }
 
-// serve serves a directory with an index over HTTP, until the pool is given back, and waits until it answers.
+// serve serves a directory with an index over HTTP, until the pool is given back, and waits until
+// it answers.
 func serve(t *testing.T, h *pool.Host, dir, port string) {
 	t.Helper()
 	h.MustRun(t, "sh", "-c", `mkdir -p "$0" && echo "3 images" >"$0/index"`, dir)

@@ -7,7 +7,8 @@ import (
 )
 
 // watch starts what kills the process group when fd 3 ends or has a line; script is its chance to
-// clean up. It is deaf before it is there: a script may signal its group at once. bash's read gives up after $TMOUT, which hardened machines export, with a status > 128.
+// clean up. It is deaf before it is there: a script may signal its group at once. bash's read gives
+// up after $TMOUT, which hardened machines export, with a status > 128.
 func watch(script string) string {
 	return `( ` + deaf + ` (
 	while command read -r _sshx_x <&3; [ $? -gt 128 ]; do :; done;
