@@ -168,10 +168,7 @@ func TestGetTreeOfFilesThatGrow(t *testing.T) {
 
 func TestGetTreeEndsWithTheConnectionAndItsContext(t *testing.T) {
 	t.Parallel()
-	for name, interrupt := range map[string]func(m machine, cancel func()){
-		"cancelled":       func(_ machine, cancel func()) { cancel() },
-		"connection lost": func(m machine, _ func()) { drop(m) },
-	} {
+	for name, interrupt := range interrupts {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			onAllMachines(t, func(t *testing.T, m machine) {

@@ -250,12 +250,15 @@ func (x trap) Open(name string) (fs.File, error) {
 	return grown{f, &onceRead{f, 64 << 10, x.do}}, nil
 }
 
+// interrupts are ways in which a transfer ends half-way.
+var interrupts = map[string]func(m machine, cancel func()){
+	"cancelled":       func(_ machine, cancel func()) { cancel() },
+	"connection lost": func(m machine, _ func()) { drop(m) },
+}
+
 func TestPutTreeLeavesNothingBeside(t *testing.T) {
 	t.Parallel()
-	for name, interrupt := range map[string]func(m machine, cancel func()){
-		"cancelled":       func(_ machine, cancel func()) { cancel() },
-		"connection lost": func(m machine, _ func()) { drop(m) },
-	} {
+	for name, interrupt := range interrupts {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			onAllMachines(t, func(t *testing.T, m machine) {

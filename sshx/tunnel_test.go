@@ -29,10 +29,7 @@ func TestServicesBehindAMachine(t *testing.T) {
 	}))
 	t.Cleanup(web.Close)
 	onMachines(t, func(t *testing.T, m machine) {
-		if s, ok := m.(*sim); ok {
-			connect(s, nil)
-		}
-		c := dial(t, m)
+		c := dial(t, forwarding(m))
 		tr := &http.Transport{DialContext: c.DialContext}
 		t.Cleanup(tr.CloseIdleConnections)
 		post := func(tr *http.Transport, url string) {
@@ -78,10 +75,7 @@ func TestTunnelsKnowDeadlines(t *testing.T) {
 		}
 	}()
 	onMachines(t, func(t *testing.T, m machine) {
-		if s, ok := m.(*sim); ok {
-			connect(s, nil)
-		}
-		c := dial(t, m)
+		c := dial(t, forwarding(m))
 		conn, err := c.DialContext(t.Context(), "tcp", l.Addr().String())
 		require.NoError(t, err)
 		peer := <-accepted
@@ -133,14 +127,19 @@ func listen(t *testing.T) (addr string, accepted <-chan net.Conn) {
 	return l.Addr().String(), conns
 }
 
+// forwarding has a machine connect to any address, as a real one does.
+func forwarding(m machine) machine {
+	if s, ok := m.(*sim); ok {
+		connect(s, nil)
+	}
+	return m
+}
+
 func TestTunnelTellsTheEndFromALostConnection(t *testing.T) {
 	t.Parallel()
 	onMachines(t, func(t *testing.T, m machine) {
 		addr, accepted := listen(t)
-		if s, ok := m.(*sim); ok {
-			connect(s, nil)
-		}
-		c := dial(t, m)
+		c := dial(t, forwarding(m))
 		conn, err := c.DialContext(t.Context(), "tcp", addr)
 		require.NoError(t, err)
 		peer := <-accepted
@@ -185,10 +184,7 @@ func TestTunnelsEndOneDirectionAtATime(t *testing.T) {
 	t.Parallel()
 	onMachines(t, func(t *testing.T, m machine) {
 		addr, accepted := listen(t)
-		if s, ok := m.(*sim); ok {
-			connect(s, nil)
-		}
-		c := dial(t, m)
+		c := dial(t, forwarding(m))
 		direct, err := c.DialContext(t.Context(), "tcp", addr)
 		require.NoError(t, err)
 		answer := func(conn net.Conn) { // knows where the question ends only by its end
