@@ -111,9 +111,9 @@ func TestMemoryTakesTimeByItsSize(t *testing.T) {
 		s.must(vm.CreateSnapshot(s.ctx, "s", "", memory, false))
 		return time.Since(began)
 	}
-	with, without := timed(true), timed(false)
-	assert.GreaterOrEqual(t, with, 400*time.Millisecond)
-	assert.Greater(t, with, 2*without)
+	const memory = 4 * 100 * time.Millisecond
+	assert.GreaterOrEqual(t, timed(true), memory)
+	assert.Less(t, min(timed(false), timed(false), timed(false)), memory, "at least one is not held up by others who use this machine")
 }
 
 func TestMemoryOutlivesTheServer(t *testing.T) {
