@@ -138,6 +138,7 @@ func cmdSSHD(_ context.Context, p *Proc) int {
 	}
 	d, err := readDaemon(p.Host.disk)
 	if err != nil {
+		p.Host.refused(err, p.User)
 		_, _ = io.WriteString(p.Stderr, err.Error()+"\n")
 		return 255
 	}

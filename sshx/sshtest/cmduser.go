@@ -474,6 +474,7 @@ func cmdVisudo(_ context.Context, p *Proc) int {
 		return p.Fail(1, "unable to open %s: %s", file, reason(err))
 	}
 	if _, err := readSudoers(p.Host.disk, p.Path(file)); err != nil {
+		p.Host.refused(err, p.User)
 		fmt.Fprintln(p.Stderr, err)
 		return 1
 	}

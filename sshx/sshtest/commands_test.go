@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -148,4 +149,70 @@ func TestTarRefusesWhatLeavesTheTree(t *testing.T) {
 		{"", "cd /o; rm -r b; tar -xf /t.tar --no-same-owner; stat -c '%U %a' b/f", "root 640\n=0\n"},
 		{"admin", "cd /tmp; umask 077; tar -xf /t.tar; stat -c '%U %a' b/f; tar -xf /t.tar -C /o", "admin 600\ntar: b/f: Cannot open: Permission denied\ntar: Exiting with failure status due to previous errors\n=2\n"},
 	})
+}
+
+// A script may hide an exit code of 64; OnNotSimulated hears of it all the same.
+func TestRefusalsAreReportedWhateverTheScriptMakesOfThem(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var got []Refusal
+	h := newHost(t, func(h *Host) {
+		h.OnNotSimulated = func(r Refusal) {
+			mu.Lock()
+			defer mu.Unlock()
+			got = append(got, r)
+		}
+	})
+	for _, tc := range []struct {
+		user, script string
+		want         Refusal
+	}{
+		{"root", "ls --color=always | cat", Refusal{"ls", "--color=always", "root"}},
+		{"root", "if date -Z 2>/dev/null; then :; else echo no; fi", Refusal{"date", "-Z", "root"}},
+		{"root", "x=$(ls --color=always 2>/dev/null); true", Refusal{"ls", "--color=always", "root"}},
+		{"root", "find / -type s -print | head -1", Refusal{"find", "-type s", "root"}},
+		{"root", "grep -q '\\(a\\)\\1' /etc/hosts || true", Refusal{"grep", "back reference \\1", "root"}},
+		{"admin", "jobs || :", Refusal{"shell", "line 1: jobs", "admin"}},
+		{"admin", "sh -c 'cat <(echo)' & wait", Refusal{"shell", "line 1: process substitution", "admin"}},
+		{"admin", "sudo ls --color=always || true", Refusal{"ls", "--color=always", "root"}},
+		{"admin", "type -a ls >/dev/null 2>&1 || true", Refusal{"type", "-a", "admin"}},
+		{"root", "echo 'User_Alias A = admin' >/etc/sudoers.d/a; chmod 440 /etc/sudoers.d/a; visudo -c || rm /etc/sudoers.d/a", Refusal{"sudo", "User_Alias", "root"}},
+		{"root", "echo 'Match Address 10.0.0.0/8' >/etc/ssh/sshd_config.d/1.conf; sshd -t || true", Refusal{"sshd", "Match address 10.0.0.0/8", "root"}},
+	} {
+		got = nil
+		out, code := h.RunAs(t.Context(), tc.user, tc.script)
+		assert.Zero(t, code, "%s: %s", tc.script, out)
+		if assert.Len(t, got, 1, "%s: %s", tc.script, out) {
+			assert.Equal(t, tc.want.Command, got[0].Command, tc.script)
+			assert.Equal(t, tc.want.User, got[0].User, tc.script)
+			assert.NotEmpty(t, got[0].What, tc.script)
+		}
+	}
+	got = nil
+	require.Error(t, h.StartSSHD())
+	require.Len(t, got, 1)
+	assert.Equal(t, "sshd", got[0].Command)
+}
+
+// A recorder is a test that is told of failures and goes on.
+type recorder struct {
+	testing.TB
+	mu     sync.Mutex
+	errors int
+}
+
+func (r *recorder) Errorf(string, ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.errors++
+}
+
+func TestWhatIsNotSimulatedFailsTheServersTest(t *testing.T) {
+	t.Parallel()
+	rec := &recorder{TB: t}
+	s := NewServer(rec)
+	out, err := run(t, dialServer(t, s, "root"), "ls --color=always | cat")
+	require.NoError(t, err, out)
+	s.Close()
+	assert.Equal(t, 1, rec.errors)
 }

@@ -14,8 +14,9 @@
 // The simulation is never kinder than a real machine, and never silent about what it lacks. A
 // simulated command that meets an argument which it does not know prints "sshtest: CMD: not
 // simulated: ARG" and exits 64; a command that there is not is "command not found", 127; a
-// directive of sshd_config that matters and is not simulated keeps sshd from starting.
-// Host.Commands adds commands, and Host.Installed takes them away.
+// directive of sshd_config that matters and is not simulated keeps sshd from starting. Every refusal
+// is a Refusal, too, which Host.OnNotSimulated gets whatever the script makes of the exit code: a
+// Server's fails its test. Host.Commands adds commands, and Host.Installed takes them away.
 //
 // # The shell
 //
@@ -67,7 +68,7 @@
 // command has ended, the end of output when its last holder has; hostkeys-00@openssh.com. A command
 // whose channel or connection is gone runs on, until it writes.
 //
-// Not simulated: passwords, sources of users (AllowUsers user@host lets nobody in), certificates of
+// Not simulated: passwords, sources of users (AllowUsers user@host keeps sshd from starting), certificates of
 // users, agent and X11 forwarding, remote forwarding, chroot, restarts of key exchange, penalties
 // by time (Faults.DropAfter stands for them), RSA host keys unless the disk has one.
 //

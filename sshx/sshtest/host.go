@@ -24,6 +24,11 @@ type Host struct {
 	// Installed reports whether a command, of Commands or of the base, is on the machine at
 	// this moment: a package may have been removed. nil means that all are.
 	Installed func(name string) bool
+	// OnNotSimulated is called for every refusal: whenever a command, the shell or sshd is asked for
+	// something that is not simulated here. A script may hide the exit code 64 in a pipe or an
+	// "if"; this it cannot hide. It is called on the goroutine that refuses, so it must not wait
+	// for the machine. nil ignores refusals; a Server's fails its test.
+	OnNotSimulated func(r Refusal)
 
 	// Hooks for whoever embeds the machine in a bigger one (all may be nil). OnReboot and
 	// OnPowerOff are called at most once per boot, on a goroutine of their own, so they may

@@ -45,8 +45,7 @@ func (s *shell) ours(hc interp.HandlerContext, args []string) error {
 		_, err := io.WriteString(hc.Stdout, home)
 		return err
 	case "refuse":
-		fmt.Fprintf(hc.Stderr, "sshtest: shell: not simulated: %s\n", args[1])
-		return interp.ExitStatus(exitNotSimulated)
+		return s.refuse(hc, "shell", args[1])
 	case "fail":
 		fmt.Fprintf(hc.Stderr, "bash: %s\n", args[2])
 		code, _ := strconv.Atoi(args[1])
@@ -69,14 +68,20 @@ func (s *shell) ours(hc interp.HandlerContext, args []string) error {
 		rest := args[1:]
 		for len(rest) > 0 && strings.HasPrefix(rest[0], "-") && rest[0] != "--function" {
 			if opt != "" || !slices.Contains([]string{"-t", "-p", "-P"}, rest[0]) {
-				fmt.Fprintf(hc.Stderr, "sshtest: type: not simulated: %s\n", rest[0])
-				return interp.ExitStatus(exitNotSimulated)
+				return s.refuse(hc, "type", rest[0])
 			}
 			opt, rest = rest[0], rest[1:]
 		}
 		return status(s.describe(hc, rest, true, opt))
 	}
 	return fmt.Errorf("sshtest: unknown helper %q", args[0])
+}
+
+// refuse is Proc.NotSimulated for the shell's own commands, whose stderr may be redirected.
+func (s *shell) refuse(hc interp.HandlerContext, command, what string) error {
+	p := *s.p
+	p.Stderr = hc.Stderr
+	return interp.ExitStatus(p.refuse(command, what))
 }
 
 func (s *shell) which(hc interp.HandlerContext, name string) (string, error) {

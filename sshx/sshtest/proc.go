@@ -72,11 +72,15 @@ func (p *Proc) Fail(code int, format string, args ...any) int {
 	return code
 }
 
-// NotSimulated says on Stderr that the command's simulation does not know an argument, and
-// returns 64. A simulated command answers so to everything that it does not understand: it never
-// passes over it.
-func (p *Proc) NotSimulated(arg string) int {
-	fmt.Fprintf(p.Stderr, "sshtest: %s: not simulated: %s\n", path.Base(p.Args[0]), arg)
+// NotSimulated refuses an argument that the command's simulation does not know: it prints so to
+// Stderr, reports it to Host.OnNotSimulated, and returns 64. A simulated command refuses everything
+// that it does not understand: it never ignores it.
+func (p *Proc) NotSimulated(arg string) int { return p.refuse(path.Base(p.Args[0]), arg) }
+
+func (p *Proc) refuse(command, what string) int {
+	r := &Refusal{Command: command, What: what}
+	fmt.Fprintln(p.Stderr, r)
+	p.Host.refused(r, p.User)
 	return exitNotSimulated
 }
 

@@ -36,7 +36,8 @@ type Server struct {
 }
 
 // NewServer returns a server that is booted and listens. It is closed when the test ends. A reboot
-// that a command asks for happens at once, and power off is Refuse.
+// that a command asks for happens at once, and power off is Refuse. What is not simulated fails the
+// test: see Host.OnNotSimulated, which tests that expect refusals set on an unstarted server.
 func NewServer(t testing.TB) *Server {
 	t.Helper()
 	s := NewUnstartedServer(t)
@@ -57,6 +58,9 @@ func NewUnstartedServer(t testing.TB) *Server {
 	must(d.AddUser("admin", line))
 	must(d.WriteFile("/etc/sudoers.d/admin", []byte("admin ALL=(ALL) NOPASSWD: ALL\n"), 0o440))
 	s := &Server{Host: NewHost(d), ClientKey: signer, t: t, conns: map[net.Conn]bool{}}
+	s.OnNotSimulated = func(r Refusal) {
+		t.Errorf("%v; simulate it with Host.Commands, or set Server.OnNotSimulated if the test expects it", &r)
+	}
 	s.OnReboot = func() { s.restartHost(true) }
 	s.OnPowerOff = func() { s.restartHost(false) }
 	return s

@@ -88,7 +88,7 @@ func (h *Host) shell(ctx context.Context, p *Proc, src source) int {
 			err = rewrite(file)
 		}
 		if err != nil {
-			return shellError(p.Stderr, err)
+			return p.shellError(err)
 		}
 	}
 	r, err := h.interpreter(p, src)
@@ -101,7 +101,7 @@ func (h *Host) shell(ctx context.Context, p *Proc, src source) int {
 		}
 	}
 	if src.lines == nil {
-		return exitStatus(ctx, p.Stderr, r.Run(ctx, file))
+		return p.exitStatus(ctx, r.Run(ctx, file))
 	}
 	return runLines(ctx, p, r, parser, src)
 }
@@ -119,7 +119,7 @@ func (h *Host) profile(ctx context.Context, p *Proc, r *interp.Runner, parser *s
 	must(err)
 	must(rewrite(f))
 	for _, st := range f.Stmts {
-		if code = exitStatus(ctx, p.Stderr, r.Run(ctx, st)); r.Exited() || ctx.Err() != nil {
+		if code = p.exitStatus(ctx, r.Run(ctx, st)); r.Exited() || ctx.Err() != nil {
 			break
 		}
 	}
@@ -132,7 +132,7 @@ func runLines(ctx context.Context, p *Proc, r *interp.Runner, parser *syntax.Par
 	code := 0
 	for stmts, err := range parser.InteractiveSeq(&lineReader{r: src.lines}) {
 		if err != nil {
-			return shellError(p.Stderr, err)
+			return p.shellError(err)
 		}
 		if parser.Incomplete() {
 			continue
@@ -140,15 +140,15 @@ func runLines(ctx context.Context, p *Proc, r *interp.Runner, parser *syntax.Par
 		for _, st := range stmts {
 			f := &syntax.File{Name: src.name, Stmts: []*syntax.Stmt{st}}
 			if err := rewrite(f); err != nil {
-				return shellError(p.Stderr, err)
+				return p.shellError(err)
 			}
-			code = exitStatus(ctx, p.Stderr, r.Run(ctx, st))
+			code = p.exitStatus(ctx, r.Run(ctx, st))
 			if r.Exited() || ctx.Err() != nil {
 				return code
 			}
 		}
 	}
-	_ = exitStatus(ctx, p.Stderr, r.Run(ctx, &syntax.File{Name: src.name})) // for a trap on EXIT
+	_ = p.exitStatus(ctx, r.Run(ctx, &syntax.File{Name: src.name})) // for a trap on EXIT
 	return code
 }
 
@@ -171,16 +171,15 @@ func (l *lineReader) Read(b []byte) (int, error) {
 }
 
 // shellError prints why a script did not even start.
-func shellError(w io.Writer, err error) int {
+func (p *Proc) shellError(err error) int {
 	if ns, ok := errors.AsType[*notSimulated](err); ok {
-		fmt.Fprintf(w, "sshtest: shell: not simulated: %v\n", ns)
-		return exitNotSimulated
+		return p.refuse("shell", ns.Error())
 	}
-	fmt.Fprintf(w, "bash: %v\n", err)
+	fmt.Fprintf(p.Stderr, "bash: %v\n", err)
 	return 2
 }
 
-func exitStatus(ctx context.Context, w io.Writer, err error) int {
+func (p *Proc) exitStatus(ctx context.Context, err error) int {
 	status, isStatus := errors.AsType[interp.ExitStatus](err)
 	switch {
 	case ctx.Err() != nil:
@@ -190,7 +189,7 @@ func exitStatus(ctx context.Context, w io.Writer, err error) int {
 	case isStatus:
 		return int(status)
 	}
-	return shellError(w, err)
+	return p.shellError(err)
 }
 
 func (h *Host) interpreter(p *Proc, src source) (*interp.Runner, error) {

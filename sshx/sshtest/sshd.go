@@ -22,6 +22,7 @@ import (
 // as sshd -t would. Boot does this; simulations of systemctl do for start, restart and reload.
 func (h *Host) StartSSHD() error {
 	d, err := readDaemon(h.disk)
+	h.refused(err, "")
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.up == nil {
@@ -299,7 +300,9 @@ func (c *guestConn) accepts(user string, key ssh.PublicKey) (*ssh.Permissions, e
 		if err != nil {
 			continue
 		}
-		if forced, ok := findKey(data, key); ok {
+		forced, ok, err := findKey(data, key)
+		c.b.h.refused(err, "")
+		if ok {
 			if who.uid == 0 && root == "forced-commands-only" && forced == "" {
 				return nil, errRefused
 			}
@@ -310,8 +313,8 @@ func (c *guestConn) accepts(user string, key ssh.PublicKey) (*ssh.Permissions, e
 }
 
 // findKey looks for key in an authorized_keys file, and returns its forced command. A line with
-// options that are not simulated lets nobody in.
-func findKey(data []byte, key ssh.PublicKey) (forced string, ok bool) {
+// options that are not simulated lets nobody in, and is the error.
+func findKey(data []byte, key ssh.PublicKey) (forced string, ok bool, refusal error) {
 lines:
 	for line := range strings.Lines(string(data)) {
 		k, _, options, _, err := ssh.ParseAuthorizedKey([]byte(line))
@@ -329,12 +332,13 @@ lines:
 				forced = value
 			case name == "restrict" || strings.HasPrefix(name, "no-"):
 			default:
+				refusal = &Refusal{Command: "sshd", What: "authorized_keys option " + name}
 				continue lines
 			}
 		}
-		return forced, true
+		return forced, true, nil
 	}
-	return "", false
+	return "", false, refusal
 }
 
 // trusted is StrictModes: a file and the directories up to the user's home belong to the user or

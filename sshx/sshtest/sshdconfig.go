@@ -151,7 +151,7 @@ func (s *daemon) read(d *Disk, file string, depth int) error {
 			s.lines = append(s.lines, configLine{key, strings.Trim(strings.Join(f[1:], " "), `"`), match})
 		case slices.Contains(sshdIgnored, key):
 		case slices.Contains(sshdLacking, key):
-			return fmt.Errorf("%s: sshtest: sshd: not simulated: %s", where, f[0])
+			return fmt.Errorf("%s: %w", where, &Refusal{Command: "sshd", What: f[0]})
 		default:
 			return fmt.Errorf("%s: Bad configuration option: %s", where, f[0])
 		}
@@ -197,7 +197,7 @@ func parseMatch(f []string) ([]string, error) {
 			out = append(out, kind, f[1])
 			f = f[2:]
 		default:
-			return nil, fmt.Errorf("sshtest: sshd: not simulated: Match %s", strings.Join(f, " "))
+			return nil, &Refusal{Command: "sshd", What: "Match " + strings.Join(f, " ")}
 		}
 	}
 	return out, nil
@@ -206,6 +206,10 @@ func parseMatch(f []string) ([]string, error) {
 func (l configLine) check() error {
 	bad := func() error { return fmt.Errorf("sshd_config: bad %s value %q", l.key, l.value) }
 	switch l.key {
+	case "allowusers", "denyusers":
+		if strings.Contains(l.value, "@") {
+			return &Refusal{Command: "sshd", What: l.key + " " + l.value}
+		}
 	case "permitrootlogin":
 		if !slices.Contains([]string{"yes", "no", "prohibit-password", "without-password", "forced-commands-only"}, l.value) {
 			return bad()
@@ -331,11 +335,7 @@ func matchList(patterns, name string) bool {
 func (s *daemon) allowed(who *loginUser) bool {
 	any := func(key string, names ...string) bool {
 		for p := range strings.FieldsSeq(s.get(key, who)) {
-			user, _, from := strings.Cut(p, "@") // from where is not simulated: it lets nobody in
-			if from && strings.HasPrefix(key, "allow") {
-				continue
-			}
-			if slices.ContainsFunc(names, func(n string) bool { return matchList(user, n) }) {
+			if slices.ContainsFunc(names, func(n string) bool { return matchList(p, n) }) {
 				return true
 			}
 		}

@@ -111,11 +111,14 @@ func parseSudoRule(line string) ([]sudoRule, error) {
 	}
 	left, right, ok := strings.Cut(line, "=")
 	f := strings.Fields(left)
-	if !ok || len(f) != 2 || strings.Contains(f[0], "_Alias") {
+	switch {
+	case ok && strings.HasSuffix(f[0], "_Alias"):
+		return nil, &Refusal{Command: "sudo", What: f[0]}
+	case !ok || len(f) != 2:
 		return nil, bad
 	}
 	if f[1] != "ALL" {
-		return nil, fmt.Errorf("sshtest: sudo: not simulated: host %q", f[1])
+		return nil, &Refusal{Command: "sudo", What: "host " + f[1]}
 	}
 	r := sudoRule{runas: []string{"root"}}
 	right = strings.TrimSpace(right)
@@ -237,6 +240,7 @@ func cmdSudo(ctx context.Context, p *Proc) int {
 	}
 	rules, err := readSudoers(p.Host.disk, "/etc/sudoers")
 	if err != nil {
+		p.Host.refused(err, p.User)
 		return p.Fail(1, "%v\nsudo: no valid sudoers sources found, quitting", err)
 	}
 	if rules.requireTTY && p.User != "root" && !p.hasTerminal() {

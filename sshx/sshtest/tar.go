@@ -253,6 +253,7 @@ func (t *tarCall) extract(file string, list bool) error {
 		}
 		if err := t.restore(tr, h, name); err != nil {
 			t.failed = true
+			t.p.Host.refused(err, t.p.User)
 			t.p.Fail(2, "%s: Cannot open: %s", h.Name, reason(err))
 			continue
 		}
@@ -336,7 +337,7 @@ func (t *tarCall) restore(tr io.Reader, h *tar.Header, name string) error {
 		defer f.Close()
 		return copyTo(t.ctx, f, tr)
 	}
-	return fmt.Errorf("sshtest: tar: not simulated: member of type %q", h.Typeflag)
+	return &Refusal{Command: "tar", What: fmt.Sprintf("member of type %q", h.Typeflag)}
 }
 
 // finish sets owner, mode and time. Root restores owners and exact modes unless told not to.

@@ -1,6 +1,10 @@
 package vspheretest
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/poolready/poolready/sshx/sshtest"
+)
 
 // A Machine is a powered-on VM, as its Guest sees it. Its methods return at once and may be
 // called from any goroutine; after the power has gone they do nothing.
@@ -31,6 +35,22 @@ func (m *Machine) Rebooted() {
 func (m *Machine) Changed() {
 	if m.run != nil {
 		poke(m.run.changed)
+	}
+}
+
+// NotSimulated reports what the guest refused because it does not simulate it; it is for the
+// OnNotSimulated of the guest's sshtest.Host.
+func (m *Machine) NotSimulated(r sshtest.Refusal) {
+	if m.run == nil {
+		return
+	}
+	switch s := m.run.s; {
+	case s.OnNotSimulated != nil:
+		s.OnNotSimulated(m.Hardware.Name, r)
+	case s.t != nil:
+		s.t.Errorf("vspheretest: VM %s: %v; simulate it, or set Server.OnNotSimulated if the test expects it", m.Hardware.Name, &r)
+	case s.Logf != nil:
+		s.Logf("VM %s: %v", m.Hardware.Name, &r)
 	}
 }
 

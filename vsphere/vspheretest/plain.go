@@ -115,6 +115,7 @@ func (o *plainOS) Boot(m *Machine) Guest {
 func (o *plainOS) newGuest(m *Machine) *plainGuest {
 	g := &plainGuest{os: o, m: m, host: sshtest.NewHost(m.Disk.(plainDisk).Disk), hw: m.Hardware, reverts: m.reverts}
 	g.host.Commands = o.s.Commands
+	g.host.OnNotSimulated = m.NotSimulated
 	g.host.OnPowerOff = g.Shutdown // in order: connections are closed, not cut
 	g.host.OnReboot = g.Reboot
 	return g

@@ -33,6 +33,7 @@ type T interface {
 	Helper()
 	Cleanup(func())
 	Logf(format string, args ...any)
+	Errorf(format string, args ...any)
 	Fatalf(format string, args ...any)
 }
 
@@ -61,6 +62,10 @@ type Server struct {
 	// sshtest: what a product brings, say. What they keep belongs on their Host's Disk, with which
 	// it is cloned, snapshotted and reverted.
 	Commands map[string]sshtest.Command
+	// OnNotSimulated is called when a machine refuses what it does not simulate, whatever the script
+	// that asked makes of the exit code. It must not wait for the machine. nil fails the test, or
+	// tells Logf if there is no test.
+	OnNotSimulated func(vm string, r sshtest.Refusal)
 	// Latency is how long operations take; the zero value means Brisk.
 	Latency Latency
 	// Username and Password log in; "" means "user" and "pass".

@@ -83,6 +83,12 @@ func (l *Lab) newGuest(m *vspheretest.Machine) *Guest {
 	g.host.Commands = g.commands()
 	g.host.Installed = g.installed
 	g.host.Version = g.os.sshd
+	g.host.OnNotSimulated = func(r sshtest.Refusal) {
+		m.NotSimulated(r)
+		if f := l.opts.OnNotSimulated; f != nil {
+			f(m.Hardware.Name, r)
+		}
+	}
 	g.host.OnPowerOff = m.PowerOff
 	g.host.OnReboot = g.reboot
 	g.host.Dial = g.dialName

@@ -27,6 +27,8 @@ type Options struct {
 	// Debian are the names of templates that are of the Debian 12 kind. All others are of the RHEL
 	// 9 kind.
 	Debian []string
+	// OnNotSimulated, if set, is called for what a machine refuses, besides its hypervisor.
+	OnNotSimulated func(vm string, r sshtest.Refusal)
 	// Prepare, if set, changes the disk that every template has.
 	Prepare func(disk *sshtest.Disk)
 }
