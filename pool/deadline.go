@@ -9,8 +9,8 @@ import (
 // counts -timeout from there.
 var processStart = time.Now()
 
-// deadline returns the moment at which go test ends the process t runs in, so that no cleanup
-// runs any more; false means never.
+// deadline returns the moment at which go test kills the process that t runs in, so that no
+// cleanup runs any more; false means never.
 func deadline(t T) (time.Time, bool) {
 	return deadlineIn(t, processStart, testTimeout())
 }
@@ -28,14 +28,18 @@ func deadlineIn(t T, start time.Time, timeout time.Duration) (time.Time, bool) {
 	return at, ok
 }
 
-// setupDeadline returns the moment at which t's work is cut short: in Main's setup that at which
-// its Context is cancelled, a minute or more before deadline; elsewhere deadline.
+// setupDeadline returns the moment at which t's work must be done: in Main's setup when its Context
+// is cancelled, which is a minute or more before deadline; elsewhere deadline. false, with the
+// zero time, means never.
 func setupDeadline(t T) (time.Time, bool) {
 	if _, ok := t.(*mainT); !ok {
 		return deadline(t)
 	}
 	timeout := testTimeout()
-	return processStart.Add(timeout), timeout > 0
+	if timeout == 0 {
+		return time.Time{}, false
+	}
+	return processStart.Add(timeout), true
 }
 
 // killTime returns the moment at which the go command kills a test binary started at start;
@@ -47,8 +51,8 @@ func killTime(start time.Time, timeout time.Duration) (time.Time, bool) {
 	return start.Add(timeout + max(time.Minute, timeout/10)), true
 }
 
-// testTimeout returns the -timeout that go test holds setup and tests to; 0 means none, as when
-// benchmarks or fuzz tests are run, or when this is no test binary.
+// testTimeout returns the -timeout that limits setup and tests; 0 means none, as with -bench and
+// -fuzz, under a debugger, and outside of test binaries.
 func testTimeout() time.Duration {
 	if testFlag("bench") != "" || testFlag("fuzz") != "" {
 		return 0

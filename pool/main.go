@@ -7,13 +7,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -21,8 +19,8 @@ import (
 // satisfy it, Main gives TestMain one, and any T is a testify require.TestingT. The methods mean
 // what they mean in package testing; FailNow and Fatalf end the goroutine that calls them.
 //
-// T will not grow: what a test may have beyond it (Deadline, Failed, ArtifactDir, Attr, Run) is
-// used where a type assertion finds it, and never required.
+// What a test may have beyond T (Deadline, Failed, Skipped, ArtifactDir, Attr, Run) is used where a
+// type assertion finds it, and never required.
 type T interface {
 	Helper()
 	Name() string
@@ -32,6 +30,9 @@ type T interface {
 	Errorf(format string, args ...any)
 	Fatalf(format string, args ...any)
 	FailNow()
+	Skip(args ...any)
+	Skipf(format string, args ...any)
+	SkipNow()
 }
 
 // TestingM is the part of *testing.M that Main and Run use, so that other wrappers of TestMain
@@ -53,6 +54,9 @@ type TestingM interface {
 // Setup may do with its t what a test may do with its own, with these differences:
 //
 //   - When setup fails, by Errorf as much as by FailNow, Fatalf or a panic, no test is run.
+//   - When setup skips, no test is run either, and the exit code is 0. go test then says
+//     "[no tests to run]" after the package's ok, and setup's reason with -v. In a cleanup, Skip
+//     ends that cleanup and has no other effect.
 //   - Name is "TestMain". Messages go to standard error, those of Logf as they are, those of
 //     Errorf and Fatalf after the file and line of the caller. go test merges both outputs of the
 //     test binary, and shows them as they come with -v (of one package) or -json, and when it is
@@ -60,30 +64,33 @@ type TestingM interface {
 //     and of a package that passed or was interrupted not at all. Standard output would do the
 //     same, but while an Example runs it belongs to the Example.
 //   - Context is cancelled before the cleanups run, as in package testing, and earlier by the
-//     first SIGINT or SIGTERM and when setup takes longer than go test's -timeout;
-//     [context.Cause] tells which. A cleanup that needs a context makes one with
-//     [context.WithoutCancel] and a time limit of its own.
+//     first signal and when setup takes longer than go test's -timeout; [context.Cause] returns
+//     which. A cleanup that needs a context makes one with [context.WithoutCancel] and a time
+//     limit of its own.
 //   - Cleanups run after the tests, last registered first, each on a goroutine of its own: a
 //     panic, Fatalf or FailNow in one does not keep the others from running.
-//   - Failed, by type assertion, tells in a cleanup whether the setup, a test or an earlier
-//     cleanup failed.
+//   - Failed and Skipped, by type assertion, report in a cleanup whether setup, a test or an
+//     earlier cleanup failed, and whether setup skipped.
 //
-// The first signal also makes the run fail, but stops no test that does not use setup's Context,
-// or something bound to it. Main then waits for the tests and the cleanups; a second signal kills
-// the process. A signal that the process was started to ignore, as a shell script's background jobs
-// ignore SIGINT, stays ignored.
+// The first SIGINT, SIGTERM or SIGHUP makes the run fail and ends setup's Context. Whatever tests
+// run on hosts of a pool ends too, and every later Acquire fails at once; tests that use neither go
+// on. Main waits for the tests and the cleanups, which release the leases. A second signal, half
+// a second or more after the first, kills the process, once its leases are released or two seconds
+// have passed. A signal that the process was started to ignore stays ignored, such as SIGHUP under
+// nohup, or SIGINT in the background jobs of a shell script.
 //
 // Cleanups do not run when the process dies: by a second signal, by a panic in a test or in a
 // goroutine of setup's own, by os.Exit, by go test's -timeout once the tests run, or when the go
 // command kills the binary. It does so at -timeout plus a minute (or plus a tenth, if that is
 // more), counted from the start of the process, so that setup and tests together have 11 minutes
-// by default. With -timeout 0, -bench or -fuzz it does not.
+// by default. With -timeout 0, -bench or -fuzz it does not, and neither does a debugger, or a shell
+// that runs a binary of go test -c: then nothing limits setup.
 //
-// The result of a package with Main is never cached: go test does not know what setup reads, and so
-// not that another vCenter is meant now, or that the pools have gone.
+// The result of a package with Main is never cached: go test does not know what setup reads, so it
+// cannot know that another vCenter is meant now, or that the pools are gone.
 //
 // go test -list runs neither setup nor cleanups; go test -run '^$' runs both and no test, and so
-// makes ready what setup makes.
+// builds the pools ahead of the tests.
 func Main(m TestingM, setup func(t T)) { os.Exit(Run(m, setup)) }
 
 // Run is Main without the exit: it returns the exit code, for a TestMain that has more to do:
@@ -102,12 +109,18 @@ func Run(m TestingM, setup func(t T)) (code int) {
 		return m.Run()
 	}
 	if testFlag("testlogfile") != "" {
-		// go test notes what the tests read, and repeats an ok while that is the same; but not what is
-		// read before them, as by setup. Without that log it does not keep the result.
+		// go test logs what the tests read, and repeats an ok while that is unchanged; but it does not
+		// log what is read before them, as by setup. Without the log it does not cache the result.
 		_ = flag.Set("test.testlogfile", "") // a string takes every value
 	}
 	t := newMainT()
-	endSignals := t.abortOnSignal()
+	if cause := context.Cause(t.ctx); cause != nil {
+		t.Logf("TestMain: %v; no test was run", cause) // an earlier Run was
+		return 1
+	}
+	endSignals := process.handle(func(cause error) {
+		t.report(cause, "cleaning up; a second signal kills")
+	})
 	defer func() { // deferred, so that cleanups run even if m.Run panics
 		if code != 0 {
 			t.fail()
@@ -125,9 +138,13 @@ func Run(m TestingM, setup func(t T)) (code int) {
 	endClock := t.abortAtTimeout(processStart, testTimeout())
 	t.protect("setup", func() { setup(t) })
 	endClock()
-	if t.Failed() {
+	switch {
+	case t.Failed():
 		t.Logf("TestMain: setup failed; no test was run")
 		return 1
+	case t.Skipped():
+		t.Logf("TestMain: setup skipped; no test was run\n%s", noTestsToRun)
+		return 0
 	}
 	code = 1 // for the cleanups, should m.Run panic
 	return m.Run()
@@ -135,6 +152,10 @@ func Run(m TestingM, setup func(t T)) (code int) {
 
 // errTestsOver is the cause that cancels the context of Main's T before the cleanups.
 var errTestsOver = errors.New("the tests are over")
+
+// noTestsToRun is the line of package testing that makes go test add "[no tests to run]" to the
+// package's ok, the one line that it prints without -v.
+const noTestsToRun = "testing: warning: no tests to run"
 
 // mainT is the T that Main gives to setup.
 type mainT struct {
@@ -144,12 +165,13 @@ type mainT struct {
 
 	mu       sync.Mutex // guards what follows
 	failed   bool
+	skipped  bool
 	cleanups []func()
 	helpers  map[string]bool // functions that called Helper
 }
 
 func newMainT() *mainT {
-	ctx, cancel := context.WithCancelCause(context.Background())
+	ctx, cancel := context.WithCancelCause(interrupted())
 	return &mainT{ctx: ctx, cancel: cancel, out: os.Stderr, helpers: make(map[string]bool)}
 }
 
@@ -174,7 +196,31 @@ func (t *mainT) FailNow() {
 	runtime.Goexit()
 }
 
-// Failed tells whether setup, a test or a cleanup has failed so far, or a signal arrived.
+func (t *mainT) Skip(args ...any) {
+	t.print(t.caller() + fmt.Sprintln(args...))
+	t.SkipNow()
+}
+
+func (t *mainT) Skipf(format string, args ...any) {
+	t.print(t.caller() + fmt.Sprintf(format, args...))
+	t.SkipNow()
+}
+
+func (t *mainT) SkipNow() {
+	t.mu.Lock()
+	t.skipped = true
+	t.mu.Unlock()
+	runtime.Goexit()
+}
+
+// Skipped reports whether setup was skipped.
+func (t *mainT) Skipped() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.skipped
+}
+
+// Failed reports whether setup, a test or a cleanup has failed so far, or a signal arrived.
 func (t *mainT) Failed() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -187,7 +233,7 @@ func (t *mainT) Cleanup(f func()) {
 	t.cleanups = append(t.cleanups, f)
 }
 
-// Helper makes caller pass over the function that calls it.
+// Helper makes caller skip the function that calls it.
 func (t *mainT) Helper() {
 	var pc [1]uintptr
 	if runtime.Callers(2, pc[:]) == 0 {
@@ -200,7 +246,7 @@ func (t *mainT) Helper() {
 }
 
 // caller returns "file.go:12: ", which is where the exported method that calls it was called,
-// not counting helpers; or "" if there are but helpers.
+// not counting helpers; or "" if all are helpers.
 func (t *mainT) caller() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -232,8 +278,8 @@ func (t *mainT) print(msg string) {
 }
 
 // protect runs f and waits for it, on its own goroutine, so that the runtime.Goexit in FailNow
-// ends f alone. It turns a panic of f into a failure, and also an end that is none of f's
-// returning, failing or panicking: setup that called runtime.Goexit has not set up.
+// ends f alone. It turns a panic of f into a failure, and also a runtime.Goexit that neither a
+// failure nor a skip explains: such a setup has not set up.
 func (t *mainT) protect(what string, f func()) {
 	done := make(chan struct{})
 	go func() {
@@ -244,7 +290,7 @@ func (t *mainT) protect(what string, f func()) {
 			case r != nil:
 				t.fail()
 				t.Logf("TestMain: panic in %s: %v\n\n%s", what, r, debug.Stack())
-			case !returned && !t.Failed():
+			case !returned && !t.Failed() && !t.Skipped():
 				t.fail()
 				t.Logf("TestMain: %s called runtime.Goexit", what)
 			}
@@ -255,7 +301,7 @@ func (t *mainT) protect(what string, f func()) {
 	<-done
 }
 
-// runCleanup runs the cleanup registered last, and tells whether there was one.
+// runCleanup runs the cleanup registered last, and reports whether there was one.
 func (t *mainT) runCleanup() bool {
 	t.mu.Lock()
 	n := len(t.cleanups)
@@ -270,42 +316,15 @@ func (t *mainT) runCleanup() bool {
 	return true
 }
 
-// abort fails the run and cancels its context, once it has said why.
-func (t *mainT) abort(cause error, next string) {
+// report fails the run, and says why and what follows.
+func (t *mainT) report(cause error, next string) {
 	t.fail()
 	t.Logf("TestMain: %v; %s", cause, next)
-	t.cancel(cause)
 }
 
-// abortOnSignal makes the first SIGINT or SIGTERM abort the run, and leaves all others to their
-// default, which is to kill the process. The end that it returns stops that.
-func (t *mainT) abortOnSignal() (end func()) {
-	signals := make(chan os.Signal, 1)
-	for _, s := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
-		if !signal.Ignored(s) { // Notify would bring it back
-			signal.Notify(signals, s)
-		}
-	}
-	return during(func(stop <-chan struct{}) {
-		var s os.Signal
-		select {
-		case s = <-signals:
-		case <-stop:
-		}
-		signal.Stop(signals) // before the context ends: who sees that may rely on a second one to kill
-		if s == nil {
-			select {
-			case s = <-signals: // came together with stop
-			default:
-				return
-			}
-		}
-		t.abort(fmt.Errorf("stopped by signal: %v", s), "cleaning up; a second signal kills")
-	})
-}
-
-// abortAtTimeout aborts the run when the process is as old as timeout, unless end is called
-// before: once end has returned, the run is aborted or will not be. 0 means never.
+// abortAtTimeout fails the run and cancels its context when the process is as old as timeout,
+// unless end is called before: once end has returned, that has happened or never will. 0 means
+// never.
 func (t *mainT) abortAtTimeout(start time.Time, timeout time.Duration) (end func()) {
 	if timeout <= 0 {
 		return func() {}
@@ -315,8 +334,10 @@ func (t *mainT) abortAtTimeout(start time.Time, timeout time.Duration) (end func
 		defer timer.Stop()
 		select {
 		case <-timer.C:
-			t.abort(fmt.Errorf("setup reached go test's -timeout (%v) before the tests started; "+
-				"set it to setup plus tests, or 0 for none", timeout), "cancelling it")
+			cause := fmt.Errorf("setup reached go test's -timeout (%v) before the tests started; "+
+				"set it to setup plus tests, or 0 for none", timeout)
+			t.report(cause, "cancelling it")
+			t.cancel(cause)
 		case <-stop:
 		}
 	})

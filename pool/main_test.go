@@ -60,6 +60,16 @@ var children = map[string]func(m *testing.M){
 		defer t.Logf("deferred")
 		t.FailNow()
 	}),
+	"skip":     inSetup(func(t T) { t.Skip("no", "vCenter") }),
+	"skipf":    inSetup(func(t T) { t.Skipf("no %s", "vCenter") }),
+	"skip now": inSetup(func(t T) { t.SkipNow() }),
+	"fail and skip": inSetup(func(t T) {
+		t.Errorf("first")
+		t.SkipNow()
+	}),
+	"skip in a cleanup": inSetup(func(t T) {
+		t.Cleanup(func() { t.Skip("nothing to clean") })
+	}),
 	"require": inSetup(func(t T) { require.Equal(t, 2, 3, "hosts") }),
 	"panic":   inSetup(panicker),
 	"goexit":  inSetup(func(T) { runtime.Goexit() }),
@@ -109,19 +119,32 @@ var children = map[string]func(m *testing.M){
 	"wait and go on": inSetup(func(t T) {
 		waitCancelled(t)
 	}),
-	"hang": inSetup(func(t T) {
-		waitCancelled(t)
-		t.Logf("cancelled")
-		_, _ = io.Copy(io.Discard, os.Stdin)
-	}),
+	"kill":  killable(0),
+	"burst": killable(time.Hour),
+	"kill hangs": func(m *testing.M) {
+		signalBurst = 0
+		atKill(func(ctx context.Context) {
+			fmt.Println("hangs", ctx.Err())
+			<-ctx.Done()
+			fmt.Println("done", ctx.Err())
+			select {}
+		})
+		hang(m)
+	},
 	"wait in test": inSetup(func(t T) { inTest = func() { waitCancelled(t) } }),
 	"fail in test": inSetup(func(t T) {
 		t.Cleanup(func() { t.Logf("failed: %v", t.(*mainT).Failed()) })
 		inTest = func() { panic(failTest) }
 	}),
 	"panic in test": inSetup(func(T) { inTest = func() { panic("in a test") } }),
+	"run after a signal": func(m *testing.M) {
+		wait := func(t T) { waitCancelled(t) }
+		fmt.Println("code", Run(m, wait))
+		fmt.Println("code", Run(m, func(T) { fmt.Println("setup") }))
+		os.Exit(0)
+	},
 	"interrupt ignored": func(m *testing.M) {
-		signal.Ignore(os.Interrupt)
+		signal.Ignore(os.Interrupt, syscall.SIGHUP)
 		Main(m, func(T) {
 			fmt.Println("ready")
 			_, _ = io.Copy(io.Discard, os.Stdin)
@@ -146,6 +169,10 @@ var children = map[string]func(m *testing.M){
 	"deadlines": inSetup(func(t T) {
 		for _, f := range []func(T) (time.Time, bool){setupDeadline, deadline} {
 			at, ok := f(t)
+			if at.IsZero() {
+				t.Logf("none %v", ok)
+				continue
+			}
 			t.Logf("%v %v", at.Sub(processStart), ok)
 		}
 	}),
@@ -166,6 +193,25 @@ func inSetup(f func(T)) func(*testing.M) {
 }
 
 func panicker(T) { panic("boom") }
+
+// hang is a TestMain that goes on after its first signal, until its input ends.
+func hang(m *testing.M) {
+	Main(m, func(t T) {
+		waitCancelled(t)
+		t.Logf("cancelled: %v", context.Cause(interrupted()))
+		_, _ = io.Copy(io.Discard, os.Stdin)
+	})
+}
+
+// killable is hang where signals of the first burst do not kill, and others first run a function.
+func killable(burst time.Duration) func(*testing.M) {
+	return func(m *testing.M) {
+		signalBurst = burst
+		atKill(func(context.Context) { fmt.Println("released") })
+		atKill(func(context.Context) { fmt.Println("forgotten") })()
+		hang(m)
+	}
+}
 
 // waitCancelled waits for the end of t's context, once it has said that it does.
 func waitCancelled(t T) {
@@ -285,6 +331,11 @@ func TestMainRunsSetupTestsAndCleanups(t *testing.T) {
 		{name: "fatal setup", mode: "fatal", code: 1, want: []string{"main_test.go:", `: no template "photon"` + "\n", notRun, last}, not: []string{ran}},
 		{name: "errors in setup", mode: "error", code: 1, want: []string{": first\n", ": second\n", notRun, last}, not: []string{ran}},
 		{name: "fail now runs defers", mode: "failnow", code: 1, want: []string{"deferred\n", notRun, last}, not: []string{ran}},
+		{name: "setup skips", mode: "skip", want: []string{"main_test.go:", ": no vCenter\n", "TestMain: setup skipped; no test was run\n", "testing: warning: no tests to run\n", last}, not: []string{ran}},
+		{name: "setup skips with a format", mode: "skipf", want: []string{"main_test.go:", ": no vCenter\n", "setup skipped", last}, not: []string{ran}},
+		{name: "setup skips without a word", mode: "skip now", want: []string{"setup skipped", last}, not: []string{ran}},
+		{name: "setup fails and skips", mode: "fail and skip", code: 1, want: []string{": first\n", notRun, last}, not: []string{ran, "setup skipped"}},
+		{name: "skip in a cleanup", mode: "skip in a cleanup", want: []string{ran, "PASS\n", ": nothing to clean\n", last}, not: []string{"setup skipped"}},
 		{name: "testify in setup", mode: "require", code: 1, want: []string{"Error Trace:", "main_test.go:", "hosts", notRun, last}, not: []string{ran}},
 		{name: "panic in setup with its stack", mode: "panic", code: 1, want: []string{"TestMain: panic in setup: boom\n", "pool.panicker(", notRun, last}, not: []string{ran}},
 		{name: "goexit in setup", mode: "goexit", code: 1, want: []string{"TestMain: setup called runtime.Goexit\n", notRun, last}, not: []string{ran}},
@@ -314,9 +365,9 @@ func TestMainRunsSetupTestsAndCleanups(t *testing.T) {
 			want: []string{"-timeout (10ms)", notRun, last}, not: []string{ran},
 		},
 		{name: "deadlines", mode: "deadlines", args: []string{"-test.timeout=20m"}, want: []string{"20m0s true\n22m0s true\n"}},
-		{name: "no deadlines without timeout", mode: "deadlines", args: []string{"-test.timeout=0"}, want: []string{" false\n", " false\n"}, not: []string{"true"}},
-		{name: "no deadlines with benchmarks", mode: "deadlines", args: []string{"-test.bench=^none$"}, want: []string{" false\n", " false\n"}, not: []string{"true"}},
-		{name: "no deadlines with fuzzing", mode: "deadlines", args: []string{"-test.fuzz=^none$", "-test.fuzzcachedir=" + t.TempDir()}, want: []string{" false\n", " false\n"}, not: []string{"true"}},
+		{name: "no deadlines without timeout", mode: "deadlines", args: []string{"-test.timeout=0"}, want: []string{"none false\n", "none false\n"}, not: []string{"true"}},
+		{name: "no deadlines with benchmarks", mode: "deadlines", args: []string{"-test.bench=^none$"}, want: []string{"none false\n", "none false\n"}, not: []string{"true"}},
+		{name: "no deadlines with fuzzing", mode: "deadlines", args: []string{"-test.fuzz=^none$", "-test.fuzzcachedir=" + t.TempDir()}, want: []string{"none false\n", "none false\n"}, not: []string{"true"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -337,7 +388,7 @@ func TestMainSignals(t *testing.T) {
 		t.Skip("one process cannot send another an interrupt on Windows")
 	}
 	const ran, last = "test runs\n", "last cleanup\n"
-	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
 		if signal.Ignored(s) {
 			t.Logf("%v is ignored by this process, and so by its children: not tested", s)
 			continue
@@ -379,13 +430,31 @@ func TestMainSignals(t *testing.T) {
 				assert.Equal(t, 1, state.ExitCode(), out)
 				inOrder(t, out, ran, stopped, "PASS\n", last)
 			})
+			cancelled := "cancelled: stopped by signal: " + s.String()
 			t.Run("kills the second time", func(t *testing.T) {
-				c := start(t, "hang")
-				c.await("cancelled")
+				c := start(t, "kill")
+				c.await(cancelled)
 				c.signal(s)
 				out := killed(t, c)
-				inOrder(t, out, stopped, "cancelled\n")
+				inOrder(t, out, stopped, cancelled+"\n", "released\n")
 				assert.NotContains(t, out, last)
+				assert.NotContains(t, out, "forgotten")
+			})
+			t.Run("does not kill if several come at once", func(t *testing.T) {
+				c := start(t, "burst")
+				c.await(cancelled)
+				c.signal(syscall.SIGTERM)
+				c.signal(s)
+				require.NoError(t, c.stdin.Close())
+				out, state := c.wait()
+				assert.Equal(t, 1, state.ExitCode(), out)
+				assert.NotContains(t, out, "released")
+			})
+			t.Run("runs nothing later", func(t *testing.T) {
+				out, state := start(t, "run after a signal").wait()
+				assert.Equal(t, 0, state.ExitCode(), out)
+				inOrder(t, out, stopped, "code 1\n", "TestMain: stopped by signal: "+s.String()+"; no test was run\n", "code 1\n")
+				assert.NotContains(t, out, "setup\n")
 			})
 			t.Run("kills after Run", func(t *testing.T) {
 				out := killed(t, start(t, "after run"))
@@ -394,11 +463,23 @@ func TestMainSignals(t *testing.T) {
 		})
 	}
 
+	t.Run("kills what delays the end", func(t *testing.T) {
+		t.Parallel()
+		c := startChild(t, "kill hangs")
+		c.await("ready")
+		c.signal(syscall.SIGTERM)
+		c.await("cancelled: stopped by signal: terminated")
+		c.signal(syscall.SIGTERM)
+		out, state := c.wait()
+		assert.Equal(t, syscall.SIGTERM, state.Sys().(syscall.WaitStatus).Signal(), out)
+		inOrder(t, out, "hangs <nil>\n")
+	})
 	t.Run("ignored from the start stays ignored", func(t *testing.T) {
 		t.Parallel()
 		c := startChild(t, "interrupt ignored")
 		c.await("ready")
 		c.signal(os.Interrupt)
+		c.signal(syscall.SIGHUP)
 		require.NoError(t, c.stdin.Close())
 		out, state := c.wait()
 		assert.Equal(t, 0, state.ExitCode(), out)

@@ -137,6 +137,9 @@ func (r *recorder) Name() string                    { return r.t.Name() }
 func (r *recorder) Context() context.Context        { return r.ctx }
 func (r *recorder) Logf(format string, args ...any) {}
 func (r *recorder) FailNow()                        { r.Errorf("failed"); runtime.Goexit() }
+func (r *recorder) Skip(args ...any)                { r.FailNow() }
+func (r *recorder) Skipf(string, ...any)            { r.FailNow() }
+func (r *recorder) SkipNow()                        { r.FailNow() }
 
 func (r *recorder) Cleanup(f func()) {
 	r.mu.Lock()
