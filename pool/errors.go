@@ -9,6 +9,13 @@ import (
 // ErrExists is returned by a Provider when a VM of that name is already there.
 var ErrExists = errors.New("a VM of that name exists")
 
+// ErrRecord is returned by a Provider when a snapshot did not keep its record as it was given.
+var ErrRecord = errors.New("the snapshot's description is not the record that was written")
+
+// ErrHasClones is returned by a Provider when disks of other VMs hang on those of a VM that is to
+// be destroyed.
+var ErrHasClones = errors.New("disks of other VMs hang on its disks")
+
 // ErrChanged is returned by a LedgerStore when a shard is no longer as it was read.
 var ErrChanged = errors.New("the ledger was changed by somebody else")
 

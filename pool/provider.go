@@ -21,10 +21,16 @@ type Provider interface {
 	Inventory(ctx context.Context, set string, templates ...string) (*Inventory, error)
 
 	// Preflight reports, without changing anything, every reason why the clones could not be
-	// made: datastores, resource pools and networks that do not exist, missing privileges,
-	// names taken outside the set. All reasons are joined in one error. Sources need not exist
-	// yet: Source and Snapshot may be empty.
+	// made: datastores, resource pools and networks that do not exist or that no usable host of the
+	// resource pool reaches, a source whose disks lie elsewhere, missing privileges, names taken
+	// outside the set, static MACs that another VM on the same networks has. All reasons are joined
+	// in one error. A source that does not exist yet has the Source and the Snapshot ""; give the
+	// one that there is, since only then is it checked.
 	Preflight(ctx context.Context, clones []CloneSpec) error
+
+	// Place returns, for each of the VMs, where Clone would put it, with all defaults resolved, in the
+	// words of VMInfo.Placement. What does not exist or is ambiguous is an error, all of it at once.
+	Place(ctx context.Context, vms ...VM) ([]Placement, error)
 
 	// Clone makes one powered-off VM, with everything that spec says, in one call to the
 	// hypervisor, and returns its ID. If a VM of that name exists in the folder, it returns
@@ -35,12 +41,14 @@ type Provider interface {
 	PowerOn(ctx context.Context, id string) error
 
 	// ShutDown asks the guest to shut down, waits up to grace for the power to be off, and then
-	// cuts it. With grace 0, or without running guest tools, it cuts the power at once.
-	// forced tells that the power was cut. A VM that is off is left alone.
+	// cuts it. Guest tools that do not run yet are waited for within grace. With grace 0, or if the
+	// guest has no tools, it cuts the power at once. forced reports whether the power was cut, and
+	// Notice says why. A VM that is off is left alone.
 	ShutDown(ctx context.Context, id string, grace time.Duration) (forced bool, err error)
 
-	// Snapshot takes a snapshot, without memory, with record as its description, and returns
-	// the snapshot's ID.
+	// Snapshot takes a snapshot, without memory, with record as its description, reads back what was
+	// stored, and returns the snapshot's ID. If the hypervisor kept another record, cut it or refused
+	// it, it returns an error for which errors.Is(err, ErrRecord) holds.
 	Snapshot(ctx context.Context, id, name, record string) (snapshot string, err error)
 
 	// SnapshotRunning is Snapshot with the memory of a VM that runs, not quiesced, and the VM runs on.
@@ -57,6 +65,8 @@ type Provider interface {
 	Rename(ctx context.Context, id, name string) error
 
 	// Destroy removes the VM and its disks, cutting its power first. A VM that is gone is no error.
+	// If disks of other VMs hang on its own, it does nothing, not even cut the power, and returns an
+	// error that names them, for which errors.Is(err, ErrHasClones) holds.
 	Destroy(ctx context.Context, id string) error
 
 	// Clones returns the inventory paths of all VMs, in the set or not, whose disks hang on
@@ -67,9 +77,16 @@ type Provider interface {
 	Annotate(ctx context.Context, id, note string) error
 
 	// Address waits until the guest runs and has, since it was last powered on, reported an address on
-	// the NIC of that MAC ("" is the first NIC), and returns it. IPv4 is preferred; link-local
-	// addresses do not count.
-	Address(ctx context.Context, id, mac string) (netip.Addr, error)
+	// the NIC of that MAC ("" is the first NIC), and returns it. With subnets, only an address in one
+	// of them counts. Of several, IPv4 is preferred, and one that came with a lease or has a subnet
+	// over one that stands alone (/32), which may be a virtual address that moves between machines;
+	// link-local addresses do not count. An address that another running VM reports too is not
+	// returned: if that lasts, it is an error that names both.
+	Address(ctx context.Context, id, mac string, subnets ...netip.Prefix) (netip.Addr, error)
+
+	// Diagnose reads, at once and without waiting for anything, how one VM is. A VM that does not
+	// exist is a Diagnosis, not an error.
+	Diagnose(ctx context.Context, id string) (Diagnosis, error)
 
 	// A Provider keeps the ledger of its sets.
 	LedgerStore
@@ -79,8 +96,9 @@ type Provider interface {
 type Inventory struct {
 	// VMs holds every VM in the set's folder, made by us or not, in no order.
 	VMs []VMInfo
-	// Templates maps the templates asked for that exist to their identity, which changes when
-	// the template does.
+	// Templates maps the templates asked for that exist to their identity, which changes when a clone
+	// of the template would differ: other disks, hardware or snapshots, or another VM. A note or a
+	// custom value is no such change.
 	Templates map[string]string
 	// Incomplete says why the reading may lack VMs, or is empty. Nothing is deleted on the
 	// strength of an incomplete reading.
@@ -92,10 +110,16 @@ type VMInfo struct {
 	ID     string // the hypervisor's own, stable while the VM exists
 	Name   string
 	Folder string // below the set's folder, "/"-separated; "" is the set's folder itself
-	// Owner is CloneSpec.Owner of the call that made the VM, as it stands on the VM now.
-	// A clone that somebody else makes of the VM inherits it, so it counts only together with
-	// the name in it. "" is a VM that we did not make.
-	Owner     string
+	// Owner is CloneSpec.Owner of the call that made this very VM. "" is a VM that we did not make;
+	// a copy of one of ours is such a VM, whatever it inherited.
+	Owner string
+	// CopyOf is the Owner of the VM of ours that this one is a copy of, made by hand or restored from
+	// a backup; else "".
+	CopyOf string
+	// UUID is that of the machine as its guest reads it from the firmware, in lower case.
+	UUID      string
+	MACs      []string // of the NICs, in device order, in lower case
+	Placement Placement
 	On        bool   // powered on (or suspended)
 	Problem   string // why the hypervisor cannot use the VM now ("orphaned", "being created"), or ""
 	Snapshots []Snapshot

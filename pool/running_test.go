@@ -331,7 +331,7 @@ type confused struct {
 	left  int
 }
 
-func (c *confused) Address(ctx context.Context, id, mac string) (netip.Addr, error) {
+func (c *confused) Address(ctx context.Context, id, mac string, _ ...netip.Prefix) (netip.Addr, error) {
 	c.mu.Lock()
 	if c.left > 0 && mac == "00:50:56:01:01:01" { // con1
 		c.left--

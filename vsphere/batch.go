@@ -9,62 +9,80 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// batchDelay is how long a reading of a new VM waits for others to go along with.
+// batchDelay is how long a reading of a VM waits for others to go along with.
 const batchDelay = 10 * time.Millisecond
 
 // newVMProps are what is read of a VM that was just made.
-var newVMProps = append([]string{"config.hardware.device", "config.files"}, powerProps...)
+var newVMProps = append([]string{
+	"config.hardware.device", "config.files", "config.extraConfig", "config.instanceUuid",
+}, powerProps...)
 
-// batches reads new VMs: those of a batch of clones, which are ready at about the same time, in one
-// call.
-type batches struct {
+// batches makes readings of single VMs that are asked for at about the same time one call. Its
+// zero value is ready to use.
+type batches[T any] struct {
 	mu   sync.Mutex
-	next *batch // still to be read
+	next *batch[T] // still to be read
 }
 
-type batch struct {
+type batch[T any] struct {
 	refs []types.ManagedObjectReference
 	done chan struct{} // closed when what follows is set
-	vms  map[types.ManagedObjectReference]mo.VirtualMachine
+	res  T
 	err  error
+}
+
+// read returns the result of a call of all that includes ref and begins after read did.
+func (b *batches[T]) read(
+	ctx context.Context, ref types.ManagedObjectReference,
+	all func(context.Context, []types.ManagedObjectReference) (T, error),
+) (res T, err error) {
+	b.mu.Lock()
+	x, first := b.next, false
+	if x == nil {
+		x, first = &batch[T]{done: make(chan struct{})}, true
+		b.next = x
+	}
+	x.refs = append(x.refs, ref)
+	b.mu.Unlock()
+
+	if first {
+		sleep(ctx, batchDelay)
+		b.mu.Lock()
+		b.next = nil
+		b.mu.Unlock()
+		x.res, x.err = all(ctx, x.refs)
+		close(x.done)
+		return x.res, x.err
+	}
+	select {
+	case <-x.done:
+	case <-ctx.Done():
+		return res, context.Cause(ctx)
+	}
+	if x.err == nil {
+		return x.res, nil
+	}
+	// What is wrong with the batch, such as the end of its first caller's context, need not concern
+	// this VM.
+	return all(ctx, []types.ManagedObjectReference{ref})
 }
 
 // readNew reads newVMProps of a VM.
 func (p *Provider) readNew(ctx context.Context, ref types.ManagedObjectReference) (mo.VirtualMachine, error) {
-	p.batches.mu.Lock()
-	b, first := p.batches.next, false
-	if b == nil {
-		b, first = &batch{done: make(chan struct{})}, true
-		p.batches.next = b
+	vms, err := p.newVMs.read(ctx, ref, p.readVMs)
+	if err != nil {
+		return mo.VirtualMachine{}, err
 	}
-	b.refs = append(b.refs, ref)
-	p.batches.mu.Unlock()
-
-	if first {
-		sleep(ctx, batchDelay)
-		p.batches.mu.Lock()
-		p.batches.next = nil
-		p.batches.mu.Unlock()
-		b.vms, b.err = p.readVMs(ctx, b.refs)
-		close(b.done)
-	}
-	select {
-	case <-b.done:
-	case <-ctx.Done():
-		return mo.VirtualMachine{}, context.Cause(ctx)
-	}
-	if vm, ok := b.vms[ref]; ok && b.err == nil {
+	if vm, ok := vms[ref]; ok {
 		return vm, nil
 	}
-	if first && b.err != nil {
-		return mo.VirtualMachine{}, b.err
-	}
-	// What ails the batch, such as the context of whoever read it, need not concern this VM.
 	return p.readVM(ctx, ref, newVMProps...)
 }
 
 // readVMs reads newVMProps of several VMs; those that do not exist are left out.
-func (p *Provider) readVMs(ctx context.Context, refs []types.ManagedObjectReference) (map[types.ManagedObjectReference]mo.VirtualMachine, error) {
+func (p *Provider) readVMs(
+	ctx context.Context, refs []types.ManagedObjectReference,
+) (map[types.ManagedObjectReference]mo.VirtualMachine, error) {
 	spec := types.PropertyFilterSpec{
 		PropSet:                       []types.PropertySpec{{Type: "VirtualMachine", PathSet: newVMProps}},
 		ReportMissingObjectsInResults: types.NewBool(true),

@@ -7,6 +7,8 @@ import (
 
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/poolready/poolready/pool"
 )
 
 func quoted(s string) string { return fmt.Sprintf("%q", s) }
@@ -66,34 +68,42 @@ func (p *Provider) Annotate(ctx context.Context, id, note string) error {
 	return err
 }
 
-// Destroy implements pool.Provider.
+// Destroy implements pool.Provider. What hangs on the VM's disks is read first: it is not known what
+// a vCenter leaves of a linked clone whose parent is removed, and cutting the power cannot be undone.
 func (p *Provider) Destroy(ctx context.Context, id string) error {
 	vm := vmRef(id)
-	for cut := false; ; cut = true {
-		_, err := p.perform(ctx, operation{
-			name: "destroy", object: p.label(id), entity: vm,
-			submit: func(ctx context.Context, c *conn) (types.ManagedObjectReference, error) {
-				res, err := methods.Destroy_Task(ctx, c, &types.Destroy_Task{This: vm})
-				if err != nil {
-					return types.ManagedObjectReference{}, err
-				}
-				return res.Returnval, nil
-			},
-			look: func(ctx context.Context) (bool, types.AnyType, error) {
-				_, err := p.s.retrieve(ctx, types.PropertyFilterSpec{
-					PropSet:   []types.PropertySpec{{Type: "VirtualMachine", PathSet: []string{"name"}}},
-					ObjectSet: []types.ObjectSpec{{Obj: vm}},
-				})
-				if isGone(err, vm) {
-					return true, nil, nil
-				}
-				return false, nil, err
-			},
-			accept: func(_ context.Context, err error, _ bool) (bool, types.AnyType, error) {
-				return isGone(err, vm), nil, nil
-			},
+	op := operation{name: "destroy", object: p.label(id), entity: vm}
+	op.submit = func(ctx context.Context, c *conn) (types.ManagedObjectReference, error) {
+		res, err := methods.Destroy_Task(ctx, c, &types.Destroy_Task{This: vm})
+		if err != nil {
+			return types.ManagedObjectReference{}, err
+		}
+		return res.Returnval, nil
+	}
+	op.look = func(ctx context.Context) (bool, types.AnyType, error) {
+		_, err := p.s.retrieve(ctx, types.PropertyFilterSpec{
+			PropSet:   []types.PropertySpec{{Type: "VirtualMachine", PathSet: []string{"name"}}},
+			ObjectSet: []types.ObjectSpec{{Obj: vm}},
 		})
-		if err == nil {
+		if isGone(err, vm) {
+			return true, nil, nil
+		}
+		return false, nil, err
+	}
+	op.accept = func(ctx context.Context, err error, _ bool) (bool, types.AnyType, error) {
+		if has[*types.ResourceInUse](err) { // as by a clone that was begun since
+			return false, nil, p.childless(ctx, vm)
+		}
+		return isGone(err, vm), nil, nil
+	}
+	if err := p.childless(ctx, vm); isGone(err, vm) {
+		return nil
+	} else if err != nil {
+		return p.fail(op, err)
+	}
+	for cut := false; ; cut = true {
+		_, err := p.perform(ctx, op)
+		if err == nil || isGone(err, vm) {
 			p.pump.forget(vm)
 			return nil
 		}
@@ -108,7 +118,28 @@ func (p *Provider) Destroy(ctx context.Context, id string) error {
 	}
 }
 
-// isGone tells whether err says that this very object does not exist.
+// childless returns an error that names the VMs whose disks hang on those of vm, if there are any.
+// One whose disks cannot be read counts for golden (see Clones), but here it would keep everything
+// on its datastore from being destroyed.
+func (p *Provider) childless(ctx context.Context, vm types.ManagedObjectReference) error {
+	clones, _, making, err := p.clonesOf(ctx, vm)
+	switch {
+	case errors.Is(err, errUnreadable):
+		return nil // it is being made, or vCenter will not remove it
+	case err != nil:
+		return err
+	case len(clones)+len(making) == 0:
+		return nil
+	}
+	paths, err := p.vmPaths(ctx, clones)
+	if err != nil {
+		return err
+	}
+	return refuse("%w: %s; destroy those first, or give them disks of their own (in the vSphere client: Consolidate or migrate)",
+		pool.ErrHasClones, list(append(paths, making...)))
+}
+
+// isGone reports whether err says that this very object does not exist.
 func isGone(err error, ref types.ManagedObjectReference) bool {
 	f, ok := fault[*types.ManagedObjectNotFound](err)
 	return ok && (f.Obj == ref || f.Obj.Value == "") && !errors.Is(err, errVanished)

@@ -174,6 +174,9 @@ func (p *Provider) inspect(ctx context.Context, ref types.ManagedObjectReference
 		}
 		return refuse("%s; the VM was removed again", wrong)
 	}
+	if err := p.claim(ctx, vm); err != nil {
+		return err
+	}
 	p.heard(vm)
 	if macs := macsOf(vm); len(macs) > 0 {
 		p.pump.state(ref, func(s *vmState) { s.firstMAC = macs[0] })

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/google/uuid"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/poolready/poolready/pool"
@@ -128,6 +129,7 @@ func (s *source) disks() (all []*types.VirtualDisk) {
 // location is where a clone goes.
 type location struct {
 	datastore, pool place
+	networks        []place // of the NICs
 	nics            []types.BaseVirtualDeviceBackingInfo
 }
 
@@ -151,7 +153,7 @@ func (t *tree) locate(cfg Config, vm pool.VM) (location, error) {
 		if err == nil {
 			var backing types.BaseVirtualDeviceBackingInfo
 			if backing, err = t.nicBacking(net); err == nil {
-				at.nics = append(at.nics, backing)
+				at.networks, at.nics = append(at.networks, net), append(at.nics, backing)
 			}
 		}
 		if err != nil {
@@ -198,12 +200,15 @@ func (t *tree) nicBacking(net place) (types.BaseVirtualDeviceBackingInfo, error)
 
 // cloneSpec is the one call's worth of a clone.
 func cloneSpec(src *source, at location, spec pool.CloneSpec, nonce string) (types.VirtualMachineCloneSpec, error) {
+	instance := uuid.NewString()
 	config := &types.VirtualMachineConfigSpec{
-		Annotation: spec.Note,
-		NumCPUs:    int32(spec.VM.CPUs),
-		MemoryMB:   int64(spec.VM.MemoryMiB),
+		InstanceUuid: instance,
+		Annotation:   spec.Note,
+		NumCPUs:      int32(spec.VM.CPUs),
+		MemoryMB:     int64(spec.VM.MemoryMiB),
 		ExtraConfig: []types.BaseOptionValue{
 			&types.OptionValue{Key: ownerKey, Value: spec.Owner},
+			&types.OptionValue{Key: instanceKey, Value: instance},
 			&types.OptionValue{Key: nonceKey, Value: nonce},
 		},
 		DeviceChange: nicChanges(src.devices, at.nics, spec.VM.NICs),

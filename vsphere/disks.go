@@ -2,11 +2,13 @@ package vsphere
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -107,18 +109,95 @@ func diskMode(backing types.BaseVirtualDeviceBackingInfo) string {
 }
 
 // Clones implements pool.Provider. It costs one call, which reads the disks of every VM on the
-// datastores of this one. A VM there whose disks cannot be read now counts as a clone, since it may
-// be one, and so does one that is being made of this VM, which may have no path yet.
+// datastores of this one; VMs that are asked about at the same time share it. A VM there whose disks
+// cannot be read now counts as a clone, since it may be one, and so does one that is being made of
+// this VM, which may have no path yet.
 func (p *Provider) Clones(ctx context.Context, id string) ([]string, error) {
-	vm := vmRef(id)
-	props := []string{"name", "parent", "config.files", "config.hardware.device"}
-	objects, err := p.s.retrieve(ctx, types.PropertyFilterSpec{
+	sure, unsure, making, err := p.clonesOf(ctx, vmRef(id))
+	if err != nil {
+		return nil, p.errorf(err, "clones of %s", p.label(id))
+	}
+	paths, err := p.vmPaths(ctx, append(sure, unsure...))
+	return append(paths, making...), err
+}
+
+// errUnreadable is the error of a VM whose configuration vCenter does not know now.
+var errUnreadable = errors.New("its own disks cannot be read now; try again later")
+
+// clonesOf returns the VMs whose disks hang on those of vm, those of which that cannot be told now,
+// and descriptions of clones that are being made.
+func (p *Provider) clonesOf(ctx context.Context, vm types.ManagedObjectReference) (
+	sure, unsure []mo.VirtualMachine, making []string, err error,
+) {
+	fail := func(err error) ([]mo.VirtualMachine, []mo.VirtualMachine, []string, error) { return nil, nil, nil, err }
+	objects, err := p.chains.read(ctx, vm, p.readChains)
+	if err != nil {
+		return fail(err)
+	}
+	var all []mo.VirtualMachine
+	var self mo.VirtualMachine // of which there are two readings
+	var tasks []types.ObjectContent
+	for _, o := range objects {
+		if o.Obj.Type == "Task" {
+			tasks = append(tasks, o)
+			continue
+		}
+		if err := missing(o); err != nil && o.Obj == vm {
+			return fail(err)
+		}
+		m, err := asVM(o)
+		if err != nil {
+			return fail(err)
+		}
+		switch {
+		case o.Obj != vm && m.Name != "":
+			all = append(all, m)
+		case o.Obj == vm && m.Config != nil:
+			self.Config = m.Config
+		case o.Obj == vm && m.LayoutEx != nil:
+			self.LayoutEx, self.RecentTask = m.LayoutEx, m.RecentTask
+		case o.Obj == vm && m.RecentTask != nil:
+			self.RecentTask = m.RecentTask
+		}
+	}
+	own := ownFiles(self)
+	if self.Config == nil {
+		return fail(errUnreadable)
+	}
+	for _, o := range tasks {
+		if slices.Contains(self.RecentTask, o.Obj) && isCloning(o) {
+			making = append(making, fmt.Sprintf("a clone that is being made (%s)", o.Obj.Value))
+		}
+	}
+
+	for _, m := range all {
+		switch {
+		case m.Config == nil:
+			unsure = append(unsure, m)
+		case slices.ContainsFunc(disksOf(m).foreign, func(f string) bool { return own[f] }):
+			sure = append(sure, m)
+		}
+	}
+	return sure, unsure, making, nil
+}
+
+// readChains reads the disks of all VMs on the datastores of those named, and of those all files and
+// tasks.
+func (p *Provider) readChains(ctx context.Context, refs []types.ManagedObjectReference) ([]types.ObjectContent, error) {
+	around := types.PropertyFilterSpec{
 		PropSet: []types.PropertySpec{
-			{Type: "VirtualMachine", PathSet: props},
+			{Type: "VirtualMachine", PathSet: []string{"name", "parent", "config.files", "config.hardware.device"}},
 			{Type: "Task", PathSet: []string{"info.state", "info.descriptionId"}},
 		},
-		ObjectSet: []types.ObjectSpec{{
-			Obj: vm,
+		ReportMissingObjectsInResults: types.NewBool(true),
+	}
+	self := types.PropertyFilterSpec{ // the files of all its snapshots too, whichever it is at now
+		PropSet:                       []types.PropertySpec{{Type: "VirtualMachine", PathSet: []string{"layoutEx.file", "recentTask"}}},
+		ReportMissingObjectsInResults: types.NewBool(true),
+	}
+	for _, ref := range refs {
+		around.ObjectSet = append(around.ObjectSet, types.ObjectSpec{
+			Obj: ref,
 			SelectSet: []types.BaseSelectionSpec{
 				&types.TraversalSpec{
 					Type: "VirtualMachine", Path: "datastore", Skip: types.NewBool(true),
@@ -126,65 +205,39 @@ func (p *Provider) Clones(ctx context.Context, id string) ([]string, error) {
 				},
 				&types.TraversalSpec{Type: "VirtualMachine", Path: "recentTask"},
 			},
-		}},
-	}, types.PropertyFilterSpec{ // the files of all its snapshots too, whichever it is at now
-		PropSet:   []types.PropertySpec{{Type: "VirtualMachine", PathSet: []string{"layoutEx.file"}}},
-		ObjectSet: []types.ObjectSpec{{Obj: vm}},
-	})
-	if err != nil {
-		return nil, p.errorf(err, "clones of %s", p.label(id))
+		})
+		self.ObjectSet = append(self.ObjectSet, types.ObjectSpec{Obj: ref})
 	}
-
-	var all []mo.VirtualMachine
-	var making []string
-	own := map[string]bool{}
-	for _, o := range objects {
-		if o.Obj.Type == "Task" {
-			if isCloning(o) {
-				making = append(making, fmt.Sprintf("a clone that is being made (%s)", o.Obj.Value))
-			}
-			continue
-		}
-		m, err := asVM(o)
-		if err != nil {
-			return nil, p.errorf(err, "clones of %s", p.label(id))
-		}
-		if o.Obj != vm {
-			all = append(all, m)
-			continue
-		}
-		if m.Config != nil {
-			for _, f := range disksOf(m).own {
-				own[f] = true
-			}
-		}
-		if m.LayoutEx != nil {
-			home := map[string]bool{}
-			for f := range own {
-				home[dir(f)] = true
-			}
-			for _, f := range m.LayoutEx.File {
-				if home[dir(f.Name)] {
-					own[f.Name] = true
-				}
-			}
-		}
-	}
-	if len(own) == 0 {
-		return nil, p.errorf(refuse("its own disks cannot be read now; try again later"), "clones of %s", p.label(id))
-	}
-
-	var clones []mo.VirtualMachine
-	for _, m := range all {
-		if m.Config == nil || slices.ContainsFunc(disksOf(m).foreign, func(f string) bool { return own[f] }) {
-			clones = append(clones, m)
-		}
-	}
-	paths, err := p.vmPaths(ctx, clones)
-	return append(paths, making...), err
+	return p.s.retrieve(ctx, around, self)
 }
 
-// isCloning tells whether a task makes a clone now.
+// missing returns the fault of an object that does not exist, or nil.
+func missing(o types.ObjectContent) error {
+	for _, m := range o.MissingSet {
+		if _, ok := m.Fault.Fault.(*types.ManagedObjectNotFound); ok {
+			return soap.WrapVimFault(&types.ManagedObjectNotFound{Obj: o.Obj})
+		}
+	}
+	return nil
+}
+
+// ownFiles returns the disk files of the VM itself, those of its snapshots included.
+func ownFiles(vm mo.VirtualMachine) map[string]bool {
+	own, home := map[string]bool{}, map[string]bool{}
+	for _, f := range disksOf(vm).own {
+		own[f], home[dir(f)] = true, true
+	}
+	if vm.LayoutEx != nil {
+		for _, f := range vm.LayoutEx.File {
+			if home[dir(f.Name)] {
+				own[f.Name] = true
+			}
+		}
+	}
+	return own
+}
+
+// isCloning reports whether a task makes a clone now.
 func isCloning(task types.ObjectContent) bool {
 	props := newPlace(task).props
 	state, _ := props["info.state"].(types.TaskInfoState)

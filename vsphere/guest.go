@@ -1,8 +1,10 @@
 package vsphere
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -83,21 +85,45 @@ func (s *vmState) up() bool {
 	return s.toolsDown
 }
 
-// address returns the best address that the guest reports on the NIC of that MAC.
-func (s *vmState) address(mac string) (netip.Addr, bool) {
+// address returns the best address that the guest reports on the NIC of that MAC, in one of the
+// subnets if any are given.
+func (s *vmState) address(mac string, subnets ...netip.Prefix) (netip.Addr, bool) {
 	if !s.up() {
 		return netip.Addr{}, false
 	}
-	addrs := nicAddrs(s.nics)[mac]
-	for _, a := range addrs {
-		if a.Is4() {
-			return a, true
-		}
+	all := nicAddrs(s.nics)[mac]
+	if len(subnets) > 0 {
+		all = slices.DeleteFunc(all, func(a guestAddr) bool {
+			return !slices.ContainsFunc(subnets, func(p netip.Prefix) bool { return p.Contains(a.addr) })
+		})
 	}
-	for _, a := range addrs {
-		return a, true
+	if len(all) == 0 {
+		return netip.Addr{}, false
 	}
-	return netip.Addr{}, false
+	return slices.MaxFunc(all, func(a, b guestAddr) int { return cmp.Compare(a.rank(), b.rank()) }).addr, true
+}
+
+// guestAddr is an address as guest tools report it.
+type guestAddr struct {
+	addr   netip.Addr
+	bits   int    // the subnet's length; 0 is not known
+	origin string // types.NetIpConfigInfoIpAddressOrigin, or ""
+}
+
+// rank orders the addresses of one NIC. One without a subnet is, as a rule, a virtual address that
+// keepalived or kube-vip has put there, and may be another machine's a moment later.
+func (a guestAddr) rank() (n int) {
+	if a.addr.Is4() {
+		n += 4
+	}
+	if a.bits < a.addr.BitLen() {
+		n += 2
+	}
+	switch a.origin {
+	case string(types.NetIpConfigInfoIpAddressOriginDhcp), string(types.NetIpConfigInfoIpAddressOriginLinklayer):
+		n++
+	}
+	return n
 }
 
 // describe says how far the guest has come, for whoever gave up waiting.
@@ -113,7 +139,7 @@ func (s *vmState) describe() string {
 		return "the VM is on, but its guest tools have not started since it was powered on"
 	}
 	var seen []string
-	for mac, addrs := range nicAddrs(s.nics) {
+	for mac, addrs := range plainAddrs(s.nics) {
 		seen = append(seen, fmt.Sprintf("%s %v", mac, addrs))
 	}
 	if len(seen) == 0 {
@@ -123,8 +149,8 @@ func (s *vmState) describe() string {
 }
 
 // nicAddrs maps MACs, in lower case, to the usable addresses reported there, in the guest's order.
-func nicAddrs(nics []types.GuestNicInfo) map[string][]netip.Addr {
-	all := map[string][]netip.Addr{}
+func nicAddrs(nics []types.GuestNicInfo) map[string][]guestAddr {
+	all := map[string][]guestAddr{}
 	for _, n := range nics {
 		mac := normalMAC(n.MacAddress)
 		if mac == "" || n.IpConfig == nil {
@@ -141,7 +167,18 @@ func nicAddrs(nics []types.GuestNicInfo) map[string][]netip.Addr {
 			if err != nil || !a.IsGlobalUnicast() { // link-local and loopback are not
 				continue
 			}
-			all[mac] = append(all[mac], a.Unmap())
+			all[mac] = append(all[mac], guestAddr{a.Unmap(), int(ip.PrefixLength), ip.Origin})
+		}
+	}
+	return all
+}
+
+// plainAddrs is nicAddrs without what else is known of the addresses.
+func plainAddrs(nics []types.GuestNicInfo) map[string][]netip.Addr {
+	all := map[string][]netip.Addr{}
+	for mac, addrs := range nicAddrs(nics) {
+		for _, a := range addrs {
+			all[mac] = append(all[mac], a.addr)
 		}
 	}
 	return all

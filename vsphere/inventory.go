@@ -16,14 +16,16 @@ import (
 
 // Keys of a VM's ExtraConfig, written in the call that makes it.
 const (
-	ownerKey = "poolready.owner" // pool.CloneSpec.Owner
-	nonceKey = "poolready.clone" // tells this call's clone from another's
+	ownerKey    = "poolready.owner"    // pool.CloneSpec.Owner
+	instanceKey = "poolready.instance" // the instance UUID of the VM that the owner's mark is for
+	nonceKey    = "poolready.clone"    // tells this call's clone from another's
 )
 
 // vmProps is what an inventory asks of each VM.
 var vmProps = []string{
 	"name", "parent", "runtime.powerState", "runtime.connectionState",
-	"config.extraConfig", "config.hardware.device", "config.files", "snapshot", "guest.net",
+	"config.extraConfig", "config.instanceUuid", "config.uuid", "config.hardware.device", "config.files",
+	"resourcePool", "snapshot", "guest.net",
 }
 
 // Inventory implements pool.Provider. It costs one call for the VMs, however many there are, one to
@@ -45,6 +47,10 @@ func (p *Provider) Inventory(ctx context.Context, set string, templates ...strin
 			folders[o.Obj] = newPlace(o)
 		}
 	}
+	t, err := p.inventory(ctx, time.Time{})
+	if err != nil {
+		return nil, p.errorf(err, "inventory of set %q", set)
+	}
 	for _, o := range objects {
 		if o.Obj.Type != "VirtualMachine" {
 			continue
@@ -60,6 +66,7 @@ func (p *Provider) Inventory(ctx context.Context, set string, templates ...strin
 			continue
 		}
 		info := vmInfo(vm)
+		info.Placement = t.placement(vm)
 		if vm.Parent != nil {
 			info.Folder = strings.TrimPrefix(pathIn(folders, *vm.Parent), "/")
 		}
@@ -125,10 +132,14 @@ func vmInfo(vm mo.VirtualMachine) pool.VMInfo {
 	info := pool.VMInfo{
 		ID:      vm.Self.Value,
 		Name:    vm.Name,
-		Owner:   extra(vm, ownerKey),
+		MACs:    macsOf(vm),
 		On:      vm.Runtime.PowerState != "" && vm.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOff,
 		Problem: problem(vm),
 		Addrs:   map[string][]netip.Addr{},
+	}
+	if vm.Config != nil {
+		info.Owner, info.CopyOf = ownerOf(vm)
+		info.UUID = strings.ToLower(vm.Config.Uuid)
 	}
 	if vm.Snapshot != nil {
 		info.Snapshots = snapshots(nil, vm.Snapshot.RootSnapshotList)
@@ -137,7 +148,7 @@ func vmInfo(vm mo.VirtualMachine) pool.VMInfo {
 	info.Linked = len(disks.foreign) > 0
 	info.Links = links(vm)
 	if vm.Guest != nil {
-		info.Addrs = nicAddrs(vm.Guest.Net)
+		info.Addrs = plainAddrs(vm.Guest.Net)
 	}
 	return info
 }
@@ -173,7 +184,7 @@ func extra(vm mo.VirtualMachine, key string) string {
 func snapshots(all []pool.Snapshot, tree []types.VirtualMachineSnapshotTree) []pool.Snapshot {
 	for _, s := range tree {
 		all = append(all, pool.Snapshot{
-			ID: s.Snapshot.Value, Name: s.Name, Record: s.Description, Created: s.CreateTime,
+			ID: s.Snapshot.Value, Name: unescape.Replace(s.Name), Record: s.Description, Created: s.CreateTime,
 			Running: s.State == types.VirtualMachinePowerStatePoweredOn,
 		})
 		all = snapshots(all, s.ChildSnapshotList)
@@ -185,9 +196,7 @@ func snapshots(all []pool.Snapshot, tree []types.VirtualMachineSnapshotTree) []p
 func (p *Provider) identify(ctx context.Context, templates []string, ids map[string]string) error {
 	refs := map[types.ManagedObjectReference][]string{}
 	spec := types.PropertyFilterSpec{
-		PropSet: []types.PropertySpec{{Type: "VirtualMachine", PathSet: []string{
-			"name", "config.instanceUuid", "config.changeVersion", "runtime.connectionState",
-		}}},
+		PropSet:                       []types.PropertySpec{{Type: "VirtualMachine", PathSet: templateProps}},
 		ReportMissingObjectsInResults: types.NewBool(true),
 	}
 	for _, path := range templates {
@@ -223,7 +232,7 @@ func (p *Provider) identify(ctx context.Context, templates []string, ids map[str
 		}
 		p.learn(vm.Self, vm.Name)
 		for _, path := range refs[o.Obj] {
-			ids[path] = vm.Config.InstanceUuid + "@" + vm.Config.ChangeVersion
+			ids[path] = templateIdentity(vm)
 		}
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vmware/govmomi/vim25/methods"
@@ -23,8 +24,9 @@ type place struct {
 // places is the inventory of one datacenter without its VMs, read in two calls when first
 // needed and again when a name is not in it.
 type places struct {
-	reading gate // one reading at a time
-	making  gate // one maker of folders at a time
+	reading gate          // one reading at a time
+	making  gate          // one maker of folders at a time
+	turn    atomic.Uint32 // spreads VMs over the hosts of a cluster that does not do it
 
 	mu      sync.Mutex
 	tree    *tree
@@ -39,8 +41,8 @@ type tree struct {
 	all    map[types.ManagedObjectReference]place
 }
 
-func newPlaces() places {
-	return places{
+func newPlaces() *places {
+	return &places{
 		reading: make(gate, 1), making: make(gate, 1),
 		folders: map[string]types.ManagedObjectReference{},
 	}
@@ -112,8 +114,12 @@ func (p *Provider) readTree(ctx context.Context) (*tree, error) {
 		PropSet: []types.PropertySpec{
 			{Type: "Datacenter", PathSet: []string{"vmFolder", "hostFolder", "datastoreFolder", "networkFolder"}},
 			{Type: "Folder", PathSet: named},
-			{Type: "ComputeResource", PathSet: append([]string{"resourcePool"}, named...)},
-			{Type: "ResourcePool", PathSet: named},
+			{Type: "ComputeResource", PathSet: append([]string{"resourcePool", "host"}, named...)},
+			{Type: "ClusterComputeResource", PathSet: append([]string{"resourcePool", "host", "configurationEx"}, named...)},
+			{Type: "HostSystem", PathSet: append([]string{
+				"runtime.connectionState", "runtime.inMaintenanceMode", "datastore", "network",
+			}, named...)},
+			{Type: "ResourcePool", PathSet: append([]string{"owner"}, named...)},
 			{Type: "Datastore", PathSet: append([]string{"summary.accessible", "summary.maintenanceMode"}, named...)},
 			{Type: "Network", PathSet: named},
 			{Type: "OpaqueNetwork", PathSet: append([]string{"summary"}, named...)},
@@ -127,8 +133,9 @@ func (p *Provider) readTree(ctx context.Context) (*tree, error) {
 				step("", "Datacenter", "hostFolder", "children"),
 				step("", "Datacenter", "datastoreFolder", "children"),
 				step("", "Datacenter", "networkFolder", "children"),
-				step("children", "Folder", "childEntity", "children", "root", "pools"),
+				step("children", "Folder", "childEntity", "children", "root", "hosts", "pools"),
 				step("root", "ComputeResource", "resourcePool", "pools"),
+				step("hosts", "ComputeResource", "host"),
 				step("pools", "ResourcePool", "resourcePool", "pools"),
 			},
 		}},
@@ -241,9 +248,15 @@ func pathIn(all map[types.ManagedObjectReference]place, ref types.ManagedObjectR
 func (p place) called(want string) bool { return p.name == want || p.plain() == want }
 
 // plain is the name as people wrote it: vCenter escapes what has a meaning in inventory paths.
-func (p place) plain() string { return unescaped.Replace(p.name) }
+func (p place) plain() string { return unescape.Replace(p.name) }
 
-var unescaped = strings.NewReplacer("%2f", "/", "%2F", "/", "%5c", `\`, "%5C", `\`, "%25", "%")
+// unescape and escaped turn names that vCenter keeps in escaped form into what people wrote, and
+// back.
+var unescape = strings.NewReplacer("%2f", "/", "%2F", "/", "%5c", `\`, "%5C", `\`, "%25", "%")
+
+func escaped(name string) string {
+	return strings.NewReplacer("%", "%25", "/", "%2f", `\`, "%5c").Replace(name)
+}
 
 // path is the inventory path of ref.
 func (t *tree) path(ref types.ManagedObjectReference) string {

@@ -193,7 +193,7 @@ func (p *Provider) powerOff(ctx context.Context, id string) (forced bool, err er
 // s, vCenter has only the address of the boot before: ask again before each attempt to connect, and
 // let the host key prove whose it is. When ctx ends first, the error says how far the guest had
 // come.
-func (p *Provider) Address(ctx context.Context, id, mac string) (netip.Addr, error) {
+func (p *Provider) Address(ctx context.Context, id, mac string, subnets ...netip.Prefix) (netip.Addr, error) {
 	vm := vmRef(id)
 	want := normalMAC(mac)
 	if want == "" {
@@ -204,7 +204,7 @@ func (p *Provider) Address(ctx context.Context, id, mac string) (netip.Addr, err
 	}
 	var addr netip.Addr
 	err := p.pump.watch(ctx, vm, func(s *vmState) (ok bool) {
-		addr, ok = s.address(want)
+		addr, ok = s.address(want, subnets...)
 		return ok
 	})
 	if errors.Is(err, errVanished) {

@@ -166,7 +166,7 @@ func (p *Provider) preflightNames(ctx context.Context, clones []pool.CloneSpec, 
 		if slices.ContainsFunc(clones, func(o pool.CloneSpec) bool { return o.Set == c.Set && o.VM.DiskGiB > 0 }) {
 			all = slices.Concat(all, growPrivileges)
 		}
-		objects, folder, err := p.readSet(ctx, c.Set, []string{"name", "parent", "config.extraConfig"})
+		objects, folder, err := p.readSet(ctx, c.Set, append([]string{"name", "parent"}, identityProps...))
 		var no *refusal
 		switch {
 		case errors.As(err, &no):
@@ -225,8 +225,17 @@ func (p *Provider) takenNames(set string, clones []pool.CloneSpec, objects []typ
 			continue
 		}
 		if o.Obj.Type == "VirtualMachine" {
-			if vm, err := asVM(o); err == nil && vm.Config != nil && extra(vm, ownerKey) == c.Owner {
-				continue
+			vm, err := asVM(o)
+			if err == nil && vm.Config != nil {
+				owner, copyOf := ownerOf(vm)
+				if owner == c.Owner {
+					continue
+				}
+				if copyOf == c.Owner {
+					report(fmt.Errorf("the name %q is taken by %s, a copy of the VM that was made for it; rename or remove the copy",
+						c.VM.Name, p.nameOf(o.Obj)))
+					continue
+				}
 			}
 		}
 		report(fmt.Errorf("the name %q is taken by %s, which was not made for this set; rename or remove it", c.VM.Name, p.nameOf(o.Obj)))

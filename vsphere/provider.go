@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/poolready/poolready/pool"
@@ -35,9 +36,10 @@ type Provider struct {
 
 	clones, powers, snapshots gate
 
-	places  places  // of the inventory: folders, datastores, resource pools, networks
+	places  *places // of the inventory: folders, datastores, resource pools, networks
 	sources sources // what snapshots hold
-	batches batches // readings of new VMs
+	newVMs  batches[map[types.ManagedObjectReference]mo.VirtualMachine]
+	chains  batches[[]types.ObjectContent] // readings of the disks of all VMs on some VMs' datastores
 
 	mu    sync.Mutex
 	names map[types.ManagedObjectReference]string // of VMs, for errors

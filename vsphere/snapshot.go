@@ -2,6 +2,9 @@ package vsphere
 
 import (
 	"context"
+	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/types"
@@ -12,7 +15,8 @@ import (
 // Snapshot implements pool.Provider. Two snapshots of one VM with the same name and record are the
 // same one: the second call may return the first's ID if vCenter's answer was lost.
 func (p *Provider) Snapshot(ctx context.Context, id, name, record string) (string, error) {
-	return p.snapshot(ctx, id, name, record, false)
+	s, err := p.snapshot(ctx, id, name, record, false)
+	return s.ID, err
 }
 
 // SnapshotRunning implements pool.Provider. vCenter takes a snapshot with memory of a VM that is
@@ -33,61 +37,69 @@ func (p *Provider) SnapshotRunning(ctx context.Context, id, name, record string)
 	if err != nil {
 		return "", err
 	}
-	all, err := p.readSnapshots(ctx, vm)
-	if err != nil {
-		return fail(err)
+	if !snapshot.Running {
+		return fail(refuse("it has no memory; did the VM stop meanwhile?"))
 	}
-	for _, s := range all {
-		if s.ID == snapshot && s.Running {
-			return snapshot, nil
-		}
-	}
-	return fail(refuse("it has no memory, or is gone: did the VM stop meanwhile?"))
+	return snapshot.ID, nil
 }
 
-func (p *Provider) snapshot(ctx context.Context, id, name, record string, memory bool) (string, error) {
+// snapshot takes a snapshot and returns it as vCenter has stored it.
+func (p *Provider) snapshot(ctx context.Context, id, name, record string, memory bool) (pool.Snapshot, error) {
 	vm := vmRef(id)
+	none := pool.Snapshot{}
 	if err := p.snapshots.enter(ctx); err != nil {
-		return "", p.errorf(err, "snapshot %q of %s", name, p.label(id))
+		return none, p.errorf(err, "snapshot %q of %s", name, p.label(id))
 	}
 	defer p.snapshots.leave()
-	look := func(ctx context.Context) (bool, types.AnyType, error) {
+	op := operation{name: "snapshot", object: quoted(name) + " of " + p.label(id), entity: vm, once: true}
+	op.submit = func(ctx context.Context, c *conn) (types.ManagedObjectReference, error) {
+		res, err := methods.CreateSnapshot_Task(ctx, c, &types.CreateSnapshot_Task{
+			This: vm, Name: escaped(name), Description: record, Memory: memory, Quiesce: false,
+		})
+		if err != nil {
+			return types.ManagedObjectReference{}, err
+		}
+		return res.Returnval, nil
+	}
+	// A record that vCenter cut is this call's all the same.
+	op.look = func(ctx context.Context) (bool, types.AnyType, error) {
 		all, err := p.readSnapshots(ctx, vm)
 		for _, s := range all {
-			if s.Name == name && s.Record == record {
+			if s.Name == name && strings.HasPrefix(record, s.Record) && (s.Record != "" || record == "") {
 				return true, snapshotRef(s.ID), nil
 			}
 		}
 		return false, nil, err
 	}
-	result, err := p.perform(ctx, operation{
-		name: "snapshot", object: quoted(name) + " of " + p.label(id), entity: vm, once: true,
-		submit: func(ctx context.Context, c *conn) (types.ManagedObjectReference, error) {
-			res, err := methods.CreateSnapshot_Task(ctx, c, &types.CreateSnapshot_Task{
-				This: vm, Name: name, Description: record, Memory: memory, Quiesce: false,
-			})
-			if err != nil {
-				return types.ManagedObjectReference{}, err
-			}
-			return res.Returnval, nil
-		},
-		look: look,
-	})
-	if err != nil {
-		return "", err
-	}
-	if ref, ok := result.(types.ManagedObjectReference); ok {
-		return ref.Value, nil
-	}
-	// The task ended well without saying what it made.
-	done, result, err := look(ctx)
-	if err == nil && !done {
-		err = refuse("vCenter says that it is taken, but there is none of that name and description")
+	result, err := p.perform(ctx, op)
+	if refusesRecord(err) {
+		return none, p.fail(op, refuse("vCenter does not take a description of %d bytes: %w; %w", len(record), pool.ErrRecord, err))
 	}
 	if err != nil {
-		return "", p.errorf(err, "snapshot %q of %s", name, p.label(id))
+		return none, err
 	}
-	return result.(types.ManagedObjectReference).Value, nil
+	ref, known := result.(types.ManagedObjectReference)
+	all, err := p.readSnapshots(ctx, vm)
+	if err != nil {
+		return none, p.fail(op, fmt.Errorf("read it back: %w", err))
+	}
+	for _, s := range slices.Backward(all) {
+		if known && s.ID != ref.Value || !known && s.Name != name {
+			continue
+		}
+		if s.Record != record {
+			return none, p.fail(op, refuse("%w: vCenter kept %d bytes of %d; remove snapshot %s by hand",
+				pool.ErrRecord, len(s.Record), len(record), s.ID))
+		}
+		return s, nil
+	}
+	return none, p.fail(op, refuse("vCenter says that it is taken, but there is none of that name"))
+}
+
+// refusesRecord reports whether err is a fault about the description of a snapshot.
+func refusesRecord(err error) bool {
+	f, ok := fault[*types.InvalidArgument](err)
+	return ok && strings.Contains(strings.ToLower(f.InvalidProperty), "description")
 }
 
 func snapshotRef(id string) types.ManagedObjectReference {
