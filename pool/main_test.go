@@ -5,12 +5,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,8 +22,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
-
-	"github.com/poolready/poolready/internal/testflag"
 )
 
 var (
@@ -46,7 +46,9 @@ func TestMain(m *testing.M) {
 		main(m)
 		return
 	}
-	testflag.Parallel(6) // most wait, for machines and for leases; those that measure time or count calls are not parallel
+	// Most tests wait, for machines and for leases; those that measure time or count calls are not
+	// parallel. -parallel overrides this.
+	_ = flag.Set("test.parallel", strconv.Itoa(max(6, runtime.GOMAXPROCS(0))))
 	goleak.VerifyTestMain(m)
 }
 

@@ -6,12 +6,15 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/pem"
+	"flag"
 	"net"
 	"os"
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,12 +25,12 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/crypto/ssh"
 
-	"github.com/poolready/poolready/internal/testflag"
 	"github.com/poolready/poolready/sshx"
 )
 
 func TestMain(m *testing.M) {
-	testflag.Parallel(6) // most wait, for machines and for grace
+	// Most tests wait for machines. -parallel overrides this.
+	_ = flag.Set("test.parallel", strconv.Itoa(max(6, runtime.GOMAXPROCS(0))))
 	goleak.VerifyTestMain(m)
 }
 

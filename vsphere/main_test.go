@@ -2,19 +2,22 @@ package vsphere
 
 import (
 	"context"
+	"flag"
+	"runtime"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/poolready/poolready/internal/testflag"
 	"github.com/poolready/poolready/pool"
 	"github.com/poolready/poolready/vsphere/vspheretest"
 )
 
 func TestMain(m *testing.M) {
-	testflag.Parallel(6) // most wait for a vCenter that takes its time
+	// Most tests wait for a vCenter with latencies. -parallel overrides this.
+	_ = flag.Set("test.parallel", strconv.Itoa(max(6, runtime.GOMAXPROCS(0))))
 	goleak.VerifyTestMain(m)
 }
 
