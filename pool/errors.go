@@ -6,6 +6,10 @@ import (
 	"strings"
 )
 
+// ErrInvalidSpec is what a Spec's faults have in common. The error has a line for each of them, with
+// its path, such as Spec.Roles[0] ("con"): VM(1).CPUs; it was returned before anything was done.
+var ErrInvalidSpec = errors.New("invalid spec")
+
 // ErrExists is returned by a Provider when a VM of that name is already there.
 var ErrExists = errors.New("a VM of that name exists")
 

@@ -5,10 +5,10 @@ import (
 	"slices"
 )
 
-// uses tells whether a pool is among those that the Spec is about.
+// uses reports whether the Spec is about the pool of that number.
 func (s Spec) uses(pool int) bool { return len(s.Only) == 0 || slices.Contains(s.Only, pool) }
 
-// numbers are those of the pools that the Spec is about, in order.
+// numbers returns the numbers of the pools that the Spec is about, in order.
 func (s Spec) numbers() []int {
 	var all []int
 	for n := 1; n <= s.Pools; n++ {
@@ -22,8 +22,11 @@ func (s Spec) numbers() []int {
 func (s Spec) validateOnly(f *faults) {
 	most := max(s.Pools, 1)
 	for i, n := range s.Only {
+		at := fmt.Sprintf("Spec.Only[%d]", i)
 		if n < 1 || n > most {
-			f.addf(fmt.Sprintf("Spec.Only[%d]", i), "is %d: the pools are 1 to %d", n, most)
+			f.addf(at, "is %d: the pools are 1 to %d", n, most)
+		} else if j := slices.Index(s.Only, n); j < i {
+			f.addf(at, "is %d, like Spec.Only[%d]", n, j)
 		}
 	}
 }

@@ -159,7 +159,8 @@ type Step struct {
 	// Do makes the change. It must be safe to repeat.
 	Do func(ctx context.Context, h *Host) error
 
-	fault error // why the step cannot be, found by its constructor
+	fault  error   // what its constructor found
+	script *string // the text of Script
 }
 
 // A Check looks at a host and changes nothing. ScriptCheck makes the common one.
@@ -167,13 +168,15 @@ type Check struct {
 	Name string // unique in its layer
 	// Version stands for what Do does, as in Step. Required.
 	Version string
-	// Want is what Do must return, with ${NAME} standing for the variables of VM.Env that there are;
-	// "" means that anything goes as long as Do has no error.
+	// Want is what Do must return, with ${NAME} standing for a variable of VM.Env, which must have it;
+	// "" accepts everything that Do returns without an error.
 	Want string
 	// Timeout bounds Do; 0 means 1 minute.
 	Timeout time.Duration
 	// Do returns what it found, without surrounding white space.
 	Do func(ctx context.Context, h *Host) (got string, err error)
+
+	script *string // the text of ScriptCheck
 }
 
 // A Need is something of an earlier role, in the same pool, that must answer before a host is

@@ -3,11 +3,25 @@ package pool
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+
+	"github.com/poolready/poolready/sshx"
+)
+
+// The most that vSphere 8 gives one VM, and the most pools of a set.
+const (
+	maxPools     = 1000
+	maxCPUs      = 768
+	maxMemoryMiB = 24 << 20
+	maxDiskGiB   = 62 << 10
+	maxName      = 80 // characters of a folder's or snapshot's name
 )
 
 var (
@@ -15,85 +29,99 @@ var (
 	envForm  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 )
 
-// faults collects everything that is wrong with a Spec, each with its path.
-type faults []error
-
-func (f *faults) addf(path, format string, args ...any) {
-	*f = append(*f, fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...)))
-}
-
-func (f *faults) name(path, name string, most int) {
-	switch {
-	case name == "":
-		f.addf(path, "is required")
-	case len(name) > most:
-		f.addf(path, "%q has %d characters, at most %d are allowed", name, len(name), most)
-	case !nameForm.MatchString(name):
-		f.addf(path, "%q must be made of a-z, 0-9 and \"-\"", name)
-	}
-}
-
-func (f *faults) notNegative(path string, v int64) {
-	if v < 0 {
-		f.addf(path, "is %d, must not be negative", v)
-	}
-}
-
-// validate reports every fault of s at once.
+// validate returns every fault of s at once, as an ErrInvalidSpec; each begins with its path.
 func (s Spec) validate() error {
 	var f faults
 	f.name("Spec.Name", s.Name, 40)
-	if s.Provider == nil {
+	if v := reflect.ValueOf(s.Provider); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
 		f.addf("Spec.Provider", "is required (vsphere.New makes one)")
 	}
-	f.notNegative("Spec.Pools", int64(s.Pools))
-	f.notNegative("Spec.MinPools", int64(s.MinPools))
+	f.number("Spec.Pools", s.Pools, maxPools)
+	f.number("Spec.MinPools", s.MinPools, maxPools)
 	s.validateOnly(&f)
-	if most := s.withDefaults().numbers(); s.MinPools > len(most) && len(most) > 0 {
-		f.addf("Spec.MinPools", "is %d, more than the %d in Spec.Pools and Spec.Only", s.MinPools, len(most))
-	}
-	f.notNegative("Spec.Limits.Clones", int64(s.Limits.Clones))
-	f.notNegative("Spec.Limits.Hosts", int64(s.Limits.Hosts))
-	f.notNegative("Spec.Limits.Checks", int64(s.Limits.Checks))
-	f.notNegative("Spec.Limits.Boot", int64(s.Limits.Boot))
-	f.notNegative("Spec.Limits.Shutdown", int64(s.Limits.Shutdown))
-	s.Keep.validate(&f)
-	for kind, clean := range s.Cleanups {
-		if kind == "" || clean == nil {
-			f.addf("Spec.Cleanups", "%q: kind and function are required", kind)
+	if s.Pools <= maxPools {
+		all := s.withDefaults().numbers()
+		if s.MinPools > len(all) && len(all) > 0 {
+			f.addf("Spec.MinPools", "is %d, more than the %d in Spec.Pools and Spec.Only", s.MinPools, len(all))
 		}
 	}
-	f.notNegative("Spec.Limits.Lease", int64(s.Limits.Lease))
-	if len(s.SSH.Keys) == 0 && s.SSH.Agent == "" {
-		f.addf("Spec.SSH.Keys", "is empty, and there is no Agent: no way to log in")
+	f.limits("Spec.Limits", s.Limits)
+	s.Keep.validate(&f)
+	if s.Keep.When == "" && (s.Keep.Pools != 0 || s.Keep.For != 0) {
+		f.addf("Spec.Keep.When", "is empty, so that nothing is kept; want failed, always or never")
 	}
-	if k := s.SSH.HostKeys; len(k.Pinned)+len(k.Authorities) == 0 && k.KnownHosts == "" && !k.TrustFirst && !k.InsecureIgnore {
-		f.addf("Spec.SSH.HostKeys", "trusts no key, so that no new golden is let in")
+	for _, kind := range slices.Sorted(maps.Keys(s.Cleanups)) {
+		at := fmt.Sprintf("Spec.Cleanups[%q]", kind)
+		if kind == "" {
+			f.addf(at, "the kind is required")
+		}
+		f.text(at, kind)
+		if s.Cleanups[kind] == nil {
+			f.addf(at, "the function is required")
+		}
+	}
+	f.ssh(s.SSH)
+	if s.Facts != "" {
+		f.script("Spec.Facts", s.Facts)
 	}
 	f.golden("Spec.Golden", s.Golden)
 	s.validateRoles(&f)
 	if len(f) == 0 {
 		return nil
 	}
-	return fmt.Errorf("invalid spec:\n%w", errors.Join(f...))
+	return fmt.Errorf("%w:\n%w", ErrInvalidSpec, errors.Join(f...))
+}
+
+// ssh reports the faults of what is common to the connections to all hosts.
+func (f *faults) ssh(c sshx.Config) {
+	if c.Name != "" || c.Address != "" {
+		f.addf("Spec.SSH", "Name and Address must be empty: every host has its own")
+	}
+	if k := c.HostKeys; len(k.Pinned)+len(k.Authorities) == 0 && k.KnownHosts == "" && !k.TrustFirst && !k.InsecureIgnore {
+		f.addf("Spec.SSH.HostKeys", "no trusted host key, so a new golden cannot be verified")
+	}
+	c.Name, c.Address = "host", "host"
+	err := c.Validate()
+	all := []error{err}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		all = joined.Unwrap()
+	}
+	for _, err := range all {
+		if err != nil {
+			*f = append(*f, errors.New("Spec.SSH"+strings.TrimPrefix(err.Error(), "Config")))
+		}
+	}
+}
+
+func (f *faults) limits(path string, l Limits) {
+	f.number(path+".Clones", l.Clones, 0)
+	f.number(path+".Hosts", l.Hosts, 0)
+	f.number(path+".Checks", l.Checks, 0)
+	f.duration(path+".Boot", l.Boot, time.Second)
+	f.duration(path+".Shutdown", l.Shutdown, time.Millisecond)
+	f.duration(path+".Lease", l.Lease, time.Second)
+	f.duration(path+".ClockSkew", max(l.ClockSkew, 0), time.Millisecond)
 }
 
 func (f *faults) golden(path string, g Golden) {
 	if g.Template == "" {
 		f.addf(path+".Template", "is required")
 	}
-	f.notNegative(path+".MaxAge", int64(g.MaxAge))
-	f.notNegative(path+".Expect", int64(g.Expect))
+	f.text(path+".Template", g.Template)
+	f.text(path+".Snapshot", g.Snapshot)
+	f.duration(path+".MaxAge", g.MaxAge, time.Minute)
+	f.duration(path+".Expect", g.Expect, time.Millisecond)
 	f.vm(path+".VM", g.VM, 40) // leaves room for "-<datastore>" and "-g<generation>"
 	for i, nic := range g.VM.NICs {
 		if nic.Unplugged {
 			f.addf(fmt.Sprintf("%s.VM.NICs[%d].Unplugged", path, i), "is for roles")
 		}
 	}
-	f.steps(path, g.Steps, g.Checks)
+	f.steps(path, g.Steps)
+	f.checks(path, "Checks", g.Checks, []VM{g.VM})
 }
 
-// pathOf is where in the Spec a golden is.
+// pathOf returns where in the Spec a golden is.
 func (s Spec) pathOf(g Golden) string {
 	for i, r := range s.Roles {
 		if r.Golden != nil && r.Golden.VM.Name == g.VM.Name {
@@ -113,6 +141,7 @@ func (s Spec) validateRoles(f *faults) {
 	for _, nic := range s.Golden.VM.NICs {
 		owners[strings.ToLower(nic.MAC)] = "Spec.Golden.VM"
 	}
+	complete := true // every VM is known
 	for i, r := range s.Roles {
 		path := fmt.Sprintf("Spec.Roles[%d] (%q)", i, r.Name)
 		f.name(path+": Name", r.Name, 20)
@@ -124,7 +153,8 @@ func (s Spec) validateRoles(f *faults) {
 		} else {
 			seen[r.Name] = i
 		}
-		f.notNegative(path+": Expect", int64(r.Expect))
+		f.duration(path+": Expect", r.Expect, time.Millisecond)
+		f.text(path+": Snapshot", r.Snapshot)
 		if g := r.Golden; g != nil && !goldens[g] {
 			goldens[g] = true
 			f.golden(path+".Golden", *g)
@@ -134,10 +164,13 @@ func (s Spec) validateRoles(f *faults) {
 			}
 		}
 		if r.Ready != "" && r.Ready != Off && r.Ready != Running {
-			f.addf(path+": Ready", "is %q; it must be %q or %q", r.Ready, Off, Running)
+			f.addf(path+": Ready", "is %q; want %q or %q", r.Ready, Off, Running)
 		}
-		f.steps(path, r.Steps, r.Checks)
-		f.checks(path, "AfterReset", r.AfterReset)
+		vms := s.validateVMs(f, path, r, owners)
+		complete = complete && len(vms) == max(s.Pools, 1)
+		f.steps(path, r.Steps)
+		f.checks(path, "Checks", r.Checks, vms)
+		f.checks(path, "AfterReset", r.AfterReset, vms)
 		for j, n := range r.Needs {
 			at := fmt.Sprintf("%s: Needs[%d] (%q)", path, j, n.Name)
 			if k, ok := seen[n.Role]; !ok || k >= i {
@@ -146,36 +179,84 @@ func (s Spec) validateRoles(f *faults) {
 			if n.Name == "" {
 				f.addf(at, "Name is required")
 			}
+			f.text(at, n.Name)
 			if n.Do == nil {
 				f.addf(at, "Do is required")
 			}
-			f.notNegative(at+": Timeout", int64(n.Timeout))
-		}
-		if r.VM == nil {
-			f.addf(path, "VM is required")
-			continue
-		}
-		for n := 1; n <= max(s.Pools, 1); n++ {
-			vm, at := s.vm(r, n), fmt.Sprintf("%s: VM(%d)", path, n)
-			f.vm(at, vm, 63)
-			if vm.DiskGiB != 0 {
-				f.addf(at+".DiskGiB", "is %d: a linked clone's disk cannot grow; set Spec.Golden.VM.DiskGiB", vm.DiskGiB)
-			}
-			f.unique(owners, at, "Name", vm.Name)
-			s.validateUnplugged(f, at, vm)
-			for _, nic := range vm.NICs {
-				f.unique(owners, at, "MAC", strings.ToLower(nic.MAC))
-			}
+			f.duration(at+": Timeout", n.Timeout, time.Millisecond)
 		}
 	}
-	s.validateGoldens(f, owners)
+	if complete {
+		s.validateGoldens(f, owners)
+	}
 }
 
-// validateGoldens looks at the names of goldens of which there are several, one on each datastore.
-func (s Spec) validateGoldens(f *faults, owners map[string]string) {
-	if slices.ContainsFunc(s.Roles, func(r Role) bool { return r.VM == nil }) {
-		return
+// validateVMs returns the VMs of a role by pool, as far as its function returns them.
+func (s Spec) validateVMs(f *faults, path string, r Role, owners map[string]string) []VM {
+	if r.VM == nil {
+		f.addf(path, "VM is required")
+		return nil
 	}
+	var vms []VM
+	for n := 1; n <= min(max(s.Pools, 1), maxPools); n++ {
+		at := fmt.Sprintf("%s: VM(%d)", path, n)
+		vm, err := s.callVM(r, n)
+		if err != nil {
+			f.addf(at, "%v", err)
+			return vms
+		}
+		vms = append(vms, vm)
+		f.vm(at, vm, 63)
+		if vm.DiskGiB != 0 {
+			f.addf(at+".DiskGiB", "is %d: a linked clone's disk cannot grow; set Spec.Golden.VM.DiskGiB", vm.DiskGiB)
+		}
+		f.unique(owners, at, "Name", vm.Name)
+		s.validateUnplugged(f, at, vm)
+		for _, nic := range vm.NICs {
+			f.unique(owners, at, "MAC", strings.ToLower(nic.MAC))
+		}
+	}
+	return vms
+}
+
+// callVM calls the VM function of a role, twice.
+func (s Spec) callVM(r Role, pool int) (vm VM, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panics: %v", p)
+		}
+	}()
+	vm = s.vm(r, pool)
+	// Copied, since a function may return the map or slice that it changes in its next call.
+	first := vm
+	first.NICs, first.Env = slices.Clone(vm.NICs), maps.Clone(vm.Env)
+	if again := s.vm(r, pool); !reflect.DeepEqual(first, again) {
+		return vm, fmt.Errorf("returns %s at the first call, and %s at the second; it must return the same",
+			first.differing(again), again.differing(first))
+	}
+	return first, nil
+}
+
+// differing returns the first field in which vm differs from other, with its value, which for Env
+// are the names.
+func (vm VM) differing(other VM) string {
+	a, b := reflect.ValueOf(vm), reflect.ValueOf(other)
+	for i := range a.NumField() {
+		if reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
+			continue
+		}
+		name := a.Type().Field(i).Name
+		if name == "Env" {
+			return fmt.Sprintf("an Env of %d variables", len(vm.Env)) // their values are secret
+		}
+		return fmt.Sprintf("%s %+v", name, a.Field(i).Interface())
+	}
+	return "another VM"
+}
+
+// validateGoldens reports faults in the names of goldens that have several VMs, one on each
+// datastore.
+func (s Spec) validateGoldens(f *faults, owners map[string]string) {
 	const most = 76 // of vCenter's 80, for "-g<generation>"
 	for _, g := range s.goldens() {
 		all := s.datastores(g)
@@ -194,13 +275,183 @@ func (s Spec) validateGoldens(f *faults, owners map[string]string) {
 
 func (s Spec) earlier(i int) string {
 	if i == 0 {
-		return "; the first role can need none"
+		return "; the first role cannot need another"
 	}
 	var names []string
 	for _, r := range s.Roles[:i] {
 		names = append(names, fmt.Sprintf("%q", r.Name))
 	}
 	return "; those are " + strings.Join(names, ", ")
+}
+
+func (f *faults) vm(at string, vm VM, most int) {
+	f.name(at+".Name", vm.Name, most)
+	f.number(at+".CPUs", vm.CPUs, maxCPUs)
+	f.number(at+".MemoryMiB", vm.MemoryMiB, maxMemoryMiB)
+	if vm.MemoryMiB%4 != 0 {
+		f.addf(at+".MemoryMiB", "is %d; the memory of a VM is a multiple of 4 MiB", vm.MemoryMiB)
+	}
+	f.number(at+".DiskGiB", vm.DiskGiB, maxDiskGiB)
+	f.folder(at+".Folder", vm.Folder)
+	f.text(at+".Datastore", vm.Datastore)
+	f.text(at+".ResourcePool", vm.ResourcePool)
+	for i, nic := range vm.NICs {
+		f.text(fmt.Sprintf("%s.NICs[%d].Network", at, i), nic.Network)
+		if nic.MAC != "" {
+			f.mac(fmt.Sprintf("%s.NICs[%d].MAC", at, i), nic.MAC)
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(vm.Env)) {
+		switch {
+		case !envForm.MatchString(k):
+			f.addf(at+".Env", "%q is not a name for an environment variable", k)
+		case strings.HasPrefix(k, "_sshx"):
+			f.addf(at+".Env", "%q: names that begin with _sshx are reserved", k)
+		}
+		if strings.ContainsRune(vm.Env[k], 0) {
+			f.addf(at+".Env", "the value of %q has a NUL", k)
+		}
+	}
+}
+
+func (f *faults) folder(at, folder string) {
+	if folder == "" {
+		return
+	}
+	names := strings.Split(folder, "/")
+	if strings.HasPrefix(folder, "/") || slices.Contains(names, "..") {
+		f.addf(at, "%q must be below the set's folder", folder)
+		return
+	}
+	if strings.EqualFold(names[0], "ledger") {
+		f.addf(at, "%q is reserved for the set's ledger", folder)
+	}
+	for _, name := range names {
+		switch {
+		case name == "" || name == ".":
+			f.addf(at, "%q must be names with / between them", folder)
+		case len(name) > maxName:
+			f.addf(at, "%q has %d characters, at most %d are allowed", name, len(name), maxName)
+		}
+	}
+	f.text(at, folder)
+}
+
+func (f *faults) mac(at, text string) {
+	mac, err := net.ParseMAC(text)
+	switch {
+	case err != nil || len(mac) != 6 || mac.String() != strings.ToLower(text):
+		f.addf(at, "%q is not of the form 00:50:56:00:01:02", text)
+	case mac[0]&1 != 0 || mac.String() == "00:00:00:00:00:00":
+		f.addf(at, "%q is not the address of one NIC", text)
+	}
+}
+
+func (f *faults) steps(path string, steps []Step) {
+	seen := map[string]bool{}
+	for i, s := range steps {
+		at := fmt.Sprintf("%s: Steps[%d] (%q)", path, i, s.Name)
+		f.part(seen, at, s.Name, s.Version, s.Timeout, s.Do == nil)
+		if s.fault != nil {
+			f.addf(at, "%v", s.fault)
+		}
+		if s.script != nil {
+			f.script(at, *s.script)
+		}
+	}
+}
+
+// checks reports the faults of the checks that run on vms.
+func (f *faults) checks(path, kind string, checks []Check, vms []VM) {
+	seen := map[string]bool{}
+	for i, c := range checks {
+		at := fmt.Sprintf("%s: %s[%d] (%q)", path, kind, i, c.Name)
+		f.part(seen, at, c.Name, c.Version, c.Timeout, c.Do == nil)
+		if c.script != nil {
+			f.script(at, *c.script)
+		}
+		for _, v := range variable.FindAllString(c.Want, -1) {
+			n := slices.IndexFunc(vms, func(vm VM) bool { _, ok := vm.Env[v[2:len(v)-1]]; return !ok })
+			if n >= 0 {
+				f.addf(at+": Want", "unknown variable %s; want one of the Env of %s: %s", v, vms[n].Name,
+					strings.Join(slices.Sorted(maps.Keys(vms[n].Env)), ", "))
+			}
+		}
+	}
+}
+
+// part reports faults of what steps and checks have in common.
+func (f *faults) part(seen map[string]bool, at, name, version string, timeout time.Duration, noDo bool) {
+	if name == "" {
+		f.addf(at, "Name is required")
+	} else if seen[name] {
+		f.addf(at, "has the name of an earlier one")
+	}
+	f.text(at, name)
+	seen[name] = true
+	if noDo {
+		f.addf(at, "Do is required")
+	}
+	if version == "" {
+		f.addf(at, "Version is required: a function cannot be hashed (pool.Script and the like set it)")
+	}
+	f.duration(at+": Timeout", timeout, time.Millisecond)
+}
+
+func (f *faults) script(at, text string) {
+	if err := checkScript(text); err != nil {
+		f.addf(at, "%v", err)
+	}
+}
+
+// faults collects everything that is wrong with a Spec, each with its path.
+type faults []error
+
+func (f *faults) addf(path, format string, args ...any) {
+	*f = append(*f, fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...)))
+}
+
+// name wants a DNS label.
+func (f *faults) name(path, name string, most int) {
+	switch {
+	case name == "":
+		f.addf(path, "is required")
+	case len(name) > most:
+		f.addf(path, "%q has %d characters, at most %d are allowed", name, len(name), most)
+	case !nameForm.MatchString(name):
+		f.addf(path, "%q must consist of a-z, 0-9 and \"-\"", name)
+	}
+}
+
+// text wants one line of text, or none.
+func (f *faults) text(path, text string) {
+	if strings.ContainsFunc(text, unicode.IsControl) {
+		f.addf(path, "%q has a line break or another control character", text)
+	}
+}
+
+// number wants one from 0 to most, if most is not 0.
+func (f *faults) number(path string, v, most int) {
+	switch {
+	case v < 0:
+		f.addf(path, "is %d, must not be negative", v)
+	case most > 0 && v > most:
+		f.addf(path, "is %d, at most %d are allowed", v, most)
+	}
+}
+
+func (f *faults) notNegative(path string, v int64) { f.number(path, int(v), 0) }
+
+// duration wants 0, or least and more.
+func (f *faults) duration(path string, d, least time.Duration) {
+	switch {
+	case d < 0:
+		f.addf(path, "is %s, must not be negative", d)
+	case 0 < d && d < time.Millisecond:
+		f.addf(path, "is %s; numbers count nanoseconds, so write %d*time.Second", d, int64(d))
+	case 0 < d && d < least:
+		f.addf(path, "is %s, at least %s is needed", d, least)
+	}
 }
 
 func (f *faults) unique(owners map[string]string, at, what, value string) {
@@ -212,63 +463,4 @@ func (f *faults) unique(owners map[string]string, at, what, value string) {
 		return
 	}
 	owners[value] = at
-}
-
-func (f *faults) vm(path string, vm VM, most int) {
-	f.name(path+".Name", vm.Name, most)
-	f.notNegative(path+".CPUs", int64(vm.CPUs))
-	f.notNegative(path+".MemoryMiB", int64(vm.MemoryMiB))
-	f.notNegative(path+".DiskGiB", int64(vm.DiskGiB))
-	if strings.HasPrefix(vm.Folder, "/") || strings.Contains("/"+vm.Folder+"/", "/../") {
-		f.addf(path+".Folder", "%q must be below the set's folder", vm.Folder)
-	}
-	for i, nic := range vm.NICs {
-		if nic.MAC == "" {
-			continue
-		}
-		if mac, err := net.ParseMAC(nic.MAC); err != nil || len(mac) != 6 || mac.String() != strings.ToLower(nic.MAC) {
-			f.addf(fmt.Sprintf("%s.NICs[%d].MAC", path, i), "%q is not of the form 00:50:56:00:01:02", nic.MAC)
-		}
-	}
-	for k := range vm.Env {
-		if !envForm.MatchString(k) {
-			f.addf(path+".Env", "%q is not a name for an environment variable", k)
-		}
-	}
-}
-
-func (f *faults) steps(path string, steps []Step, checks []Check) {
-	seen := map[string]bool{}
-	for i, s := range steps {
-		f.part(seen, path, "Steps", i, s.Name, s.Version, s.Timeout, s.Do == nil)
-		if s.fault != nil {
-			f.addf(fmt.Sprintf("%s: Steps[%d] (%q)", path, i, s.Name), "%v", s.fault)
-		}
-	}
-	f.checks(path, "Checks", checks)
-}
-
-func (f *faults) checks(path, kind string, checks []Check) {
-	seen := map[string]bool{}
-	for i, c := range checks {
-		f.part(seen, path, kind, i, c.Name, c.Version, c.Timeout, c.Do == nil)
-	}
-}
-
-// part looks at what steps and checks have in common.
-func (f *faults) part(seen map[string]bool, path, kind string, i int, name, version string, timeout time.Duration, noDo bool) {
-	at := fmt.Sprintf("%s: %s[%d] (%q)", path, kind, i, name)
-	if name == "" {
-		f.addf(at, "Name is required")
-	} else if seen[name] {
-		f.addf(at, "has the name of an earlier one")
-	}
-	seen[name] = true
-	if noDo {
-		f.addf(at, "Do is required")
-	}
-	if version == "" {
-		f.addf(at, "Version is required: a function cannot be hashed (pool.Script and the like set it)")
-	}
-	f.notNegative(at+": Timeout", int64(timeout))
 }

@@ -128,6 +128,11 @@ func setDefault[T comparable](p *T, v T) {
 	}
 }
 
+// Validate returns every fault of c that shows without connecting, each beginning with its path,
+// such as Config.HostKeys.Pinned[0], and joined by errors.Join. It reads the file HostKeys.KnownHosts.
+// Dial does the same first.
+func (c Config) Validate() error { return c.filled().validate() }
+
 // validate returns all faults of a filled Config.
 func (c Config) validate() error {
 	var errs []error
@@ -162,7 +167,7 @@ func (c Config) validate() error {
 		fault("Config.Sessions is %d", c.Sessions)
 	}
 	if _, err := newTrust(c); err != nil {
-		errs = append(errs, err)
+		fault("Config.%w", err)
 	}
 	for i, j := range c.Jump {
 		if len(j.Jump) > 0 || j.Dialer != nil {

@@ -177,6 +177,7 @@ func TestConfigIsCheckedBeforeAnythingIsDialled(t *testing.T) {
 		"Config.Keys is empty; see ReadKe": {Address: "h"},
 	} {
 		cfg.Dialer = dialer
+		assert.ErrorContains(t, cfg.Validate(), want)
 		_, err := sshx.Dial(t.Context(), cfg)
 		assert.ErrorContains(t, err, want)
 		_, err = sshx.WaitReady(t.Context(), cfg, sshx.Ready{})
