@@ -93,10 +93,10 @@
 //
 // go test kills a test binary after its -timeout, 10 minutes unless set, plus a minute or a
 // tenth, and setup counts. Ensure knows from the records how long the plan took last time, and
-// fails before it touches anything if that does not fit. To build the pools ahead of the
-// tests, with no limit:
+// fails before it touches anything if that does not fit. To build the pools of a package ahead of
+// its tests, with no limit:
 //
-//	go test -run '^$' -timeout 0 ./e2e
+//	go test -run '^$' -timeout 0 ./examples/quickstart
 //
 // # Sharing
 //

@@ -47,7 +47,9 @@ func conformOnRealVCenter(t *testing.T) {
 		assert.NoError(t, removeFolder(ctx, outer, folder), "folder %q must be removed by hand", scratch)
 		assert.NoError(t, outer.Close(ctx))
 	})
-	cfg.Folder = outer.places.tree.path(folder)
+	tree, err := outer.inventory(ctx, time.Now()) // one that has the folder
+	require.NoError(t, err)
+	cfg.Folder = tree.path(folder)
 	p, err := New(cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, p.Close(ctx)) })
