@@ -174,7 +174,7 @@ func (h *Host) Get(ctx context.Context, src string, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return h.blame(c.Get(ctx, src, w))
+	return h.blame(c.Get(ctx, src, w, sshx.GetOptions{}))
 }
 
 func (h *Host) run(ctx context.Context, cmd sshx.Cmd) (sshx.Result, error) {

@@ -32,7 +32,7 @@ func twoRoles(pools int) Spec {
 		}
 	}
 	return Spec{
-		Name: "lab", Provider: unused{}, Pools: pools, SSH: sshx.Config{Keys: []ssh.Signer{testKey}, HostKeys: sshx.HostKeys{TrustFirst: true}},
+		Name: "lab", Provider: unused{}, Pools: pools, SSH: sshx.Config{Keys: []ssh.Signer{testKey}, HostKeys: sshx.HostKeys{TrustOnFirstUse: true}},
 		Golden: Golden{
 			Template: "rhel9", VM: VM{Name: "golden", DiskGiB: 20},
 			Steps:  []Step{{Name: "update", Version: "1", Do: nothing}},

@@ -164,13 +164,6 @@ func (s *Spec) spread(datastores ...string) {
 	}
 }
 
-func TestAnAgentIsAWayToLogIn(t *testing.T) {
-	t.Parallel()
-	s := twoRoles(1)
-	s.SSH.Keys, s.SSH.Agent = nil, "/run/agent"
-	assert.NoError(t, s.validate())
-}
-
 func TestVersionsFollowContent(t *testing.T) {
 	t.Parallel()
 	assert.Equal(t, Script("a", "x").Version, Script("b", "x").Version)

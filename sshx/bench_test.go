@@ -291,7 +291,7 @@ func BenchmarkUpload(b *testing.B) {
 		race(b, float64(mib), "MiB/s", with(b, contender{"sshx", func(b *testing.B) error {
 			os.Remove(m.dst + "/sshx")
 			return from(func(f *os.File) error {
-				return m.c.Put(b.Context(), m.dst+"/sshx", f, sshx.PutOptions{SumUpTo: -1})
+				return m.c.Put(b.Context(), m.dst+"/sshx", f, sshx.PutOptions{VerifyUpTo: -1})
 			})
 		}}, map[string][]contender{
 			"": {{"x/crypto_cat", func(*testing.B) error {

@@ -29,7 +29,7 @@ func (r *run) cancel(s *session, outDone <-chan struct{}, cause error) (Result, 
 func (r *run) kill(s *session) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), killGrace)
 	defer cancel()
-	watched := r.cmd.Stdin == nil && r.cmd.PTY == nil
+	watched := r.cmd.Stdin == nil
 	if watched || !r.taken { // it has not had anything of its stdin yet
 		s.closeWrite()
 	}
@@ -85,7 +85,7 @@ func (c *Client) stopGroup(ctx context.Context, like wire.Call, pid string, exit
 	if err := s.start(ctx, "exec", like.Command()); err != nil {
 		return err
 	}
-	if err := c.authorize(ctx, s, like.Prompt, false); err != nil {
+	if err := c.authorize(ctx, s, like.Prompt); err != nil {
 		return err
 	}
 	select {

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// A Client is one SSH connection to one machine, made by Dial, WaitReady or a Link. It may be
+// A Client is one SSH connection to one machine, made by Dial or WaitReady. It may be
 // used from any goroutine. It never connects anew: when the connection has ended, every method
 // returns an error, and what was running ends with a *DisconnectedError.
 type Client struct {
@@ -116,9 +116,6 @@ func (c *Client) pinned() Config { return c.next }
 // host certificate.
 func (c *Client) HostKey() ssh.PublicKey { return c.hostKey }
 
-// Banner returns what the machine said before the login, in one line, or "".
-func (c *Client) Banner() string { return c.banner }
-
 // ServerVersion returns how the machine's SSH server calls itself: "SSH-2.0-OpenSSH_9.2p1 ...".
 func (c *Client) ServerVersion() string { return clean(string(c.ssh.ServerVersion())) }
 
@@ -151,11 +148,10 @@ func (c *Client) HostKeys(ctx context.Context) ([]string, error) {
 // BootID returns the kernel's boot id, a UUID that changes with every boot. A snapshot taken with
 // memory brings the old one back when the machine is reverted to it.
 func (c *Client) BootID(ctx context.Context) (string, error) {
-	res, err := c.Run(ctx, Cmd{Args: []string{"cat", "/proc/sys/kernel/random/boot_id"}})
+	id, err := c.Output(ctx, "cat", "/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return "", err
 	}
-	id := strings.TrimSpace(string(res.Stdout))
 	if !isUUID(id) {
 		return "", fmt.Errorf("sshx: %s: boot id %q is not a UUID", c.cfg.Name, clean(id))
 	}

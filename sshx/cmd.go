@@ -43,24 +43,17 @@ type Cmd struct {
 	// WaitDelay is how long output is waited for after the exit status, since a background
 	// child may hold on to it; 0 means 2 s.
 	WaitDelay time.Duration
-	// PTY gives the command a terminal, for programs that insist on one; nil is none, which is
-	// better for all others.
-	PTY *PTY
-	// ExpectDisconnect makes a lost connection a success: for scripts that cut their own
-	// network. The command is detached (see Detach) and goes on to its end without us.
-	ExpectDisconnect bool
 }
 
 // A Result is what a command left: its output (head and tail if it was long) and exit code.
 type Result struct {
 	Stdout []byte // all of the output unless Cmd.Separate; at most 1 MiB of head and 1 MiB of tail
 	Stderr []byte // likewise
-	// Cut tells that output was dropped in the middle, where a line says so, or that it may
+	// Truncated tells that output was dropped in the middle, where a line says so, or that it may
 	// lack its end.
-	Cut          bool
-	ExitCode     int // 128+N after signal N; -1 if it is not known
-	Took         time.Duration
-	Disconnected bool // with Cmd.ExpectDisconnect: the connection was lost before the command ended
+	Truncated bool
+	ExitCode  int // 128+N after signal N; -1 if it is not known
+	Took      time.Duration
 }
 
 // label is how errors call the command. Secrets are looked for before anything is cut or quoted.
@@ -114,9 +107,6 @@ func (cmd Cmd) validate() error {
 	}
 	if cmd.WaitDelay < 0 {
 		fault("Cmd.WaitDelay is %s", cmd.WaitDelay)
-	}
-	if cmd.PTY != nil {
-		errs = append(errs, cmd.PTY.validate(cmd)...)
 	}
 	if strings.ContainsRune(cmd.Dir, 0) {
 		fault("Cmd.Dir has a NUL")
@@ -174,9 +164,6 @@ func (c *Client) call(text string, cmd Cmd) wire.Call {
 	// Only OpenSSH is known to make each command the leader of a process group.
 	if !strings.Contains(c.ServerVersion(), "OpenSSH") {
 		call.Lead = true
-	}
-	if text == wire.Terminal {
-		call.Lead = false
 	}
 	return call
 }

@@ -24,15 +24,9 @@ type Config struct {
 	// User to log in as; "" means root.
 	User string
 	// Keys are offered in order, at most the first five, since OpenSSH hangs up at the sixth.
-	// ReadKey and ParseKey make them. No agent and no file of the caller's home is used by itself.
+	// ReadKey and ParseKey make them, and an agent's can be used; see the example. No agent and no
+	// file of the caller's home is used by itself.
 	Keys []ssh.Signer
-	// Agent is the path of an ssh-agent's socket, such as os.Getenv("SSH_AUTH_SOCK"), whose keys
-	// are offered after Keys; "" is none. It is asked anew for each login, within Timeout, and never
-	// forwarded to a machine.
-	Agent string
-	// AgentKeys are the public halves of those of the agent's keys to offer, in authorized_keys
-	// form; none means as many as there is room for. An agent with more than five keys needs it.
-	AgentKeys []string
 	// HostKeys says which host keys prove the machine's identity. Its zero value trusts none.
 	HostKeys HostKeys
 	// Jump lists the machines to go through, first hop first, each with its own user, keys and
@@ -81,9 +75,9 @@ type HostKeys struct {
 	// KnownHosts is the path of an OpenSSH known_hosts file, in which Name is looked up (with
 	// the port, if Name is empty and the port is not 22). It is only read.
 	KnownHosts string
-	// TrustFirst accepts the key of the first login if nothing else is known of the machine, and
+	// TrustOnFirstUse accepts the key of the first login if nothing else is known of the machine, and
 	// says so through Logf. Client.HostKey tells what to pin from then on.
-	TrustFirst bool
+	TrustOnFirstUse bool
 	// InsecureIgnore accepts every key: anybody on the path can read and change everything.
 	InsecureIgnore bool
 }
@@ -145,14 +139,8 @@ func (c Config) validate() error {
 	if strings.ContainsAny(c.Name+c.User+c.Address, "\x00\r\n") {
 		fault("Config: a line break or NUL in Name, User or Address")
 	}
-	if len(c.Keys) == 0 && c.Agent == "" {
+	if len(c.Keys) == 0 {
 		fault("Config.Keys is empty; see ReadKey")
-	}
-	if _, err := parsePublic("Config.AgentKeys", c.AgentKeys); err != nil {
-		errs = append(errs, err)
-	}
-	if len(c.AgentKeys) > 0 && c.Agent == "" {
-		fault("Config.AgentKeys without Config.Agent")
 	}
 	if strings.ContainsAny(c.SudoPassword, "\x00\r\n") {
 		fault("Config: a line break or NUL in SudoPassword")

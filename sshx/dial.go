@@ -79,11 +79,6 @@ func closeHops(hops []*Client) {
 func dialHop(ctx context.Context, cfg Config, dialer Dialer) (*Client, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, cfg.Timeout, fmt.Errorf("%w within %s", errNoLogin, cfg.Timeout))
 	defer cancel()
-	keys, done, err := cfg.signers(ctx)
-	if err != nil {
-		return nil, &DialError{Host: cfg.Name, Address: cfg.Address, User: cfg.User, Cause: cfg.redactErr(err)}
-	}
-	defer done()
 	conn, err := dialer.DialContext(ctx, "tcp", cfg.Address)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -92,11 +87,12 @@ func dialHop(ctx context.Context, cfg Config, dialer Dialer) (*Client, error) {
 		return nil, &DialError{Host: cfg.Name, Address: cfg.Address, User: cfg.User, Cause: cfg.redactErr(unprefixed(err))}
 	}
 	setUserTimeout(conn, cfg.DeadAfter)
-	return handshake(ctx, cfg, keys, conn)
+	return handshake(ctx, cfg, conn)
 }
 
 // handshake makes a Client of a network connection, which it closes when it fails.
-func handshake(ctx context.Context, cfg Config, keys []ssh.Signer, conn net.Conn) (*Client, error) {
+func handshake(ctx context.Context, cfg Config, conn net.Conn) (*Client, error) {
+	keys := offered(cfg.Keys)
 	trust, err := newTrust(cfg)
 	if err != nil {
 		conn.Close()
@@ -126,7 +122,7 @@ func handshake(ctx context.Context, cfg Config, keys []ssh.Signer, conn net.Conn
 	if trust.learned {
 		pin := AuthorizedKey(c.hostKey)
 		cfg.Logf("%s: WARNING: host key %s trusted on first use; pin it: %s", cfg.Name, fingerprint(c.hostKey), pin)
-		c.next.HostKeys.TrustFirst, c.next.HostKeys.Pinned = false, []string{pin}
+		c.next.HostKeys.TrustOnFirstUse, c.next.HostKeys.Pinned = false, []string{pin}
 	}
 	return c, nil
 }
@@ -183,7 +179,7 @@ func (l *login) fault(ctx context.Context, cfg Config, keys []ssh.Signer, err er
 	}
 	// A peer that hangs up during the login has refused nothing: pam_nologin does so while a
 	// machine boots. "Too many" comes as a disconnect in place of an answer.
-	if refused && !hungUp(err) && !errors.Is(err, errAgent) || strings.Contains(err.Error(), "Too many authentication failures") {
+	if refused && !hungUp(err) && !errors.Is(err, errSign) || strings.Contains(err.Error(), "Too many authentication failures") {
 		e := &AuthError{Host: cfg.Name, User: cfg.User, Allowed: allowed, Banner: cfg.said(l.banner()), Cause: cfg.redactErr(err)}
 		for _, k := range keys {
 			e.Offered = append(e.Offered, fingerprint(k.PublicKey()))

@@ -207,7 +207,7 @@ func TestDeadPeerEndsEverythingThatWaits(t *testing.T) {
 		de, ok := errors.AsType[*sshx.DisconnectedError](err)
 		require.True(t, ok, "%v", err)
 		assert.ErrorIs(t, err, sshx.ErrDead)
-		assert.True(t, de.Ran)
+		assert.True(t, de.Started)
 		assert.Equal(t, "up\n", string(de.Output))
 		<-c.Done()
 		require.ErrorIs(t, c.Err(), sshx.ErrDead)

@@ -17,9 +17,8 @@
 //
 // # Connections
 //
-// Dial makes one connection, WaitReady tries until a machine is ready, and a Link keeps one
-// for as long as it lives and makes it anew only when it is dead. A Client never connects anew
-// by itself. Config.Jump goes through a chain of hosts, each with its own user, keys and policy.
+// Dial makes one connection, and WaitReady tries until a machine is ready. A Client never connects
+// anew by itself. Config.Jump goes through a chain of hosts, each with its own user, keys and policy.
 //
 // Every call ends when its context does. A peer that is silent for Config.DeadAfter, although
 // asked, is dead: the connection is closed, and everything that waits on it ends with ErrDead.
@@ -29,8 +28,7 @@
 // that sshd refuses (it frees places late, and MaxSessions may be lower) is asked for again. It
 // is never a reason to close the connection, on which others run.
 //
-// Logins are by key: Config.Keys, or those of an ssh-agent that Config.Agent names, which is never
-// forwarded. At most five are offered, since OpenSSH hangs up at the sixth.
+// Logins are by key: Config.Keys, at most five, since OpenSSH hangs up at the sixth.
 //
 // # Host keys
 //
@@ -38,9 +36,9 @@
 // pinned to a machine's identity and recorded with its snapshot: HostKeys.Pinned. Other sources
 // are a known_hosts file, which is only read, and CAs that sign host certificates. Only kinds of
 // keys that are known are asked for, so that a server with several shows the right one. A wrong
-// key is a *HostKeyError, at once and for good, except with Ready.FirstBoot. TrustFirst accepts
+// key is a *HostKeyError, at once and for good, except with Ready.FirstBoot. TrustOnFirstUse accepts
 // the key of the first login, of jump hosts too if their HostKeys say so, tells Config.Logf, and
-// pins it for the life of a Link, a WaitReady, a Job or a Reboot; record Client.HostKeys to pin it
+// pins it for the life of a WaitReady, a Job or a Reboot; record Client.HostKeys to pin it
 // longer.
 //
 // # Waiting
@@ -64,11 +62,10 @@
 //
 // Cmd.User is reached through sudo, which asks for nothing, or for Config.SudoPassword: that is
 // sent over stdin, once, when sudo asks with a prompt that nobody else has. If it is wrong, that is
-// a *SudoError at once. Cmd.PTY gives a command a terminal, for programs, and sudoers with
-// requiretty, that insist on one.
+// a *SudoError at once. Commands have no terminal: sudoers must not have requiretty.
 //
 // When the context ends, the command's process group is killed, for root and under sudo too; and so
-// it is, if it has no Cmd.Stdin, or a terminal, when the connection or this process is gone. For
+// it is, if it has no Cmd.Stdin, when the connection or this process is gone. For
 // that the rest of its stdin is used: see Run. What is to outlive the connection is detached
 // (Client.Detach): a Job can be followed over several connections, found again, and killed. Where
 // systemd runs, root's jobs have scopes of their own, which outlive login sessions and sshd. Run is
@@ -82,7 +79,7 @@
 //	*SessionError       no session for it to run in
 //	*InterruptedError   a job that a reboot ended
 //	*JobLostError       a job that left no exit code
-//	*ChangedError       a file changed while it was read, with GetOptions.Sum
+//	*ChangedError       a file changed while it was read, with GetOptions.Verify
 //	*HostKeyError, *AuthError, *DialError, *NotReadyError: there was no connection to run it on
 //
 // Test with errors.AsType. All texts begin with "sshx: " and the name of the machine.
@@ -99,7 +96,7 @@
 // that it replaces, unless told otherwise. PutTree keeps the directories that are there, and
 // replaces files one by one. Both can write as root, and skip what is the same.
 //
-// Get and GetTree bear with files that are written to meanwhile, or with GetOptions.Sum compare
+// Get and GetTree bear with files that are written to meanwhile, or with GetOptions.Verify compare
 // SHA-256, and return a *ChangedError. GetTree checks every name and link on our side. Trees are
 // one tar stream, or go over SFTP with machines without tar. None of this needs the sftp subsystem;
 // SFTP is there for the rest, also as root.

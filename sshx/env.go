@@ -32,7 +32,7 @@ func FromEnv(prefix string, logf func(format string, args ...any)) (Config, erro
 		cfg.Keys = []ssh.Signer{key}
 	}
 	cfg.HostKeys.KnownHosts = os.Getenv(prefix + "KNOWN_HOSTS")
-	cfg.HostKeys.TrustFirst = cfg.HostKeys.KnownHosts == ""
+	cfg.HostKeys.TrustOnFirstUse = cfg.HostKeys.KnownHosts == ""
 	if _, err := newTrust(cfg.filled()); err != nil {
 		bad("KNOWN_HOSTS", "is no known_hosts file: %w", errors.Unwrap(err))
 	}

@@ -24,7 +24,7 @@ func TestConfigFromEnvironment(t *testing.T) {
 	cfg, err := sshx.FromEnv("LAB_", logf)
 	require.NoError(t, err)
 	assert.Len(t, cfg.Keys, 1)
-	assert.Equal(t, sshx.HostKeys{TrustFirst: true}, cfg.HostKeys)
+	assert.Equal(t, sshx.HostKeys{TrustOnFirstUse: true}, cfg.HostKeys)
 	assert.NotNil(t, cfg.Logf)
 	assert.Empty(t, cfg.Jump)
 

@@ -38,17 +38,17 @@ func (e *ExitError) Error() string {
 // A DisconnectedError is a command whose end is not known, since the connection was lost
 // first: it may have run to its end, or in part, or not at all.
 type DisconnectedError struct {
-	Host   string
-	Cmd    string
-	Ran    bool // the command is known to have started
-	Took   time.Duration
-	Output []byte // the end of its output so far
-	Cause  error  // why the connection ended: ErrDead, io.EOF, ...
+	Host    string
+	Cmd     string
+	Started bool // the command is known to have started
+	Took    time.Duration
+	Output  []byte // the end of its output so far
+	Cause   error  // why the connection ended: ErrDead, io.EOF, ...
 }
 
 func (e *DisconnectedError) Error() string {
 	state := "not known to have started"
-	if e.Ran {
+	if e.Started {
 		state = "started, end unknown"
 	}
 	return fmt.Sprintf("sshx: %s: run %s: disconnected after %s (%s): %v%s", e.Host, e.Cmd, round(e.Took), state, e.Cause, tail(e.Output))
@@ -92,7 +92,7 @@ func (e *SudoError) Error() string {
 	case strings.Contains(e.Text, "password is required"):
 		hint = "; give the login user NOPASSWD in sudoers, or set Config.SudoPassword"
 	case strings.Contains(e.Text, "must have a tty"):
-		hint = "; remove requiretty from sudoers, or set Cmd.PTY"
+		hint = "; remove requiretty from sudoers"
 	}
 	return fmt.Sprintf("sshx: %s: run %s as %s: %s%s", e.Host, e.Cmd, e.User, e.Text, hint)
 }
@@ -176,7 +176,7 @@ func (e *HostKeyError) Error() string {
 	case e.Cause != nil:
 		fmt.Fprintf(&b, "not accepted: %v", e.Cause)
 	case len(e.Want) == 0:
-		b.WriteString("not known; set HostKeys.Pinned, Authorities or KnownHosts (or TrustFirst, for the first connection)")
+		b.WriteString("not known; set HostKeys.Pinned, Authorities or KnownHosts (or TrustOnFirstUse, for the first connection)")
 	default:
 		b.WriteString("does not match: ")
 	}

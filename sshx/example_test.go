@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
 
 	"github.com/poolready/poolready/sshx"
 	"github.com/poolready/poolready/sshx/sshtest"
@@ -80,15 +81,39 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	res, err := c.Run(ctx, sshx.Cmd{Args: []string{"cat", "/etc/motd"}})
+	motd, err := c.Output(ctx, "cat", "/etc/motd")
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	fmt.Printf("%s", res.Stdout)
+	fmt.Println(motd)
 	// Output:
 	// dis1: ready
 	// welcome to the lab
+}
+
+// Log in with the keys of the caller's ssh-agent. More than five need a choice: OpenSSH hangs up at
+// the sixth.
+func ExampleConfig_agent() {
+	conn, err := net.Dial("unix", os.Getenv("SSH_AUTH_SOCK"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer conn.Close() // after the last login, jump hosts' included
+	keys, err := agent.NewClient(conn).Signers()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	c, err := sshx.Dial(context.Background(), sshx.Config{
+		Address: "dis1.lab", Keys: keys, HostKeys: sshx.HostKeys{KnownHosts: "known_hosts"},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close()
 }
 
 // Tell what went wrong.
@@ -130,7 +155,7 @@ func ExampleClient_PutTree() {
 		"app.conf":      {Data: []byte("port = 8080\n")},
 		"conf.d/a.conf": {Data: []byte("a = 1\n")},
 	}
-	if err := c.PutTree(ctx, "/etc/app", files, sshx.PutOptions{Sudo: true, Mode: 0o640}); err != nil {
+	if err := c.PutTree(ctx, "/etc/app", files, sshx.PutOptions{User: "root", Mode: 0o640}); err != nil {
 		fmt.Println(err)
 		return
 	}
@@ -138,7 +163,7 @@ func ExampleClient_PutTree() {
 		fmt.Println(err)
 		return
 	}
-	if err := c.Get(ctx, "/etc/app/motto", os.Stdout); err != nil {
+	if err := c.Get(ctx, "/etc/app/motto", os.Stdout, sshx.GetOptions{}); err != nil {
 		fmt.Println(err)
 	}
 	// Output: whole or not at all

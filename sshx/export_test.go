@@ -11,17 +11,6 @@ func Hurried(r Ready) Ready {
 // GiveUpAfter is how long a Client bears with refused sessions.
 func (c *Client) GiveUpAfter(d time.Duration) { c.refusedFor = d }
 
-// Hold keeps others from dialling; it returns what ends that, with a connection of somebody else's.
-func (l *Link) Hold() func(*Client) {
-	l.dialling <- struct{}{}
-	return func(c *Client) {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.c = c
-		<-l.dialling
-	}
-}
-
 // HasSpare reports whether a session is open for the next command.
 func (c *Client) HasSpare() bool {
 	c.spare.mu.Lock()

@@ -129,7 +129,7 @@ func TestAChannelThatIsNotClosedHoldsNobodyUp(t *testing.T) {
 	require.True(t, ok, "%v", err)
 	assert.Equal(t, 3, ee.Code)
 	assert.Equal(t, "out\n", string(res.Stdout))
-	assert.True(t, res.Cut)
+	assert.True(t, res.Truncated)
 }
 
 func TestCancelKillsWhereSignalsAreIgnored(t *testing.T) {
@@ -231,7 +231,7 @@ func TestBootIDThatStaysIsNoRestart(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
 	enough := errors.New("enough")
-	_, err := sshx.WaitReady(ctx, m.config(t), sshx.Hurried(sshx.Ready{BootIDNot: old, Report: func(state string) {
+	_, err := sshx.WaitReady(ctx, m.config(t), sshx.Hurried(sshx.Ready{PreviousBootID: old, Report: func(state string) {
 		assert.Equal(t, "not restarted yet", state)
 		cancel(enough)
 	}}))

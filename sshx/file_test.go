@@ -33,12 +33,12 @@ func TestPutAndGet(t *testing.T) {
 			assert.Equal(t, data, m.read(t, dst))
 			assert.Equal(t, "751", statMode(t, c, dst))
 			var got bytes.Buffer
-			require.NoError(t, c.Get(t.Context(), dst, &got))
+			require.NoError(t, c.Get(t.Context(), dst, &got, sshx.GetOptions{}))
 			assert.Equal(t, data, got.String())
 		}
 		assert.Len(t, list(t, c, dir), 4, "no temporary file is left")
 		var boot bytes.Buffer
-		require.NoError(t, c.Get(t.Context(), "/proc/sys/kernel/random/boot_id", &boot), "a file without a size")
+		require.NoError(t, c.Get(t.Context(), "/proc/sys/kernel/random/boot_id", &boot, sshx.GetOptions{}), "a file without a size")
 		assert.Len(t, boot.String(), 37)
 	})
 }
@@ -77,7 +77,7 @@ func TestPutIsWholeOrNotAtAll(t *testing.T) {
 			"fails":                 io.MultiReader(strings.NewReader(long), iotest.ErrReader(broken)),
 			"is shorter than it is": &liar{strings.NewReader(long), 1 << 19},
 		} {
-			require.Error(t, c.Put(t.Context(), dst, r, sshx.PutOptions{SumUpTo: -1}), name)
+			require.Error(t, c.Put(t.Context(), dst, r, sshx.PutOptions{VerifyUpTo: -1}), name)
 			assert.Equal(t, "old", m.read(t, dst), name)
 		}
 		require.ErrorIs(t, c.Put(t.Context(), dst, io.MultiReader(strings.NewReader("x"), iotest.ErrReader(broken)), sshx.PutOptions{}), broken)
@@ -85,8 +85,8 @@ func TestPutIsWholeOrNotAtAll(t *testing.T) {
 		require.ErrorContains(t, c.Put(t.Context(), dir, strings.NewReader(""), sshx.PutOptions{}), "is a directory")
 		require.ErrorContains(t, c.Put(t.Context(), dir+"/no/such", strings.NewReader(""), sshx.PutOptions{}), "no/such")
 		require.ErrorContains(t, c.Put(t.Context(), "-rf", strings.NewReader(""), sshx.PutOptions{}), "option")
-		require.ErrorContains(t, c.Get(t.Context(), dir+"/none", io.Discard), "none")
-		require.ErrorContains(t, c.Get(t.Context(), dir, io.Discard), "directory")
+		require.ErrorContains(t, c.Get(t.Context(), dir+"/none", io.Discard, sshx.GetOptions{}), "none")
+		require.ErrorContains(t, c.Get(t.Context(), dir, io.Discard, sshx.GetOptions{}), "directory")
 	})
 }
 
@@ -133,10 +133,10 @@ func TestPutAsRoot(t *testing.T) {
 	m := newSim(t)
 	c := dial(t, m, func(cfg *sshx.Config) { cfg.User = "ops" })
 	require.Error(t, c.Put(t.Context(), "/etc/f", strings.NewReader("x"), sshx.PutOptions{}))
-	require.NoError(t, c.Put(t.Context(), "/etc/f", strings.NewReader("x"), sshx.PutOptions{Sudo: true, Mode: 0o600}))
-	require.ErrorContains(t, c.Get(t.Context(), "/etc/f", io.Discard), "denied")
+	require.NoError(t, c.Put(t.Context(), "/etc/f", strings.NewReader("x"), sshx.PutOptions{User: "root", Mode: 0o600}))
+	require.ErrorContains(t, c.Get(t.Context(), "/etc/f", io.Discard, sshx.GetOptions{}), "denied")
 	var got bytes.Buffer
-	require.NoError(t, c.GetFile(t.Context(), "/etc/f", &got, sshx.GetOptions{Sudo: true}))
+	require.NoError(t, c.Get(t.Context(), "/etc/f", &got, sshx.GetOptions{User: "root"}))
 	assert.Equal(t, "x", got.String())
 	require.NoError(t, c.Put(t.Context(), "/etc/f", strings.NewReader("y"), sshx.PutOptions{Owner: "ops:wheel"}))
 	res, err := c.Run(t.Context(), sshx.Cmd{Args: []string{"stat", "-c", "%U:%G %a", "/etc/f"}})

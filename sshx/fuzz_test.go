@@ -116,7 +116,7 @@ func FuzzServerText(f *testing.F) {
 			_, _ = server.Write(text)
 		}()
 		cfg := Config{Name: "m", Address: "h", Keys: []ssh.Signer{fuzzKey}, HostKeys: HostKeys{InsecureIgnore: true}, Timeout: 5 * time.Second}.filled()
-		if c, err := handshake(t.Context(), cfg, cfg.Keys, client); err == nil {
+		if c, err := handshake(t.Context(), cfg, client); err == nil {
 			c.Close()
 			t.Error("logged in")
 		} else if strings.ContainsFunc(err.Error(), unicode.IsControl) {

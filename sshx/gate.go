@@ -107,7 +107,7 @@ func (w *waiter) look(ctx context.Context, c *Client) (bootID string, err error)
 	if isUUID(lines[0]) {
 		bootID = lines[0]
 	}
-	if not := w.ready.BootIDNot; not != "" {
+	if not := w.ready.PreviousBootID; not != "" {
 		switch bootID {
 		case "":
 			return "", &notYet{"no boot id", fmt.Errorf("boot id %q is not a UUID", clean(lines[0]))}

@@ -17,27 +17,28 @@ import (
 
 // GetOptions are the zero value for reading as the user logged in as.
 type GetOptions struct {
-	Sudo bool // read as root
-	// Sum compares the SHA-256 of each file that came with that of the machine's, computed
+	// User reads the file, through sudo; "" is the login user.
+	User string
+	// Verify compares the SHA-256 of each file that came with that of the machine's, computed
 	// afterwards; where they differ, that is a *ChangedError. It is off by default, since it is
 	// one more reading on the machine, and no log that is being written to would ever be good.
-	Sum bool
+	Verify bool
 	// Progress, if set, is told how many bytes have come so far, now and then and at the end. It
 	// is never called twice at a time.
 	Progress func(got int64)
 }
 
 // A ChangedError is a file that changed while it was read, so that what came is neither what it
-// was nor what it is; with GetOptions.Sum.
+// was nor what it is; with GetOptions.Verify.
 type ChangedError struct {
 	Host string
 	Path string // on the machine
-	Came string // SHA-256 of what came, in hex
-	Has  string // that of what the machine has; "" if it told none: the file may be gone
+	Got  string // SHA-256 of what was received, in hex
+	Want string // SHA-256 of the file afterwards; "" if it could not be read: it may be gone
 }
 
 func (e *ChangedError) Error() string {
-	return fmt.Sprintf("sshx: %s: %s changed while it was read: what came has sha256 %s, the file %s", e.Host, e.Path, e.Came, cmp.Or(e.Has, "none"))
+	return fmt.Sprintf("sshx: %s: %s changed while it was read: what came has sha256 %s, the file %s", e.Host, e.Path, e.Got, cmp.Or(e.Want, "none"))
 }
 
 // getScript prints the size of a file, and then what it has. A file of /proc has size 0, and more
@@ -52,12 +53,7 @@ exec cat "$1"
 
 // Get copies the file src to w. Less than the file's size is an error; a file that grows
 // meanwhile is not. A relative name begins at the user's home directory.
-func (c *Client) Get(ctx context.Context, src string, w io.Writer) error {
-	return c.GetFile(ctx, src, w, GetOptions{})
-}
-
-// GetFile is Get with options.
-func (c *Client) GetFile(ctx context.Context, src string, w io.Writer, o GetOptions) error {
+func (c *Client) Get(ctx context.Context, src string, w io.Writer, o GetOptions) error {
 	if err := c.getFile(ctx, src, w, o); err != nil {
 		return fmt.Errorf("sshx: %s: get %s: %w", c.cfg.Name, src, c.bare(err))
 	}
@@ -71,18 +67,18 @@ func (c *Client) getFile(ctx context.Context, src string, w io.Writer, o GetOpti
 	reading, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	in := &sized{w: w, want: -1, got: counted{tell: o.Progress}, fail: cancel}
-	if o.Sum {
+	if o.Verify {
 		in.sum = sha256.New()
 	}
 	_, err := c.runRaw(reading, Cmd{
 		Name: "read " + src, Args: []string{"/bin/sh", "-c", getScript, "sshx-get", src},
-		Stdout: in, Separate: true, User: o.user(),
+		Stdout: in, Separate: true, User: o.User,
 	})
-	if err = in.end(err); err != nil || !o.Sum {
+	if err = in.end(err); err != nil || !o.Verify {
 		return err
 	}
 	has, err := c.Run(ctx, Cmd{
-		Name: "compare " + src, Args: []string{"/bin/sh", "-c", `exec sha256sum <"$1"`, "sshx-get", src}, Separate: true, User: o.user(),
+		Name: "compare " + src, Args: []string{"/bin/sh", "-c", `exec sha256sum <"$1"`, "sshx-get", src}, Separate: true, User: o.User,
 	})
 	if err != nil {
 		return err
@@ -94,16 +90,9 @@ func (c *Client) getFile(ctx context.Context, src string, w io.Writer, o GetOpti
 // same compares sums of a file.
 func (c *Client) same(src string, came hash.Hash, has string) error {
 	if sum := hex.EncodeToString(came.Sum(nil)); sum != has {
-		return &ChangedError{Host: c.cfg.Name, Path: src, Came: sum, Has: clean(has)}
+		return &ChangedError{Host: c.cfg.Name, Path: src, Got: sum, Want: clean(has)}
 	}
 	return nil
-}
-
-func (o GetOptions) user() string {
-	if o.Sudo {
-		return "root"
-	}
-	return ""
 }
 
 // sized passes on what follows a line with its length.

@@ -23,7 +23,7 @@ func TestGetTellsOfAFileThatChanged(t *testing.T) {
 		old := strings.Repeat("x", 1<<20)
 		m.write(t, name, old)
 		var got strings.Builder
-		require.NoError(t, c.GetFile(t.Context(), name, &got, sshx.GetOptions{Sum: true}))
+		require.NoError(t, c.Get(t.Context(), name, &got, sshx.GetOptions{Verify: true}))
 		assert.Equal(t, sumOf(old), sumOf(got.String()))
 		n := 0
 		change := writer(func(p []byte) (int, error) {
@@ -32,13 +32,13 @@ func TestGetTellsOfAFileThatChanged(t *testing.T) {
 			}
 			return len(p), nil
 		})
-		err := c.GetFile(t.Context(), name, change, sshx.GetOptions{Sum: true})
+		err := c.Get(t.Context(), name, change, sshx.GetOptions{Verify: true})
 		ce, ok := errors.AsType[*sshx.ChangedError](err)
 		require.True(t, ok, "%v", err)
-		assert.Equal(t, sshx.ChangedError{Host: "m1", Path: name, Came: sumOf(old), Has: sumOf("new")}, *ce)
+		assert.Equal(t, sshx.ChangedError{Host: "m1", Path: name, Got: sumOf(old), Want: sumOf("new")}, *ce)
 		m.write(t, name, old)
 		n = 0
-		require.NoError(t, c.GetFile(t.Context(), name, change, sshx.GetOptions{}), "nobody asked")
+		require.NoError(t, c.Get(t.Context(), name, change, sshx.GetOptions{}), "nobody asked")
 	})
 }
 
@@ -57,7 +57,7 @@ func TestGetToASlowWriter(t *testing.T) {
 				<-slow.C
 			}
 			return got.Write(p)
-		})))
+		}), sshx.GetOptions{}))
 		assert.Equal(t, sumOf(data), sumOf(got.String()))
 	})
 }
@@ -72,7 +72,7 @@ func TestGetEndsWithItsWriter(t *testing.T) {
 	require.NoError(t, f.Close())
 	broken := errors.New("broken")
 	begun := time.Now()
-	require.ErrorIs(t, c.Get(t.Context(), f.Name(), writer(func([]byte) (int, error) { return 0, broken })), broken)
+	require.ErrorIs(t, c.Get(t.Context(), f.Name(), writer(func([]byte) (int, error) { return 0, broken }), sshx.GetOptions{}), broken)
 	assert.Less(t, time.Since(begun), quick)
 	require.NoError(t, c.Err())
 }
@@ -84,6 +84,6 @@ func TestGetOfWhatIsNoFile(t *testing.T) {
 	fifo := m.dir(t) + "/fifo"
 	require.NoError(t, syscall.Mkfifo(fifo, 0o600))
 	for _, name := range []string{fifo, "/dev/zero"} {
-		require.ErrorContains(t, c.Get(t.Context(), name, io.Discard), "is not a file")
+		require.ErrorContains(t, c.Get(t.Context(), name, io.Discard, sshx.GetOptions{}), "is not a file")
 	}
 }

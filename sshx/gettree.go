@@ -30,7 +30,7 @@ exec tar -C "$1" -cf - .
 // Names are checked on our side: whatever the machine sends, nothing outside of dst is written.
 // Links that lead out of dst are an error, and not made; they are looked at when all the rest is
 // there. Devices and pipes are an error too; sockets are left out. Files may grow meanwhile, or go,
-// unless GetOptions.Sum is set. A machine without tar sends file by file, over SFTP. After an
+// unless GetOptions.Verify is set. A machine without tar sends file by file, over SFTP. After an
 // error, dst may have part of the tree, but of each file all or nothing.
 func (c *Client) GetTree(ctx context.Context, src, dst string, o GetOptions) error {
 	if err := c.getTree(ctx, src, dst, o); err != nil {
@@ -51,7 +51,7 @@ func (c *Client) getTree(ctx context.Context, src, dst string, o GetOptions) err
 		return err
 	}
 	defer root.Close()
-	u := newUnpacked(root, o.Sum)
+	u := newUnpacked(root, o.Verify)
 	got := &counted{tell: o.Progress}
 	err = c.getTar(ctx, src, u, got, o)
 	if ee, ok := errors.AsType[*ExitError](err); ok && ee.Code == noTar {
@@ -62,7 +62,7 @@ func (c *Client) getTree(ctx context.Context, src, dst string, o GetOptions) err
 	if err == nil {
 		err = u.finish()
 	}
-	if err == nil && o.Sum {
+	if err == nil && o.Verify {
 		err = c.compare(ctx, src, u, o)
 	}
 	got.end(err == nil)
@@ -84,13 +84,13 @@ func (c *Client) getTar(ctx context.Context, src string, u *unpacked, got *count
 		done <- err
 	}()
 	res, err := c.runRaw(ctx, Cmd{
-		Name: "pack " + src, User: o.user(), Stdout: pw, Separate: true,
+		Name: "pack " + src, User: o.User, Stdout: pw, Separate: true,
 		Args: []string{"/bin/sh", "-c", getTreeScript, "sshx-get", src},
 	})
 	if ee, ok := errors.AsType[*ExitError](err); ok && ee.Code == 1 && onlyWritten(string(res.Stderr)) {
 		err = nil
 	}
-	if err == nil && res.Cut {
+	if err == nil && res.Truncated {
 		err = errors.New("the end of the stream did not come")
 	}
 	pw.CloseWithError(err)
@@ -146,7 +146,7 @@ func (u *unpacked) tar(r io.Reader) error {
 
 // getSFTP reads a tree file by file, several at a time.
 func (c *Client) getSFTP(ctx context.Context, src string, u *unpacked, got *counted, o GetOptions) error {
-	sc, err := c.SFTP(ctx, o.user())
+	sc, err := c.SFTP(ctx, o.User)
 	if err != nil {
 		return err
 	}
@@ -248,7 +248,7 @@ func (l *limited) Write(p []byte) (int, error) {
 // compare compares what came with what the machine has.
 func (c *Client) compare(ctx context.Context, src string, u *unpacked, o GetOptions) error {
 	names := slices.Sorted(maps.Keys(u.sums))
-	has, err := c.sums(ctx, src, names, o.user())
+	has, err := c.sums(ctx, src, names, o.User)
 	if err != nil {
 		return err
 	}

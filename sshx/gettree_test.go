@@ -28,7 +28,7 @@ func TestGetTreeSumsFilesOfStrangeNames(t *testing.T) {
 		for _, name := range []string{`a\b`, `a\nb`, "new\nline\r", `\`, "  ./x", "-"} {
 			m.write(t, dir+"/"+name, name)
 		}
-		require.NoError(t, c.GetTree(t.Context(), dir, t.TempDir(), sshx.GetOptions{Sum: true}))
+		require.NoError(t, c.GetTree(t.Context(), dir, t.TempDir(), sshx.GetOptions{Verify: true}))
 	})
 }
 
@@ -75,7 +75,7 @@ func TestGetTreeFromAMachineWithoutTarAsRoot(t *testing.T) {
 	m.Installed = func(name string) bool { return name != "tar" }
 	m.Boot()
 	c := dial(t, m, func(cfg *sshx.Config) { cfg.User = "ops" })
-	require.NoError(t, c.PutTree(t.Context(), "/etc/app", fstest.MapFS{"secret": {Data: []byte("s")}, "d": {Mode: fs.ModeDir | 0o700}}, sshx.PutOptions{Sudo: true, Mode: 0o600}))
+	require.NoError(t, c.PutTree(t.Context(), "/etc/app", fstest.MapFS{"secret": {Data: []byte("s")}, "d": {Mode: fs.ModeDir | 0o700}}, sshx.PutOptions{User: "root", Mode: 0o600}))
 	back := t.TempDir()
 	require.ErrorContains(t, c.GetTree(t.Context(), "/etc/app", back, sshx.GetOptions{}), "denied")
 	left, err := os.ReadDir(back)
@@ -83,7 +83,7 @@ func TestGetTreeFromAMachineWithoutTarAsRoot(t *testing.T) {
 	for _, e := range left {
 		assert.NotEqual(t, "secret", e.Name(), "a part of a file is left")
 	}
-	require.NoError(t, c.GetTree(t.Context(), "/etc/app", back, sshx.GetOptions{Sudo: true, Sum: true}))
+	require.NoError(t, c.GetTree(t.Context(), "/etc/app", back, sshx.GetOptions{User: "root", Verify: true}))
 	assert.Equal(t, map[string]string{"secret": "-rw------- s", "d": "dir"}, treeOf(t, back))
 }
 
@@ -119,7 +119,7 @@ func TestGetTreeOfNamesThatAreNotUTF8(t *testing.T) {
 			m.write(t, dir+"/\xff\xfe", "x")
 			require.NoError(t, os.Symlink("\xff\xfe", dir+"/l\xff"))
 			back := t.TempDir()
-			require.NoError(t, dial(t, m).GetTree(t.Context(), dir, back, sshx.GetOptions{Sum: true}))
+			require.NoError(t, dial(t, m).GetTree(t.Context(), dir, back, sshx.GetOptions{Verify: true}))
 			assert.Equal(t, treeOf(t, dir), treeOf(t, back))
 		})
 	}
@@ -153,16 +153,16 @@ func TestGetTreeOfFilesThatGrow(t *testing.T) {
 		require.NoError(t, grow(sshx.GetOptions{}))
 		var err error
 		for range 100 { // the log may not have grown just then
-			if err = grow(sshx.GetOptions{Sum: true}); err != nil {
+			if err = grow(sshx.GetOptions{Verify: true}); err != nil {
 				break
 			}
 		}
 		ce, ok := errors.AsType[*sshx.ChangedError](err)
 		require.True(t, ok, "%v", err)
 		assert.Equal(t, dir+"/log", ce.Path)
-		require.ErrorContains(t, err, "log changed while it was read: what came has sha256 "+ce.Came)
+		require.ErrorContains(t, err, "log changed while it was read: what came has sha256 "+ce.Got)
 		assert.NotContains(t, err.Error(), "same")
-		require.NoError(t, c.GetTree(t.Context(), dir, t.TempDir(), sshx.GetOptions{Sum: true}), "nobody writes any more")
+		require.NoError(t, c.GetTree(t.Context(), dir, t.TempDir(), sshx.GetOptions{Verify: true}), "nobody writes any more")
 	})
 }
 

@@ -34,7 +34,7 @@ type trust struct {
 
 // newTrust reads what the HostKeys of a filled Config name.
 func newTrust(c Config) (*trust, error) {
-	t := &trust{host: c.Name, addr: c.Name, first: c.HostKeys.TrustFirst, ignore: c.HostKeys.InsecureIgnore}
+	t := &trust{host: c.Name, addr: c.Name, first: c.HostKeys.TrustOnFirstUse, ignore: c.HostKeys.InsecureIgnore}
 	if c.Name == strings.TrimSuffix(c.Address, ":22") {
 		t.addr = c.Address
 	} else if _, _, err := net.SplitHostPort(c.Name); err != nil {

@@ -55,15 +55,15 @@ func TestHostKeysDecide(t *testing.T) {
 			"another pinned":          {"m1", sshx.HostKeys{Pinned: []string{wrong}}, false, true},
 			"both pinned":             {"m1", sshx.HostKeys{Pinned: []string{wrong, key}}, true, false},
 			"nothing known":           {"m1", sshx.HostKeys{}, false, false},
-			"trust first":             {"m1", sshx.HostKeys{TrustFirst: true}, true, false},
-			"trust first, pinned":     {"m1", sshx.HostKeys{TrustFirst: true, Pinned: []string{wrong}}, false, true},
+			"trust first":             {"m1", sshx.HostKeys{TrustOnFirstUse: true}, true, false},
+			"trust first, pinned":     {"m1", sshx.HostKeys{TrustOnFirstUse: true, Pinned: []string{wrong}}, false, true},
 			"ignore":                  {"m1", sshx.HostKeys{InsecureIgnore: true, Pinned: []string{wrong}}, true, false},
 			"known by name":           {"m1", sshx.HostKeys{KnownHosts: known("m1", key)}, true, false},
 			"known by address":        {"", sshx.HostKeys{KnownHosts: known("["+host+"]:"+port, key)}, true, false},
 			"known otherwise":         {"m1", sshx.HostKeys{KnownHosts: known("m1,m3", wrong)}, false, true},
 			"another is known":        {"m1", sshx.HostKeys{KnownHosts: known("m2222", key)}, false, false},
 			"revoked":                 {"m1", sshx.HostKeys{KnownHosts: known("@revoked m1", key)}, false, false},
-			"revoked, trust first":    {"m1", sshx.HostKeys{TrustFirst: true, KnownHosts: known("@revoked  m1", key)}, false, false},
+			"revoked, trust first":    {"m1", sshx.HostKeys{TrustOnFirstUse: true, KnownHosts: known("@revoked  m1", key)}, false, false},
 			"an authority, no cert":   {"m1", sshx.HostKeys{Authorities: []string{wrong}}, false, true},
 			"@cert-authority, no cer": {"m1", sshx.HostKeys{KnownHosts: known("@cert-authority m*", wrong)}, false, true},
 		} {
@@ -87,7 +87,7 @@ func TestHostKeysDecide(t *testing.T) {
 				}
 				require.NoError(t, err)
 				client.Close()
-				if c.keys.TrustFirst {
+				if c.keys.TrustOnFirstUse {
 					mu.Lock()
 					defer mu.Unlock()
 					require.Len(t, said, 1)
@@ -197,7 +197,7 @@ func TestHostCertificates(t *testing.T) {
 			"it is pinned itself":     {"m1", sshx.HostKeys{Pinned: []string{cert}}, cert},
 			"authority revoked":       {"m1", and(known("@revoked * "+line), "", line), ""},
 			"its key revoked":         {"m1", and(known("@revoked * "+plain), plain, line), ""},
-			"nothing, trust first":    {"m1", sshx.HostKeys{TrustFirst: true}, plain},
+			"nothing, trust first":    {"m1", sshx.HostKeys{TrustOnFirstUse: true}, plain},
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -212,7 +212,7 @@ func TestHostCertificates(t *testing.T) {
 				require.NoError(t, err)
 				defer client.Close()
 				got := sshx.AuthorizedKey(client.HostKey())
-				if c.keys.TrustFirst {
+				if c.keys.TrustOnFirstUse {
 					_, isCert := client.HostKey().(*ssh.Certificate)
 					assert.False(t, isCert)
 					return
@@ -254,7 +254,7 @@ func TestKeyTrustedOnFirstUseIsToldOnce(t *testing.T) {
 	t.Parallel()
 	m := newSSHD(t, "RekeyLimit 64K")
 	cfg := m.config(t)
-	cfg.HostKeys = sshx.HostKeys{TrustFirst: true}
+	cfg.HostKeys = sshx.HostKeys{TrustOnFirstUse: true}
 	var told atomic.Int32
 	cfg.Logf = func(string, ...any) { told.Add(1) }
 	c, err := sshx.Dial(t.Context(), cfg)
@@ -278,35 +278,31 @@ func TestKeysTrustedOnFirstUseArePinnedOnTheWholeWay(t *testing.T) {
 		said = append(said, fmt.Sprintf(format, args...))
 	}
 	cfg := inner.config(t)
-	cfg.HostKeys = sshx.HostKeys{TrustFirst: true}
+	cfg.HostKeys = sshx.HostKeys{TrustOnFirstUse: true}
 	cfg.Jump = []sshx.Config{hop.config(t)}
-	cfg.Jump[0].Name, cfg.Jump[0].HostKeys = "hop", sshx.HostKeys{TrustFirst: true}
+	cfg.Jump[0].Name, cfg.Jump[0].HostKeys = "hop", sshx.HostKeys{TrustOnFirstUse: true}
 	cfg.Logf, cfg.Jump[0].Logf = note, note
 
 	// What lets nobody in is not trusted yet.
 	inner.SetFaults(sshtest.Faults{Booting: "later"})
 	ready := sshx.Ready{Report: func(string) { inner.SetFaults(sshtest.Faults{}) }}
-	l := sshx.NewLink(cfg)
-	t.Cleanup(func() { l.Close() })
-	c, err := l.WaitReady(t.Context(), sshx.Hurried(ready))
+	c, err := sshx.WaitReady(t.Context(), cfg, sshx.Hurried(ready))
 	require.NoError(t, err)
 	require.Len(t, said, 2)
 	assert.Contains(t, said[0], "hop: WARNING")
 	assert.Contains(t, said[1], "m1: WARNING")
-	assert.True(t, cfg.Jump[0].HostKeys.TrustFirst, "the caller's Config was changed")
+	assert.True(t, cfg.Jump[0].HostKeys.TrustOnFirstUse, "the caller's Config was changed")
 
-	next, err := c.Reboot(t.Context(), sshx.Hurried(sshx.Ready{}))
+	c, err = c.Reboot(t.Context(), sshx.Hurried(sshx.Ready{}))
 	require.NoError(t, err)
-	require.NoError(t, next.Close())
-	l.Drop()
-	_, err = l.Client(t.Context())
-	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
 	require.Len(t, said, 2, "keys that are pinned need no warning")
 
+	j, err := c.Detach(t.Context(), sshx.Cmd{Script: "sleep 1000"})
+	require.NoError(t, err)
 	require.NoError(t, hop.Disk().RemoveHostKeys())
 	hop.Boot()
-	l.Drop()
-	_, err = l.Client(t.Context())
+	_, err = j.Wait(t.Context())
 	hk, ok := errors.AsType[*sshx.HostKeyError](err)
 	require.True(t, ok, "%v", err)
 	assert.Equal(t, "hop", hk.Host)

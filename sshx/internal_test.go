@@ -160,33 +160,6 @@ func TestBackoffLeavesTimeForPenaltiesToLapse(t *testing.T) {
 	}
 }
 
-// A listener that is out of file descriptors for a moment.
-type exhausted struct {
-	net.Listener
-	accepts int
-	end     func()
-}
-
-func (l *exhausted) Accept() (net.Conn, error) {
-	if l.accepts++; l.accepts == 2 {
-		l.end()
-	}
-	return nil, syscall.EMFILE
-}
-
-func TestForwardOutlivesAFailedAccept(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var said []string
-		c := &Client{cfg: Config{Name: "m1", Logf: func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) }}}
-		ctx, cancel := context.WithCancel(t.Context())
-		l := &exhausted{end: cancel}
-		(&Forward{c: c, l: l, ctx: ctx}).serve()
-		assert.Equal(t, 2, l.accepts)
-		assert.Equal(t, []string{"m1: forward: too many open files"}, said)
-	})
-}
-
 func TestRedactorAcrossWrites(t *testing.T) {
 	t.Parallel()
 	secrets := Config{Secrets: []string{"aab", "aabaa", "", "key\nline2", "x"}}.secrets()

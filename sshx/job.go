@@ -42,8 +42,8 @@ type Job struct {
 }
 
 // Detach starts cmd on the machine, in a session of its own, and returns when it has started. Its
-// output is merged into a log on the machine. Cmd.Stdin and Cmd.PTY must be nil; Separate,
-// WaitDelay and ExpectDisconnect do not apply.
+// output is merged into a log on the machine. Cmd.Stdin must be nil; Separate and
+// WaitDelay do not apply.
 //
 // Where systemd runs, the job of root, or of a user who lingers (loginctl enable-linger), is in a
 // scope of its own, sshx-ID.scope, and Kill reaches all that is in it. So it survives the end of
@@ -60,16 +60,13 @@ func (c *Client) Detach(ctx context.Context, cmd Cmd) (*Job, error) {
 	if err := cmd.validate(); err != nil {
 		return nil, fail(err)
 	}
-	if cmd.PTY != nil {
-		return nil, fail(errors.New("Cmd.PTY is not for detached commands"))
-	}
 	if cmd.Stdin != nil {
 		return nil, fail(errors.New("Cmd.Stdin is not for detached commands"))
 	}
 	id := newToken()
 	start := cmd
 	start.Stdout, start.Stderr, start.Separate = nil, nil, false
-	r := &run{c: c, cmd: start, label: c.cfg.label(cmd), pid: make(chan string, 1), up: make(chan struct{})}
+	r := &run{c: c, cmd: start, label: c.cfg.label(cmd), pid: make(chan string, 1)}
 	r.call = c.call(wire.Detach, cmd)
 	r.call.Args = []string{id, wire.Job}
 	r.call.Lead = true // also below a ForceCommand that does not exec
@@ -253,7 +250,7 @@ func (j *Job) discard(ctx context.Context, c *Client) error {
 
 func (j *Job) result(code int, cut bool) Result {
 	out, lost := j.out.result()
-	return Result{Stdout: out, Cut: cut || lost, ExitCode: code, Took: time.Since(j.begun)}
+	return Result{Stdout: out, Truncated: cut || lost, ExitCode: code, Took: time.Since(j.begun)}
 }
 
 // Kill ends the job's process group, with SIGTERM and, 2 s later, SIGKILL. A job that has ended
@@ -335,28 +332,6 @@ func lostConn(c *Client, err error) bool {
 	return lost || c.Err() != nil
 }
 
-// runDetached is Run for a command that may cut the connection: it must not be killed for that,
-// nor write into it.
-func (c *Client) runDetached(ctx context.Context, cmd Cmd) (Result, error) {
-	j, err := c.Detach(ctx, cmd)
-	if err != nil {
-		if de, ok := errors.AsType[*DisconnectedError](err); ok && de.Ran {
-			return Result{ExitCode: -1, Cut: true, Disconnected: true}, nil
-		}
-		return Result{}, err
-	}
-	res, err := j.follow(ctx, nil, false)
-	switch {
-	case err != nil && ctx.Err() != nil:
-		killed := j.discard(ctx, c) == nil
-		return res, &CanceledError{Host: c.cfg.Name, Cmd: j.label, Killed: killed, Took: res.Took, Output: j.out.end(), Cause: context.Cause(ctx)}
-	case err != nil && lostConn(c, err):
-		res.Disconnected = true
-		return res, nil
-	}
-	return res, err
-}
-
 // exec runs one of the wire texts that announce nothing, and returns its stdout.
 func (c *Client) exec(ctx context.Context, text, user string, args ...string) ([]byte, error) {
 	call := c.call(text, Cmd{User: user})
@@ -372,7 +347,7 @@ func (c *Client) exec(ctx context.Context, text, user string, args ...string) ([
 		}
 		return nil, err
 	}
-	if err := c.authorize(ctx, s, call.Prompt, false); err != nil {
+	if err := c.authorize(ctx, s, call.Prompt); err != nil {
 		return nil, c.sudoRefused(err, call.User, "helper")
 	}
 	var out, errs bytes.Buffer
@@ -400,7 +375,7 @@ func (c *Client) exec(ctx context.Context, text, user string, args ...string) ([
 	}
 	switch {
 	case !s.hasExited():
-		return nil, &DisconnectedError{Host: c.cfg.Name, Cmd: "helper", Ran: true, Cause: c.ended("run")}
+		return nil, &DisconnectedError{Host: c.cfg.Name, Cmd: "helper", Started: true, Cause: c.ended("run")}
 	case s.status.code != 0 && call.User != "" && out.Len() == 0:
 		return nil, &SudoError{Host: c.cfg.Name, User: call.User, Cmd: "helper", Text: c.cfg.said(errs.String())}
 	case s.status.code != 0:

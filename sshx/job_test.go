@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -138,32 +137,6 @@ func TestJobWritesWhereItWasTold(t *testing.T) {
 		_, err = j.Wait(t.Context())
 		require.NoError(t, err)
 		assert.True(t, big+"***\n" == live.String(), "%d bytes", live.Len())
-	})
-}
-
-func TestExpectedDisconnectIsASuccess(t *testing.T) {
-	t.Parallel()
-	onMachines(t, func(t *testing.T, m machine) {
-		dir := m.dir(t)
-		if m.real() {
-			t.Cleanup(func() { removeJobs(t, dir) })
-		}
-		c := dial(t, m)
-		var once sync.Once
-		res, err := c.Run(t.Context(), sshx.Cmd{
-			Script: "echo up; sleep 0.5; echo still here; touch " + dir + "/done\n", ExpectDisconnect: true,
-			Stdout: &lines{line: func(string) { once.Do(func() { drop(m) }) }},
-		})
-		require.NoError(t, err)
-		assert.True(t, res.Disconnected)
-		assert.Equal(t, -1, res.ExitCode)
-		assert.Equal(t, "up\n", string(res.Stdout))
-		require.Eventually(t, func() bool { return m.exists(t, dir+"/done") }, quick, 10*time.Millisecond, "the script was killed with its connection")
-
-		res, err = dial(t, m).Run(t.Context(), sshx.Cmd{Script: "echo no cut; exit 4\n", ExpectDisconnect: true})
-		require.ErrorContains(t, err, "exit status 4")
-		assert.False(t, res.Disconnected)
-		assert.Equal(t, "no cut\n", string(res.Stdout))
 	})
 }
 

@@ -3,6 +3,7 @@ package sshx
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -46,6 +47,49 @@ func ParseKey(pem []byte, passphrase string) (ssh.Signer, error) {
 func AuthorizedKey(key ssh.PublicKey) string {
 	return strings.TrimSuffix(string(ssh.MarshalAuthorizedKey(key)), "\n")
 }
+
+// maxKeys is how many keys are offered: OpenSSH hangs up at the sixth.
+const maxKeys = 5
+
+// errSign is a key that does not sign, such as one of an agent that is gone. That is no refusal of
+// the machine's, and trying again does not help.
+var errSign = errors.New("sign with")
+
+// offered returns the keys to offer to a machine, whose failures to sign are errSign.
+func offered(keys []ssh.Signer) []ssh.Signer {
+	var out []ssh.Signer
+	for _, k := range keys[:min(len(keys), maxKeys)] {
+		switch s := k.(type) {
+		case ssh.MultiAlgorithmSigner:
+			k = multiSigner{signer{s}, s}
+		case ssh.AlgorithmSigner:
+			k = signer{s}
+		}
+		out = append(out, k)
+	}
+	return out
+}
+
+type signer struct{ ssh.AlgorithmSigner }
+
+func (k signer) Sign(rand io.Reader, data []byte) (*ssh.Signature, error) {
+	return k.SignWithAlgorithm(rand, data, "")
+}
+
+func (k signer) SignWithAlgorithm(rand io.Reader, data []byte, algorithm string) (*ssh.Signature, error) {
+	sig, err := k.AlgorithmSigner.SignWithAlgorithm(rand, data, algorithm)
+	if err != nil {
+		return nil, fmt.Errorf("%w %s: %w", errSign, fingerprint(k.PublicKey()), err)
+	}
+	return sig, nil
+}
+
+type multiSigner struct {
+	signer
+	multi ssh.MultiAlgorithmSigner
+}
+
+func (k multiSigner) Algorithms() []string { return k.multi.Algorithms() }
 
 // parsePublic reads keys in authorized_keys form; what names the field in errors.
 func parsePublic(what string, lines []string) ([]ssh.PublicKey, error) {

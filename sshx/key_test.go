@@ -6,6 +6,8 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
+	"io"
 	"os"
 	"testing"
 
@@ -53,4 +55,26 @@ func TestReadKeyTellsWhatIsWrong(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, line.Marshal(), key.PublicKey().Marshal())
 	}
+}
+
+// A locked key is one that an agent holds but does not sign with.
+type locked struct{ ssh.AlgorithmSigner }
+
+func (locked) SignWithAlgorithm(io.Reader, []byte, string) (*ssh.Signature, error) {
+	return nil, errors.New("agent refused operation")
+}
+
+func TestAKeyThatDoesNotSignIsNotARefusal(t *testing.T) {
+	t.Parallel()
+	m := newSim(t)
+	cfg := m.config(t)
+	cfg.Keys = []ssh.Signer{locked{cfg.Keys[0].(ssh.AlgorithmSigner)}}
+	_, err := sshx.WaitReady(t.Context(), cfg, sshx.Ready{})
+	nr, ok := errors.AsType[*sshx.NotReadyError](err)
+	require.True(t, ok, "%v", err)
+	assert.Equal(t, 1, nr.Tries, "nobody wants to be asked again and again")
+	_, ok = errors.AsType[*sshx.AuthError](err)
+	assert.False(t, ok, "%v", err)
+	require.ErrorContains(t, err, "sign with ssh-ed25519 SHA256:")
+	require.ErrorContains(t, err, "agent refused operation")
 }

@@ -8,8 +8,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/poolready/poolready/sshx/internal/wire"
 )
 
 // keepBytes is how much of the head, and of the tail, of an output a Result has.
@@ -73,7 +71,6 @@ func (k *kept) end(n int) []byte {
 type sink struct {
 	marker string            // "sshx TOKEN "; "" once it was seen
 	seen   func(line string) // is told the rest of the marker's line
-	read   func()            // of a terminal: called when the wrapper has read its input
 
 	mu      sync.Mutex // guards what follows; never held while the caller's writer is at work
 	early   []byte     // what came before the marker
@@ -155,12 +152,6 @@ func (s *sink) untilMarker(p []byte) []byte {
 	}
 	line := strings.TrimSpace(string(s.early[i+len(s.marker) : i+j]))
 	rest := s.early[i+j+1:]
-	if s.read != nil && line == wire.Read {
-		s.read()
-		s.read = nil
-		s.early = s.early[:copy(s.early[i:], rest)+i]
-		return nil // what follows waits for an answer
-	}
 	s.early = s.early[:i]
 	s.marker = ""
 	s.started = true

@@ -25,7 +25,7 @@ func TestLongOutputKeepsHeadAndTail(t *testing.T) {
 		var whole bytes.Buffer
 		res, err := c.Run(t.Context(), sshx.Cmd{Args: []string{"cat", file}, Stdout: &whole})
 		require.NoError(t, err)
-		assert.True(t, res.Cut)
+		assert.True(t, res.Truncated)
 		want := strings.Repeat("h", block) + "\n[... 2097152 bytes left out ...]\n" + strings.Repeat("t", block)
 		assert.True(t, want == string(res.Stdout), "%d bytes, want %d", len(res.Stdout), len(want))
 		assert.True(t, data == whole.String(), "the writer gets all of it")

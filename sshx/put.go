@@ -22,10 +22,11 @@ type PutOptions struct {
 	// Owner is "user" or "user:group", set as root; "" keeps that of what is replaced, and in a
 	// tree is the user who writes.
 	Owner string
-	Sudo  bool // write as root
-	// SumUpTo is the size in bytes up to which a file is read back and compared by SHA-256 before
+	// User writes the file, through sudo; "" is the login user, or root with Owner.
+	User string
+	// VerifyUpTo is the size in bytes up to which a file is read back and compared by SHA-256 before
 	// it takes its place; its size is always compared. 0 means 64 MiB; a negative one is never.
-	SumUpTo int64
+	VerifyUpTo int64
 	// IfChanged sends no file whose content is already there, in the same place; mode and owner are
 	// set all the same.
 	IfChanged bool
@@ -34,7 +35,7 @@ type PutOptions struct {
 	Progress func(sent int64)
 }
 
-const defaultSumUpTo = 64 << 20
+const defaultVerifyUpTo = 64 << 20
 
 // putScript writes stdin to a temporary file beside dst, proves it, and moves it there once it is
 // on the disk. Without mode and owner, it gets those of what it replaces. chown comes before
@@ -88,7 +89,7 @@ echo same
 // Put writes r to the file dst, whole or not at all: to a temporary file in the same directory,
 // which must exist, and from there, once it is on the disk, by a rename. A symbolic link at dst is
 // replaced; a directory, also one that a link leads to, and a device are an error. Relative names
-// begin at the home directory of the user who writes. Size, and up to PutOptions.SumUpTo the
+// begin at the home directory of the user who writes. Size, and up to PutOptions.VerifyUpTo the
 // SHA-256 of what the machine has are compared first. If r fails, or does not have the length that
 // it had at first, dst is as it was, and nothing is left beside it, nor is when the connection is
 // lost.
@@ -123,7 +124,7 @@ func (p *put) do(ctx context.Context) error {
 	if strings.HasSuffix(p.dst, "/") {
 		return errors.New("the name of a file does not end in /")
 	}
-	setDefault(&p.o.SumUpTo, defaultSumUpTo)
+	setDefault(&p.o.VerifyUpTo, defaultVerifyUpTo)
 	done, err := p.measure(ctx)
 	defer done()
 	if err != nil {
@@ -153,7 +154,7 @@ func (p *put) measure(ctx context.Context) (done func(), err error) {
 		s, at, end = extent(p.src)
 	}
 	p.size = end - at
-	if p.size > p.o.SumUpTo && !p.o.IfChanged {
+	if p.size > p.o.VerifyUpTo && !p.o.IfChanged {
 		return done, nil
 	}
 	h := sha256.New()
@@ -201,7 +202,7 @@ func (p *put) mode() string {
 func (p *put) send(ctx context.Context) error {
 	tmp := beside(p.dst)
 	sum := "-"
-	if p.sum != "" && p.size <= p.o.SumUpTo {
+	if p.sum != "" && p.size <= p.o.VerifyUpTo {
 		sum = p.sum
 	}
 	sent := &counted{tell: p.o.Progress}
@@ -242,8 +243,8 @@ func (p *put) run(ctx context.Context, name, text string, stdin io.Reader, args 
 
 // user is who writes.
 func (o PutOptions) user() string {
-	if o.Sudo || o.Owner != "" {
+	if o.User == "" && o.Owner != "" {
 		return "root"
 	}
-	return ""
+	return o.User
 }

@@ -57,7 +57,7 @@ func TestPutSaysThatAnOwnerCannotBeKept(t *testing.T) {
 	m.write(t, "/home/ops/f", "root's")
 	require.ErrorContains(t, c.Put(t.Context(), "f", strings.NewReader("x"), sshx.PutOptions{}), "which cannot be kept")
 	assert.Equal(t, "root's", m.read(t, "/home/ops/f"))
-	require.NoError(t, c.Put(t.Context(), "/home/ops/f", strings.NewReader("x"), sshx.PutOptions{Sudo: true}))
+	require.NoError(t, c.Put(t.Context(), "/home/ops/f", strings.NewReader("x"), sshx.PutOptions{User: "root"}))
 	assert.Equal(t, "x", m.read(t, "/home/ops/f"))
 }
 
@@ -138,7 +138,7 @@ func TestPutLeavesNothingBeside(t *testing.T) {
 					once.Reader = s
 					r = &seekable{s, once}
 				}
-				require.Error(t, cl.Put(ctx, dir+"/f", r, sshx.PutOptions{SumUpTo: -1}))
+				require.Error(t, cl.Put(ctx, dir+"/f", r, sshx.PutOptions{VerifyUpTo: -1}))
 				again := dial(t, m)
 				require.Eventually(t, func() bool { return strings.Join(list(t, again, dir), " ") == "f" }, quick, quick/1000, "%v", list(t, again, dir))
 				if name != "connection lost at the end" {

@@ -18,10 +18,10 @@ type Ready struct {
 	Address func(ctx context.Context) (string, error)
 	// AuthGrace is how long refused logins, and a login shell that runs nothing, are put down to
 	// a machine that is still starting, counted from when its sshd first answered, or each jump
-	// host's; 0 means 90 s. With BootIDNot, the sshd of the old boot does not count.
+	// host's; 0 means 90 s. With PreviousBootID, the sshd of the old boot does not count.
 	AuthGrace time.Duration
-	// BootIDNot is a boot id that must have gone, or "".
-	BootIDNot string
+	// PreviousBootID is a boot id that must have gone, or "".
+	PreviousBootID string
 	// FirstBoot expects a machine that makes its host keys now: a wrong one, which otherwise
 	// ends the wait at once, is taken for one that will be replaced. It is never accepted. Jump
 	// hosts are past that.
@@ -43,7 +43,7 @@ type Ready struct {
 
 // WaitReady tries to connect until the machine answers a command and satisfies ready, ctx ends, or
 // trying on is pointless: a wrong host key, a login refused for longer than Ready.AuthGrace, no
-// algorithm in common, an agent that is of no use, a Config with faults. The first attempt is made
+// algorithm in common, a key that does not sign, a Config with faults. The first attempt is made
 // at once; later ones follow after 1 to 5 s, and after 5 s or more when sshd answered but did not
 // let us in, since OpenSSH bars addresses that knock too often. Its error is a *NotReadyError.
 func WaitReady(ctx context.Context, cfg Config, ready Ready) (*Client, error) {
@@ -146,7 +146,7 @@ func (w *waiter) attempt(ctx context.Context) (*Client, error) {
 		w.cfg.HostKeys = cfg.HostKeys
 	}
 	if err == nil {
-		w.reached("", c.Banner())
+		w.reached("", c.banner)
 		if err = w.gates(ctx, c); err == nil {
 			w.cfg.HostKeys = cfg.HostKeys
 			return c, nil
@@ -186,7 +186,7 @@ func (w *waiter) judge(err error) error {
 		}
 		return &pointless{err}
 	}
-	if _, ok := errors.AsType[*ssh.AlgorithmNegotiationError](err); ok || errors.Is(err, errAgent) {
+	if _, ok := errors.AsType[*ssh.AlgorithmNegotiationError](err); ok || errors.Is(err, errSign) {
 		return &pointless{err}
 	}
 	ae, refused := errors.AsType[*AuthError](err)

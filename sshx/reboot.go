@@ -7,7 +7,7 @@ import (
 )
 
 // Reboot restarts the machine and returns a new connection to it once it has a new boot id and
-// satisfies ready; ready.BootIDNot is set by Reboot. The Client is closed as soon as the machine
+// satisfies ready; ready.PreviousBootID is set by Reboot. The Client is closed as soon as the machine
 // has taken the request. The login user must be root, or may use sudo, without a password or with
 // Config.SudoPassword.
 //
@@ -28,7 +28,7 @@ func (c *Client) Reboot(ctx context.Context, ready Ready) (*Client, error) {
 	}
 	cfg := c.pinned()
 	c.Close()
-	ready.BootIDNot = old
+	ready.PreviousBootID = old
 	next, err := WaitReady(ctx, cfg, ready)
 	if err != nil {
 		return nil, fail(err)

@@ -187,7 +187,7 @@ func TestWaitReadyTakesNoTextForABootID(t *testing.T) {
 			m.renew()
 		}
 	}}
-	ready := sshx.Ready{BootIDNot: "00000000-0000-0000-0000-000000000000", Report: said.report}
+	ready := sshx.Ready{PreviousBootID: "00000000-0000-0000-0000-000000000000", Report: said.report}
 	c, err := sshx.WaitReady(t.Context(), sshd.config(t), sshx.Hurried(ready))
 	require.NoError(t, err)
 	require.NoError(t, c.Close())

@@ -11,13 +11,13 @@ import (
 // result gathers the output.
 func (r *run) result(cut bool) Result {
 	r.over.Store(true)
-	res := Result{Cut: cut, Took: time.Since(r.begun)}
+	res := Result{Truncated: cut, Took: time.Since(r.begun)}
 	var lost bool
 	res.Stdout, lost = r.out.result()
-	res.Cut = res.Cut || lost
+	res.Truncated = res.Truncated || lost
 	if r.err != nil {
 		res.Stderr, lost = r.err.result()
-		res.Cut = res.Cut || lost
+		res.Truncated = res.Truncated || lost
 	} else if r.started.Load() {
 		res.Stdout = append(res.Stdout, r.c.cfg.redact(string(r.noise.late()))...)
 	}
@@ -72,5 +72,5 @@ func (r *run) lost() (Result, error) {
 	}
 	res := r.result(true)
 	res.ExitCode = -1
-	return res, &DisconnectedError{Host: r.c.cfg.Name, Cmd: r.label, Ran: r.started.Load(), Took: res.Took, Output: r.ends(), Cause: cause}
+	return res, &DisconnectedError{Host: r.c.cfg.Name, Cmd: r.label, Started: r.started.Load(), Took: res.Took, Output: r.ends(), Cause: cause}
 }

@@ -28,13 +28,17 @@ func (c *Client) Run(ctx context.Context, cmd Cmd) (Result, error) {
 	return c.run(ctx, cmd, false)
 }
 
+// Output runs a program, as Run does, and returns what it writes to stdout, without the newlines at
+// its end. What it writes to stderr is in the error alone.
+func (c *Client) Output(ctx context.Context, args ...string) (string, error) {
+	res, err := c.Run(ctx, Cmd{Args: args, Separate: true})
+	return strings.TrimRight(string(res.Stdout), "\n"), err
+}
+
 // runRaw is Run for data: secrets stay in, and the Result's Stdout is empty. Stdout must be set.
 func (c *Client) runRaw(ctx context.Context, cmd Cmd) (Result, error) { return c.run(ctx, cmd, true) }
 
 func (c *Client) run(ctx context.Context, cmd Cmd, raw bool) (Result, error) {
-	if cmd.ExpectDisconnect {
-		return c.runDetached(ctx, cmd)
-	}
 	r, err := c.newRun(cmd)
 	if err != nil {
 		return Result{}, err
@@ -70,17 +74,15 @@ type run struct {
 	out, err *sink
 	noise    noise // what comes as stderr of a merged command
 	pid      chan string
-	up       chan struct{} // closed when the command has started
-	read     chan struct{} // closed when a terminal has taken what precedes the command
-	asked    bool          // the machine was asked to run it
-	taken    bool          // and said that it does
-	started  atomic.Bool   // the marker was seen
-	over     atomic.Bool   // nobody wants more output
+	asked    bool        // the machine was asked to run it
+	taken    bool        // and said that it does
+	started  atomic.Bool // the marker was seen
+	over     atomic.Bool // nobody wants more output
 }
 
 // newRun checks cmd and decides how it is sent.
 func (c *Client) newRun(cmd Cmd) (*run, error) {
-	r := &run{c: c, cmd: cmd, label: c.cfg.label(cmd), pid: make(chan string, 1), up: make(chan struct{}), read: make(chan struct{})}
+	r := &run{c: c, cmd: cmd, label: c.cfg.label(cmd), pid: make(chan string, 1)}
 	if err := cmd.validate(); err != nil {
 		return nil, fmt.Errorf("sshx: %s: run %s: %w", c.cfg.Name, r.label, err)
 	}
@@ -91,24 +93,16 @@ func (c *Client) newRun(cmd Cmd) (*run, error) {
 	if cmd.Stdin != nil {
 		flags += "i"
 	}
-	text := wire.Run
-	if cmd.PTY != nil {
-		text, flags = wire.Terminal, ""
-	}
-	r.call = c.call(text, cmd)
+	r.call = c.call(wire.Run, cmd)
 	direct := !r.call.Lead && (c.shell.Load() == shellProven || c.shell.Load() == shellSuits && cmd.Stdin == nil)
 	switch {
-	case r.call.User == "" && cmd.PTY == nil && cmd.Script == "" && len(cmd.Env) == 0 && cmd.Dir == "" && (direct || plainWords(cmd.Args)) && short(cmd.Args):
+	case r.call.User == "" && cmd.Script == "" && len(cmd.Env) == 0 && cmd.Dir == "" && (direct || plainWords(cmd.Args)) && short(cmd.Args):
 		r.call.Text = wire.Exec
 		r.call.Args = append([]string{token, flags}, cmd.Args...)
 		r.call.Direct = direct
 	default:
 		r.call.Args = []string{token, flags}
-		header := wire.Header
-		if cmd.PTY != nil {
-			header = wire.TerminalHeader
-		}
-		r.input = header(int64(len(cmd.Script)), cmd.preamble(r.call.User != "")) + cmd.Script
+		r.input = wire.Header(int64(len(cmd.Script)), cmd.preamble(r.call.User != "")) + cmd.Script
 	}
 	r.sinks(wire.Marker + token + " ")
 	return r, nil
@@ -152,13 +146,9 @@ func (r *run) sinks(marker string) {
 		r.c.learn(r.call, shell)
 		r.started.Store(true)
 		r.pid <- pid
-		close(r.up)
 	}
 	secrets := r.c.cfg.secrets()
 	r.out = newSink(marker, secrets, out, seen)
-	if r.cmd.PTY != nil {
-		r.out.read = func() { close(r.read) }
-	}
 	r.noise.out = r.out
 	if r.cmd.Separate {
 		r.err = newSink(marker, secrets, errs, nil)
@@ -175,19 +165,12 @@ func (r *run) startCommand(ctx context.Context, s *session) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if p := r.cmd.PTY; p != nil {
-		if err := s.ask(ctx, "pty-req", p.request()); errors.Is(err, errRefused) {
-			return errNoPTY
-		} else if err != nil {
-			return err
-		}
-	}
 	r.asked = true
 	if err := s.start(ctx, "exec", r.call.Command()); err != nil {
 		return err
 	}
 	r.taken = true
-	return r.c.authorize(ctx, s, r.call.Prompt, r.cmd.PTY != nil)
+	return r.c.authorize(ctx, s, r.call.Prompt)
 }
 
 // on runs the command in the session.
@@ -199,12 +182,10 @@ func (r *run) on(ctx context.Context, s *session) (Result, error) {
 			return Result{ExitCode: -1}, r.c.sudoRefused(err, r.call.User, r.label)
 		case ctx.Err() != nil && !r.asked:
 			return Result{ExitCode: -1}, fmt.Errorf("sshx: %s: run %s: not started: %w", r.c.cfg.Name, r.label, context.Cause(ctx))
-		case ctx.Err() != nil && !r.taken && r.cmd.PTY == nil:
+		case ctx.Err() != nil && !r.taken:
 			return r.cancel(s, r.copyOutput(s), context.Cause(ctx))
 		case ctx.Err() != nil: // it sees the end of the session
 			return r.canceled(context.Cause(ctx), false)
-		case errors.Is(err, errNoPTY):
-			return Result{}, &StartError{Host: r.c.cfg.Name, Cmd: r.label, Text: err.Error()}
 		case errors.Is(err, errRefused):
 			return Result{}, &StartError{Host: r.c.cfg.Name, Cmd: r.label, Text: "the machine refuses to run commands for this user"}
 		}

@@ -31,7 +31,7 @@ func TestRunGivesArgumentsAsTheyAre(t *testing.T) {
 			require.NoError(t, err)
 			assert.Equal(t, strings.Join(args, "|")+"|", string(res.Stdout))
 			assert.Zero(t, res.ExitCode)
-			assert.False(t, res.Cut)
+			assert.False(t, res.Truncated)
 		}
 	})
 }

@@ -148,7 +148,7 @@ func TestExitStatusCountsBeforeTheEndOfOutput(t *testing.T) {
 		require.True(t, ok, "%v", err)
 		assert.Equal(t, 7, ee.Code)
 		assert.Equal(t, "out\n", string(res.Stdout))
-		assert.True(t, res.Cut, "the output came to its end: nothing was given up waiting for")
+		assert.True(t, res.Truncated, "the output came to its end: nothing was given up waiting for")
 	})
 }
 
@@ -160,7 +160,7 @@ func TestLostConnectionIsNotAFailedCommand(t *testing.T) {
 		res, err := c.Run(t.Context(), sshx.Cmd{Script: "echo up; sleep 300", Stdout: out})
 		de, ok := errors.AsType[*sshx.DisconnectedError](err)
 		require.True(t, ok, "%v", err)
-		assert.True(t, de.Ran)
+		assert.True(t, de.Started)
 		assert.NotNil(t, de.Cause)
 		assert.Equal(t, "up\n", string(res.Stdout))
 		assert.Equal(t, "up\n", string(de.Output))
@@ -184,7 +184,7 @@ func TestDropsAtTheEndOfACommand(t *testing.T) {
 		// nobody knows whose status it was.
 		de, ok := errors.AsType[*sshx.DisconnectedError](err)
 		require.True(t, ok, "%v", err)
-		assert.False(t, de.Ran)
+		assert.False(t, de.Started)
 	}
 }
 
@@ -270,8 +270,7 @@ func TestLastWordsOfAKilledCommandAreKept(t *testing.T) {
 	m := newSSHD(t)
 	c := dial(t, m)
 	for name, cmd := range map[string]sshx.Cmd{
-		"args":     {Args: []string{"/bin/sh", "-c", "trap 'echo caught; sleep 0.1; echo gone; exit 1' TERM; echo up; while :; do sleep 0.01; done"}},
-		"terminal": {Script: "trap 'echo caught; sleep 0.1; echo gone; exit 1' TERM; echo up; while :; do sleep 0.01; done", PTY: &sshx.PTY{}},
+		"args": {Args: []string{"/bin/sh", "-c", "trap 'echo caught; sleep 0.1; echo gone; exit 1' TERM; echo up; while :; do sleep 0.01; done"}},
 	} {
 		ctx, cancel := contextWithLine(t, &cmd)
 		res, err := c.Run(ctx, cmd)

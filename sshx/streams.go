@@ -41,33 +41,14 @@ func (r *run) copyInput(s *session) <-chan error {
 		if _, err := io.WriteString(s, r.input); err != nil {
 			return
 		}
-		if r.cmd.PTY != nil {
-			select {
-			case <-r.read:
-				_, _ = io.WriteString(s, "\n")
-			case <-s.closed:
-				return
-			}
-		}
 		if r.cmd.Stdin == nil {
 			return
 		}
-		to := &typed{w: s}
-		if r.cmd.PTY != nil {
-			select {
-			case <-r.up: // the terminal is no longer raw
-			case <-s.closed:
-				return
-			}
-		}
 		in := &failing{r: r.cmd.Stdin}
-		_, _ = io.Copy(struct{ io.Writer }{to}, bufio.NewReaderSize(in, 128<<10))
-		switch {
-		case in.err != nil:
+		_, _ = io.Copy(struct{ io.Writer }{s}, bufio.NewReaderSize(in, 128<<10))
+		if in.err != nil {
 			result <- in.err
-		case r.cmd.PTY != nil:
-			to.end()
-		default:
+		} else {
 			s.closeWrite()
 		}
 	}

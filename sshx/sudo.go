@@ -21,20 +21,16 @@ func (c *Client) prompt() string {
 }
 
 // authorize answers sudo, which the session was started with, and returns once the command has
-// the session's streams for itself. terminal tells that there is only one.
-func (c *Client) authorize(ctx context.Context, s *session, prompt string, terminal bool) error {
+// the session's streams for itself.
+func (c *Client) authorize(ctx context.Context, s *session, prompt string) error {
 	if prompt == "" {
 		return nil
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.Timeout, errSudoSilent)
 	defer cancel()
-	said := io.Reader(s.ch.Stderr())
-	if terminal {
-		said = s.ch
-	}
 	answer := make(chan error, 1)
 	d := &dialogue{}
-	if !s.c.spawn(func() { answer <- d.run(said, s, prompt, c.cfg.SudoPassword) }) {
+	if !s.c.spawn(func() { answer <- d.run(s.ch.Stderr(), s, prompt, c.cfg.SudoPassword) }) {
 		return errGone
 	}
 	var err error

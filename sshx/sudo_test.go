@@ -51,7 +51,6 @@ func TestSudoIsToldItsPassword(t *testing.T) {
 					"stdin":    {Args: []string{"/bin/sh", "-c", "id -un; cat; exit 4"}, Stdin: strings.NewReader("in\n")},
 					"script":   {Script: "id -un; cat; echo \"$A\"; exit 4", Env: map[string]string{"A": "in"}},
 					"separate": {Script: "id -un; echo in; exit 4", Separate: true},
-					"terminal": {Script: "id -un; echo in; exit 4", PTY: &sshx.PTY{}},
 				} {
 					cmd.User = "root"
 					res, err := c.Run(t.Context(), cmd)
@@ -96,7 +95,7 @@ func TestWrongSudoPasswordIsASudoErrorAtOnce(t *testing.T) {
 	onOps(t, "ops ALL=(ALL) ALL", func(t *testing.T, m machine) {
 		c := dial(t, m, asOps("wrong horse"))
 		begun := time.Now()
-		for name, cmd := range map[string]sshx.Cmd{"script": {Script: "id"}, "terminal": {Script: "id", PTY: &sshx.PTY{}}} {
+		for name, cmd := range map[string]sshx.Cmd{"script": {Script: "id"}} {
 			cmd.User = "root"
 			_, err := c.Run(t.Context(), cmd)
 			se, ok := errors.AsType[*sshx.SudoError](err)
@@ -108,7 +107,7 @@ func TestWrongSudoPasswordIsASudoErrorAtOnce(t *testing.T) {
 		}
 		assert.Less(t, time.Since(begun), 2*30*time.Second, "Config.Timeout was waited for")
 		require.NoError(t, c.Err(), "the connection lives on")
-		err := c.Put(t.Context(), "/etc/sshx-not-written", strings.NewReader("x"), sshx.PutOptions{Sudo: true})
+		err := c.Put(t.Context(), "/etc/sshx-not-written", strings.NewReader("x"), sshx.PutOptions{User: "root"})
 		_, ok := errors.AsType[*sshx.SudoError](err)
 		require.True(t, ok, "%v", err)
 	})
@@ -120,8 +119,8 @@ func TestPutWithAWrongSudoPasswordAsksOnce(t *testing.T) {
 	m := newOps(t, "ops ALL=(ALL) ALL")
 	c := dial(t, m, asOps("wrong horse"))
 	for name, err := range map[string]error{
-		"file": c.Put(t.Context(), "/etc/sshx-not-written", strings.NewReader("x"), sshx.PutOptions{Sudo: true}),
-		"tree": c.PutTree(t.Context(), "/etc/sshx-not-written", fstest.MapFS{"f": {}}, sshx.PutOptions{Sudo: true}),
+		"file": c.Put(t.Context(), "/etc/sshx-not-written", strings.NewReader("x"), sshx.PutOptions{User: "root"}),
+		"tree": c.PutTree(t.Context(), "/etc/sshx-not-written", fstest.MapFS{"f": {}}, sshx.PutOptions{User: "root"}),
 	} {
 		_, ok := errors.AsType[*sshx.SudoError](err)
 		require.True(t, ok, "%s: %v", name, err)
@@ -144,7 +143,7 @@ func TestSFTPIsRefusedBySudoInItsWords(t *testing.T) {
 		_, ok := errors.AsType[*sshx.SudoError](err)
 		require.True(t, ok, "%v", err)
 		require.ErrorContains(t, err, "a password is required")
-		require.ErrorContains(t, c.GetTree(t.Context(), "/etc", t.TempDir(), sshx.GetOptions{Sudo: true}), "a password is required")
+		require.ErrorContains(t, c.GetTree(t.Context(), "/etc", t.TempDir(), sshx.GetOptions{User: "root"}), "a password is required")
 	})
 }
 
@@ -162,17 +161,14 @@ func TestSudoThatRefusesInSpiteOfThePassword(t *testing.T) {
 	})
 }
 
-func TestRequireTTYIsMetByATerminal(t *testing.T) {
+func TestRequireTTYIsASudoErrorWithAHint(t *testing.T) {
 	t.Parallel()
 	onOps(t, "Defaults requiretty\nops ALL=(ALL) NOPASSWD: ALL", func(t *testing.T, m machine) {
 		c := dial(t, m, asOps(""))
 		_, err := c.Run(t.Context(), sshx.Cmd{Script: "id -un", User: "root"})
 		_, ok := errors.AsType[*sshx.SudoError](err)
 		require.True(t, ok, "%v", err)
-		require.ErrorContains(t, err, "set Cmd.PTY")
-		res, err := c.Run(t.Context(), sshx.Cmd{Script: "id -un", User: "root", PTY: &sshx.PTY{}})
-		require.NoError(t, err)
-		assert.Equal(t, "root\n", string(res.Stdout))
+		require.ErrorContains(t, err, "remove requiretty")
 	})
 }
 

@@ -218,7 +218,7 @@ func TestSourcesThatChangeWhileTheyAreRead(t *testing.T) {
 			&liar{strings.NewReader(data), 99999}: "the source changed while it was read: it lacks 1 bytes",
 			&appended{strings.NewReader(data)}:    "the source changed while it was read: it has grown",
 		} {
-			require.ErrorContains(t, c.Put(t.Context(), dir+"/f", r, sshx.PutOptions{SumUpTo: -1}), want)
+			require.ErrorContains(t, c.Put(t.Context(), dir+"/f", r, sshx.PutOptions{VerifyUpTo: -1}), want)
 		}
 		require.Eventually(t, func() bool { return len(list(t, c, dir)) == 0 }, quick, quick/1000)
 	})

@@ -199,11 +199,6 @@ func (h *Host) interpreter(p *Proc, src source) (*interp.Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := p.Stdin.(*keyboard); ok {
-		p.task.mu.Lock()
-		p.task.keyboard = stdin
-		p.task.mu.Unlock()
-	}
 	pairs := make([]string, 0, len(p.Env))
 	for _, k := range slices.Sorted(maps.Keys(p.Env)) {
 		pairs = append(pairs, k+"="+p.Env[k])

@@ -29,8 +29,6 @@ func (h *Host) wrapper(ctx context.Context, p *Proc, text string) (code int, ok 
 		return cmdShell(ctx, p.with(append([]string{"/bin/sh", "-c"}, p.Args...)...)), true
 	case wire.Run, wire.Exec:
 		return h.wireRun(ctx, p, text == wire.Exec), true
-	case wire.Terminal:
-		return h.wireTerminal(ctx, p), true
 	case wire.Stop:
 		if len(p.Args) > 1 {
 			pid, _ := strconv.Atoi(p.Args[1])

@@ -28,8 +28,8 @@ func Words(words ...string) string {
 type Call struct {
 	User   string // through sudo; "" without
 	Prompt string // with User: by which sudo asks for a password; "" is never
-	Lead   bool   // have Lead run the text; implied by User, but for Terminal
-	Text   string // Run, Exec, Terminal, Stop, Detach, Poll or Kill
+	Lead   bool   // have Lead run the text; implied by User
+	Text   string // Run, Exec, Stop, Detach, Poll or Kill
 	Name   string // $0: letters, digits, "-", "_", "." and ":"
 	Args   []string
 	// Direct has the login shell run Exec, without another shell: it must be one that
@@ -62,7 +62,7 @@ func (c Call) Command() string {
 	return b.String()
 }
 
-func (c Call) leads() bool { return (c.Lead || c.User != "") && c.Text != Terminal }
+func (c Call) leads() bool { return c.Lead || c.User != "" }
 
 // plain reports whether every shell takes the word as it is, unquoted.
 func plain(s string) bool {
@@ -100,7 +100,7 @@ func Parse(command string) (c Call, ok bool) {
 		c.Lead = true
 		words = words[1:]
 	}
-	if len(words) < 2 || !slices.Contains([]string{Run, Exec, Terminal, Stop, Detach, Poll, Kill}, words[0]) {
+	if len(words) < 2 || !slices.Contains([]string{Run, Exec, Stop, Detach, Poll, Kill}, words[0]) {
 		return Call{}, false
 	}
 	c.Text, c.Name, c.Args = words[0], words[1], words[2:]

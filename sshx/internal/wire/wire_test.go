@@ -12,7 +12,7 @@ import (
 func TestTextsSuitEveryLoginShell(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]string{
-		"Lead": Lead, "Ready": Ready, "Run": Run, "Exec": Exec, "Terminal": Terminal, "Stop": Stop, "Detach": Detach, "Job": Job, "Poll": Poll, "Kill": Kill,
+		"Lead": Lead, "Ready": Ready, "Run": Run, "Exec": Exec, "Stop": Stop, "Detach": Detach, "Job": Job, "Poll": Poll, "Kill": Kill,
 	} {
 		assert.NotContains(t, text, "'", name)
 		assert.NotContains(t, text, "!", name)
@@ -29,9 +29,6 @@ func TestCallsAreParsedAsTheyWereMade(t *testing.T) {
 		{Text: Run, Name: "sshx:install", Lead: true, Args: []string{"t", "si"}},
 		{Text: Run, Name: "sshx", Lead: true, User: "o'neil $x", Args: []string{"t", "s"}},
 		{Text: Run, Name: "sshx", Lead: true, User: "root", Prompt: "tok 'password': ", Args: []string{"t", "s"}},
-		{Text: Terminal, Name: "sshx", Args: []string{"t", ""}},
-		{Text: Terminal, Name: "sshx", User: "root", Args: []string{"t", ""}},
-		{Text: Terminal, Name: "sshx", User: "root", Prompt: "p", Args: []string{"t", ""}},
 		{Text: Exec, Name: "sshx", Args: []string{"t", "mi", "ls", "-l", "it's", ""}},
 		{Text: Exec, Name: "sshx", Direct: true, Args: []string{"t", "m", "ls", "it's", "two\nlines", "!\\"}},
 		{Text: Stop, Name: "sshx", Args: []string{"4711"}},
@@ -50,22 +47,6 @@ func TestCallsAreParsedAsTheyWereMade(t *testing.T) {
 	} {
 		_, ok := Parse(s)
 		assert.False(t, ok, "%q", s)
-	}
-}
-
-func TestTerminalHeadersAreReadAsTheyWereWritten(t *testing.T) {
-	t.Parallel()
-	for _, p := range []string{Preamble(nil, "", []string{"true"}), Preamble(map[string]string{"B": "two\nlines\n"}, "/tmp", []string{"sh"})} {
-		r := strings.NewReader(TerminalHeader(1<<40, p) + "rest")
-		n, got, err := ReadTerminalHeader(r)
-		require.NoError(t, err)
-		assert.EqualValues(t, 1<<40, n)
-		assert.Equal(t, p, got)
-		assert.Equal(t, 4, r.Len())
-	}
-	for _, s := range []string{"", "0", strings.Repeat(" ", 64), TerminalHeader(-1, " #end"), TerminalHeader(0, "set --"), TerminalHeader(0, "x #end")[:68]} {
-		_, _, err := ReadTerminalHeader(strings.NewReader(s))
-		assert.Error(t, err, "%q", s)
 	}
 }
 
