@@ -77,7 +77,7 @@ func (f *faults) ssh(c sshx.Config) {
 	if c.Name != "" || c.Address != "" {
 		f.addf("Spec.SSH", "Name and Address must be empty: every host has its own")
 	}
-	if k := c.HostKeys; len(k.Pinned)+len(k.Authorities) == 0 && k.KnownHosts == "" && !k.TrustFirst && !k.InsecureIgnore {
+	if k := c.HostKeys; len(k.Pinned)+len(k.Authorities) == 0 && k.KnownHosts == "" && !k.TrustOnFirstUse && !k.InsecureIgnore {
 		f.addf("Spec.SSH.HostKeys", "no trusted host key, so a new golden cannot be verified")
 	}
 	c.Name, c.Address = "host", "host"
