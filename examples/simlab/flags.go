@@ -23,6 +23,7 @@ type lab struct {
 	exports [][2]string   // names and values
 	expect  time.Duration // to make a VM ready; 0 with plain guests
 	unlock  func()        // lets another process have the directory
+	vcsim   *vcsimFlags   // nil without any of its flags
 }
 
 // configure makes a lab of flags.
@@ -51,6 +52,8 @@ func configure(args []string, out io.Writer) (*lab, error) {
 	disk := f.Int("disk", 20, "size of the template's disk in `GiB`")
 	latency := f.String("latency", "brisk", "how long operations take: fast, brisk or realistic")
 	factor := f.Float64("factor", 1, "multiplies all latencies")
+	var vcsim vcsimFlags
+	vcsim.define(f, s)
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
@@ -80,6 +83,15 @@ func configure(args []string, out io.Writer) (*lab, error) {
 	}
 	s.Latency = preset()
 	s.Latency.Scale = *factor
+	switch is, err := vcsim.apply(f, s); {
+	case err != nil:
+		return nil, err
+	case is:
+		l.vcsim, l.unlock = &vcsim, func() {}
+		if s.StateDir == "" {
+			return l, nil
+		}
+	}
 	if s.StateDir, err = filepath.Abs(s.StateDir); err != nil { // whoever pastes may be elsewhere
 		return nil, err
 	}
@@ -90,6 +102,9 @@ func configure(args []string, out io.Writer) (*lab, error) {
 		return nil, err
 	}
 
+	if l.vcsim != nil {
+		return l, nil
+	}
 	s.Templates = []vspheretest.Template{{Path: cmp.Or(*template, "template")}}
 	if *guests == "plain" {
 		l.exports = append(l.exports, [2]string{"E2E_TEMPLATE", s.Templates[0].Path})

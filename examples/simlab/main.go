@@ -66,13 +66,19 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/poolready/poolready/vsphere/vspheretest"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal kills
+	context.AfterFunc(ctx, stop)                      // a second signal kills
+	if len(os.Args) == 2 && os.Args[1] == "uuidgen" { // vcsim's, which scripts use
+		fmt.Println(uuid.New())
+		return
+	}
 	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "simlab:", err)
 		stop()
@@ -100,7 +106,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	defer srv.Close()
-	if err := l.welcome(out); err != nil {
+	welcome := l.welcome
+	if l.vcsim != nil {
+		welcome = func(out io.Writer) error { return l.vcsim.welcome(srv, out) }
+	}
+	if err := welcome(out); err != nil {
 		return err
 	}
 
@@ -109,10 +119,16 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	for {
 		select {
 		case <-save.C:
+			if srv.StateDir == "" {
+				continue
+			}
 			if err := srv.Save(); err != nil {
 				return err
 			}
 		case <-ctx.Done():
+			if srv.StateDir == "" {
+				return nil
+			}
 			fmt.Fprintln(out, "# saving to", srv.StateDir)
 			return srv.Save() // whole, or what was saved before stays
 		}

@@ -23,7 +23,7 @@ func (v *verbs) CloneVMTask(ctx *simulator.Context, req *types.CloneVM_Task) soa
 		return &methods.CloneVM_TaskBody{Fault_: fault}
 	}
 	spec := deepCopy(*req)
-	host := v.s.nextHost()
+	host := v.s.nextHost(ctx, v.s.poolOf(ctx, src, &spec.Spec.Location))
 	if ref := spec.Spec.Location.Host; ref != nil {
 		if h, ok := ctx.Map.Get(*ref).(*simulator.HostSystem); ok {
 			host = h
@@ -188,15 +188,15 @@ func (s *Server) place(ctx *simulator.Context, src *vm, host *simulator.HostSyst
 	if ref := loc.Host; ref != nil && *ref != host.Self {
 		return nil, &types.ManagedObjectNotFound{Obj: *ref}
 	}
-	pool := loc.Pool
-	if pool == nil {
-		src.look(ctx, func(o *mo.VirtualMachine) { pool = o.ResourcePool })
-	}
+	pool := s.poolOf(ctx, src, loc)
 	if pool == nil { // a template is in none
 		return nil, &types.InvalidArgument{InvalidProperty: "spec.location.pool"}
 	}
-	if _, ok := ctx.Map.Get(*pool).(*simulator.ResourcePool); !ok {
+	if _, ok := asPool(ctx.Map.Get(*pool)); !ok {
 		return nil, &types.ManagedObjectNotFound{Obj: *pool}
+	}
+	if host == nil {
+		return nil, &types.InvalidArgument{InvalidProperty: "spec.location.pool"} // it has no hosts
 	}
 	b.pool = *pool
 	return b, nil
@@ -214,12 +214,28 @@ func vmFolder(ctx *simulator.Context, ref types.ManagedObjectReference) (*simula
 	return f, nil
 }
 
-// nextHost spreads VMs over the hosts.
-func (s *Server) nextHost() *simulator.HostSystem {
+// poolOf returns the resource pool that a VM made of src goes to, or nil if nobody says it.
+func (s *Server) poolOf(ctx *simulator.Context, src *vm, loc *types.VirtualMachineRelocateSpec) *types.ManagedObjectReference {
+	pool := loc.Pool
+	if pool == nil {
+		src.look(ctx, func(o *mo.VirtualMachine) { pool = o.ResourcePool })
+	}
+	return pool
+}
+
+// nextHost spreads VMs over the hosts of a resource pool. It returns nil if there is none.
+func (s *Server) nextHost(ctx *simulator.Context, pool *types.ManagedObjectReference) *simulator.HostSystem {
+	if pool == nil {
+		return nil
+	}
+	hosts := hostsOf(ctx, *pool)
+	if len(hosts) == 0 {
+		return nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.nhost++
-	return s.at.hosts[s.nhost%len(s.at.hosts)]
+	return hosts[s.nhost%len(hosts)]
 }
 
 // cloneConfig is the clone's configuration: the source's, with an identity of its own, changed

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -11,6 +12,8 @@ import (
 // sees until the change is complete.
 type rig struct {
 	s      *Server
+	ctx    *simulator.Context
+	dc     *simulator.Datacenter // the networks' and datastores'
 	config *types.VirtualMachineConfigInfo
 	dir    string // where the VM's files are: "[Datastore1] con1"
 	on     bool   // powered on

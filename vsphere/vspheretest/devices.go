@@ -211,7 +211,7 @@ func (r *rig) plug(dev types.BaseVirtualEthernetCard, had string, index int32) t
 	name := ""
 	switch b := nic.Backing.(type) {
 	case *types.VirtualEthernetCardNetworkBackingInfo:
-		ref, ok := r.s.at.networks[b.DeviceName]
+		ref, ok := networkIn(r.ctx, r.dc, b.DeviceName)
 		if !ok {
 			return &types.InvalidDeviceBacking{InvalidDeviceSpec: types.InvalidDeviceSpec{DeviceIndex: index}}
 		}

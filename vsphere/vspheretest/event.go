@@ -174,17 +174,22 @@ func isOneOf(e types.BaseEvent, names []string) bool {
 
 // eventFor returns an event with the arguments that tell of ref.
 func (s *Server) eventFor(ctx *simulator.Context, ref types.ManagedObjectReference) types.Event {
-	e := types.Event{Datacenter: &types.DatacenterEventArgument{
-		EntityEventArgument: types.EntityEventArgument{Name: s.Datacenter}, Datacenter: s.at.dc.Self,
-	}}
+	var e types.Event
+	if dc := datacenterOf(ctx, ref); dc != nil {
+		e.Datacenter = &types.DatacenterEventArgument{
+			EntityEventArgument: types.EntityEventArgument{Name: s.nameOf(dc.Self)}, Datacenter: dc.Self,
+		}
+	}
 	v := s.vm(ref)
 	if v == nil {
 		return e
 	}
 	name := ""
 	v.look(ctx, func(o *mo.VirtualMachine) { name = o.Name })
-	e.ComputeResource = &types.ComputeResourceEventArgument{
-		EntityEventArgument: types.EntityEventArgument{Name: s.Cluster}, ComputeResource: s.at.cluster.Self,
+	if c, ok := computeOf(ctx, v.home.host.Self); ok {
+		e.ComputeResource = &types.ComputeResourceEventArgument{
+			EntityEventArgument: types.EntityEventArgument{Name: s.nameOf(c.Self)}, ComputeResource: c.Self,
+		}
 	}
 	e.Host = hostArgument(v.home.host)
 	e.Ds = &types.DatastoreEventArgument{

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/vmware/govmomi/simulator"
-	"github.com/vmware/govmomi/simulator/vpx"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
@@ -38,27 +37,32 @@ func (s *Server) defaults() error {
 			*field = value
 		}
 	}
-	set(&s.Datacenter, "Datacenter")
-	set(&s.Cluster, "Cluster")
 	set(&s.Username, "user")
 	set(&s.Password, "pass")
 	set(&s.Addr, "127.0.0.1:0")
-	if s.Hosts == 0 {
-		s.Hosts = 3
-	}
-	if len(s.Datastores) == 0 {
-		s.Datastores = []string{"Datastore1"}
-	}
-	if len(s.Networks) == 0 {
-		s.Networks = []string{"VM Network"}
-	}
-	if len(s.Templates) == 0 {
-		s.Templates = []Template{{Path: "template"}}
+	if s.modeled() {
+		if err := s.onlyModel(); err != nil {
+			return err
+		}
+	} else {
+		set(&s.Datacenter, "Datacenter")
+		set(&s.Cluster, "Cluster")
+		if s.Hosts == 0 {
+			s.Hosts = 3
+		}
+		if len(s.Datastores) == 0 {
+			s.Datastores = []string{"Datastore1"}
+		}
+		if len(s.Networks) == 0 {
+			s.Networks = []string{"VM Network"}
+		}
+		if len(s.Templates) == 0 {
+			s.Templates = []Template{{Path: "template"}}
+		}
 	}
 	for i := range s.Templates {
 		t := &s.Templates[i]
 		set(&t.GuestID, "rhel9_64Guest")
-		set(&t.Datastore, s.Datastores[0])
 		if t.DiskGiB == 0 {
 			t.DiskGiB = 20
 		}
@@ -67,9 +71,6 @@ func (s *Server) defaults() error {
 		}
 		if t.MemoryMiB == 0 {
 			t.MemoryMiB = 2048
-		}
-		if len(t.Networks) == 0 {
-			t.Networks = s.Networks[:1]
 		}
 	}
 	if s.SessionTimeout == 0 {
@@ -86,22 +87,10 @@ func (s *Server) defaults() error {
 	return nil
 }
 
-// poolPath is the inventory path of the resource pool that VMs should go to.
-func (s *Server) poolPath() string {
-	p := path.Join("/", s.Datacenter, "host", s.Cluster, "Resources")
-	if len(s.ResourcePools) > 0 {
-		p = path.Join(p, s.ResourcePools[0])
-	}
-	return p
-}
-
-// An estate is where things are that the Server itself refers to.
+// An estate is where VMs go that nobody says more about.
 type estate struct {
-	dc         *simulator.Datacenter
-	cluster    *simulator.ClusterComputeResource
-	hosts      []*simulator.HostSystem
-	datastores map[string]*simulator.Datastore
-	networks   map[string]types.ManagedObjectReference
+	dc   *simulator.Datacenter
+	pool types.ManagedObjectReference // the root pool of a host or cluster
 }
 
 // buildMu lets one Server at a time be built: vcsim writes to variables of its package then.
@@ -112,9 +101,8 @@ var buildMu sync.Mutex
 func (s *Server) build() (on []*vm, err error) {
 	buildMu.Lock()
 	defer buildMu.Unlock()
-	s.model = &simulator.Model{ServiceContent: vpx.ServiceContent, RootFolder: vpx.RootFolder}
-	if err := s.model.Create(); err != nil {
-		return nil, fmt.Errorf("create service: %w", err)
+	if err := s.newService(); err != nil {
+		return nil, err
 	}
 	reg := s.model.Map()
 	s.model.Service.Context.Session.UserName = "" // events of nobody in particular
@@ -123,27 +111,24 @@ func (s *Server) build() (on []*vm, err error) {
 	pc := &collector{}
 	pc.Self = contentOf(reg).PropertyCollector
 	reg.Put(pc)
+	own := &collector{}
+	own.Self = ownCollector
+	reg.Put(own)
 	s.verbs = &verbs{Self: verbsRef, s: s}
 	reg.Put(s.verbs)
+	reg.AddHandler(&s.hub)
+	reg.Handler = s.route
 
-	ctx := s.context(nil)
-	if err := s.buildCluster(ctx); err != nil {
-		return nil, err
-	}
-	for _, name := range s.Datastores {
-		if err := s.buildDatastore(ctx, name); err != nil {
-			return nil, err
-		}
-	}
-	if err := s.buildNetworks(ctx); err != nil {
-		return nil, err
-	}
-	for _, p := range s.Folders {
-		if _, err := s.makeFolder(ctx, p); err != nil {
-			return nil, err
-		}
-	}
 	st, err := s.loadState()
+	if err != nil {
+		return nil, err
+	}
+	ctx := s.context(nil)
+	if s.modeled() {
+		on, err = s.buildModel(ctx, st == nil)
+	} else {
+		err = s.buildFields(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -164,9 +149,28 @@ func (s *Server) build() (on []*vm, err error) {
 		c.About.FullName = strings.Replace(c.About.FullName, "vCenter Server", "ESXi", 1)
 		c.CustomFieldsManager = nil
 	}
-	reg.AddHandler(&s.hub)
-	reg.Handler = s.route
 	return on, nil
+}
+
+// buildFields makes the inventory that the fields from Datacenter to Folders describe.
+func (s *Server) buildFields(ctx *simulator.Context) error {
+	if err := s.buildCluster(ctx); err != nil {
+		return err
+	}
+	for i, name := range s.Datastores {
+		if err := s.buildDatastore(ctx, i, name); err != nil {
+			return err
+		}
+	}
+	if err := s.buildNetworks(ctx); err != nil {
+		return err
+	}
+	for _, p := range s.Folders {
+		if _, err := s.makeFolder(ctx, s.at.dc.VmFolder, p); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // dropIdleWatch removes the option that makes vcsim start, for each login, a goroutine that
@@ -183,8 +187,6 @@ func (s *Server) dropIdleWatch() {
 }
 
 func (s *Server) buildCluster(ctx *simulator.Context) error {
-	s.at.datastores = make(map[string]*simulator.Datastore)
-	s.at.networks = make(map[string]types.ManagedObjectReference)
 	content := contentOf(ctx.Map)
 	root := ctx.Map.Get(content.RootFolder).(*simulator.Folder)
 
@@ -198,10 +200,11 @@ func (s *Server) buildCluster(ctx *simulator.Context) error {
 	if clRes.Fault() != nil {
 		return faultError("cluster "+s.Cluster, clRes.Fault())
 	}
-	s.at.cluster = ctx.Map.Get(clRes.Res.Returnval).(*simulator.ClusterComputeResource)
+	cluster := ctx.Map.Get(clRes.Res.Returnval).(*simulator.ClusterComputeResource)
+	s.at.pool = *cluster.ResourcePool
 	for i := range s.Hosts {
-		res := s.at.cluster.AddHostTask(ctx, &types.AddHost_Task{
-			This: s.at.cluster.Self, AsConnected: true,
+		res := cluster.AddHostTask(ctx, &types.AddHost_Task{
+			This: cluster.Self, AsConnected: true,
 			Spec: types.HostConnectSpec{HostName: fmt.Sprintf("esx%d.%s", i+1, "example.com")},
 		}).(*methods.AddHost_TaskBody)
 		if res.Fault() != nil {
@@ -212,9 +215,8 @@ func (s *Server) buildCluster(ctx *simulator.Context) error {
 		if task.Info.Error != nil {
 			return fmt.Errorf("add host: %T", task.Info.Error.Fault)
 		}
-		s.at.hosts = append(s.at.hosts, ctx.Map.Get(task.Info.Result.(types.ManagedObjectReference)).(*simulator.HostSystem))
 	}
-	top := ctx.Map.Get(*s.at.cluster.ResourcePool).(*simulator.ResourcePool)
+	top := ctx.Map.Get(s.at.pool).(*simulator.ResourcePool)
 	for _, name := range s.ResourcePools {
 		res := top.CreateResourcePool(ctx, &types.CreateResourcePool{
 			This: top.Self, Name: name, Spec: types.DefaultResourceConfigSpec(),
@@ -226,20 +228,16 @@ func (s *Server) buildCluster(ctx *simulator.Context) error {
 	return nil
 }
 
-func (s *Server) buildDatastore(ctx *simulator.Context, name string) error {
-	dir := filepath.Join(s.dir, "datastores", fmt.Sprint(len(s.at.datastores)))
+func (s *Server) buildDatastore(ctx *simulator.Context, i int, name string) error {
+	dir := filepath.Join(s.dir, "datastores", fmt.Sprint(i))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	for _, h := range s.at.hosts {
+	for _, h := range hostsOf(ctx, s.at.pool) {
 		dss := ctx.Map.Get(*h.ConfigManager.DatastoreSystem).(*simulator.HostDatastoreSystem)
 		res := dss.CreateLocalDatastore(ctx, &types.CreateLocalDatastore{This: dss.Self, Name: name, Path: dir}).(*methods.CreateLocalDatastoreBody)
 		if res.Fault() != nil {
 			return faultError("datastore "+name, res.Fault())
-		}
-		// For a further host vcsim mounts the datastore, and returns a reference to nothing.
-		if ds, ok := ctx.Map.Get(res.Res.Returnval).(*simulator.Datastore); ok {
-			s.at.datastores[name] = ds
 		}
 	}
 	return nil
@@ -247,16 +245,13 @@ func (s *Server) buildDatastore(ctx *simulator.Context, name string) error {
 
 func (s *Server) buildNetworks(ctx *simulator.Context) error {
 	folder := ctx.Map.Get(s.at.dc.NetworkFolder).(*simulator.Folder)
-	for _, ref := range folder.ChildEntity {
-		if n, ok := ctx.Map.Get(ref).(*mo.Network); ok {
-			s.at.networks[n.Name] = ref
-		}
-	}
+	hosts := hostsOf(ctx, s.at.pool)
+	cluster, _ := computeOf(ctx, s.at.pool)
 	for _, name := range s.Networks {
-		if _, ok := s.at.networks[name]; ok {
+		if _, ok := networkIn(ctx, s.at.dc, name); ok {
 			continue
 		}
-		hns := ctx.Map.Get(*s.at.hosts[0].ConfigManager.NetworkSystem).(*simulator.HostNetworkSystem)
+		hns := ctx.Map.Get(*hosts[0].ConfigManager.NetworkSystem).(*simulator.HostNetworkSystem)
 		res := hns.AddPortGroup(ctx, &types.AddPortGroup{
 			This: hns.Self, Portgrp: types.HostPortGroupSpec{Name: name, VswitchName: "vSwitch0"},
 		}).(*methods.AddPortGroupBody)
@@ -264,19 +259,18 @@ func (s *Server) buildNetworks(ctx *simulator.Context) error {
 			return faultError("network "+name, res.Fault())
 		}
 		n := ctx.Map.FindByName(name, folder.ChildEntity)
-		s.at.networks[name] = n.Reference() // which NICs know by the port group's own name
-		n.(*mo.Network).Name = escape(name)
-		for _, h := range s.at.hosts {
+		n.(*mo.Network).Name = escape(name) // NICs know it by the port group's own name
+		for _, h := range hosts {
 			h.Network = append(h.Network[:len(h.Network):len(h.Network)], n.Reference())
 		}
-		s.at.cluster.Network = append(s.at.cluster.Network, n.Reference())
+		cluster.Network = append(cluster.Network, n.Reference())
 	}
 	return nil
 }
 
-// makeFolder returns the VM folder at p below the VM folder, and makes what is missing of it.
-func (s *Server) makeFolder(ctx *simulator.Context, p string) (*simulator.Folder, error) {
-	f := ctx.Map.Get(s.at.dc.VmFolder).(*simulator.Folder)
+// makeFolder returns the folder at p below a folder, and makes what is missing of it.
+func (s *Server) makeFolder(ctx *simulator.Context, below types.ManagedObjectReference, p string) (*simulator.Folder, error) {
+	f := ctx.Map.Get(below).(*simulator.Folder)
 	for _, name := range strings.Split(strings.Trim(p, "/"), "/") {
 		if name == "" || name == "." {
 			continue
@@ -296,17 +290,23 @@ func (s *Server) makeFolder(ctx *simulator.Context, p string) (*simulator.Folder
 }
 
 func (s *Server) buildTemplate(ctx *simulator.Context, t Template) error {
-	folder, err := s.makeFolder(ctx, path.Dir(t.Path))
+	folder, err := s.makeFolder(ctx, s.at.dc.VmFolder, path.Dir(t.Path))
 	if err != nil {
 		return err
 	}
-	ds, ok := s.at.datastores[t.Datastore]
-	if !ok {
+	host := hostsOf(ctx, s.at.pool)[0]
+	if t.Datastore == "" {
+		t.Datastore = s.nameOf(host.Datastore[0])
+	}
+	if len(t.Networks) == 0 {
+		t.Networks = s.firstNetworks(ctx)
+	}
+	ds := datastoreIn(ctx, s.at.dc, t.Datastore)
+	if ds == nil {
 		return fmt.Errorf("no datastore %q", t.Datastore)
 	}
 	b := &builder{
-		s: s, ctx: ctx, name: escape(path.Base(t.Path)), folder: folder, pool: *s.at.cluster.ResourcePool, ds: ds,
-		host: s.at.hosts[0],
+		s: s, ctx: ctx, name: escape(path.Base(t.Path)), folder: folder, pool: s.at.pool, ds: ds, host: host,
 	}
 	cfg := b.blank()
 	spec := &types.VirtualMachineConfigSpec{

@@ -40,15 +40,15 @@ func (s *Server) create(o *op, req *types.CreateVM_Task) (types.AnyType, types.B
 	if !p.FromString(req.Config.Files.VmPathName) {
 		return nil, &types.InvalidDatastorePath{DatastorePath: req.Config.Files.VmPathName}
 	}
-	ok := false
-	if b.ds, ok = s.at.datastores[p.Datastore]; !ok {
+	if b.ds = datastoreIn(o.ctx, datacenterOf(o.ctx, req.This), p.Datastore); b.ds == nil {
 		return nil, &types.InvalidDatastorePath{DatastorePath: req.Config.Files.VmPathName}
 	}
-	if _, ok := o.ctx.Map.Get(req.Pool).(*simulator.ResourcePool); !ok {
+	if _, ok := asPool(o.ctx.Map.Get(req.Pool)); !ok {
 		return nil, &types.ManagedObjectNotFound{Obj: req.Pool}
 	}
-	b.host = s.nextHost()
+	b.host = s.nextHost(o.ctx, &req.Pool)
 	if req.Host != nil {
+		ok := false
 		if b.host, ok = o.ctx.Map.Get(*req.Host).(*simulator.HostSystem); !ok {
 			return nil, &types.ManagedObjectNotFound{Obj: *req.Host}
 		}
@@ -99,7 +99,7 @@ func (s *Server) reconfigure(o *op, m *vm, spec *types.VirtualMachineConfigSpec)
 	var cfg *types.VirtualMachineConfigInfo
 	var folder *types.ManagedObjectReference
 	var name string
-	r := &rig{s: s, dir: m.home.dir}
+	r := &rig{s: s, ctx: o.ctx, dc: datacenterOf(o.ctx, m.home.host.Self), dir: m.home.dir}
 	m.look(o.ctx, func(p *mo.VirtualMachine) {
 		cfg, folder, name = deepCopy(p.Config), p.Parent, p.Name
 		r.on, r.frozen = p.Runtime.PowerState == poweredOn, p.Snapshot != nil
@@ -453,7 +453,7 @@ func (v *verbs) MarkAsVirtualMachine(ctx *simulator.Context, req *types.MarkAsVi
 	if fault != nil {
 		return &methods.MarkAsVirtualMachineBody{Fault_: fault}
 	}
-	rp, ok := ctx.Map.Get(req.Pool).(*simulator.ResourcePool)
+	rp, ok := asPool(ctx.Map.Get(req.Pool))
 	if !ok {
 		return &methods.MarkAsVirtualMachineBody{Fault_: simulator.Fault("", &types.ManagedObjectNotFound{Obj: req.Pool})}
 	}

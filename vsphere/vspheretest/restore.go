@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/types"
 )
@@ -47,7 +48,7 @@ func (s *Server) restore(ctx *simulator.Context, st *state) ([]*vm, error) {
 	si.Content.About.InstanceUuid = st.VCenter
 	s.nvalue, s.nmac, s.nsnap, s.ndelta = st.Values, st.MACs, st.Snapshots, st.Deltas
 	for _, dir := range st.Folders {
-		if _, err := s.makeFolder(ctx, dir); err != nil {
+		if _, err := s.makeFolder(ctx, contentOf(ctx.Map).RootFolder, dir); err != nil {
 			return nil, err
 		}
 	}
@@ -65,9 +66,11 @@ func (s *Server) restore(ctx *simulator.Context, st *state) ([]*vm, error) {
 }
 
 func (s *Server) restoreVM(ctx *simulator.Context, saved *savedVM) (*vm, error) {
-	folder, err := s.makeFolder(ctx, saved.Folder)
-	if err != nil {
-		return nil, err
+	folder, ok1 := s.atPath(ctx, saved.Folder).(*simulator.Folder)
+	host, ok2 := s.atPath(ctx, saved.Host).(*simulator.HostSystem)
+	ds, ok3 := s.atPath(ctx, saved.Datastore).(*simulator.Datastore)
+	if !ok1 || !ok2 || !ok3 {
+		return nil, fmt.Errorf("no folder %s, host %s or datastore %s", saved.Folder, saved.Host, saved.Datastore)
 	}
 	cfg, err1 := fromXML[types.VirtualMachineConfigInfo](saved.Config)
 	guest, err2 := fromXML[types.GuestInfo](saved.Guest)
@@ -76,20 +79,19 @@ func (s *Server) restoreVM(ctx *simulator.Context, saved *savedVM) (*vm, error) 
 		return nil, err
 	}
 	b := &builder{
-		s: s, ctx: ctx, name: saved.Name, folder: folder, pool: *s.at.cluster.ResourcePool,
-		ds: s.at.datastores[saved.Datastore], host: s.at.hosts[max(saved.Host, 0)], dir: saved.Dir,
+		s: s, ctx: ctx, name: saved.Name, folder: folder, pool: s.at.pool, ds: ds, host: host, dir: saved.Dir,
 		self: types.ManagedObjectReference{Type: "VirtualMachine", Value: saved.Ref},
 	}
 	if saved.Pool != "" {
-		top := ctx.Map.Get(*s.at.cluster.ResourcePool).(*simulator.ResourcePool)
-		if p := ctx.Map.FindByName(saved.Pool, top.ResourcePool.ResourcePool); p != nil {
-			b.pool = p.Reference()
+		if p, ok := asPool(s.atPath(ctx, saved.Pool)); ok {
+			b.pool = p.Self
 		}
 	}
 	s.dirs = append(s.dirs, saved.Dir)
 	template, version, modified := cfg.Template, cfg.ChangeVersion, cfg.Modified
-	s.rehome(cfg)
+	s.rehome(ctx, host, cfg)
 	v := b.put(*cfg)
+	var err error
 	if v.disk, err = s.loadDisk(saved.Disk); err != nil {
 		return nil, err
 	}
@@ -123,7 +125,7 @@ func (s *Server) restoreSnapshot(ctx *simulator.Context, v *vm, saved savedSnaps
 	if err != nil {
 		return err
 	}
-	s.rehome(cfg)
+	s.rehome(ctx, v.home.host, cfg)
 	snap := &simulator.VirtualMachineSnapshot{}
 	snap.Self = types.ManagedObjectReference{Type: "VirtualMachineSnapshot", Value: saved.Ref}
 	snap.Vm, snap.Config = v.ref, *cfg
@@ -137,18 +139,20 @@ func (s *Server) restoreSnapshot(ctx *simulator.Context, v *vm, saved savedSnaps
 }
 
 // rehome makes the references in a saved configuration those of this inventory.
-func (s *Server) rehome(cfg *types.VirtualMachineConfigInfo) {
+func (s *Server) rehome(ctx *simulator.Context, host *simulator.HostSystem, cfg *types.VirtualMachineConfigInfo) {
+	dc := datacenterOf(ctx, host.Self)
 	for _, n := range nics(cfg) {
 		if b, ok := n.Backing.(*types.VirtualEthernetCardNetworkBackingInfo); ok {
-			ref := s.at.networks[b.DeviceName]
-			b.Network = &ref
+			if ref, ok := networkIn(ctx, dc, b.DeviceName); ok {
+				b.Network = &ref
+			}
 		}
 	}
 	each([]*types.VirtualMachineConfigInfo{cfg}, func(b *types.VirtualDiskFlatVer2BackingInfo, _ bool) {
-		for name, ds := range s.at.datastores {
-			if b.Datastore != nil && len(b.FileName) > len(name)+1 && b.FileName[1:len(name)+2] == name+"]" {
-				ref := ds.Self
-				b.Datastore = &ref
+		var p object.DatastorePath
+		if b.Datastore != nil && p.FromString(b.FileName) {
+			if ds := datastoreIn(ctx, dc, p.Datastore); ds != nil {
+				b.Datastore = &ds.Self
 			}
 		}
 	})

@@ -58,14 +58,6 @@ type call struct {
 	cut    bool               // no reply any more; guarded by Server.mu
 }
 
-func (s *Server) handler() http.Handler {
-	svc := s.model.Service
-	svc.RegisterSDK(s.model.Map(), vim25.Path+"/vimService")
-	svc.ServeMux.HandleFunc(vim25.Path+"/vimServiceVersions.xml", svc.ServiceVersions)
-	svc.ServeMux.HandleFunc("/about", svc.About)
-	return http.HandlerFunc(s.serve)
-}
-
 // serve is the way in for every HTTP request.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()

@@ -6,10 +6,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -41,6 +41,14 @@ type T interface {
 // Logf are set between NewUnstartedServer and Start, the others are set by Start. Methods may be
 // called from any goroutine.
 type Server struct {
+	// Model describes the inventory as vcsim's programs do: simulator.VPX(), simulator.ESX(), or
+	// one with other counts. It is only read, and must not have been created. nil means what the
+	// fields from Datacenter to Folders say, which must not be set together with a Model; Templates
+	// may be, and there are none by themselves. VMs of the Model are on if it says Autostart.
+	Model *simulator.Model
+	// Load is a directory that "govc object.save" wrote, which the inventory is read from; Model then
+	// says no more than whether it is a vCenter's (nil or simulator.VPX()) or an ESXi host's.
+	Load string
 	// Datacenter and Cluster are names; "" means "Datacenter" and "Cluster".
 	Datacenter, Cluster string
 	// Hosts is the number of ESXi hosts in the cluster; 0 means 3.
@@ -70,6 +78,8 @@ type Server struct {
 	Latency Latency
 	// Username and Password log in; "" means "user" and "pass".
 	Username, Password string
+	// AnyLogin lets in whoever gives a user name and a password, as vcsim does by itself.
+	AnyLogin bool
 	// SessionTimeout is how long a session lives without a call; 0 means 30 minutes.
 	SessionTimeout time.Duration
 	// Limits is how much vCenter and its hosts do at once; the zero value means theirs.
@@ -116,8 +126,7 @@ type Server struct {
 	hub   hub
 	verbs *verbs
 
-	listener net.Listener
-	http     *http.Server
+	http     *simulator.Server
 	dir      string
 	adminPwd string
 	notHere  func() // tells that this process no longer serves it
@@ -235,22 +244,9 @@ func (s *Server) start() (err error) {
 		s.HostKeys = k.HostKeys()
 	}
 
-	l, err := net.Listen("tcp", s.Addr)
-	if err != nil {
+	if err := s.listen(cert.tls); err != nil {
 		return fmt.Errorf("listen on %s: %w", s.Addr, err)
 	}
-	s.URL = &url.URL{
-		Scheme: "https", Host: l.Addr().String(), Path: vim25.Path,
-		User: url.UserPassword(s.Username, s.Password),
-	}
-	s.notHere = inprocess.Add(s.URL.Host)
-	s.model.Service.Listen = s.URL
-	s.model.Map().SessionManager().ValidLogin = s.validLogin
-	s.listener = tls.NewListener(l, &tls.Config{
-		Certificates: []tls.Certificate{cert.tls}, NextProtos: []string{"http/1.1"},
-	})
-	s.http = &http.Server{Handler: s.handler(), ErrorLog: s.errorLog(), ReadHeaderTimeout: time.Minute}
-	s.work.Go(func() { _ = s.http.Serve(s.listener) })
 	if err := s.serveJump(); err != nil {
 		return err
 	}
@@ -284,7 +280,8 @@ func (s *Server) Close() {
 	if s.http != nil {
 		// Handlers end by themselves, as they all watch s.life; their replies are not waited for.
 		s.notHere()
-		_ = s.http.Close()
+		_ = s.http.Config.Close()
+		s.http.Close()
 	}
 	s.lab.reset()
 	for _, v := range s.allVMs() {
@@ -334,26 +331,84 @@ func (s *Server) Client(ctx context.Context) (*govmomi.Client, error) {
 	return c, nil
 }
 
+// listen begins to serve. vcsim's own server is the one thing that registers the endpoints of other
+// packages, and it serves at once; so each connection waits until it has the Server's handler.
+func (s *Server) listen(cert tls.Certificate) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%v", p) // that is how it says that the address is taken
+		}
+	}()
+	ready := make(chan struct{})
+	svc := s.model.Service
+	svc.RegisterEndpoints = true
+	svc.Listen = &url.URL{Host: s.Addr, User: url.UserPassword(s.Username, s.Password)}
+	svc.TLS = &tls.Config{
+		Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"},
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			<-ready
+			return nil, nil
+		},
+	}
+	s.model.Map().SessionManager().ValidLogin = s.validLogin
+	s.http = svc.NewServer()
+	s.http.Config.Handler, s.http.Config.ErrorLog = http.HandlerFunc(s.serve), s.errorLog()
+	close(ready)
+	s.URL = s.http.URL
+	s.notHere = inprocess.Add(s.URL.Host)
+	return nil
+}
+
 func (s *Server) validLogin(req *types.Login) bool {
+	if req.UserName == adminUser {
+		return req.Password == s.adminPwd
+	}
 	return req.UserName == s.Username && req.Password == s.Password ||
-		req.UserName == adminUser && req.Password == s.adminPwd
+		s.AnyLogin && req.UserName != "" && req.Password != ""
 }
 
 // Env returns what points govc, and everything configured like govc, at the Server:
-// GOVC_URL, GOVC_USERNAME, ... in the form NAME=value.
+// GOVC_URL, GOVC_USERNAME, ... in the form NAME=value. With a Model, places are those of its first
+// datacenter.
 func (s *Server) Env() []string {
 	u := *s.URL
 	u.User = nil
+	ctx := s.context(nil)
 	env := []string{
 		"GOVC_URL=" + u.String(),
 		"GOVC_USERNAME=" + s.Username,
 		"GOVC_PASSWORD=" + s.Password,
 		"GOVC_TLS_CA_CERTS=" + s.CAFile,
-		"GOVC_DATACENTER=" + s.Datacenter,
-		"GOVC_DATASTORE=" + s.Datastores[0],
-		"GOVC_NETWORK=" + s.Networks[0],
-		"GOVC_RESOURCE_POOL=" + s.poolPath(),
 	}
+	add := func(name, value string) {
+		if value != "" {
+			env = append(env, name+"="+value)
+		}
+	}
+	first := func(names []string) string {
+		if len(names) == 0 {
+			return ""
+		}
+		return names[0]
+	}
+	datacenter, datastore, pool := s.Datacenter, first(s.Datastores), ""
+	if s.modeled() && s.at.dc != nil {
+		datacenter = s.nameOf(s.at.dc.Self)
+		for _, ref := range sortedRefs(ctx.Map.AllReference("Datastore")) {
+			if datastore == "" && datacenterOf(ctx, ref) == s.at.dc {
+				datastore = s.nameOf(ref)
+			}
+		}
+	}
+	if s.at.pool.Value != "" {
+		pool = path.Join(s.pathOf(ctx, s.at.pool), first(s.ResourcePools))
+	}
+	add("GOVC_DATACENTER", datacenter)
+	add("GOVC_DATASTORE", datastore)
+	if s.at.dc != nil {
+		add("GOVC_NETWORK", first(s.firstNetworks(ctx)))
+	}
+	add("GOVC_RESOURCE_POOL", pool)
 	return env
 }
 

@@ -48,15 +48,16 @@ type state struct {
 	Values, MACs, Snapshots, Deltas int // counters of what has been given out
 }
 
-const stateFormat = 1
+const stateFormat = 2
 
 type savedVM struct {
-	Ref, Name, Folder, Pool, Datastore, Dir string
-	Host, Reverts                           int
-	On                                      bool
-	Config, Guest, Tree                     string // as XML
-	Disk                                    string
-	Snapshots                               []savedSnapshot
+	Ref, Name, Dir                string
+	Folder, Pool, Host, Datastore string // inventory paths
+	Reverts                       int
+	On                            bool
+	Config, Guest, Tree           string // as XML
+	Disk                          string
+	Snapshots                     []savedSnapshot
 }
 
 type savedSnapshot struct {
@@ -81,7 +82,10 @@ func (s *Server) Save() error {
 	ctx := s.context(nil)
 	used := make(map[string]bool)
 	keep := func(d Disk) (string, error) { return s.saveDisk(k, d, used) }
-	s.walkFolders(ctx, s.at.dc.VmFolder, "", func(dir string) { st.Folders = append(st.Folders, dir) })
+	for _, dc := range sortedRefs(ctx.Map.AllReference("Datacenter")) {
+		vms := ctx.Map.Get(dc).(*simulator.Datacenter).VmFolder
+		s.walkFolders(ctx, vms, s.pathOf(ctx, vms), func(dir string) { st.Folders = append(st.Folders, dir) })
+	}
 	for _, v := range s.allVMs() {
 		saved, err := s.saveVM(ctx, v, keep)
 		if err != nil {
@@ -122,11 +126,20 @@ func (s *Server) walkFolders(ctx *simulator.Context, ref types.ManagedObjectRefe
 
 // shape describes what a state depends on.
 func (s *Server) shape() string {
+	if s.Model != nil {
+		counts, err := json.Marshal(s.Model)
+		if err != nil {
+			panic("vspheretest: " + err.Error()) // they are numbers
+		}
+		return fmt.Sprintf("model %s", counts)
+	}
 	return fmt.Sprintf("%q %q %d %q %q %q", s.Datacenter, s.Cluster, s.Hosts, s.Datastores, s.Networks, s.ResourcePools)
 }
 
 func (s *Server) saveVM(ctx *simulator.Context, v *vm, keep func(Disk) (string, error)) (*savedVM, error) {
-	out := &savedVM{Ref: v.ref.Value, Datastore: v.home.ds.Name, Dir: v.home.dir, Host: slices.Index(s.at.hosts, v.home.host)}
+	out := &savedVM{
+		Ref: v.ref.Value, Dir: v.home.dir, Host: s.pathOf(ctx, v.home.host.Self), Datastore: s.pathOf(ctx, v.home.ds.Self),
+	}
 	var o mo.VirtualMachine
 	v.look(ctx, func(p *mo.VirtualMachine) {
 		o = mo.VirtualMachine{Config: deepCopy(p.Config), Guest: deepCopy(p.Guest), Snapshot: deepCopy(p.Snapshot), ResourcePool: p.ResourcePool}
@@ -136,16 +149,9 @@ func (s *Server) saveVM(ctx *simulator.Context, v *vm, keep func(Disk) (string, 
 		return nil, nil // it is being made
 	}
 	out.Name, out.On = o.Name, o.Runtime.PowerState == poweredOn
-	names := []string{}
-	for _, ref := range append([]types.ManagedObjectReference{*o.Parent}, ancestors(ctx, *o.Parent)...) {
-		if ref == s.at.dc.VmFolder {
-			break
-		}
-		names = append([]string{s.nameOf(ref)}, names...)
-	}
-	out.Folder = path.Join(names...)
-	if o.ResourcePool != nil && *o.ResourcePool != *s.at.cluster.ResourcePool {
-		out.Pool = s.nameOf(*o.ResourcePool)
+	out.Folder = s.pathOf(ctx, *o.Parent)
+	if o.ResourcePool != nil {
+		out.Pool = s.pathOf(ctx, *o.ResourcePool)
 	}
 	s.mu.Lock()
 	disk, snaps := v.disk, maps.Clone(v.snaps)

@@ -18,6 +18,9 @@ type verbs struct {
 }
 
 var (
+	// ownCollector is the PropertyCollector of vcsim's client within the process, whose session, and
+	// the collector in it, all services of the process have in common.
+	ownCollector    = types.ManagedObjectReference{Type: "PropertyCollector", Value: "own"}
 	verbsRef        = types.ManagedObjectReference{Type: "Verbs", Value: "verbs"}
 	serviceInstance = types.ManagedObjectReference{Type: "ServiceInstance", Value: "ServiceInstance"}
 )
@@ -62,6 +65,9 @@ func (s *Server) route(ctx *simulator.Context, m *simulator.Method) (mo.Referenc
 	if ctx.Session == nil {
 		return nil, nil // vcsim lets the login through, and little else
 	}
+	if ctx.Session.UserName == "" && m.This == contentOf(ctx.Map).PropertyCollector {
+		m.This = ownCollector
+	}
 	if s.Standalone && vCenterOnly[m.Name] {
 		return nil, &types.NotSupported{}
 	}
@@ -81,6 +87,9 @@ func (s *Server) route(ctx *simulator.Context, m *simulator.Method) (mo.Referenc
 func (s *Server) alive(ctx *simulator.Context) bool {
 	if ctx.Session == nil {
 		return false
+	}
+	if ctx.Session.UserName == "" {
+		return true // vcsim itself
 	}
 	base := s.context(nil)
 	sm := base.Session.Get(*contentOf(base.Map).SessionManager).(*simulator.SessionManager)

@@ -83,7 +83,7 @@ func (b *builder) blank() types.VirtualMachineConfigInfo {
 func (b *builder) vmx() string { return b.dir + "/" + b.name + ".vmx" }
 
 func (b *builder) apply(c *types.VirtualMachineConfigInfo, spec *types.VirtualMachineConfigSpec) types.BaseMethodFault {
-	r := &rig{s: b.s, config: c, dir: b.dir}
+	r := &rig{s: b.s, ctx: b.ctx, dc: datacenterOf(b.ctx, b.folder.Self), config: c, dir: b.dir}
 	return r.apply(spec)
 }
 
@@ -135,7 +135,9 @@ func (b *builder) reserve(task *types.ManagedObjectReference) *vm {
 	obj.Layout = &types.VirtualMachineFileLayout{}
 	obj.LayoutEx = &types.VirtualMachineFileLayoutEx{Timestamp: time.Now()}
 	obj.Storage = &types.VirtualMachineStorageInfo{Timestamp: time.Now()}
-	obj.EnvironmentBrowser = *b.s.at.cluster.EnvironmentBrowser
+	if c, ok := computeOf(b.ctx, b.host.Self); ok && c.EnvironmentBrowser != nil {
+		obj.EnvironmentBrowser = *c.EnvironmentBrowser
+	}
 	v.ref, v.owner = obj.Self, task
 	b.s.mu.Lock()
 	b.s.vms[v.ref] = v
@@ -157,7 +159,7 @@ func (b *builder) complete(v *vm, cfg types.VirtualMachineConfigInfo) {
 	})
 	change(b.ctx, b.host, func() { b.host.Vm = append(slices.Clip(b.host.Vm), v.ref) })
 	change(b.ctx, b.ds, func() { b.ds.Vm = append(slices.Clip(b.ds.Vm), v.ref) })
-	if rp, ok := b.ctx.Map.Get(pool).(*simulator.ResourcePool); ok {
+	if rp, ok := asPool(b.ctx.Map.Get(pool)); ok {
 		change(b.ctx, rp, func() { rp.Vm = append(slices.Clip(rp.Vm), v.ref) })
 	}
 }
@@ -166,7 +168,7 @@ func (b *builder) complete(v *vm, cfg types.VirtualMachineConfigInfo) {
 func (b *builder) leavePool(v *vm) { b.s.leavePool(b.ctx, v, b.pool) }
 
 func (s *Server) leavePool(ctx *simulator.Context, v *vm, pool types.ManagedObjectReference) {
-	if rp, ok := ctx.Map.Get(pool).(*simulator.ResourcePool); ok {
+	if rp, ok := asPool(ctx.Map.Get(pool)); ok {
 		change(ctx, rp, func() { rp.Vm = without(rp.Vm, v.ref) })
 	}
 }

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/vmware/govmomi/simulator"
+
+	"github.com/poolready/poolready/vsphere/vspheretest"
+)
+
+// vcsimFlags are those of vcsim's. Any of them makes simlab serve vcsim's inventory, the way that
+// vcsim does: to whoever gives a name and a password, and without keeping anything.
+type vcsimFlags struct {
+	model *simulator.Model
+	esx   bool
+	env   string
+	delay int
+	tls   bool
+	names map[string]bool
+}
+
+func (v *vcsimFlags) define(f *flag.FlagSet, s *vspheretest.Server) {
+	v.model, v.names = simulator.VPX(), make(map[string]bool)
+	before := make(map[string]bool)
+	f.VisitAll(func(f *flag.Flag) { before[f.Name] = true })
+	m := v.model
+	for _, c := range []struct {
+		name string
+		to   *int
+		what string
+	}{
+		{"dc", &m.Datacenter, "datacenters"},
+		{"cluster", &m.Cluster, "clusters in each datacenter"},
+		{"host", &m.ClusterHost, "hosts in each cluster"},
+		{"standalone-host", &m.Host, "hosts by themselves in each datacenter"},
+		{"ds", &m.Datastore, "datastores"},
+		{"vm", &m.Machine, "VMs in each resource pool"},
+		{"pool", &m.Pool, "resource pools in each cluster"},
+		{"app", &m.App, "vApps in each cluster"},
+		{"pod", &m.Pod, "datastore clusters in each datacenter"},
+		{"pg", &m.Portgroup, "distributed port groups in each datacenter"},
+		{"pg-nsx", &m.PortgroupNSX, "port groups of NSX in each datacenter"},
+		{"nsx", &m.OpaqueNetwork, "opaque networks of NSX in each datacenter"},
+		{"folder", &m.Folder, "datacenters that are in a folder"},
+		{"delay", &v.delay, "milliseconds that every call takes"},
+	} {
+		f.IntVar(c.to, c.name, *c.to, "as vcsim: `number` of "+c.what)
+	}
+	f.BoolVar(&m.Autostart, "autostart", true, "as vcsim: power on the inventory's VMs")
+	f.BoolVar(&v.esx, "esx", false, "as vcsim: serve an ESXi host instead of a vCenter")
+	f.StringVar(&v.env, "E", "", "as vcsim: `file` or fifo to write the variables to, \"-\" for standard output")
+	f.StringVar(&s.Addr, "l", s.Addr, "as vcsim: `address` to serve on, as -addr")
+	f.StringVar(&s.Username, "username", s.Username, "as vcsim: user `name` to log in with (any, by default)")
+	f.StringVar(&s.Load, "load", "", "as vcsim: `directory` that \"govc object.save\" wrote, to load the inventory from")
+	f.StringVar(&m.ServiceContent.About.ApiVersion, "api-version", m.ServiceContent.About.ApiVersion, "as vcsim: `version` of the API")
+	f.BoolVar(&v.tls, "tls", true, "as vcsim; must be true")
+	f.VisitAll(func(f *flag.Flag) {
+		if !before[f.Name] {
+			v.names[f.Name] = true
+		}
+	})
+}
+
+// apply makes the Server one with vcsim's inventory, if one of vcsim's flags is among those given. It
+// reports whether it did.
+func (v *vcsimFlags) apply(f *flag.FlagSet, s *vspheretest.Server) (bool, error) {
+	given := make(map[string]bool)
+	is := false
+	f.Visit(func(f *flag.Flag) {
+		given[f.Name] = true
+		is = is || v.names[f.Name]
+	})
+	if !is {
+		return false, nil
+	}
+	var errs []error
+	for _, name := range []string{"guests", "datacenter", "hosts", "datastore", "network", "resource-pool", "template", "pools", "disk"} {
+		if given[name] {
+			errs = append(errs, fmt.Errorf("-%s is not for an inventory of vcsim's flags", name))
+		}
+	}
+	if !v.tls {
+		errs = append(errs, errors.New("-tls=false: only TLS is served"))
+	}
+	if v.esx {
+		m := simulator.ESX()
+		m.Datastore, m.Machine, m.Autostart = v.model.Datastore, v.model.Machine, v.model.Autostart
+		v.model = m
+	}
+	s.Model = v.model
+	s.Datacenter, s.Hosts, s.Datastores, s.Networks, s.ResourcePools, s.Templates = "", 0, nil, nil, nil, nil
+	if !given["user"] && !given["username"] {
+		s.Username, s.AnyLogin = "", true
+		if !given["password"] {
+			s.Password = ""
+		}
+	}
+	if !given["state"] {
+		s.StateDir = ""
+	}
+	if !given["jump"] {
+		s.JumpAddr = ""
+	}
+	if !given["latency"] {
+		s.Latency = vspheretest.Fast()
+	}
+	s.Latency.RPC += time.Duration(v.delay) * time.Millisecond
+	return true, errors.Join(errs...)
+}
+
+// welcome writes the line that vcsim writes.
+func (v *vcsimFlags) welcome(s *vspheretest.Server, out io.Writer) error {
+	line := fmt.Sprintf("export GOVC_URL=%s GOVC_SIM_PID=%d\n", s.URL, os.Getpid())
+	if v.env == "" || v.env == "-" {
+		_, err := io.WriteString(out, line)
+		return err
+	}
+	w, err := os.OpenFile(v.env, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(w, line)
+	return errors.Join(err, w.Close())
+}

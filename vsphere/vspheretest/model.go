@@ -1,0 +1,126 @@
+package vspheretest
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/simulator/vpx"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// modeled reports whether the inventory is one of vcsim's.
+func (s *Server) modeled() bool { return s.Model != nil || s.Load != "" }
+
+// onlyModel returns what is wrong with a Server that has a Model.
+func (s *Server) onlyModel() error {
+	var set []string
+	for name, is := range map[string]bool{
+		"Datacenter": s.Datacenter != "", "Cluster": s.Cluster != "", "Hosts": s.Hosts != 0,
+		"Datastores": len(s.Datastores) > 0, "Networks": len(s.Networks) > 0,
+		"ResourcePools": len(s.ResourcePools) > 0, "Folders": len(s.Folders) > 0, "Standalone": s.Standalone,
+	} {
+		if is {
+			set = append(set, name)
+		}
+	}
+	slices.Sort(set)
+	var errs []error
+	if len(set) > 0 {
+		errs = append(errs, fmt.Errorf("Model or Load is set, and so is %s; set the one or the other", strings.Join(set, ", ")))
+	}
+	if s.Model != nil && s.Model.Service != nil {
+		errs = append(errs, errors.New("Model has been created already; set a new one"))
+	}
+	return errors.Join(errs...)
+}
+
+// newService makes vcsim's service: with what Load says, or without any content.
+func (s *Server) newService() error {
+	s.model = &simulator.Model{ServiceContent: vpx.ServiceContent, RootFolder: vpx.RootFolder}
+	if m := s.Model; m != nil {
+		s.model.ServiceContent, s.model.RootFolder = m.ServiceContent, m.RootFolder
+	}
+	s.model.ServiceContent = deepCopy(s.model.ServiceContent)
+	if s.Load != "" {
+		if err := s.model.Load(s.Load); err != nil {
+			return fmt.Errorf("load %s: %w", s.Load, err)
+		}
+		return nil
+	}
+	if err := s.model.Create(); err != nil {
+		return fmt.Errorf("create service: %w", err)
+	}
+	return nil
+}
+
+// buildModel makes what the Model describes and, if that is asked for, its VMs. It returns those
+// that are to be powered on.
+func (s *Server) buildModel(ctx *simulator.Context, vms bool) (on []*vm, err error) {
+	if s.Load == "" {
+		// Its VMs are made by the Server's own verbs, and take no time.
+		to, from := s.model, s.Model
+		to.Datacenter, to.Folder, to.Cluster, to.ClusterHost, to.Host = from.Datacenter, from.Folder, from.Cluster, from.ClusterHost, from.Host
+		to.Pool, to.App, to.Pod, to.Datastore = from.Pool, from.App, from.Pod, from.Datastore
+		to.Portgroup, to.PortgroupNSX, to.OpaqueNetwork = from.Portgroup, from.PortgroupNSX, from.OpaqueNetwork
+		if vms {
+			to.Machine = from.Machine
+		}
+		lat := s.lat
+		s.lat = Latency{}
+		err := to.CreateInfrastructure(ctx)
+		s.lat = lat
+		if err != nil {
+			return nil, fmt.Errorf("create model: %w", err)
+		}
+		to.DelayConfig = from.DelayConfig
+	}
+	for _, kind := range []string{"Datacenter", "ClusterComputeResource", "ComputeResource"} {
+		for _, ref := range sortedRefs(ctx.Map.AllReference(kind)) {
+			obj := ctx.Map.Get(ref)
+			if dc, ok := obj.(*simulator.Datacenter); ok && s.at.dc == nil {
+				s.at.dc = dc
+			}
+			if c, ok := asCompute(obj); ok && s.at.pool.Value == "" && c.ResourcePool != nil && datacenterOf(ctx, ref) == s.at.dc {
+				s.at.pool = *c.ResourcePool
+			}
+		}
+	}
+	if s.Load == "" {
+		if vms && s.Model.Autostart {
+			on = s.allVMs()
+		}
+		return on, nil
+	}
+	return on, nil
+}
+
+// sortedRefs returns the references of objects in the order in which they were made.
+func sortedRefs(objs []mo.Reference) (refs []types.ManagedObjectReference) {
+	for _, o := range objs {
+		refs = append(refs, o.Reference())
+	}
+	slices.SortFunc(refs, func(a, b types.ManagedObjectReference) int {
+		if d := len(a.Value) - len(b.Value); d != 0 {
+			return d
+		}
+		return strings.Compare(a.Value, b.Value)
+	})
+	return refs
+}
+
+// firstNetworks is the first network that VMs of the first datacenter can be on.
+func (s *Server) firstNetworks(ctx *simulator.Context) []string {
+	if len(s.Networks) > 0 {
+		return s.Networks[:1]
+	}
+	for _, ref := range s.at.dc.Network {
+		if ref.Type == "Network" {
+			return []string{s.nameOf(ref)}
+		}
+	}
+	return nil
+}
