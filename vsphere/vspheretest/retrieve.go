@@ -29,7 +29,8 @@ func retrieve(ctx *simulator.Context, specs []types.PropertyFilterSpec) ([]types
 		}
 		req := &types.RetrievePropertiesEx{SpecSet: []types.PropertyFilterSpec{{PropSet: spec.PropSet}}}
 		for _, ref := range refs {
-			if get(ctx, ref) == nil {
+			obj := get(ctx, ref)
+			if obj == nil || !described(obj, spec.PropSet) {
 				continue
 			}
 			if c, ok := fields(ctx, ref, spec.PropSet); ok {
@@ -50,6 +51,15 @@ func retrieve(ctx *simulator.Context, specs []types.PropertyFilterSpec) ([]types
 		out = append(out, body.Res.Returnval.Objects...)
 	}
 	return out, nil
+}
+
+// described reports whether one of the specs is for objects such as obj: others are only passed
+// through.
+func described(obj mo.Reference, set []types.PropertySpec) bool {
+	kind, t := obj.Reference().Type, managed(obj)
+	return slices.ContainsFunc(set, func(p types.PropertySpec) bool {
+		return p.Type == kind || t.IsValid() && isA(t.Type(), kind, p.Type)
+	})
 }
 
 // get returns the object that ref names in the session of ctx, or nil.

@@ -350,8 +350,10 @@ func (s *Server) listen(cert tls.Certificate) (err error) {
 			return nil, nil
 		},
 	}
-	s.model.Map().SessionManager().ValidLogin = s.validLogin
 	s.http = svc.NewServer()
+	sm := s.model.Map().SessionManager()
+	sso := sm.ValidLogin // of package ssoadmin/simulator, which has users of its own
+	sm.ValidLogin = func(req *types.Login) bool { return s.validLogin(req) || sso != nil && sso(req) }
 	s.http.Config.Handler, s.http.Config.ErrorLog = http.HandlerFunc(s.serve), s.errorLog()
 	close(ready)
 	s.URL = s.http.URL
