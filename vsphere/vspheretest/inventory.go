@@ -5,6 +5,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -268,23 +269,31 @@ func (s *Server) buildNetworks(ctx *simulator.Context) error {
 	return nil
 }
 
-// makeFolder returns the folder at p below a folder, and makes what is missing of it.
-func (s *Server) makeFolder(ctx *simulator.Context, below types.ManagedObjectReference, p string) (*simulator.Folder, error) {
-	f := ctx.Map.Get(below).(*simulator.Folder)
+// makeFolder returns the folder at p below ref, and makes what is missing of it.
+func (s *Server) makeFolder(ctx *simulator.Context, ref types.ManagedObjectReference, p string) (*simulator.Folder, error) {
 	for _, name := range strings.Split(strings.Trim(p, "/"), "/") {
 		if name == "" || name == "." {
 			continue
 		}
 		name = escape(name)
-		if e, ok := ctx.Map.FindByName(name, f.ChildEntity).(*simulator.Folder); ok {
-			f = e
+		below := children(ctx, ref)
+		if i := slices.IndexFunc(below, func(r types.ManagedObjectReference) bool { return s.nameOf(r) == name }); i >= 0 {
+			ref = below[i]
 			continue
+		}
+		f, ok := ctx.Map.Get(ref).(*simulator.Folder)
+		if !ok {
+			return nil, fmt.Errorf("folder %s: no %q in %s", p, name, ref)
 		}
 		res := f.CreateFolder(ctx, &types.CreateFolder{This: f.Self, Name: name}).(*methods.CreateFolderBody)
 		if res.Fault() != nil {
 			return nil, faultError("folder "+p, res.Fault())
 		}
-		f = ctx.Map.Get(res.Res.Returnval).(*simulator.Folder)
+		ref = res.Res.Returnval
+	}
+	f, ok := ctx.Map.Get(ref).(*simulator.Folder)
+	if !ok {
+		return nil, fmt.Errorf("folder %s: %s is no folder", p, ref)
 	}
 	return f, nil
 }
