@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// processStart is when the process started, as near as a package can know. The go command
-// counts -timeout from there.
+// processStart is when the process started, as near as a package can know. The go command counts
+// -timeout from then.
 var processStart = time.Now()
 
 // deadline returns the moment at which go test kills the process that t runs in, so that no

@@ -20,18 +20,20 @@ import (
 // Spec invalid. Syntax is checked before anything is touched, if this machine has a bash of
 // version 5 or later: a script for /bin/sh must satisfy its sh or its bash.
 func Script(name, text string) Step {
-	return Step{Name: name, Version: hash(text), script: &text, Do: func(ctx context.Context, h *Host) error {
+	do := func(ctx context.Context, h *Host) error {
 		_, err := h.run(ctx, sshx.Cmd{Name: name, Script: text, Env: h.VM.Env})
 		return err
-	}}
+	}
+	return Step{Name: name, Version: hash(text), Do: do, script: &text}
 }
 
 // ScriptCheck returns a Check that runs text like Script, and compares what it prints to want.
 func ScriptCheck(name, want, text string) Check {
-	return Check{Name: name, Version: hash(text), Want: want, script: &text, Do: func(ctx context.Context, h *Host) (string, error) {
+	do := func(ctx context.Context, h *Host) (string, error) {
 		res, err := h.run(ctx, sshx.Cmd{Name: name, Script: text, Env: h.VM.Env})
 		return string(res.Stdout), err
-	}}
+	}
+	return Check{Name: name, Version: hash(text), Want: want, Do: do, script: &text}
 }
 
 // Files returns a Step that copies the tree src to the absolute path dst of the host. Its Version
@@ -42,13 +44,14 @@ func Files(name, dst string, src fs.FS) Step {
 	if !path.IsAbs(dst) || strings.ContainsRune(dst, 0) {
 		err = errors.Join(fmt.Errorf("the destination %q is not an absolute path", dst), err)
 	}
-	return Step{Name: name, Version: version, fault: err, Do: func(ctx context.Context, h *Host) error {
+	do := func(ctx context.Context, h *Host) error {
 		c, err := h.SSH(ctx)
 		if err != nil {
 			return err
 		}
 		return c.PutTree(ctx, dst, src, sshx.PutOptions{})
-	}}
+	}
+	return Step{Name: name, Version: version, Do: do, fault: err}
 }
 
 // hashTree returns a hash even if it returns an error, so that the Step has a Version.

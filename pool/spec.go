@@ -8,19 +8,20 @@ import (
 	"github.com/poolready/poolready/sshx"
 )
 
-// A Spec states the set of pools that is wanted. It is data: nothing happens until it is given
-// to Ensure, Open or MakePlan, which check it as a whole first and report every fault at once.
+// A Spec describes the set of pools that is wanted. It is data: nothing happens until it is given
+// to a function such as Ensure or Open, which checks all of it first and returns an ErrInvalidSpec
+// with every fault, before anything is touched. Durations are 0, for a default, or at least 1 ms.
 type Spec struct {
 	// Name names the set: everything built from one Spec on one hypervisor. VMs live in a
 	// folder of this name. Processes that use one Name share the VMs. Required: at most 40
 	// characters of a-z, 0-9 and "-".
 	Name string
-	// Provider does the work. Required.
+	// Provider creates and changes the VMs. Required.
 	Provider Provider
-	// Pools is how many pools there are, numbered from 1; 0 means 1.
+	// Pools is how many pools there are, numbered from 1, at most 1000; 0 means 1.
 	Pools int
-	// Only are the numbers of the pools that this process is about; empty means all. The others
-	// stay as they are, and everybody's: pools keep their numbers, and so their hosts and leases.
+	// Only holds the numbers of the pools that this process uses, each once; empty means all. The
+	// others stay as they are, for others to use: pools keep their numbers, hosts and leases.
 	Only []int
 	// MinPools is how many pools must be ready for Open to succeed; 0 means all.
 	MinPools int
@@ -28,9 +29,9 @@ type Spec struct {
 	Golden Golden
 	// Roles are the VMs of one pool, in the order in which they are made ready.
 	Roles []Role
-	// SSH is how to log in to every host. Its HostKeys must prove the template, on the first
-	// connection to a new golden. From then on the keys that golden has are pinned: clones
-	// and reverted VMs have the same ones. Name and Address are filled in.
+	// SSH says how to log in to every host. Its HostKeys must trust the template's keys, which are
+	// verified on the first connection to a new golden. From then on the keys that golden has are
+	// pinned: clones and reverted VMs have the same ones. Name and Address must be empty.
 	SSH sshx.Config
 	// Facts is a script like that of Script, which prints what there is on a host, in lines of kind,
 	// name and value with tabs between them: "package\tgit\t2.43". See Host.Facts and Pool.Watch. It
@@ -50,8 +51,8 @@ type Spec struct {
 }
 
 // Golden is the VM that is configured once and then cloned. It is never destroyed while clones
-// hang on its disks: a changed Golden is built as a new generation beside the old one
-// ("golden", "golden-g2", ...), and the old one goes with its last clone.
+// use its disks: a changed Golden is built as a new generation beside the old one ("golden",
+// "golden-g2", ...), and the old one is removed with its last clone.
 // Roles on several datastores get one golden on each, named after it.
 type Golden struct {
 	VM VM
@@ -63,10 +64,10 @@ type Golden struct {
 	// Steps, in order, then Checks, all of them.
 	Steps  []Step
 	Checks []Check
-	// MaxAge makes a golden older than this be built anew; 0 means it does not age.
+	// MaxAge is the age at which golden is rebuilt, at least 1 minute; 0 means that it never is.
 	MaxAge time.Duration
-	// Expect is how long building it takes when no record of an earlier build tells; 0 means 20
-	// minutes.
+	// Expect is how long a build is expected to take if there is no record of an earlier one; 0
+	// means 20 minutes.
 	Expect time.Duration
 }
 
@@ -74,8 +75,8 @@ type Golden struct {
 type Role struct {
 	// Name is a short name such as "con"; unique in the Spec. Required.
 	Name string
-	// VM returns the VM of this role in the pool of that number, from 1. Required. It must
-	// return the same for the same number.
+	// VM returns the VM of this role in the pool of that number, from 1. Required. It must return
+	// the same whenever it is called with the same number; all are checked before anything is built.
 	VM func(pool int) VM
 	// Golden is the VM that this role is cloned from, if it is another than Spec.Golden: for another
 	// operating system, say. nil means Spec.Golden. Roles may share one.
@@ -93,8 +94,8 @@ type Role struct {
 	// AfterReset are short checks that show, beside what every reset shows, that a host is as it was
 	// when ready. They are no part of the fingerprint.
 	AfterReset []Check
-	// Expect is how long making one VM of this role ready takes when no record of an earlier
-	// build tells; 0 means 10 minutes.
+	// Expect is how long making one VM of this role ready is expected to take if there is no record
+	// of an earlier build; 0 means 10 minutes.
 	Expect time.Duration
 }
 
@@ -117,21 +118,23 @@ const (
 type VM struct {
 	// Name is the VM's name, unique in the set; at most 63 characters of a-z, 0-9 and "-".
 	Name string
-	// Folder is where the VM lives, below the set's folder; "" is the set's folder itself.
+	// Folder is the path of the VM's folder below the set's folder, such as "pool1"; "" is the set's
+	// folder itself. The folder "ledger" is reserved.
 	Folder string
 	// Datastore, ResourcePool and the NICs' Network are names or inventory paths; "" is the
 	// provider's default.
 	Datastore, ResourcePool string
-	CPUs, MemoryMiB         int // 0: as in the source
-	// DiskGiB is the size that the first disk of a golden is grown to; 0 keeps the template's.
-	// A linked clone cannot grow: it must be 0 in a Role.
+
+	// CPUs are 1 to 768, MemoryMiB a multiple of 4 up to 24 TiB; 0 means as in the source.
+	CPUs, MemoryMiB int
+	// DiskGiB is the size that the first disk of a golden is grown to, up to 63488; 0 keeps that of
+	// the template. A linked clone's disk cannot grow: it must be 0 in a Role.
 	DiskGiB int
-	// NICs in the order of the guest's devices; SSH goes to the first one. None: those of the
-	// source, with fresh MACs.
+	// NICs are in the order of the guest's devices; SSH uses the first one. Without any, the VM has
+	// those of the source, with new MACs.
 	NICs []NIC
-	// Env is what the scripts of this VM get as environment variables. Values reach neither
-	// records nor logs by themselves, only a hash does; what a script prints, or a Check wants, is
-	// shown, but for SSH.Secrets.
+	// Env holds the environment variables of this VM's scripts. Records and logs have a hash of the
+	// values, not the values; what a script prints, or a Check wants, is shown, except SSH.Secrets.
 	Env map[string]string
 }
 
@@ -139,7 +142,7 @@ type VM struct {
 type NIC struct {
 	Network string
 	// MAC is in the form 00:50:56:00:01:02; "" lets the hypervisor choose. vCenter wants static
-	// ones in 00:50:56:00:00:00-00:50:56:3f:ff:ff.
+	// ones from 00:50:56:00:00:00 to 00:50:56:3f:ff:ff.
 	MAC string
 	// Unplugged tells that the NIC is disconnected in the hypervisor when the host is ready: that
 	// happens after the last step and before the checks, and is proved by every reset. The NIC must
@@ -154,7 +157,7 @@ type Step struct {
 	// only if the names and versions of all its steps are those it was built with. Required;
 	// Script and Files derive it from their content.
 	Version string
-	// Timeout bounds Do; 0 means 10 minutes.
+	// Timeout limits Do; 0 means 10 minutes.
 	Timeout time.Duration
 	// Do makes the change. It must be safe to repeat.
 	Do func(ctx context.Context, h *Host) error
@@ -163,7 +166,7 @@ type Step struct {
 	script *string // the text of Script
 }
 
-// A Check looks at a host and changes nothing. ScriptCheck makes the common one.
+// A Check examines a host and changes nothing. ScriptCheck makes the common one.
 type Check struct {
 	Name string // unique in its layer
 	// Version stands for what Do does, as in Step. Required.
@@ -171,45 +174,46 @@ type Check struct {
 	// Want is what Do must return, with ${NAME} standing for a variable of VM.Env, which must have it;
 	// "" accepts everything that Do returns without an error.
 	Want string
-	// Timeout bounds Do; 0 means 1 minute.
+	// Timeout limits Do; 0 means 1 minute.
 	Timeout time.Duration
-	// Do returns what it found, without surrounding white space.
+	// Do returns what it found. Surrounding white space does not count.
 	Do func(ctx context.Context, h *Host) (got string, err error)
 
 	script *string // the text of ScriptCheck
 }
 
-// A Need is something of an earlier role, in the same pool, that must answer before a host is
-// configured, after it is reset, and so on. It is tried until it succeeds or Timeout is over.
+// A Need is a service of an earlier role, in the same pool, that must answer before a host is
+// configured, and again after every reset. It is tried until it succeeds or Timeout is over.
 type Need struct {
 	Name string
 	Role string // an earlier role
-	// Timeout bounds the waiting; 0 means 5 minutes.
+	// Timeout limits the wait; 0 means 5 minutes.
 	Timeout time.Duration
-	// Do looks once. h is the host that needs, of the one that is needed.
+	// Do tries once. h is the host that needs the service, of is the host that provides it.
 	Do func(ctx context.Context, h, of *Host) error
 }
 
-// Limits bound time and parallelism. Zero values mean the defaults.
+// Limits limit time and parallelism. Zero values mean the defaults.
 type Limits struct {
-	// Clones at once; 0 means 8. A host makes 16 linked or 4 full clones at a time and queues the
-	// rest.
+	// Clones is how many VMs are cloned at once; 0 means 8. An ESXi host makes 16 linked or 4 full
+	// clones at a time and queues the rest.
 	Clones int
-	// Hosts that are configured or checked at once; 0 means 16.
+	// Hosts is how many hosts are configured or checked at once; 0 means 16.
 	Hosts int
-	// Checks at once on one host; 0 means 4. More than the 6 sessions of a connection gain nothing.
+	// Checks is how many checks run at once on one host; 0 means 4. More than 6, the sessions of a
+	// connection, gain nothing.
 	Checks int
-	// Boot bounds the time from power on to a login that works; 0 means 10 minutes.
+	// Boot limits the time from power on to a successful login, at least 1 second; 0 means 10 minutes.
 	Boot time.Duration
-	// Lease is how long a pool stays taken when the process that has it dies, and how long vCenter
-	// may be out of reach before a pool is lost; 0 means 3 minutes. Who holds a pool, builds or waits
-	// writes to the ledger, which is one small task in vCenter, three times in that time: once a
-	// minute.
+	// Lease is how long a pool stays leased after the process that holds it died, and how long vCenter
+	// may be unreachable before a pool is lost, at least 1 second; 0 means 3 minutes. A process that
+	// holds a pool, builds or waits writes to the ledger, which is one small task in vCenter, three
+	// times in that time: once a minute.
 	Lease time.Duration
 	// ClockSkew is how far the clock of a host may be from the hypervisor's after a reset; 0 means
-	// 2 seconds, and a negative value that clocks are neither looked at nor set.
+	// 2 seconds. A negative value means that clocks are neither checked nor set.
 	ClockSkew time.Duration
-	// Shutdown bounds an orderly shutdown; then the power is cut. 0 means 1 minute.
+	// Shutdown limits an orderly shutdown, after which the VM is powered off; 0 means 1 minute.
 	Shutdown time.Duration
 }
 
@@ -264,7 +268,7 @@ func (g Golden) withDefaults() Golden {
 	return g
 }
 
-// golden returns what role r is cloned from.
+// golden returns the golden that role r is cloned from.
 func (s Spec) golden(r Role) Golden {
 	if r.Golden != nil {
 		return *r.Golden
@@ -272,7 +276,7 @@ func (s Spec) golden(r Role) Golden {
 	return s.Golden
 }
 
-// goldens returns all that roles are cloned from, in the order of roles.
+// goldens returns the goldens that roles are cloned from, in the order of roles.
 func (s Spec) goldens() []Golden {
 	var all []Golden
 	for _, r := range s.Roles {

@@ -22,8 +22,8 @@ func checkScript(text string) error {
 		return errors.New("the script has a NUL")
 	case strings.Contains(text, "\r\n"):
 		line := 1 + strings.Count(text[:strings.Index(text, "\r\n")], "\n")
-		return fmt.Errorf("line %d of the script ends in CRLF, and a shell takes the CR for a part of it; "+
-			"end lines in LF", line)
+		return fmt.Errorf("line %d of the script ends in CRLF, of which the CR is text to a shell; "+
+			"use LF", line)
 	}
 	sum := sha256.Sum256([]byte(text))
 	known, ok := syntaxErrors.Load(sum)

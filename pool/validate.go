@@ -42,7 +42,8 @@ func (s Spec) validate() error {
 	if s.Pools <= maxPools {
 		all := s.withDefaults().numbers()
 		if s.MinPools > len(all) && len(all) > 0 {
-			f.addf("Spec.MinPools", "is %d, more than the %d in Spec.Pools and Spec.Only", s.MinPools, len(all))
+			f.addf("Spec.MinPools", "is %d, more than the %d in Spec.Pools and Spec.Only",
+				s.MinPools, len(all))
 		}
 	}
 	f.limits("Spec.Limits", s.Limits)
@@ -77,7 +78,9 @@ func (f *faults) ssh(c sshx.Config) {
 	if c.Name != "" || c.Address != "" {
 		f.addf("Spec.SSH", "Name and Address must be empty: every host has its own")
 	}
-	if k := c.HostKeys; len(k.Pinned)+len(k.Authorities) == 0 && k.KnownHosts == "" && !k.TrustOnFirstUse && !k.InsecureIgnore {
+	k := c.HostKeys
+	keys := len(k.Pinned)+len(k.Authorities) > 0 || k.KnownHosts != ""
+	if !keys && !k.TrustOnFirstUse && !k.InsecureIgnore {
 		f.addf("Spec.SSH.HostKeys", "no trusted host key, so a new golden cannot be verified")
 	}
 	c.Name, c.Address = "host", "host"
@@ -208,7 +211,8 @@ func (s Spec) validateVMs(f *faults, path string, r Role, owners map[string]stri
 		vms = append(vms, vm)
 		f.vm(at, vm, 63)
 		if vm.DiskGiB != 0 {
-			f.addf(at+".DiskGiB", "is %d: a linked clone's disk cannot grow; set Spec.Golden.VM.DiskGiB", vm.DiskGiB)
+			f.addf(at+".DiskGiB", "is %d: a linked clone's disk cannot grow; set Spec.Golden.VM.DiskGiB",
+				vm.DiskGiB)
 		}
 		f.unique(owners, at, "Name", vm.Name)
 		s.validateUnplugged(f, at, vm)
@@ -231,8 +235,8 @@ func (s Spec) callVM(r Role, pool int) (vm VM, err error) {
 	first := vm
 	first.NICs, first.Env = slices.Clone(vm.NICs), maps.Clone(vm.Env)
 	if again := s.vm(r, pool); !reflect.DeepEqual(first, again) {
-		return vm, fmt.Errorf("returns %s at the first call, and %s at the second; it must return the same",
-			first.differing(again), again.differing(first))
+		return vm, fmt.Errorf("returns %s at the first call, and %s at the second; "+
+			"it must return the same", first.differing(again), again.differing(first))
 	}
 	return first, nil
 }
@@ -351,7 +355,10 @@ func (f *faults) steps(path string, steps []Step) {
 	seen := map[string]bool{}
 	for i, s := range steps {
 		at := fmt.Sprintf("%s: Steps[%d] (%q)", path, i, s.Name)
-		f.part(seen, at, s.Name, s.Version, s.Timeout, s.Do == nil)
+		f.part(seen, at, s.Name, s.Version, s.Timeout)
+		if s.Do == nil {
+			f.addf(at, "Do is required")
+		}
 		if s.fault != nil {
 			f.addf(at, "%v", s.fault)
 		}
@@ -366,7 +373,10 @@ func (f *faults) checks(path, kind string, checks []Check, vms []VM) {
 	seen := map[string]bool{}
 	for i, c := range checks {
 		at := fmt.Sprintf("%s: %s[%d] (%q)", path, kind, i, c.Name)
-		f.part(seen, at, c.Name, c.Version, c.Timeout, c.Do == nil)
+		f.part(seen, at, c.Name, c.Version, c.Timeout)
+		if c.Do == nil {
+			f.addf(at, "Do is required")
+		}
 		if c.script != nil {
 			f.script(at, *c.script)
 		}
@@ -381,7 +391,7 @@ func (f *faults) checks(path, kind string, checks []Check, vms []VM) {
 }
 
 // part reports faults of what steps and checks have in common.
-func (f *faults) part(seen map[string]bool, at, name, version string, timeout time.Duration, noDo bool) {
+func (f *faults) part(seen map[string]bool, at, name, version string, timeout time.Duration) {
 	if name == "" {
 		f.addf(at, "Name is required")
 	} else if seen[name] {
@@ -389,9 +399,6 @@ func (f *faults) part(seen map[string]bool, at, name, version string, timeout ti
 	}
 	f.text(at, name)
 	seen[name] = true
-	if noDo {
-		f.addf(at, "Do is required")
-	}
 	if version == "" {
 		f.addf(at, "Version is required: a function cannot be hashed (pool.Script and the like set it)")
 	}
