@@ -5,10 +5,10 @@ FUZZTIME ?= 30s
 ACQUISITIONS ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help test race lint pools plan status verify diff rebuild reset keep release sweep destroy chaos bench fuzz tidy shellcheck ci
+.PHONY: help test race lint pools plan status verify diff rebuild reset keep release sweep destroy chaos bench fuzz tidy shellcheck real real-qemu real-keep real-serve ci
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 test: ## Run all tests, on the embedded vCenter unless GOVC_URL is set
 	$(GO) test ./...
@@ -66,6 +66,18 @@ tidy: ## Tidy go.mod and format the code
 
 shellcheck: ## Check the scripts that the hosts run, and CI's own
 	find e2e examples -name '*.sh' -exec shellcheck {} + && shellcheck .ci/run
+
+real: ## The main job on real Linux guests, in containers on two network stacks; needs root, see go doc ./e2e/realguests
+	cd e2e/realguests && $(GO) test -v -count=1 -timeout 60m . $(ARGS)
+
+real-qemu: ## The same on emulated machines under QEMU, on one stack; an hour or two without KVM
+	cd e2e/realguests && $(GO) test -run Pools -v -count=1 -timeout 4h . -kind vms -stacks ifupdown $(ARGS)
+
+real-keep: ## Build con1 and dis1 on real guests and leave them to a person until Ctrl-C
+	cd e2e/realguests && $(GO) test -run Pools -v -count=1 -timeout 0 . -keep $(ARGS)
+
+real-serve: ## Serve a vCenter whose guests are real machines, as examples/simlab does with simulated ones
+	cd e2e/realguests && $(GO) run ./reallab $(ARGS)
 
 ci: ## All that CI checks
 	.ci/run

@@ -23,15 +23,18 @@ func programs(kind Kind) [][2]string {
 	list := [][2]string{{"mmdebstrap", "mmdebstrap"}, {"dnsmasq", "dnsmasq-base"}, {"unshare", "util-linux"}}
 	if kind == VMs {
 		return append(list, [][2]string{
-			{"qemu-system-x86_64", "qemu-system-x86"}, {"qemu-img", "qemu-utils"}, {"mke2fs", "e2fsprogs"},
-			{"sfdisk", "fdisk"}, {"xz", "xz-utils"},
+			{"qemu-system-x86_64", "qemu-system-x86"},
+			{"qemu-img", "qemu-utils"},
+			{"mke2fs", "e2fsprogs"},
+			{"sfdisk", "fdisk"},
+			{"xz", "xz-utils"},
 		}...)
 	}
 	return append(list, [2]string{"systemd-nspawn", "systemd-container"})
 }
 
 // Check returns a Missing if guests of a kind cannot run on this machine.
-func Check(kind Kind) error {
+func Check(ctx context.Context, kind Kind) error {
 	var m Missing
 	if os.Geteuid() != 0 {
 		m = append(m, "root, for machines and their networks")
@@ -49,7 +52,7 @@ func Check(kind Kind) error {
 		return m
 	}
 	if data, err := os.ReadFile("/proc/filesystems"); kind == Containers && (err != nil || !strings.Contains(string(data), "\toverlay\n")) {
-		if exec.Command("modprobe", "overlay").Run() != nil {
+		if exec.CommandContext(ctx, "modprobe", "overlay").Run() != nil {
 			m = append(m, "a kernel with overlayfs")
 		}
 	}

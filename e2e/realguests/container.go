@@ -143,7 +143,7 @@ func (c *container) start(lower, upper, work string) (*exec.Cmd, error) {
 		return nil, err
 	}
 	defer console.Close()
-	cmd := exec.Command("/bin/sh", "-c", string(script), "boot.sh", c.name, c.cgroup(), root, lower, upper, work)
+	cmd := exec.CommandContext(c.site.life, "/bin/sh", "-c", string(script), "boot.sh", c.name, c.cgroup(), root, lower, upper, work)
 	cmd.Dir = c.site.dir // layers are named relative to it: mount takes one page of options
 	cmd.Stdout, cmd.Stderr = console, console
 	if err := ns.start(cmd, syscall.CLONE_NEWPID|syscall.CLONE_NEWNS); err != nil {

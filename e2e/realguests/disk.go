@@ -60,7 +60,7 @@ func (t *tree) split(c *tree) (err error) {
 	}
 	upper := filepath.Join(t.site.dir, t.upper.name, "upper")
 	if t.in {
-		out, err := exec.Command("cp", "-a", upper+"/.", filepath.Join(t.site.dir, c.upper.name, "upper")).CombinedOutput()
+		out, err := exec.CommandContext(t.site.life, "cp", "-a", upper+"/.", filepath.Join(t.site.dir, c.upper.name, "upper")).CombinedOutput()
 		if err != nil && !strings.Contains(string(out), "No such file") { // what was removed meanwhile
 			return fmt.Errorf("copy a disk in use: %w\n%s", err, out)
 		}

@@ -41,19 +41,24 @@ type system struct {
 	took   timings
 }
 
-// newSystem skips the test where guests cannot run, with a sentence that says why.
-func newSystem(t *testing.T, stack string) *system {
+// openSite skips the test where guests cannot run, with a sentence that says why. In CI, that fails it.
+func openSite(t *testing.T, o Options) *Site {
 	t.Helper()
-	topology := e2e.DefaultTopology().On("debian12", "debian12")
-	topology.Pools, topology.DiskGiB, topology.RetryPause = 1, 8, 1
-	s := &system{}
-	var err error
-	s.site, err = Open(t.Context(), Options{Kind: Kind(*kind), Topology: topology, Stack: stack, Logf: t.Logf})
+	o.Logf = t.Logf
+	s, err := Open(t.Context(), o)
 	if m, ok := errors.AsType[Missing](err); ok && os.Getenv("CI") != "true" {
 		t.Skip(m)
 	}
 	require.NoError(t, err)
-	t.Cleanup(s.site.Close)
+	t.Cleanup(s.Close)
+	return s
+}
+
+func newSystem(t *testing.T, stack string) *system {
+	t.Helper()
+	topology := e2e.DefaultTopology().On("debian12", "debian12")
+	topology.Pools, topology.DiskGiB, topology.RetryPause = 1, 8, 1
+	s := &system{site: openSite(t, Options{Kind: Kind(*kind), Topology: topology, Stack: stack})}
 	s.server = vspheretest.NewUnstartedServer(nil)
 	t.Cleanup(s.server.Close)
 	require.NoError(t, s.site.Configure(s.server))
@@ -74,11 +79,15 @@ func newSystem(t *testing.T, stack string) *system {
 	s.spec = topology.Spec(p, sshx.Config{
 		Keys: []ssh.Signer{s.server.ClientKey}, Dialer: s.server, HostKeys: sshx.HostKeys{Pinned: s.server.HostKeys},
 	})
-	s.spec.Golden.Expect = 4 * time.Minute
+	slower := time.Duration(1)
+	if *kind == string(VMs) {
+		slower = 15
+	}
+	s.spec.Golden.Expect = 4 * time.Minute * slower
 	s.spec.Golden.Steps, s.spec.Golden.Checks = s.took.steps(s.spec.Golden.Steps), s.took.checks(s.spec.Golden.Checks)
 	for i := range s.spec.Roles {
 		r := &s.spec.Roles[i]
-		r.Expect, r.Steps, r.Checks = 2*time.Minute, s.took.steps(r.Steps), s.took.checks(r.Checks)
+		r.Expect, r.Steps, r.Checks = 2*time.Minute*slower, s.took.steps(r.Steps), s.took.checks(r.Checks)
 	}
 	return s
 }
@@ -132,12 +141,20 @@ func (l *timings) add(what string, begun time.Time) {
 	l.took = append(l.took, timing{what, time.Since(begun)})
 }
 
-// steps are those given, each done twice: a step must be safe to repeat.
+// steps are those given, each done twice: a step must be safe to repeat. Under emulation each is done
+// once, and may take an hour.
 func (l *timings) steps(list []pool.Step) []pool.Step {
 	list = slices.Clone(list)
+	times := 2
+	if *kind == string(VMs) {
+		times = 1
+	}
 	for i, s := range list {
+		if *kind == string(VMs) {
+			list[i].Timeout = time.Hour
+		}
 		list[i].Do = func(ctx context.Context, h *pool.Host) error {
-			for n := 1; n <= 2; n++ {
+			for n := 1; n <= times; n++ {
 				begun := time.Now()
 				if err := s.Do(ctx, h); err != nil {
 					return fmt.Errorf("time %d: %w", n, err)
@@ -153,6 +170,9 @@ func (l *timings) steps(list []pool.Step) []pool.Step {
 func (l *timings) checks(list []pool.Check) []pool.Check {
 	list = slices.Clone(list)
 	for i, c := range list {
+		if *kind == string(VMs) {
+			list[i].Timeout = 10 * time.Minute
+		}
 		list[i].Do = func(ctx context.Context, h *pool.Host) (string, error) {
 			defer l.add("check "+c.Name+" of "+h.Name, time.Now())
 			return c.Do(ctx, h)

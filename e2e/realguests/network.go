@@ -1,6 +1,7 @@
 package realguests
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/vishvananda/netlink"
 
@@ -33,7 +35,7 @@ type wire struct {
 // newWire makes the port groups of a topology, and what is on them beside guests: on the lab's a
 // gateway, DHCP, names and time; on the external one the same for the internet; nothing on the
 // private one. Packages are served from the directory repo.
-func newWire(t e2e.Topology, dir, repo string) (_ *wire, err error) {
+func newWire(ctx context.Context, t e2e.Topology, dir, repo string) (_ *wire, err error) {
 	w := &wire{bridges: map[string]*netlink.Bridge{}}
 	if w.namespace, err = newNamespace(); err != nil {
 		return nil, err
@@ -79,10 +81,10 @@ func newWire(t e2e.Topology, dir, repo string) (_ *wire, err error) {
 	if t.NTPServer != t.NameServer {
 		addrs = append(addrs, fmt.Sprintf("%s/%d", t.NTPServer, bits))
 	}
-	if err := w.newSite(t.LabNetwork, dir, repo, addrs, internet, append(lab, names...)); err != nil {
+	if err := w.newSite(ctx, t.LabNetwork, dir, repo, addrs, internet, append(lab, names...)); err != nil {
 		return nil, err
 	}
-	return w, w.newSite(t.ExternalNetwork, dir, repo, []string{"192.168.50.1/24", "2001:db8:50::1/64"}, internet, append([]string{
+	return w, w.newSite(ctx, t.ExternalNetwork, dir, repo, []string{"192.168.50.1/24", "2001:db8:50::1/64"}, internet, append([]string{
 		"--dhcp-range=192.168.50.130,192.168.50.250,1h", "--enable-ra", "--ra-param=" + siteIF + ",5,1800", "--dhcp-range=2001:db8:50::,ra-only,64",
 	}, names...))
 }
@@ -133,7 +135,7 @@ type site struct {
 	served  sync.WaitGroup
 }
 
-func (w *wire) newSite(group, dir, repo string, addrs, internet, dnsmasq []string) error {
+func (w *wire) newSite(ctx context.Context, group, dir, repo string, addrs, internet, dnsmasq []string) error {
 	n, err := newNamespace()
 	if err != nil {
 		return err
@@ -156,7 +158,7 @@ func (w *wire) newSite(group, dir, repo string, addrs, internet, dnsmasq []strin
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	if err := s.serve(append(addrs, internet...), repo); err != nil {
+	if err := s.serve(ctx, append(addrs, internet...), repo); err != nil {
 		return err
 	}
 	log, err := os.Create(filepath.Join(dir, "dnsmasq-"+strings.ReplaceAll(group, " ", "-")+".log"))
@@ -164,12 +166,15 @@ func (w *wire) newSite(group, dir, repo string, addrs, internet, dnsmasq []strin
 		return err
 	}
 	defer log.Close()
-	s.dnsmasq = exec.Command("dnsmasq", append([]string{
-		"--keep-in-foreground", "--conf-file=/dev/null", "--pid-file=", "--user=root", "--log-facility=-",
+	// dnsmasq changes its capabilities, on which the kernel forgets that it is to die with its parent: that
+	// is a shell with a PID namespace.
+	s.dnsmasq = exec.CommandContext(ctx, "/bin/sh", append([]string{
+		"-c", `"$@" & wait`, "sh",
+		"dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--pid-file=" + log.Name() + ".pid", "--user=root", "--log-facility=-",
 		"--no-resolv", "--no-hosts", "--no-ping", "--dhcp-authoritative", "--leasefile-ro", "--dhcp-ignore-clid",
 	}, dnsmasq...)...)
 	s.dnsmasq.Stdout, s.dnsmasq.Stderr = log, log
-	if err := s.start(s.dnsmasq, 0); err != nil {
+	if err := s.start(s.dnsmasq, syscall.CLONE_NEWPID); err != nil {
 		s.dnsmasq = nil
 		return fmt.Errorf("start dnsmasq: %w", err)
 	}
@@ -190,7 +195,7 @@ func (s *site) close() {
 
 // serve answers on all addresses with pages and the time. All that does not exist is the repository
 // of packages.
-func (s *site) serve(addrs []string, repo string) error {
+func (s *site) serve(ctx context.Context, addrs []string, repo string) error {
 	packages := http.FileServer(http.Dir(repo))
 	pages := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Host == mirrorName {
@@ -205,11 +210,12 @@ func (s *site) serve(addrs []string, repo string) error {
 		return err
 	}
 	return s.do(func() error {
-		plain, err := net.Listen("tcp", ":80")
+		var l net.ListenConfig
+		plain, err := l.Listen(ctx, "tcp", ":80")
 		if err != nil {
 			return err
 		}
-		secure, err := net.Listen("tcp", ":443")
+		secure, err := l.Listen(ctx, "tcp", ":443")
 		if err != nil {
 			plain.Close()
 			return err
@@ -222,7 +228,7 @@ func (s *site) serve(addrs []string, repo string) error {
 				return err
 			}
 			// One socket per address: the answer has to come from the address that was asked.
-			c, err := net.ListenPacket("udp", netip.AddrPortFrom(p.Addr(), 123).String())
+			c, err := l.ListenPacket(ctx, "udp", netip.AddrPortFrom(p.Addr(), 123).String())
 			if err != nil {
 				return err
 			}

@@ -63,6 +63,8 @@ type Site struct {
 	vlans    bool // the kernel has 802.1Q
 	kvm      bool // KVM answers
 	serial   atomic.Int64
+	life     context.Context // ends with Close
+	end      context.CancelFunc
 }
 
 var _ vspheretest.OS = (*Site)(nil)
@@ -73,10 +75,11 @@ func Open(ctx context.Context, o Options) (_ *Site, err error) {
 	if o.Kind == "" {
 		o.Kind = Containers
 	}
-	if err := Check(o.Kind); err != nil {
+	if err := Check(ctx, o.Kind); err != nil {
 		return nil, err
 	}
 	s := &Site{kind: o.Kind, topology: o.Topology, logf: o.Logf}
+	s.life, s.end = context.WithCancel(context.WithoutCancel(ctx))
 	if s.logf == nil {
 		s.logf = func(string, ...any) {}
 	}
@@ -113,7 +116,7 @@ func Open(ctx context.Context, o Options) (_ *Site, err error) {
 			s.Close()
 		}
 	}()
-	if s.wire, err = newWire(o.Topology, s.dir, s.image.repo()); err != nil {
+	if s.wire, err = newWire(s.life, o.Topology, s.dir, s.image.repo()); err != nil {
 		return nil, err
 	}
 	switch o.Kind {
@@ -137,6 +140,7 @@ func DefaultCache() (string, error) {
 
 // Close ends all that runs and removes the run's directory.
 func (s *Site) Close() {
+	s.end()
 	if s.wire != nil {
 		s.wire.close()
 	}

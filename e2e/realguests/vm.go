@@ -28,12 +28,12 @@ type vm struct {
 	disk    *vmDisk
 	done    chan struct{} // closed when nothing of it runs
 
-	mu    sync.Mutex // guards what follows
-	hw    vspheretest.Hardware
-	cmd   *exec.Cmd
-	ports []string // NICs' ends in the port groups
-	qmp   *monitor
-	info  vspheretest.GuestInfo
+	mu   sync.Mutex // guards what follows
+	hw   vspheretest.Hardware
+	cmd  *exec.Cmd
+	nics int // how many were plugged in
+	qmp  *monitor
+	info vspheretest.GuestInfo
 }
 
 var (
@@ -57,7 +57,6 @@ func (s *Site) newVM(m *vspheretest.Machine, d *vmDisk, memory string) (*vm, err
 			_ = v.cmd.Process.Kill()
 			_ = v.cmd.Wait()
 		}
-		v.unplug()
 		done()
 		close(v.done)
 		return v, err
@@ -65,7 +64,6 @@ func (s *Site) newVM(m *vspheretest.Machine, d *vmDisk, memory string) (*vm, err
 	go func() {
 		_ = v.cmd.Wait()
 		v.qmp.close()
-		v.unplug()
 		done()
 		close(v.done)
 		m.PowerOff()
@@ -84,18 +82,19 @@ func (v *vm) start(disk, memory string) error {
 	}
 	defer log.Close()
 	args, files, err := v.hardware(disk)
-	if err != nil {
-		return err
-	}
 	defer func() {
 		for _, f := range files {
 			f.Close()
 		}
 	}()
+	if err != nil {
+		return err
+	}
+	v.nics = len(files)
 	if memory != "" {
 		args = append(args, "-incoming", "exec:cat '"+memory+"'")
 	}
-	cmd := exec.Command("qemu-system-x86_64", args...)
+	cmd := exec.CommandContext(v.site.life, "qemu-system-x86_64", args...)
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, files
 	if err := v.site.wire.start(cmd, 0); err != nil {
 		return fmt.Errorf("start QEMU: %w", err)
@@ -139,11 +138,11 @@ func (v *vm) hardware(disk string) (args []string, files []*os.File, err error) 
 		"-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
 		"-qmp", "unix:"+v.file("qmp")+",server=on,wait=off")
 	for i, nic := range v.hw.NICs {
-		name, f, err := v.site.wire.tap(nic.Network)
+		f, err := v.site.wire.tap(nic.Network)
 		if err != nil {
 			return nil, files, err
 		}
-		v.ports, files = append(v.ports, name), append(files, f)
+		files = append(files, f)
 		args = append(args,
 			"-device", fmt.Sprintf("pcie-root-port,id=rp%d,slot=%d,chassis=%d,addr=0x%x", i, slots[i], i+1, 0x10+i),
 			"-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i, 3+i),
@@ -152,15 +151,15 @@ func (v *vm) hardware(disk string) (args []string, files []*os.File, err error) 
 	return args, files, nil
 }
 
-// tap makes an interface in a port group whose other end is a file.
-func (w *wire) tap(group string) (name string, f *os.File, err error) {
+// tap makes an interface in a port group whose other end is a file, with which it goes.
+func (w *wire) tap(group string) (f *os.File, err error) {
 	b := w.bridges[group]
 	if b == nil {
-		return "", nil, fmt.Errorf("no port group %q", group)
+		return nil, fmt.Errorf("no port group %q", group)
 	}
 	w.mu.Lock()
 	w.serial++
-	name = fmt.Sprintf("tap%d", w.serial)
+	name := fmt.Sprintf("tap%d", w.serial)
 	w.mu.Unlock()
 	err = w.do(func() error {
 		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
@@ -182,9 +181,9 @@ func (w *wire) tap(group string) (name string, f *os.File, err error) {
 		if f != nil {
 			f.Close()
 		}
-		return "", nil, fmt.Errorf("plug a NIC into port group %q: %w", group, err)
+		return nil, fmt.Errorf("plug a NIC into port group %q: %w", group, err)
 	}
-	return name, f, nil
+	return f, nil
 }
 
 // join makes an interface a port of a bridge, up.
@@ -196,18 +195,17 @@ func (w *wire) join(name string, b *netlink.Bridge) error {
 	return errors.Join(w.LinkSetMTU(l, 9000), w.LinkSetMaster(l, b), w.LinkSetUp(l))
 }
 
-// unplug removes the NICs' ends; they go with QEMU's descriptors, and so does this if QEMU has not
-// been started.
-func (v *vm) unplug() { v.ports = nil }
-
 // plug sets the links as the hardware has them.
 func (v *vm) plug() error {
+	if v.qmp == nil {
+		return nil // it could not be started
+	}
 	v.mu.Lock()
 	hw := v.hw
 	v.mu.Unlock()
 	var errs []error
 	for i, nic := range hw.NICs {
-		if i < len(v.ports) {
+		if i < v.nics {
 			errs = append(errs, v.qmp.do(qmpLimit, "set_link", map[string]any{"name": fmt.Sprintf("nic%d", i), "up": nic.Connected}, nil))
 		}
 	}
@@ -317,6 +315,9 @@ func (v *vm) ServeConn(conn net.Conn, to netip.AddrPort) { v.site.forward(conn, 
 
 // Shutdown implements vspheretest.Guest.
 func (v *vm) Shutdown() {
+	if v.qmp == nil {
+		return
+	}
 	if err := v.qmp.do(qmpLimit, "system_powerdown", nil, nil); err != nil {
 		v.site.logf("%s: %v", v.hw.Name, err)
 	}

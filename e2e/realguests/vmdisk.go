@@ -1,6 +1,7 @@
 package realguests
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -24,15 +25,15 @@ func (s *Site) newOverlay(backing *overlay) (*overlay, error) {
 	if backing != nil {
 		below = backing.path
 	}
-	if err := qemuImg("create", "-q", "-f", "qcow2", "-b", below, "-F", "qcow2", o.path); err != nil {
+	if err := qemuImg(s.life, "create", "-q", "-f", "qcow2", "-b", below, "-F", "qcow2", o.path); err != nil {
 		return nil, err
 	}
 	runtime.AddCleanup(o, func(path string) { _ = os.Remove(path) }, o.path)
 	return o, nil
 }
 
-func qemuImg(args ...string) error {
-	if out, err := exec.Command("qemu-img", args...).CombinedOutput(); err != nil {
+func qemuImg(ctx context.Context, args ...string) error {
+	if out, err := exec.CommandContext(ctx, "qemu-img", args...).CombinedOutput(); err != nil {
 		return fmt.Errorf("qemu-img %s: %w\n%s", args[0], err, out)
 	}
 	return nil
@@ -70,7 +71,7 @@ func (d *vmDisk) split(c *vmDisk) (err error) {
 	switch {
 	case d.in: // as after a power failure, at best; a snapshot with memory stops the VM first
 		if c.top, err = d.site.newOverlay(d.top.backing); err == nil {
-			c.written, err = true, copyFile(d.top.path, c.top.path)
+			c.written, err = true, copyFile(d.site.life, d.top.path, c.top.path)
 		}
 	case !d.written:
 		c.top, err = d.site.newOverlay(d.top.backing)
@@ -84,8 +85,8 @@ func (d *vmDisk) split(c *vmDisk) (err error) {
 	return err
 }
 
-func copyFile(from, to string) error {
-	if out, err := exec.Command("cp", "--sparse=always", from, to).CombinedOutput(); err != nil {
+func copyFile(ctx context.Context, from, to string) error {
+	if out, err := exec.CommandContext(ctx, "cp", "--sparse=always", from, to).CombinedOutput(); err != nil {
 		return fmt.Errorf("copy a disk: %w\n%s", err, out)
 	}
 	return nil
@@ -99,7 +100,7 @@ func (d *vmDisk) use(gib int) (path string, done func(), err error) {
 		return "", nil, d.broken
 	}
 	if gib > imageGiB {
-		if err := qemuImg("resize", "-q", d.top.path, fmt.Sprintf("%dG", gib)); err != nil {
+		if err := qemuImg(d.site.life, "resize", "-q", d.top.path, fmt.Sprintf("%dG", gib)); err != nil {
 			return "", nil, err
 		}
 	}
