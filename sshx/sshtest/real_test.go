@@ -13,20 +13,29 @@ import (
 )
 
 // TestCommandsAgreeWithRealOnes runs scripts on the machine and, in a directory of its own, under
-// the bash and the GNU tools of whoever runs the test. Output and exit code are the same.
+// bash and the GNU tools, in an environment of its own. Both run as the same kind of user: root, if
+// the test does. Output and exit code are the same.
 func TestCommandsAgreeWithRealOnes(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS != "linux" {
 		t.Skip("needs GNU tools")
 	}
-	bash, err := exec.LookPath("bash")
-	if err != nil {
-		t.Skip("needs bash")
+	// Neither the caller's PATH, whose directories may be ones that may not be read, nor its umask.
+	const env = "PATH=/usr/local/bin:/usr/bin:/bin"
+	isolated := func(script string) *exec.Cmd {
+		cmd := exec.Command("/bin/sh", "-c", `umask 022; exec bash -c "$0"`, script)
+		cmd.Env = []string{env, "LC_ALL=C"}
+		return cmd
 	}
-	if out, _ := exec.Command("sed", "--version").Output(); !bytes.Contains(out, []byte("GNU sed")) {
-		t.Skip("needs GNU tools")
+	if out, _ := isolated("sed --version").Output(); !bytes.Contains(out, []byte("GNU sed")) {
+		t.Skip("needs bash and GNU tools in " + env)
 	}
 	h := newHost(t)
+	user := "root"
+	if os.Getuid() != 0 {
+		user = "alice"
+		require.NoError(t, h.Disk().AddUser(user))
+	}
 	// A text that most scripts work on.
 	const text = `printf 'alpha 1\nBeta 22\n# comment\n\ngamma.delta=3\nalpha 1\n  indented\tTab\nPermitRootLogin yes\n#PermitRootLogin no\nserver=10.0.0.1 # dns\n' >f
 printf 'b:2:x\na:10:y\nc:1:z\na:9:y\n' >g
@@ -110,9 +119,9 @@ cat <<-Y
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			cmd := exec.Command(bash, "-c", text+script)
+			cmd := isolated(text + script)
 			cmd.Dir = dir
-			cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LC_ALL=C"}
+			cmd.Env = append(cmd.Env, "HOME="+dir)
 			var stderr bytes.Buffer
 			cmd.Stderr = &stderr
 			want, err := cmd.Output()
@@ -123,8 +132,7 @@ cat <<-Y
 				require.NoError(t, err)
 			}
 			d := "/tmp/" + randomHex(8)
-			require.NoError(t, h.Disk().MkdirAll(d, 0o755))
-			got, code := h.Run(t.Context(), "exec 2>"+d+".err; cd "+d+"; "+text+script)
+			got, code := h.RunAs(t.Context(), user, "mkdir "+d+"; exec 2>"+d+".err; cd "+d+"; "+text+script)
 			errs, _ := h.Disk().ReadFile(d + ".err")
 			assert.Equal(t, string(want), got, "here: %s\nreal: %s", errs, stderr.String())
 			assert.Equal(t, wantCode, code, "here: %s\nreal: %s", errs, stderr.String())
