@@ -17,6 +17,9 @@ import (
 func TestPools(t *testing.T) {
 	for _, stack := range strings.Split(*stacks, ",") {
 		t.Run(stack, func(t *testing.T) {
+			if !*keep {
+				t.Parallel()
+			}
 			s := newSystem(t, stack)
 			begun := time.Now()
 			s.set = pool.Ensure(t, s.spec)

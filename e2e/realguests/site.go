@@ -79,7 +79,8 @@ func Open(ctx context.Context, o Options) (_ *Site, err error) {
 		return nil, err
 	}
 	s := &Site{kind: o.Kind, topology: o.Topology, logf: o.Logf}
-	s.life, s.end = context.WithCancel(context.WithoutCancel(ctx))
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	s.life, s.end = life, end
 	if s.logf == nil {
 		s.logf = func(string, ...any) {}
 	}
@@ -116,7 +117,7 @@ func Open(ctx context.Context, o Options) (_ *Site, err error) {
 			s.Close()
 		}
 	}()
-	if s.wire, err = newWire(s.life, o.Topology, s.dir, s.image.repo()); err != nil {
+	if s.wire, err = newWire(life, o.Topology, s.dir, s.image.repo()); err != nil {
 		return nil, err
 	}
 	switch o.Kind {
