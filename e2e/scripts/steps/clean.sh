@@ -1,7 +1,6 @@
 #!/bin/sh
 # Nothing of the build stays: package caches, containers, caches in home directories.
 set -eu
-cd / # podman of another user goes to the directory that it is started in
 
 # shellcheck source=/dev/null
 . /etc/os-release

@@ -22,12 +22,4 @@ for service in $FIREWALL_SERVICES; do
 	firewall-cmd -q --permanent --query-service="$service" ||
 		firewall-cmd -q --permanent --add-service="$service"
 done
-# NetworkManager tells firewalld which interfaces are the zone's. Without it nobody does, and firewalld
-# passes nothing on between interfaces that are in no zone.
-if ! systemctl is-active --quiet NetworkManager; then
-	for interface in "$LAB_IF" "$TRUNK_IF" "$EXT_IF" "$VLAN_IF"; do
-		firewall-cmd -q --permanent --query-interface="$interface" ||
-			firewall-cmd -q --permanent --add-interface="$interface"
-	done
-fi
 firewall-cmd -q --reload # drops what was opened for this boot only

@@ -44,37 +44,37 @@ with_networkmanager() {
 
 	# The lab's DHCP server may hand out jumbo frames; the profile's MTU wins.
 	profile "$LAB_IF" ethernet
-	nmcli connection modify "$LAB_IF" connection.autoconnect yes 802-3-ethernet.mac-address "" 802-3-ethernet.mac-address "" 802-3-ethernet.mtu "$MTU" \
+	nmcli connection modify "$LAB_IF" connection.autoconnect yes 802-3-ethernet.mtu "$MTU" \
 		ipv4.method auto ipv4.never-default yes ipv4.dhcp-client-id mac ipv6.method disabled
 
 	profile "$TRUNK_IF" ethernet
-	nmcli connection modify "$TRUNK_IF" connection.autoconnect yes 802-3-ethernet.mac-address "" 802-3-ethernet.mac-address "" 802-3-ethernet.mtu "$MTU" \
+	nmcli connection modify "$TRUNK_IF" connection.autoconnect yes 802-3-ethernet.mtu "$MTU" \
 		ipv4.method disabled ipv6.method disabled
 
 	profile "$EXT_IF" ethernet
 	case $ROLE in
 	dis)
-		nmcli connection modify "$EXT_IF" connection.autoconnect no 802-3-ethernet.mac-address "" 802-3-ethernet.mac-address "" 802-3-ethernet.mtu "$MTU" \
+		nmcli connection modify "$EXT_IF" connection.autoconnect no 802-3-ethernet.mtu "$MTU" \
 			ipv4.method disabled ipv6.method disabled
 		;;
 	*)
-		nmcli connection modify "$EXT_IF" connection.autoconnect yes 802-3-ethernet.mac-address "" 802-3-ethernet.mac-address "" 802-3-ethernet.mtu "$MTU" \
+		nmcli connection modify "$EXT_IF" connection.autoconnect yes 802-3-ethernet.mtu "$MTU" \
 			ipv4.method auto ipv4.never-default no ipv4.ignore-auto-dns yes \
 			ipv4.dhcp-client-id mac ipv6.method disabled
 		;;
 	esac
 
 	if [ "$ROLE" != golden ]; then
-		profile "$VLAN_IF" macvlan dev "$TRUNK_IF" mode bridge
+		profile "$VLAN_IF" vlan dev "$TRUNK_IF" id "$VLAN_ID"
 	fi
 	case $ROLE in
 	con)
-		nmcli connection modify "$VLAN_IF" connection.autoconnect yes 802-3-ethernet.mac-address "" 802-3-ethernet.mac-address "" 802-3-ethernet.mtu "$MTU" \
+		nmcli connection modify "$VLAN_IF" connection.autoconnect yes 802-3-ethernet.mtu "$MTU" \
 			ipv4.method manual ipv4.addresses "$VLAN_ADDR" ipv4.gateway '' \
 			ipv4.never-default yes ipv6.method disabled
 		;;
 	dis)
-		nmcli connection modify "$VLAN_IF" connection.autoconnect yes 802-3-ethernet.mac-address "" 802-3-ethernet.mac-address "" 802-3-ethernet.mtu "$MTU" \
+		nmcli connection modify "$VLAN_IF" connection.autoconnect yes 802-3-ethernet.mtu "$MTU" \
 			ipv4.method manual ipv4.addresses "$VLAN_ADDR" ipv4.never-default no \
 			ipv4.gateway "$CON_VLAN_ADDR" ipv4.dns "$CON_VLAN_ADDR" ipv6.method disabled
 		;;
@@ -98,7 +98,7 @@ with_networkmanager() {
 
 	for uuid in $(nmcli -g UUID connection show); do
 		case $(nmcli -g connection.type connection show "$uuid") in
-		802-3-ethernet | vlan | macvlan) ;;
+		802-3-ethernet | vlan) ;;
 		*) continue ;; # loopback, bridges of containers
 		esac
 		case $(nmcli -g connection.id connection show "$uuid") in
@@ -138,7 +138,7 @@ with_networkd() {
 		'[Network]' DHCP=ipv4 LinkLocalAddressing=no IPv6AcceptRA=no \
 		'[DHCPv4]' ClientIdentifier=mac UseRoutes=no
 	vlan=
-	[ "$ROLE" = golden ] || vlan="MACVLAN=$VLAN_IF"
+	[ "$ROLE" = golden ] || vlan="VLAN=$VLAN_IF"
 	config "$networkd-$TRUNK_IF.network" '[Match]' "Name=$TRUNK_IF" \
 		'[Link]' "MTUBytes=$MTU" RequiredForOnline=no \
 		'[Network]' LinkLocalAddressing=no IPv6AcceptRA=no ${vlan:+"$vlan"}
@@ -154,7 +154,7 @@ with_networkd() {
 		;;
 	esac
 	if [ "$ROLE" != golden ]; then
-		config "$networkd-$VLAN_IF.netdev" '[NetDev]' "Name=$VLAN_IF" Kind=macvlan '[MACVLAN]' Mode=bridge
+		config "$networkd-$VLAN_IF.netdev" '[NetDev]' "Name=$VLAN_IF" Kind=vlan '[VLAN]' "Id=$VLAN_ID"
 		config "$networkd-$VLAN_IF.network" '[Match]' "Name=$VLAN_IF" '[Link]' "MTUBytes=$MTU" \
 			'[Network]' "Address=$VLAN_ADDR" LinkLocalAddressing=no IPv6AcceptRA=no
 	fi
