@@ -54,7 +54,7 @@ func conformOnRealVCenter(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, p.Close(ctx)) })
 	pooltest.TestProvider(t, p, pooltest.Env{
-		Template: template,
+		Template: template, BootedAt: p.bootedAt,
 		WrongPassword: func(t pool.T) (pool.Provider, string, string) {
 			wrong := cfg
 			wrong.Password = rand.Text()
@@ -88,6 +88,20 @@ func removeFolder(ctx context.Context, p *Provider, folder types.ManagedObjectRe
 	})
 }
 
+// bootedAt is runtime.bootTime of a VM, which is read anew.
+func (p *Provider) bootedAt(t pool.T, id string) time.Time {
+	t.Helper()
+	ref := types.ManagedObjectReference{Type: "VirtualMachine", Value: id}
+	objects, err := p.s.retrieve(t.Context(), types.PropertyFilterSpec{
+		PropSet:   []types.PropertySpec{{Type: ref.Type, PathSet: []string{"runtime.bootTime"}}},
+		ObjectSet: []types.ObjectSpec{{Obj: ref}},
+	})
+	require.NoError(t, err)
+	require.Len(t, objects, 1)
+	require.Len(t, objects[0].PropSet, 1, "VM %s has a boot time", id)
+	return objects[0].PropSet[0].Val.(time.Time)
+}
+
 // closing returns a Provider that is closed when t ends.
 func closing(t pool.T, cfg Config) *Provider {
 	t.Helper()
@@ -106,7 +120,7 @@ var apiMethods = map[pooltest.Operation]string{
 // conformance is what the suite needs to know of the lab.
 func (l *lab) conformance() pooltest.Env {
 	return pooltest.Env{
-		Template: "template", Timeout: 30 * time.Second, Instant: 500 * time.Millisecond,
+		Template: "template", Timeout: 30 * time.Second, Instant: 500 * time.Millisecond, BootedAt: l.p.bootedAt,
 		Lose: func(t pool.T, op pooltest.Operation, vm string) {
 			i := l.Inject(vspheretest.Fault{Method: apiMethods[op], Name: vm, Effect: vspheretest.LoseReply})
 			t.Cleanup(func() { assert.Equal(t, 1, i.Hits(), "the answer to %s was lost", op) })

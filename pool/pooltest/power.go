@@ -11,6 +11,8 @@ import (
 	"github.com/poolready/poolready/pool"
 )
 
+func tellsBoots(e Env) bool { return e.BootedAt != nil }
+
 var power = []Case{
 	{Name: "a VM that is powered on runs and gets an address", test: func(f *fixture) {
 		id, spec := f.vm("boot")
@@ -28,13 +30,14 @@ var power = []Case{
 		require.NoError(f, err)
 		assert.Equal(f, one, two)
 	}},
-	{Name: "powering on a VM that runs leaves it alone", test: func(f *fixture) {
+	{Name: "powering on a VM that runs leaves it alone", needs: tellsBoots, test: func(f *fixture) {
 		id, spec := f.up("twice")
-		before := f.look(id)
+		before := f.env.BootedAt(f, id)
 		require.NoError(f, f.p.PowerOn(f.ctx, id))
 		_, err := f.p.Address(f.ctx, id, spec.VM.NICs[0].MAC)
 		require.NoError(f, err)
-		assert.Equal(f, before, f.look(id))
+		assert.True(f, f.look(id).On)
+		assert.Equal(f, before, f.env.BootedAt(f, id), "it was powered on once")
 	}},
 	{Name: "a guest that is asked shuts down, and the power is not cut", test: func(f *fixture) {
 		id, _ := f.up("polite")

@@ -33,6 +33,10 @@ type Env struct {
 	// Lose makes the hypervisor's next answer to the operation on the VM of that name be lost on
 	// the way, after the operation took effect. nil skips the cases that need it.
 	Lose func(t pool.T, op Operation, vm string)
+	// BootedAt returns the hypervisor's own record of when the running VM of that ID was last powered
+	// on. Only that shows for certain that a VM was not powered off and on: it may be back, with the
+	// same address, before anybody looks. nil skips the case that needs it.
+	BootedAt func(t pool.T, id string) time.Time
 	// WrongPassword returns a provider with a user's name and a password, which are not valid
 	// together.
 	WrongPassword func(t pool.T) (p pool.Provider, user, password string)
