@@ -30,7 +30,8 @@ func (p *Work) expect(s Spec) time.Duration {
 	total = golden
 	for i, hosts := range p.hosts {
 		var clones, works int
-		clone, work, boot := expectClone, s.Roles[i].Expect, time.Duration(0)
+		work, boot := s.Roles[i].Expect, time.Duration(0)
+		clone := min(expectClone, work) // of a role that is made ready in seconds, so is the clone
 		var seenClone, seenWork time.Duration
 		for _, h := range hosts {
 			if rec, _, _, err := readySnapshot(h.info, h.role.Snapshot); err == nil {

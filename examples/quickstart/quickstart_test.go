@@ -9,7 +9,6 @@ package quickstart
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 
@@ -24,16 +23,16 @@ func TestMain(m *testing.M) {
 
 // spec is two pools of one machine each, which has a page.
 func spec(t pool.T) pool.Spec {
-	provider, ssh, template := vcenter(t)
+	provider, ssh, template, expect := vcenter(t)
 	return pool.Spec{
 		Name: "quickstart", Provider: provider, SSH: ssh, Pools: 2,
-		Golden: pool.Golden{Template: template, VM: pool.VM{Name: "quickstart-golden"}, Expect: time.Minute},
+		Golden: pool.Golden{Template: template, VM: pool.VM{Name: "quickstart-golden"}, Expect: expect},
 		Roles: []pool.Role{{
 			Name:   "web",
 			VM:     func(n int) pool.VM { return pool.VM{Name: fmt.Sprintf("quickstart-web%d", n)} },
 			Steps:  []pool.Step{pool.Script("page", "mkdir -p /srv && echo hello >/srv/page")},
 			Checks: []pool.Check{pool.ScriptCheck("page", "hello", "cat /srv/page")},
-			Expect: time.Minute, // a guess for the first time; then it is known
+			Expect: expect, // a guess for the first time; then it is known
 		}},
 	}
 }

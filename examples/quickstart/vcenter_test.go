@@ -14,18 +14,19 @@ import (
 	"github.com/poolready/poolready/vsphere/vspheretest"
 )
 
-// vcenter returns a provider, how to log in to the template, and the template's name.
+// vcenter returns a provider, how to log in to the template, the template's name, and how long it
+// takes, about, to make one VM ready.
 //
 // GOVC_URL and its like name the vCenter; then E2E_SSH_KEY, E2E_KNOWN_HOSTS and E2E_SSH_JUMP say
 // how to log in, and E2E_TEMPLATE to what. Without GOVC_URL all of it is simulated in this process.
-func vcenter(t pool.T) (pool.Provider, sshx.Config, string) {
+func vcenter(t pool.T) (pool.Provider, sshx.Config, string, time.Duration) {
 	t.Helper()
 	if os.Getenv("GOVC_URL") == "" {
 		srv := vspheretest.NewServer(t)
 		cfg := vsphere.Config{URL: srv.URL.String(), CACerts: srv.CAFile}
 		return open(t, cfg), sshx.Config{
 			Keys: []ssh.Signer{srv.ClientKey}, HostKeys: sshx.HostKeys{Pinned: srv.HostKeys}, Dialer: srv,
-		}, "template"
+		}, "template", time.Second
 	}
 	cfg, err := vsphere.FromEnv()
 	if err != nil {
@@ -35,7 +36,7 @@ func vcenter(t pool.T) (pool.Provider, sshx.Config, string) {
 	if err != nil {
 		t.Fatalf("GOVC_URL is set: %v", err)
 	}
-	return open(t, cfg), login, cmp.Or(os.Getenv("E2E_TEMPLATE"), "e2e-template-rhel9")
+	return open(t, cfg), login, cmp.Or(os.Getenv("E2E_TEMPLATE"), "e2e-template-rhel9"), time.Minute
 }
 
 func open(t pool.T, cfg vsphere.Config) pool.Provider {
