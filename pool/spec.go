@@ -130,8 +130,8 @@ type VM struct {
 	// DiskGiB is the size that the first disk of a golden is grown to, up to 63488; 0 keeps that of
 	// the template. A linked clone's disk cannot grow: it must be 0 in a Role.
 	DiskGiB int
-	// NICs are in the order of the guest's devices; SSH uses the first one. Without any, the VM has
-	// those of the source, with new MACs.
+	// NICs, at most 10, are in the order of the guest's devices; SSH uses the first one. Without any,
+	// the VM has those of the source, with new MACs.
 	NICs []NIC
 	// Env holds the environment variables of this VM's scripts. Records and logs have a hash of the
 	// values, not the values; what a script prints, or a Check wants, is shown, except SSH.Secrets.
@@ -171,8 +171,8 @@ type Check struct {
 	Name string // unique in its layer
 	// Version stands for what Do does, as in Step. Required.
 	Version string
-	// Want is what Do must return, with ${NAME} standing for a variable of VM.Env, which must have it;
-	// "" accepts everything that Do returns without an error.
+	// Want is what Do must return, with ${NAME} standing for a variable of VM.Env, which must have it.
+	// It has no surrounding white space; "" accepts everything that Do returns without an error.
 	Want string
 	// Timeout limits Do; 0 means 1 minute.
 	Timeout time.Duration

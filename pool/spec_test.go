@@ -92,6 +92,7 @@ func TestSpecFaults(t *testing.T) {
 		{"a known_hosts file that is not there", func(s *Spec) { s.SSH.HostKeys.KnownHosts = "/none" }, `Spec.SSH.HostKeys.KnownHosts: open /none`},
 		{"a key that is nil", func(s *Spec) { s.SSH.Keys = []ssh.Signer{nil} }, `Spec.SSH.Keys has a nil key`},
 		{"a jump host without an address", func(s *Spec) { s.SSH.Jump = []sshx.Config{{Keys: s.SSH.Keys}} }, `Spec.SSH.Jump[0]: Config.Address is empty`},
+		{"a jump host that nothing proves", func(s *Spec) { s.SSH.Jump = []sshx.Config{{Address: "j", Keys: s.SSH.Keys}} }, `Spec.SSH.Jump[0].HostKeys: no trusted host key`},
 		{"one address for all hosts", func(s *Spec) { s.SSH.Address = "10.0.0.1" }, `Spec.SSH: Name and Address must be empty`},
 		{"a VM function that panics", func(s *Spec) { s.Roles[0].VM = func(int) VM { panic("boom") } }, `Spec.Roles[0] ("con"): VM(1): panics: boom`},
 		{"a VM function that knows two pools", func(s *Spec) {
@@ -115,7 +116,9 @@ func TestSpecFaults(t *testing.T) {
 		{"a variable with a NUL", func(s *Spec) { s.changeCon(func(vm *VM) { vm.Env["HOST"] = "a\x00b" }) }, `Spec.Roles[0] ("con"): VM(1).Env: the value of "HOST" has a NUL`},
 		{"a variable of sshx's", func(s *Spec) { s.Golden.VM.Env = map[string]string{"_sshx": ""} }, `Spec.Golden.VM.Env: "_sshx": names that begin with _sshx are reserved`},
 		{"a MAC of many", func(s *Spec) { s.changeCon(func(vm *VM) { vm.NICs[0].MAC = "01:00:5e:00:00:01" }) }, `Spec.Roles[0] ("con"): VM(1).NICs[0].MAC: "01:00:5e:00:00:01" is not the address of one NIC`},
+		{"more NICs than a VM has", func(s *Spec) { s.Golden.VM.NICs = make([]NIC, 11) }, `Spec.Golden.VM.NICs: are 11, at most 10 are allowed`},
 		{"a template of two lines", func(s *Spec) { s.Golden.Template = "rhel9\n" }, `Spec.Golden.Template: "rhel9\n" has a line break`},
+		{"white space around Want", func(s *Spec) { s.Golden.Checks[0].Want = "ok\n" }, `Spec.Golden: Checks[0] ("time"): Want: "ok\n" has white space around it`},
 		{"an unknown variable in Want", func(s *Spec) {
 			s.Roles[0].AfterReset = []Check{{Name: "name", Version: "1", Want: "${HOST} ${NOPE}", Do: looks}}
 		}, `Spec.Roles[0] ("con"): AfterReset[0] ("name"): Want: unknown variable ${NOPE}; want one of the Env of con1: HOST`},

@@ -21,6 +21,7 @@ const (
 	maxCPUs      = 768
 	maxMemoryMiB = 24 << 20
 	maxDiskGiB   = 62 << 10
+	maxNICs      = 10
 	maxName      = 80 // characters of a folder's or snapshot's name
 )
 
@@ -78,10 +79,13 @@ func (f *faults) ssh(c sshx.Config) {
 	if c.Name != "" || c.Address != "" {
 		f.addf("Spec.SSH", "Name and Address must be empty: every host has its own")
 	}
-	k := c.HostKeys
-	keys := len(k.Pinned)+len(k.Authorities) > 0 || k.KnownHosts != ""
-	if !keys && !k.TrustOnFirstUse && !k.InsecureIgnore {
+	if trustsNone(c.HostKeys) {
 		f.addf("Spec.SSH.HostKeys", "no trusted host key, so a new golden cannot be verified")
+	}
+	for i, j := range c.Jump {
+		if trustsNone(j.HostKeys) {
+			f.addf(fmt.Sprintf("Spec.SSH.Jump[%d].HostKeys", i), "no trusted host key")
+		}
 	}
 	c.Name, c.Address = "host", "host"
 	err := c.Validate()
@@ -94,6 +98,11 @@ func (f *faults) ssh(c sshx.Config) {
 			*f = append(*f, errors.New("Spec.SSH"+strings.TrimPrefix(err.Error(), "Config")))
 		}
 	}
+}
+
+func trustsNone(k sshx.HostKeys) bool {
+	keys := len(k.Pinned)+len(k.Authorities) > 0 || k.KnownHosts != ""
+	return !keys && !k.TrustOnFirstUse && !k.InsecureIgnore
 }
 
 func (f *faults) limits(path string, l Limits) {
@@ -299,6 +308,9 @@ func (f *faults) vm(at string, vm VM, most int) {
 	f.folder(at+".Folder", vm.Folder)
 	f.text(at+".Datastore", vm.Datastore)
 	f.text(at+".ResourcePool", vm.ResourcePool)
+	if len(vm.NICs) > maxNICs {
+		f.addf(at+".NICs", "are %d, at most %d are allowed", len(vm.NICs), maxNICs)
+	}
 	for i, nic := range vm.NICs {
 		f.text(fmt.Sprintf("%s.NICs[%d].Network", at, i), nic.Network)
 		if nic.MAC != "" {
@@ -379,6 +391,9 @@ func (f *faults) checks(path, kind string, checks []Check, vms []VM) {
 		}
 		if c.script != nil {
 			f.script(at, *c.script)
+		}
+		if c.Want != strings.TrimSpace(c.Want) {
+			f.addf(at+": Want", "%q has white space around it, which what Do returns never has", c.Want)
 		}
 		for _, v := range variable.FindAllString(c.Want, -1) {
 			n := slices.IndexFunc(vms, func(vm VM) bool { _, ok := vm.Env[v[2:len(v)-1]]; return !ok })
