@@ -46,7 +46,8 @@ Host *
 	topology := s.topology
 	for _, e := range append(srv.Env(),
 		"E2E_SSH_KEY="+s.KeyFile(), "E2E_KNOWN_HOSTS="+known, "E2E_SSH_JUMP=lab@"+srv.Jump,
-		"E2E_OS="+topology.OS, fmt.Sprintf("E2E_POOLS=%d", topology.Pools), fmt.Sprintf("E2E_DISK_GIB=%d", topology.DiskGiB),
+		"E2E_OS="+topology.OS, fmt.Sprintf("E2E_POOLS=%d", topology.Pools),
+		fmt.Sprintf("E2E_DISK_GIB=%d", topology.DiskGiB),
 		"E2E_EXPECT="+(4*time.Minute).String(),
 	) {
 		name, value, _ := strings.Cut(e, "=")

@@ -20,7 +20,11 @@ func (m Missing) Error() string {
 
 // programs that are needed, and the Debian packages that have them.
 func programs(kind Kind) [][2]string {
-	list := [][2]string{{"mmdebstrap", "mmdebstrap"}, {"dnsmasq", "dnsmasq-base"}, {"unshare", "util-linux"}}
+	list := [][2]string{
+		{"mmdebstrap", "mmdebstrap"},
+		{"dnsmasq", "dnsmasq-base"},
+		{"unshare", "util-linux"},
+	}
 	if kind == VMs {
 		return append(list, [][2]string{
 			{"qemu-system-x86_64", "qemu-system-x86"},
@@ -51,7 +55,8 @@ func Check(ctx context.Context, kind Kind) error {
 	if len(m) > 0 {
 		return m
 	}
-	if data, err := os.ReadFile("/proc/filesystems"); kind == Containers && (err != nil || !strings.Contains(string(data), "\toverlay\n")) {
+	if data, err := os.ReadFile("/proc/filesystems"); kind == Containers &&
+		(err != nil || !strings.Contains(string(data), "\toverlay\n")) {
 		if exec.CommandContext(ctx, "modprobe", "overlay").Run() != nil {
 			m = append(m, "a kernel with overlayfs")
 		}
@@ -65,7 +70,8 @@ func Check(ctx context.Context, kind Kind) error {
 	}
 	defer n.close()
 	for _, l := range []netlink.Link{
-		&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "b"}}, &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "v"}, PeerName: "w"},
+		&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "b"}},
+		&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "v"}, PeerName: "w"},
 	} {
 		if err := n.LinkAdd(l); err != nil {
 			m = append(m, "a kernel with interfaces of type "+l.Type()+" ("+err.Error()+")")
@@ -88,18 +94,23 @@ func hasVLANs() bool {
 	if n.LinkAdd(v) != nil {
 		return false
 	}
-	return n.LinkAdd(&netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: "v.1", ParentIndex: v.Index}, VlanId: 1}) == nil
+	return n.LinkAdd(
+		&netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: "v.1", ParentIndex: v.Index}, VlanId: 1},
+	) == nil
 }
 
 // kvmAnswers reports whether a kernel that is started with KVM ends within a deadline. Where
-// virtualization is nested, KVM may be there and let nothing run. The kernel finds no disk, panics and
-// restarts, on which QEMU ends.
+// virtualization is nested, KVM may be there and let nothing run. The kernel finds no disk, panics
+// and restarts, on which QEMU ends.
 func (s *Site) kvmAnswers(ctx context.Context) bool {
 	if _, err := os.Stat("/dev/kvm"); err != nil {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
-	return exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "kvm", "-cpu", "host", "-m", "512", "-nodefaults", "-no-user-config",
-		"-display", "none", "-no-reboot", "-kernel", s.image.file("vmlinux"), "-append", "panic=-1").Run() == nil
+	return exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "kvm", "-cpu", "host", "-m", "512",
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-kernel", s.image.file("vmlinux"), "-append", "panic=-1").
+		Run() ==
+		nil
 }

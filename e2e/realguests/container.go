@@ -43,7 +43,13 @@ type boot struct {
 var slots = []int{192, 224, 256, 161, 193, 225, 257, 162, 194, 226}
 
 func (s *Site) bootContainer(m *vspheretest.Machine, t *tree) *container {
-	c := &container{site: s, machine: m, name: s.unique("vm"), hw: m.Hardware, done: make(chan struct{})}
+	c := &container{
+		site:    s,
+		machine: m,
+		name:    s.unique("vm"),
+		hw:      m.Hardware,
+		done:    make(chan struct{}),
+	}
 	go c.run(t)
 	go c.watch()
 	return c
@@ -143,7 +149,8 @@ func (c *container) start(lower, upper, work string) (*exec.Cmd, error) {
 		return nil, err
 	}
 	defer console.Close()
-	cmd := exec.CommandContext(c.site.life, "/bin/sh", "-c", string(script), "boot.sh", c.name, c.cgroup(), root, lower, upper, work)
+	cmd := exec.CommandContext(c.site.life, "/bin/sh", "-c", string(script), "boot.sh",
+		c.name, c.cgroup(), root, lower, upper, work)
 	cmd.Dir = c.site.dir // layers are named relative to it: mount takes one page of options
 	cmd.Stdout, cmd.Stderr = console, console
 	if err := ns.start(cmd, syscall.CLONE_NEWPID|syscall.CLONE_NEWNS); err != nil {
@@ -190,7 +197,14 @@ func (c *container) Info() (info vspheretest.GuestInfo) {
 		return info
 	}
 	// The overlay is mounted where boot.sh sees it.
-	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/root%s/root-%s/etc/hostname", c.boot.cmd.Process.Pid, c.site.dir, c.name))
+	name, err := os.ReadFile(
+		fmt.Sprintf(
+			"/proc/%d/root%s/root-%s/etc/hostname",
+			c.boot.cmd.Process.Pid,
+			c.site.dir,
+			c.name,
+		),
+	)
 	if err == nil {
 		info.HostName = strings.TrimSpace(string(name))
 	}

@@ -41,8 +41,8 @@ type tree struct {
 	broken error
 }
 
-// Clone implements vspheretest.Disk. The copy of a disk that is in use has what was on it after some
-// of the writes of that time, as after a power failure.
+// Clone implements vspheretest.Disk. The copy of a disk that is in use has what was on it after
+// some of the writes of that time, as after a power failure.
 func (t *tree) Clone() vspheretest.Disk {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -60,8 +60,10 @@ func (t *tree) split(c *tree) (err error) {
 	}
 	upper := filepath.Join(t.site.dir, t.upper.name, "upper")
 	if t.in {
-		out, err := exec.CommandContext(t.site.life, "cp", "-a", upper+"/.", filepath.Join(t.site.dir, c.upper.name, "upper")).CombinedOutput()
-		if err != nil && !strings.Contains(string(out), "No such file") { // what was removed meanwhile
+		to := filepath.Join(t.site.dir, c.upper.name, "upper")
+		out, err := exec.CommandContext(t.site.life, "cp", "-a", upper+"/.", to).CombinedOutput()
+		if err != nil &&
+			!strings.Contains(string(out), "No such file") { // what was removed meanwhile
 			return fmt.Errorf("copy a disk in use: %w\n%s", err, out)
 		}
 		return nil
@@ -110,7 +112,11 @@ func (s *Site) adapt(upper string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(upper, interfaces), []byte(strings.ReplaceAll(string(text), "allow-hotplug", "auto")), 0o644)
+	return os.WriteFile(
+		filepath.Join(upper, interfaces),
+		[]byte(strings.ReplaceAll(string(text), "allow-hotplug", "auto")),
+		0o644,
+	)
 }
 
 // use says that a container runs on the disk, and returns the options of its overlay, relative to

@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// forward joins a connection that the harness has made with a guest's address, as seen from the lab's
-// port group, until both directions have ended or the guest has. A guest that refuses has it closed;
-// of one that does not answer, nothing is heard.
+// forward joins a connection that the harness has made with a guest's address, as seen from the
+// lab's port group, until both directions have ended or the guest has. A guest that refuses has it
+// closed; of one that does not answer, nothing is heard.
 func (s *Site) forward(conn net.Conn, to netip.AddrPort, gone <-chan struct{}) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()

@@ -61,7 +61,13 @@ var codenames = map[string]string{"12": "bookworm", "13": "trixie"}
 // buildImage returns an image for a kind of guests, from the cache or built now, of the packages of
 // this machine's own apt sources. A VM has the recipe's packages installed: under emulation, that
 // takes long.
-func buildImage(ctx context.Context, cache, system, stack string, kind Kind, packages string, logf func(string, ...any)) (image, error) {
+func buildImage(
+	ctx context.Context,
+	cache, system, stack string,
+	kind Kind,
+	packages string,
+	logf func(string, ...any),
+) (image, error) {
 	fail := func(err error) (image, error) {
 		return image{}, fmt.Errorf("build an image of %s, %s, for %s: %w", system, stack, kind, err)
 	}
@@ -69,7 +75,12 @@ func buildImage(ctx context.Context, cache, system, stack string, kind Kind, pac
 	if m == nil || codenames[m[1]] == "" {
 		return fail(errors.New("only debian12 and debian13 can be built"))
 	}
-	i := image{filepath.Join(cache, fmt.Sprintf("%s-%s-%s-%s", system, stack, kind, contentHash(packages)))}
+	i := image{
+		filepath.Join(
+			cache,
+			fmt.Sprintf("%s-%s-%s-%s", system, stack, kind, contentHash(packages)),
+		),
+	}
 	unlock, err := lockFile(i.dir+".lock", unix.LOCK_EX) // another process may build it
 	if err != nil {
 		return fail(err)
@@ -83,7 +94,13 @@ func buildImage(ctx context.Context, cache, system, stack string, kind Kind, pac
 		return fail(err)
 	}
 	begun := time.Now()
-	logf("building an image of %s, %s, for %s, in %s; some minutes, once", system, stack, kind, i.dir)
+	logf(
+		"building an image of %s, %s, for %s, in %s; some minutes, once",
+		system,
+		stack,
+		kind,
+		i.dir,
+	)
 	building := i.dir + ".new"
 	if err := os.RemoveAll(building); err != nil { // from a build that was killed
 		return fail(err)
@@ -96,10 +113,13 @@ func buildImage(ctx context.Context, cache, system, stack string, kind Kind, pac
 	if err != nil {
 		return fail(err)
 	}
-	if err := os.WriteFile(filepath.Join(building, "authorized_keys"), authorizedKey(key), 0o600); err != nil {
+	authorized := filepath.Join(building, "authorized_keys")
+	if err := os.WriteFile(authorized, authorizedKey(key), 0o600); err != nil {
 		return fail(err)
 	}
-	if err := runPrivately(ctx, sources, filepath.Join(scripts, "build.sh"), building, codenames[m[1]], stack, string(kind), packages); err != nil {
+	err = runPrivately(ctx, sources, filepath.Join(scripts, "build.sh"),
+		building, codenames[m[1]], stack, string(kind), packages)
+	if err != nil {
 		return fail(err)
 	}
 	if err := os.Rename(building, i.dir); err != nil { // whole or not at all
@@ -132,19 +152,24 @@ func contentHash(packages string) string {
 
 // aptSources are the lines of sources.list of this machine for a release of Debian.
 func aptSources(ctx context.Context, codename string) ([]byte, error) {
-	out, err := exec.CommandContext(ctx, "apt-get", "indextargets",
-		"--format", "deb $(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages", "Origin: Debian").Output()
+	const line = "deb $(REPO_URI) $(RELEASE) $(COMPONENT)"
+	out, err := exec.CommandContext(ctx, "apt-get", "indextargets", "--format", line,
+		"Created-By: Packages", "Origin: Debian").Output()
 	if err != nil {
 		return nil, fmt.Errorf("ask apt for this machine's sources: %w", err)
 	}
 	var lines []string
 	for line := range strings.Lines(string(out)) {
-		if f := strings.Fields(line); len(f) == 4 && (f[2] == codename || strings.HasPrefix(f[2], codename+"-")) {
+		if f := strings.Fields(line); len(f) == 4 &&
+			(f[2] == codename || strings.HasPrefix(f[2], codename+"-")) {
 			lines = append(lines, line)
 		}
 	}
 	if len(lines) == 0 {
-		return nil, fmt.Errorf("this machine's apt has no sources of Debian's %s, or no lists of them: apt-get update", codename)
+		return nil, fmt.Errorf(
+			"this machine's apt has no sources of Debian's %s, or no lists of them: apt-get update",
+			codename,
+		)
 	}
 	return []byte(strings.Join(lines, "")), nil
 }
@@ -174,7 +199,8 @@ func extract(from embed.FS, dir, to string) error {
 // runPrivately runs a program in namespaces of its own for processes and mounts, none of which
 // outlives it or this process.
 func runPrivately(ctx context.Context, stdin []byte, args ...string) error {
-	cmd := exec.CommandContext(ctx, "unshare", append([]string{"--mount", "--pid", "--fork", "--kill-child", "--mount-proc"}, args...)...)
+	private := []string{"--mount", "--pid", "--fork", "--kill-child", "--mount-proc"}
+	cmd := exec.CommandContext(ctx, "unshare", append(private, args...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	runtime.LockOSThread() // with whose end the signal would come
 	defer runtime.UnlockOSThread()

@@ -27,9 +27,17 @@ import (
 
 var (
 	kind   = flag.String("kind", string(Containers), "`kind` of guests: containers or vms")
-	stacks = flag.String("stacks", "ifupdown,networkmanager", "the `list` of stacks to test; see Stacks")
-	idle   = flag.Duration("idle", time.Minute, "how `long` hosts that nobody uses are watched")
-	keep   = flag.Bool("keep", false, "leave the machines of the first stack running, and say how to reach them, until interrupted")
+	stacks = flag.String(
+		"stacks",
+		"ifupdown,networkmanager",
+		"the `list` of stacks to test; see Stacks",
+	)
+	idle = flag.Duration("idle", time.Minute, "how `long` hosts that nobody uses are watched")
+	keep = flag.Bool(
+		"keep",
+		false,
+		"leave the machines of the first stack running, and say how to reach them, until interrupted",
+	)
 )
 
 // A system is the con/dis system on real guests: one pool.
@@ -41,8 +49,8 @@ type system struct {
 	took   timings
 }
 
-// openSite skips the test where guests cannot run, with a sentence that says why. With REALGUESTS_NEEDED in
-// the environment that fails it.
+// openSite skips the test where guests cannot run, with a sentence that says why. With
+// REALGUESTS_NEEDED in the environment that fails it.
 func openSite(t *testing.T, o Options) *Site {
 	t.Helper()
 	o.Logf = t.Logf
@@ -70,7 +78,13 @@ func newSystem(t *testing.T, stack string) *system {
 	}
 	s.server.Start()
 	topology.RunnerKey = RunnerKey(s.server.ClientKey)
-	p, err := vsphere.New(vsphere.Config{URL: s.server.URL.String(), CACerts: s.server.CAFile, Datacenter: s.server.Datacenter})
+	p, err := vsphere.New(
+		vsphere.Config{
+			URL:        s.server.URL.String(),
+			CACerts:    s.server.CAFile,
+			Datacenter: s.server.Datacenter,
+		},
+	)
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -78,17 +92,27 @@ func newSystem(t *testing.T, stack string) *system {
 		assert.NoError(t, p.Close(ctx))
 	})
 	s.spec = topology.Spec(p, sshx.Config{
-		Keys: []ssh.Signer{s.server.ClientKey}, Dialer: s.server, HostKeys: sshx.HostKeys{Pinned: s.server.HostKeys},
+		Keys: []ssh.Signer{
+			s.server.ClientKey,
+		}, Dialer: s.server, HostKeys: sshx.HostKeys{Pinned: s.server.HostKeys},
 	})
 	slower := time.Duration(1)
 	if *kind == string(VMs) {
 		slower = 15
 	}
 	s.spec.Golden.Expect = 4 * time.Minute * slower
-	s.spec.Golden.Steps, s.spec.Golden.Checks = s.took.steps(s.spec.Golden.Steps), s.took.checks(s.spec.Golden.Checks)
+	s.spec.Golden.Steps, s.spec.Golden.Checks = s.took.steps(
+		s.spec.Golden.Steps,
+	), s.took.checks(
+		s.spec.Golden.Checks,
+	)
 	for i := range s.spec.Roles {
 		r := &s.spec.Roles[i]
-		r.Expect, r.Steps, r.Checks = 2*time.Minute*slower, s.took.steps(r.Steps), s.took.checks(r.Checks)
+		r.Expect, r.Steps, r.Checks = 2*time.Minute*slower, s.took.steps(
+			r.Steps,
+		), s.took.checks(
+			r.Checks,
+		)
 	}
 	return s
 }
@@ -142,8 +166,8 @@ func (l *timings) add(what string, begun time.Time) {
 	l.took = append(l.took, timing{what, time.Since(begun)})
 }
 
-// steps are those given, each done twice: a step must be safe to repeat. Under emulation each is done
-// once, and may take an hour.
+// steps are those given, each done twice: a step must be safe to repeat. Under emulation each is
+// done once, and may take an hour.
 func (l *timings) steps(list []pool.Step) []pool.Step {
 	list = slices.Clone(list)
 	times := 2

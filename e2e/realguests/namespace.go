@@ -81,7 +81,11 @@ func (n *namespace) visit(f func() error) error {
 // start starts a process in the namespace, which does not outlive the namespace's thread, nor does
 // anything that it starts if it has a PID namespace.
 func (n *namespace) start(cmd *exec.Cmd, flags uintptr) error {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL, Cloneflags: flags}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setsid:     true,
+		Pdeathsig:  syscall.SIGKILL,
+		Cloneflags: flags,
+	}
 	return n.do(cmd.Start)
 }
 

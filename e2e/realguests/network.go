@@ -59,7 +59,8 @@ func newWire(ctx context.Context, t e2e.Topology, dir, repo string) (_ *wire, er
 	}
 
 	internet := []string{
-		t.OutsideAddr.String() + "/32", t.OutsideAddr6.String() + "/128", "8.8.8.8/32", mirrorAddr + "/32",
+		t.OutsideAddr.String() + "/32", t.OutsideAddr6.String() + "/128",
+		"8.8.8.8/32", mirrorAddr + "/32",
 	}
 	names := []string{
 		"--address=/" + t.OutsideName + "/" + t.OutsideAddr.String(),
@@ -70,23 +71,38 @@ func newWire(ctx context.Context, t e2e.Topology, dir, repo string) (_ *wire, er
 	bits := t.LabPrefix.Bits()
 	lab := []string{
 		fmt.Sprintf("--dhcp-range=10.0.8.10,10.0.11.250,%s,1h", net.IP(net.CIDRMask(bits, 32))),
-		"--dhcp-option=option:router,10.0.1.1", "--dhcp-option=option:dns-server," + t.NameServer.String(),
+		"--dhcp-option=option:router,10.0.1.1",
+		"--dhcp-option=option:dns-server," + t.NameServer.String(),
 		"--dhcp-option=option:mtu,9000",
 	}
 	for mac, addr := range t.Reservations() {
 		lab = append(lab, "--dhcp-host="+mac+","+addr.String())
 	}
 	// The lab has a gateway that leads out, too: a guest that takes it has the internet.
-	addrs := []string{fmt.Sprintf("%s/%d", t.NameServer, bits), fmt.Sprintf("10.0.1.1/%d", bits), fmt.Sprintf("%s/%d", harness, bits)}
+	addrs := []string{
+		fmt.Sprintf("%s/%d", t.NameServer, bits),
+		fmt.Sprintf("10.0.1.1/%d", bits),
+		fmt.Sprintf("%s/%d", harness, bits),
+	}
 	if t.NTPServer != t.NameServer {
 		addrs = append(addrs, fmt.Sprintf("%s/%d", t.NTPServer, bits))
 	}
-	if err := w.newSite(ctx, t.LabNetwork, dir, repo, addrs, internet, append(lab, names...)); err != nil {
+	err = w.newSite(ctx, t.LabNetwork, dir, repo, addrs, internet, append(lab, names...))
+	if err != nil {
 		return nil, err
 	}
-	return w, w.newSite(ctx, t.ExternalNetwork, dir, repo, []string{"192.168.50.1/24", "2001:db8:50::1/64"}, internet, append([]string{
-		"--dhcp-range=192.168.50.130,192.168.50.250,1h", "--enable-ra", "--ra-param=" + siteIF + ",5,1800", "--dhcp-range=2001:db8:50::,ra-only,64",
-	}, names...))
+	return w, w.newSite(
+		ctx,
+		t.ExternalNetwork,
+		dir,
+		repo,
+		[]string{"192.168.50.1/24", "2001:db8:50::1/64"},
+		internet,
+		append([]string{
+			"--dhcp-range=192.168.50.130,192.168.50.250,1h",
+			"--enable-ra", "--ra-param=" + siteIF + ",5,1800", "--dhcp-range=2001:db8:50::,ra-only,64",
+		}, names...),
+	)
 }
 
 func (w *wire) close() {
@@ -98,14 +114,25 @@ func (w *wire) close() {
 
 // plug puts one end of a new cable into a port group and the other, as the interface name, into a
 // namespace. It returns the end in the port group.
-func (w *wire) plug(group string, into *namespace, name string, mac net.HardwareAddr) (netlink.Link, error) {
+func (w *wire) plug(
+	group string,
+	into *namespace,
+	name string,
+	mac net.HardwareAddr,
+) (netlink.Link, error) {
 	b := w.bridges[group]
 	if b == nil {
 		return nil, fmt.Errorf("no port group %q", group)
 	}
 	w.mu.Lock()
 	w.serial++
-	v := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: name, PeerHardwareAddr: mac, PeerMTU: 1500, PeerNamespace: netlink.NsFd(into.fd)}
+	v := &netlink.Veth{
+		LinkAttrs:        netlink.NewLinkAttrs(),
+		PeerName:         name,
+		PeerHardwareAddr: mac,
+		PeerMTU:          1500,
+		PeerNamespace:    netlink.NsFd(into.fd),
+	}
 	v.Name, v.MTU, v.MasterIndex = fmt.Sprintf("port%d", w.serial), 9000, b.Index
 	w.mu.Unlock()
 	if err := w.LinkAdd(v); err != nil {
@@ -135,7 +162,11 @@ type site struct {
 	served  sync.WaitGroup
 }
 
-func (w *wire) newSite(ctx context.Context, group, dir, repo string, addrs, internet, dnsmasq []string) error {
+func (w *wire) newSite(
+	ctx context.Context,
+	group, dir, repo string,
+	addrs, internet, dnsmasq []string,
+) error {
 	n, err := newNamespace()
 	if err != nil {
 		return err
@@ -146,7 +177,10 @@ func (w *wire) newSite(ctx context.Context, group, dir, repo string, addrs, inte
 		return err
 	}
 	errs := []error{
-		s.sysctl("ipv4/conf/all/arp_ignore", "1"), // the internet is behind a router, not on the wire
+		s.sysctl(
+			"ipv4/conf/all/arp_ignore",
+			"1",
+		), // the internet is behind a router, not on the wire
 		s.up(siteIF),
 	}
 	for _, a := range addrs {
@@ -166,12 +200,14 @@ func (w *wire) newSite(ctx context.Context, group, dir, repo string, addrs, inte
 		return err
 	}
 	defer log.Close()
-	// dnsmasq changes its capabilities, on which the kernel forgets that it is to die with its parent: that
-	// is a shell with a PID namespace.
+	// dnsmasq changes its capabilities, on which the kernel forgets that it is to die with its
+	// parent: that is a shell with a PID namespace.
 	s.dnsmasq = exec.CommandContext(ctx, "/bin/sh", append([]string{
 		"-c", `"$@" & wait`, "sh",
-		"dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--pid-file=" + log.Name() + ".pid", "--user=root", "--log-facility=-",
-		"--no-resolv", "--no-hosts", "--no-ping", "--dhcp-authoritative", "--leasefile-ro", "--dhcp-ignore-clid",
+		"dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--user=root",
+		"--pid-file=" + log.Name() + ".pid", "--log-facility=-",
+		"--no-resolv", "--no-hosts", "--no-ping",
+		"--dhcp-authoritative", "--leasefile-ro", "--dhcp-ignore-clid",
 	}, dnsmasq...)...)
 	s.dnsmasq.Stdout, s.dnsmasq.Stderr = log, log
 	if err := s.start(s.dnsmasq, syscall.CLONE_NEWPID); err != nil {

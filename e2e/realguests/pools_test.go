@@ -23,7 +23,11 @@ func TestPools(t *testing.T) {
 			s := newSystem(t, stack)
 			begun := time.Now()
 			s.set = pool.Ensure(t, s.spec)
-			t.Logf("golden, con1 and dis1 are ready after %.0fs; the slowest were%s", time.Since(begun).Seconds(), s.took.slowest(8))
+			t.Logf(
+				"golden, con1 and dis1 are ready after %.0fs; the slowest were%s",
+				time.Since(begun).Seconds(),
+				s.took.slowest(8),
+			)
 			for _, c := range s.set.Checks() {
 				assert.True(t, c.OK(), "%s: %s", c.Host, c)
 			}
@@ -40,7 +44,14 @@ func TestPools(t *testing.T) {
 func (s *system) testReused(t *testing.T) {
 	set := pool.Ensure(t, s.spec)
 	for _, h := range set.Status() {
-		assert.True(t, h.State == "ready" && strings.HasPrefix(h.Why, "reuse"), "%s: %s: %s", h.Host, h.State, h.Why)
+		assert.True(
+			t,
+			h.State == "ready" && strings.HasPrefix(h.Why, "reuse"),
+			"%s: %s: %s",
+			h.Host,
+			h.State,
+			h.Why,
+		)
 	}
 }
 
@@ -93,7 +104,14 @@ ip -6 route add default via 2001:db8:50::1`)
 func (s *system) testReset(t *testing.T) {
 	t.Run("dirty", func(t *testing.T) {
 		for _, h := range s.set.Acquire(t).Hosts() {
-			s.script(t, h, `echo dirt >/etc/dirt; echo "10.0.0.1 dirt" >>/etc/hosts; userdel -r "$TEST_USER"; rm -rf /usr/share/perl`)
+			s.script(
+				t,
+				h,
+				`echo dirt >/etc/dirt
+echo "10.0.0.1 dirt" >>/etc/hosts
+userdel -r "$TEST_USER"
+rm -r /usr/share/perl`,
+			)
 		}
 	})
 	for _, h := range s.set.Acquire(t).Hosts() {

@@ -29,7 +29,11 @@ type reply struct {
 }
 
 // dialMonitor connects to a socket as soon as it is there. Events go to event, on a goroutine.
-func dialMonitor(ctx context.Context, path string, event func(name string, data json.RawMessage)) (*monitor, error) {
+func dialMonitor(
+	ctx context.Context,
+	path string,
+	event func(name string, data json.RawMessage),
+) (*monitor, error) {
 	var conn net.Conn
 	for {
 		var err error
@@ -71,7 +75,8 @@ func (m *monitor) read(event func(string, json.RawMessage)) {
 
 var errTimeout = errors.New("no answer")
 
-// do runs a command and puts its result into result, which may be nil. It waits no longer than limit.
+// do runs a command and puts its result into result, which may be nil. It waits no longer than
+// limit.
 func (m *monitor) do(limit time.Duration, command string, args map[string]any, result any) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -88,12 +93,22 @@ func (m *monitor) sync(limit time.Duration) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.n++
-	return m.send(time.After(limit), "guest-sync", map[string]any{"id": m.n}, func(raw json.RawMessage) (bool, error) {
-		return string(raw) == fmt.Sprint(m.n), nil
-	})
+	return m.send(
+		time.After(limit),
+		"guest-sync",
+		map[string]any{"id": m.n},
+		func(raw json.RawMessage) (bool, error) {
+			return string(raw) == fmt.Sprint(m.n), nil
+		},
+	)
 }
 
-func (m *monitor) send(limit <-chan time.Time, command string, args map[string]any, got func(json.RawMessage) (bool, error)) error {
+func (m *monitor) send(
+	limit <-chan time.Time,
+	command string,
+	args map[string]any,
+	got func(json.RawMessage) (bool, error),
+) error {
 	q := map[string]any{"execute": command}
 	if args != nil {
 		q["arguments"] = args

@@ -24,7 +24,9 @@ func selfSigned() (tls.Certificate, error) {
 		return tls.Certificate{}, err
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "internet"}, NotAfter: time.Now().AddDate(1, 0, 0),
+		SerialNumber: big.NewInt(
+			1,
+		), Subject: pkix.Name{CommonName: "internet"}, NotAfter: time.Now().AddDate(1, 0, 0),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
@@ -44,7 +46,8 @@ func serveTime(c net.PacketConn) {
 	}
 }
 
-// answerTime is the reply of a server of stratum 2 to a client's packet; nil if it is none (RFC 5905).
+// answerTime is the reply of a server of stratum 2 to a client's packet; nil if it is none (RFC
+// 5905).
 func answerTime(q []byte, now time.Time) []byte {
 	const client, server = 3, 4
 	if len(q) < 48 || q[0]&7 != client {
@@ -52,7 +55,7 @@ func answerTime(q []byte, now time.Time) []byte {
 	}
 	stamp := uint64(now.Unix()+2208988800)<<32 | uint64(now.Nanosecond())<<32/1e9
 	r := make([]byte, 48)
-	r[0], r[1], r[2], r[3] = q[0]&0x38|server, 2, q[2], 0xec // version, stratum, poll, precision of 1 us
+	r[0], r[1], r[2], r[3] = q[0]&0x38|server, 2, q[2], 0xec // version, stratum, poll, 1 us
 	binary.BigEndian.PutUint32(r[4:], 64)                    // root delay of 1 ms
 	binary.BigEndian.PutUint32(r[8:], 64)                    // root dispersion
 	copy(r[12:], []byte{192, 0, 2, 1})                       // its own source

@@ -20,7 +20,11 @@ func TestAnswerTime(t *testing.T) {
 	assert.Equal(t, byte(4<<3|4), r[0])
 	assert.Equal(t, "transmit", string(r[24:32]))
 	sent := binary.BigEndian.Uint64(r[40:])
-	assert.Equal(t, now, time.Unix(int64(sent>>32)-2208988800, int64(sent&0xffffffff)*1e9>>32).UTC())
+	assert.Equal(
+		t,
+		now,
+		time.Unix(int64(sent>>32)-2208988800, int64(sent&0xffffffff)*1e9>>32).UTC(),
+	)
 
 	q[0] = 4<<3 | 4
 	assert.Nil(t, answerTime(q, now), "a server's packet is not answered")

@@ -38,13 +38,13 @@ const (
 type Options struct {
 	// Kind is Containers or VMs; "" means Containers.
 	Kind Kind
-	// Topology has the names and addresses of the lab, and the system of the template. Con and dis must
-	// be on the same.
+	// Topology has the names and addresses of the lab, and the system of the template. Con and dis
+	// must be on the same.
 	Topology e2e.Topology
 	// Stack is one of Stacks; "" means the first.
 	Stack string
-	// Cache keeps images, of some 500 MB each, and has what runs; "" means a directory of the user's
-	// cache directory. Its file system must be one that overlayfs can write to.
+	// Cache keeps images, of some 500 MB each, and has what runs; "" means a directory of the
+	// user's cache directory. Its file system must be one that overlayfs can write to.
 	Cache string
 	// Logf says what takes long and what is not as on a real machine; nil means nobody is told.
 	Logf func(format string, args ...any)
@@ -99,7 +99,9 @@ func Open(ctx context.Context, o Options) (_ *Site, err error) {
 		return nil, err
 	}
 	golden := o.Topology.VM(o.Topology.Host(e2e.Golden, 0))
-	if s.image, err = buildImage(ctx, o.Cache, o.Topology.OS, o.Stack, o.Kind, golden.Env["PACKAGES"], s.logf); err != nil {
+	packages := golden.Env["PACKAGES"]
+	s.image, err = buildImage(ctx, o.Cache, o.Topology.OS, o.Stack, o.Kind, packages, s.logf)
+	if err != nil {
 		return nil, err
 	}
 	runs := filepath.Join(o.Cache, "runs")
@@ -123,11 +125,15 @@ func Open(ctx context.Context, o Options) (_ *Site, err error) {
 	switch o.Kind {
 	case VMs:
 		if s.kvm = s.kvmAnswers(ctx); !s.kvm {
-			s.logf("KVM does not answer here: the machines are emulated, and everything takes 15 to 30 times as long")
+			s.logf(
+				"KVM does not answer: the machines are emulated, which is 15 to 30 times as slow",
+			)
 		}
 	case Containers:
 		if s.vlans = hasVLANs(); !s.vlans {
-			s.logf("this kernel has no 802.1Q: in containers a macvlan stands in for the VLAN, and what depends on tags is not shown")
+			s.logf(
+				"NOT SHOWN: 802.1Q, which this kernel lacks; a macvlan stands in for the VLAN",
+			)
 		}
 	}
 	return s, nil
@@ -174,7 +180,14 @@ func (s *Site) Configure(srv *vspheretest.Server) error {
 	t := s.topology
 	srv.OS, srv.ClientKey = s, key
 	srv.Networks = []string{t.LabNetwork, t.PrivateNetwork, t.ExternalNetwork}
-	srv.Templates = []vspheretest.Template{{Path: t.Template, Networks: srv.Networks[:1:1], GuestID: "debian12_64Guest", DiskGiB: imageGiB}}
+	srv.Templates = []vspheretest.Template{
+		{
+			Path:     t.Template,
+			Networks: srv.Networks[:1:1],
+			GuestID:  "debian12_64Guest",
+			DiskGiB:  imageGiB,
+		},
+	}
 	srv.Latency = vspheretest.Fast()
 	return nil
 }
@@ -209,7 +222,8 @@ func (s *Site) Boot(m *vspheretest.Machine) vspheretest.Guest {
 // unique returns a name that nothing else of the run has.
 func (s *Site) unique(what string) string { return fmt.Sprintf("%s%d", what, s.serial.Add(1)) }
 
-// newRun makes the directory of a run. Until unlock is called or this process ends, sweep lets it be.
+// newRun makes the directory of a run. Until unlock is called or this process ends, sweep lets it
+// be.
 func newRun(runs string) (dir string, unlock func(), err error) {
 	// Nobody sweeps between the making of the directory and its lock.
 	done, err := lockFile(filepath.Join(runs, "lock"), unix.LOCK_EX)

@@ -23,8 +23,10 @@ import (
 // A machine is one stock guest without a vCenter, with the users steve, who needs no password for
 // sudo; pw, whose password is "secret word"; and term, who needs none but has to have a terminal.
 type machine struct {
-	t   *testing.T
-	cfg sshx.Config // of root
+	site  *Site
+	hw    vspheretest.Hardware
+	guest vspheretest.Guest
+	cfg   sshx.Config // of root
 }
 
 type dialer func(ctx context.Context, network, address string) (net.Conn, error)
@@ -34,7 +36,10 @@ func (d dialer) DialContext(ctx context.Context, network, address string) (net.C
 }
 
 func newMachine(t *testing.T) *machine {
-	site := openSite(t, Options{Topology: e2e.DefaultTopology().On("debian12", "debian12"), Kind: Kind(*kind)})
+	site := openSite(
+		t,
+		Options{Topology: e2e.DefaultTopology().On("debian12", "debian12"), Kind: Kind(*kind)},
+	)
 	hw := vspheretest.Hardware{Name: "debian", NICs: []vspheretest.HardwareNIC{
 		{MAC: "00:50:56:00:00:01", Network: site.topology.LabNetwork, Connected: true},
 	}}
@@ -42,7 +47,7 @@ func newMachine(t *testing.T) *machine {
 	t.Cleanup(g.Kill)
 	key, err := site.image.key()
 	require.NoError(t, err)
-	m := &machine{t: t, cfg: sshx.Config{
+	m := &machine{site: site, hw: hw, guest: g, cfg: sshx.Config{
 		Name: "debian", Keys: []ssh.Signer{key}, HostKeys: sshx.HostKeys{Pinned: site.HostKeys()},
 		Dialer: dialer(func(ctx context.Context, _, address string) (net.Conn, error) {
 			to, err := netip.ParseAddrPort(address)
@@ -115,9 +120,21 @@ func TestSSH(t *testing.T) {
 func (m *machine) testCommands(t *testing.T) {
 	c := m.dial(t, "root", "")
 	assert.Equal(t, "root", run(t, c, sshx.Cmd{Args: []string{"id", "-un"}}))
-	assert.Equal(t, "x\ny'z", run(t, c, sshx.Cmd{Script: `echo "$A"`, Env: map[string]string{"A": "x\ny'z"}}))
+	assert.Equal(
+		t,
+		"x\ny'z",
+		run(t, c, sshx.Cmd{Script: `echo "$A"`, Env: map[string]string{"A": "x\ny'z"}}),
+	)
 	assert.Equal(t, "2", run(t, c, sshx.Cmd{Script: "#!/bin/bash -eu\na=(1 2); echo ${a[1]}"}))
-	assert.Equal(t, "1048576", run(t, c, sshx.Cmd{Args: []string{"wc", "-c"}, Stdin: bytes.NewReader(make([]byte, 1<<20))}))
+	assert.Equal(
+		t,
+		"1048576",
+		run(
+			t,
+			c,
+			sshx.Cmd{Args: []string{"wc", "-c"}, Stdin: bytes.NewReader(make([]byte, 1<<20))},
+		),
+	)
 	_, err := c.Run(t.Context(), sshx.Cmd{Script: "exit 7"})
 	var exit *sshx.ExitError
 	require.ErrorAs(t, err, &exit)
@@ -125,11 +142,24 @@ func (m *machine) testCommands(t *testing.T) {
 }
 
 func (m *machine) testSudo(t *testing.T) {
-	assert.Equal(t, "steve\n/home/steve", run(t, m.dial(t, "root", ""), sshx.Cmd{Script: "id -un; echo $HOME", User: "steve"}))
-	assert.Equal(t, "root", run(t, m.dial(t, "steve", ""), sshx.Cmd{Script: "id -un", User: "root"}))
-	assert.Equal(t, "root", run(t, m.dial(t, "pw", "secret word"), sshx.Cmd{Script: "id -un", User: "root"}))
+	assert.Equal(
+		t,
+		"steve\n/home/steve",
+		run(t, m.dial(t, "root", ""), sshx.Cmd{Script: "id -un; echo $HOME", User: "steve"}),
+	)
+	assert.Equal(
+		t,
+		"root",
+		run(t, m.dial(t, "steve", ""), sshx.Cmd{Script: "id -un", User: "root"}),
+	)
+	assert.Equal(
+		t,
+		"root",
+		run(t, m.dial(t, "pw", "secret word"), sshx.Cmd{Script: "id -un", User: "root"}),
+	)
 	for user, password := range map[string]string{"pw": "nonsense", "term": ""} {
-		_, err := m.dial(t, user, password).Run(t.Context(), sshx.Cmd{Args: []string{"id"}, User: "root"})
+		_, err := m.dial(t, user, password).
+			Run(t.Context(), sshx.Cmd{Args: []string{"id"}, User: "root"})
 		var sudo *sshx.SudoError
 		assert.ErrorAs(t, err, &sudo, user)
 	}
@@ -142,11 +172,18 @@ func (m *machine) testTrees(t *testing.T) {
 	c := m.dial(t, "root", "")
 	src, dst := t.TempDir(), filepath.Join(t.TempDir(), "dst")
 	require.NoError(t, os.MkdirAll(filepath.Join(src, "a/b"), 0o750))
-	require.NoError(t, os.WriteFile(filepath.Join(src, "a/b/x y"), bytes.Repeat([]byte("z"), 3<<20), 0o640))
+	require.NoError(
+		t,
+		os.WriteFile(filepath.Join(src, "a/b/x y"), bytes.Repeat([]byte("z"), 3<<20), 0o640),
+	)
 	require.NoError(t, os.WriteFile(filepath.Join(src, "run"), []byte("#!/bin/sh\n"), 0o755))
 	require.NoError(t, os.Symlink("a/b/x y", filepath.Join(src, "link")))
 	require.NoError(t, c.PutTree(t.Context(), "/srv/tree", os.DirFS(src), sshx.PutOptions{}))
-	assert.Equal(t, "755 640", run(t, c, sshx.Cmd{Script: "cd /srv/tree && echo $(stat -c %a run 'a/b/x y')"}))
+	assert.Equal(
+		t,
+		"755 640",
+		run(t, c, sshx.Cmd{Script: "cd /srv/tree && echo $(stat -c %a run 'a/b/x y')"}),
+	)
 	require.NoError(t, c.GetTree(t.Context(), "/srv/tree", dst, sshx.GetOptions{Verify: true}))
 	for _, name := range []string{"a/b/x y", "run", "link"} {
 		want, err := os.ReadFile(filepath.Join(src, name))
@@ -159,8 +196,20 @@ func (m *machine) testTrees(t *testing.T) {
 
 func (m *machine) testRootFiles(t *testing.T) {
 	c := m.dial(t, "steve", "")
-	require.NoError(t, c.Put(t.Context(), "/etc/probe", strings.NewReader("hello"), sshx.PutOptions{User: "root", Mode: 0o600, Owner: "root:root"}))
-	assert.Equal(t, "root 600 5", run(t, c, sshx.Cmd{Args: []string{"stat", "-c", "%U %a %s", "/etc/probe"}, User: "root"}))
+	require.NoError(
+		t,
+		c.Put(
+			t.Context(),
+			"/etc/probe",
+			strings.NewReader("hello"),
+			sshx.PutOptions{User: "root", Mode: 0o600, Owner: "root:root"},
+		),
+	)
+	assert.Equal(
+		t,
+		"root 600 5",
+		run(t, c, sshx.Cmd{Args: []string{"stat", "-c", "%U %a %s", "/etc/probe"}, User: "root"}),
+	)
 	f, err := c.SFTP(t.Context(), "root")
 	require.NoError(t, err)
 	defer f.Close()
@@ -178,10 +227,23 @@ func (m *machine) testCancel(t *testing.T) {
 			<-began
 			cancel()
 		}()
-		_, err := c.Run(ctx, sshx.Cmd{Script: "sleep 5321 & echo; exec sleep 5322", User: user, Stdout: signaller(began)})
+		_, err := c.Run(
+			ctx,
+			sshx.Cmd{
+				Script: "sleep 5321 & echo; exec sleep 5322",
+				User:   user,
+				Stdout: signaller(began),
+			},
+		)
 		var canceled *sshx.CanceledError
 		require.ErrorAs(t, err, &canceled)
-		assert.Equal(t, "none", run(t, c, sshx.Cmd{Script: "pgrep -f 'sleep 532[12]' || echo none"}), "as %q", user)
+		assert.Equal(
+			t,
+			"none",
+			run(t, c, sshx.Cmd{Script: "pgrep -f 'sleep 532[12]' || echo none"}),
+			"as %q",
+			user,
+		)
 	}
 }
 
@@ -198,7 +260,13 @@ func (s signaller) Write(b []byte) (int, error) {
 
 func (m *machine) testJobs(t *testing.T) {
 	c := m.dial(t, "root", "")
-	job, err := c.Detach(t.Context(), sshx.Cmd{Name: "restarts sshd", Script: "cat /proc/self/cgroup; systemctl restart ssh; sleep 2; echo survived"})
+	job, err := c.Detach(
+		t.Context(),
+		sshx.Cmd{
+			Name:   "restarts sshd",
+			Script: "cat /proc/self/cgroup; systemctl restart ssh; sleep 2; echo survived",
+		},
+	)
 	require.NoError(t, err)
 	res, err := job.Wait(t.Context())
 	require.NoError(t, err)
@@ -207,7 +275,10 @@ func (m *machine) testJobs(t *testing.T) {
 
 	for _, user := range []string{"root", "steve"} {
 		c := m.dial(t, user, "")
-		job, err := c.Detach(t.Context(), sshx.Cmd{Name: "ends after the session", Script: "sleep 2; echo end"})
+		job, err := c.Detach(
+			t.Context(),
+			sshx.Cmd{Name: "ends after the session", Script: "sleep 2; echo end"},
+		)
 		require.NoError(t, err)
 		c.Close()
 		c = m.dial(t, user, "")
@@ -216,13 +287,18 @@ func (m *machine) testJobs(t *testing.T) {
 		assert.Contains(t, string(res.Stdout), "end")
 	}
 
-	job, err = m.dial(t, "root", "").Detach(t.Context(), sshx.Cmd{Name: "killed", Script: "setsid sleep 4321 & sleep 4322"})
+	job, err = m.dial(t, "root", "").
+		Detach(t.Context(), sshx.Cmd{Name: "killed", Script: "setsid sleep 4321 & sleep 4322"})
 	require.NoError(t, err)
 	require.NoError(t, job.Kill(t.Context()))
 	_, err = job.Wait(t.Context())
 	assert.Error(t, err)
-	assert.Equal(t, "none", run(t, m.dial(t, "root", ""), sshx.Cmd{Script: `pgrep -f 'sleep 432[12]' || echo none
-systemctl list-units 'sshx-*' --no-legend --plain --all`}))
+	assert.Equal(
+		t,
+		"none",
+		run(t, m.dial(t, "root", ""), sshx.Cmd{Script: `pgrep -f 'sleep 432[12]' || echo none
+systemctl list-units 'sshx-*' --no-legend --plain --all`}),
+	)
 }
 
 func (m *machine) testReboot(t *testing.T) {

@@ -50,7 +50,10 @@ func bootAndWait(ctx context.Context) error {
 
 // TestNothingIsLeftAfterKill kills a process with a guest, and looks for what of it remains.
 func TestNothingIsLeftAfterKill(t *testing.T) {
-	openSite(t, Options{Topology: e2e.DefaultTopology().On("debian12", "debian12")}) // builds the image, or skips
+	openSite(
+		t,
+		Options{Topology: e2e.DefaultTopology().On("debian12", "debian12")},
+	) // builds the image, or skips
 	self, err := os.Executable()
 	require.NoError(t, err)
 	cmd := exec.Command(self)
@@ -67,7 +70,14 @@ func TestNothingIsLeftAfterKill(t *testing.T) {
 	require.NoError(t, killed)
 
 	require.NotEmpty(t, cgroupsOf(dir), "the guest ran")
-	assert.Eventually(t, func() bool { return len(processesOf(dir)) == 0 }, 10*time.Second, 20*time.Millisecond, "processes: %v", processesOf(dir))
+	assert.Eventually(
+		t,
+		func() bool { return len(processesOf(dir)) == 0 },
+		10*time.Second,
+		20*time.Millisecond,
+		"processes: %v",
+		processesOf(dir),
+	)
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	require.NoError(t, err)
 	assert.NotContains(t, string(mounts), dir)
@@ -86,7 +96,8 @@ func processesOf(dir string) (found []string) {
 	for _, f := range files {
 		line, err := os.ReadFile(f)
 		groups, _ := os.ReadFile(filepath.Join(filepath.Dir(f), "cgroup"))
-		if err == nil && (strings.Contains(string(line), dir) || strings.Contains(string(groups), cgroupPrefix(dir))) {
+		if err == nil &&
+			(strings.Contains(string(line), dir) || strings.Contains(string(groups), cgroupPrefix(dir))) {
 			found = append(found, strings.ReplaceAll(string(line), "\x00", " "))
 		}
 	}

@@ -46,7 +46,14 @@ const qmpLimit = time.Minute
 
 // newVM starts a machine, or has one go on from a file of its memory.
 func (s *Site) newVM(m *vspheretest.Machine, d *vmDisk, memory string) (*vm, error) {
-	v := &vm{site: s, machine: m, name: s.unique("vm"), disk: d, hw: m.Hardware, done: make(chan struct{})}
+	v := &vm{
+		site:    s,
+		machine: m,
+		name:    s.unique("vm"),
+		disk:    d,
+		hw:      m.Hardware,
+		done:    make(chan struct{}),
+	}
 	path, done, err := d.use(m.Hardware.DiskGiB)
 	if err != nil {
 		close(v.done)
@@ -126,27 +133,35 @@ func (v *vm) hardware(disk string) (args []string, files []*os.File, err error) 
 	if v.site.kvm {
 		accel = []string{"-accel", "kvm", "-cpu", "host"}
 	}
-	args = append(accel, "-name", v.hw.Name, "-smp", "1", "-m", "1024",
-		"-machine", "q35,usb=off,smm=off,hpet=off,vmport=off,graphics=off", "-nodefaults", "-no-user-config", "-display", "none", "-S",
-		"-serial", "file:"+v.file("console"),
-		"-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off", // so that NICs are called by their slots
-		"-kernel", v.site.image.file("vmlinux"), "-initrd", v.site.image.file("initrd"),
-		"-append", "root=/dev/sda1 ro console=ttyS0 quiet mitigations=off nokaslr random.trust_cpu=on tsc=reliable no_timer_check systemd.show_status=0",
-		"-device", "virtio-scsi-pci,id=scsi0", "-drive", "file="+disk+",if=none,id=d0,cache=unsafe,discard=unmap", "-device", "scsi-hd,drive=d0,bus=scsi0.0",
-		"-device", "vmgenid,guid=auto", "-device", "virtio-rng-pci",
-		"-device", "virtio-serial-pci", "-chardev", "socket,id=agent,server=on,wait=off,path="+v.file("agent"),
-		"-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
-		"-qmp", "unix:"+v.file("qmp")+",server=on,wait=off")
+	const (
+		machine = "q35,usb=off,smm=off,hpet=off,vmport=off,graphics=off"
+		naming  = "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off" // NICs are called by their slots
+		kernel  = "root=/dev/sda1 ro console=ttyS0 quiet mitigations=off nokaslr random.trust_cpu=on " +
+			"tsc=reliable no_timer_check systemd.show_status=0"
+	)
+	for _, list := range [][]string{
+		accel,
+		{"-name", v.hw.Name, "-smp", "1", "-m", "1024", "-machine", machine, "-global", naming},
+		{"-nodefaults", "-no-user-config", "-display", "none", "-S", "-serial", "file:" + v.file("console")},
+		{"-kernel", v.site.image.file("vmlinux"), "-initrd", v.site.image.file("initrd"), "-append", kernel},
+		{"-device", "virtio-scsi-pci,id=scsi0", "-device", "scsi-hd,drive=d0,bus=scsi0.0"},
+		{"-drive", "file=" + disk + ",if=none,id=d0,cache=unsafe,discard=unmap"},
+		{"-device", "vmgenid,guid=auto", "-device", "virtio-rng-pci", "-device", "virtio-serial-pci"},
+		{"-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"},
+		{"-chardev", "socket,id=agent,server=on,wait=off,path=" + v.file("agent")},
+		{"-qmp", "unix:" + v.file("qmp") + ",server=on,wait=off"},
+	} {
+		args = append(args, list...)
+	}
 	for i, nic := range v.hw.NICs {
 		f, err := v.site.wire.tap(nic.Network)
 		if err != nil {
 			return nil, files, err
 		}
 		files = append(files, f)
-		args = append(args,
-			"-device", fmt.Sprintf("pcie-root-port,id=rp%d,slot=%d,chassis=%d,addr=0x%x", i, slots[i], i+1, 0x10+i),
-			"-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i, 3+i),
-			"-device", fmt.Sprintf("virtio-net-pci,id=nic%d,netdev=net%d,bus=rp%d,mac=%s,romfile=", i, i, i, nic.MAC))
+		port := fmt.Sprintf("pcie-root-port,id=rp%d,slot=%d,chassis=%d,addr=0x%x", i, slots[i], i+1, 0x10+i)
+		card := fmt.Sprintf("virtio-net-pci,id=nic%d,netdev=net%d,bus=rp%d,mac=%s,romfile=", i, i, i, nic.MAC)
+		args = append(args, "-device", port, "-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i, 3+i), "-device", card)
 	}
 	return args, files, nil
 }
@@ -206,7 +221,15 @@ func (v *vm) plug() error {
 	var errs []error
 	for i, nic := range hw.NICs {
 		if i < v.nics {
-			errs = append(errs, v.qmp.do(qmpLimit, "set_link", map[string]any{"name": fmt.Sprintf("nic%d", i), "up": nic.Connected}, nil))
+			errs = append(
+				errs,
+				v.qmp.do(
+					qmpLimit,
+					"set_link",
+					map[string]any{"name": fmt.Sprintf("nic%d", i), "up": nic.Connected},
+					nil,
+				),
+			)
 		}
 	}
 	return errors.Join(errs...)
@@ -354,7 +377,8 @@ func (v *vm) Freeze() (vspheretest.Disk, []byte, error) {
 		}
 	}()
 	file := filepath.Join(v.site.dir, v.site.unique("memory"))
-	if err := v.qmp.do(qmpLimit, "migrate", map[string]any{"uri": "exec:cat >'" + file + "'"}, nil); err != nil {
+	to := map[string]any{"uri": "exec:cat >'" + file + "'"}
+	if err := v.qmp.do(qmpLimit, "migrate", to, nil); err != nil {
 		return nil, nil, err
 	}
 	if err := v.migrated(); err != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/poolready/poolready/vsphere/vspheretest"
 )
 
-// An overlay is a qcow2 file that has what was written since its backing file. It is removed when no
-// disk has it any more.
+// An overlay is a qcow2 file that has what was written since its backing file. It is removed when
+// no disk has it any more.
 type overlay struct {
 	path    string
 	backing *overlay // nil is the image's disk
@@ -25,7 +25,8 @@ func (s *Site) newOverlay(backing *overlay) (*overlay, error) {
 	if backing != nil {
 		below = backing.path
 	}
-	if err := qemuImg(s.life, "create", "-q", "-f", "qcow2", "-b", below, "-F", "qcow2", o.path); err != nil {
+	err := qemuImg(s.life, "create", "-q", "-f", "qcow2", "-b", below, "-F", "qcow2", o.path)
+	if err != nil {
 		return nil, err
 	}
 	runtime.AddCleanup(o, func(path string) { _ = os.Remove(path) }, o.path)
@@ -86,13 +87,15 @@ func (d *vmDisk) split(c *vmDisk) (err error) {
 }
 
 func copyFile(ctx context.Context, from, to string) error {
-	if out, err := exec.CommandContext(ctx, "cp", "--sparse=always", from, to).CombinedOutput(); err != nil {
+	out, err := exec.CommandContext(ctx, "cp", "--sparse=always", from, to).CombinedOutput()
+	if err != nil {
 		return fmt.Errorf("copy a disk: %w\n%s", err, out)
 	}
 	return nil
 }
 
-// use says that a VM runs on the disk, which has at least so many GiB; done says that it does no more.
+// use says that a VM runs on the disk, which has at least so many GiB; done says that it does no
+// more.
 func (d *vmDisk) use(gib int) (path string, done func(), err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -44,7 +44,11 @@ func run(ctx context.Context) error {
 	addr := flag.String("addr", "127.0.0.1:8989", "`address` to serve vCenter's API on")
 	jump := flag.String("jump", "127.0.0.1:8922", "`address` to serve the SSH jump host on")
 	system := flag.String("os", "debian12", "`system` of the template")
-	stack := flag.String("stack", "", "who configures its network: "+strings.Join(realguests.Stacks, ", "))
+	stack := flag.String(
+		"stack",
+		"",
+		"who configures its network: "+strings.Join(realguests.Stacks, ", "),
+	)
 	pools := flag.Int("pools", 1, "`number` of con/dis pools that addresses are reserved for")
 	cache := flag.String("cache", "", "`directory` of images and machines")
 	flag.Parse()
