@@ -219,10 +219,9 @@ var breaks = map[string]func(pool.Provider) pool.Provider{
 			return p.ShutDown(ctx, id, time.Minute)
 		}}
 	},
-	"a guest without tools loses its power at once": func(p pool.Provider) pool.Provider {
-		return broken{Provider: p, shutDown: func(ctx context.Context, _ string, grace time.Duration) (bool, error) {
-			sleep(ctx, grace/2)
-			return true, nil
+	"a guest whose tools have not started yet is waited for, and its power is not cut": func(p pool.Provider) pool.Provider {
+		return broken{Provider: p, shutDown: func(ctx context.Context, id string, _ time.Duration) (bool, error) {
+			return p.ShutDown(ctx, id, 0)
 		}}
 	},
 	"shutting down a VM that is off leaves it alone": func(p pool.Provider) pool.Provider {

@@ -28,6 +28,9 @@ func (p *Provider) Clone(ctx context.Context, spec pool.CloneSpec) (string, erro
 		return "", p.fail(op, err)
 	}
 	op.entity = src.vm
+	if src.snapshot == nil {
+		op.bound = p.cfg.cloneTimeout()
+	}
 	var vm types.ManagedObjectReference
 	for try := 1; ; try++ {
 		vm, err = p.cloneInto(ctx, op, src, spec)
@@ -82,9 +85,9 @@ func (p *Provider) cloneInto(ctx context.Context, op operation, src *source, spe
 			return nil, false, err
 		}
 		// While it is being made, nobody can tell whose it is.
-		b := backoff{patience: p.patience}
+		b := p.s.backoff()
 		vm, err := p.readVM(ctx, *ref, "config.extraConfig", "config.uuid")
-		for err == nil && vm.Config == nil && b.wait(ctx) {
+		for err == nil && vm.Config == nil && b.wait(ctx, errBeingMade) {
 			vm, err = p.readVM(ctx, *ref, "config.extraConfig", "config.uuid")
 		}
 		if isGone(err, *ref) {

@@ -2,6 +2,7 @@ package vsphere
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	govc "github.com/vmware/govmomi/session"
 	"github.com/vmware/govmomi/vim25/soap"
@@ -44,12 +46,27 @@ type Config struct {
 	Datastore, ResourcePool, Network string
 	// Folder is the VM folder in which each set has its own; "" is the datacenter's. It must exist.
 	Folder string
+
+	// APIVersion is the version of the vSphere API to speak, such as "7.0.3.0"; "" is the newest that
+	// both the vCenter and this program know.
+	APIVersion string
+
+	// TaskTimeout bounds each operation, from its first call to the end of its task, repetitions
+	// included; 0 means 15 minutes.
+	TaskTimeout time.Duration
+	// CloneTimeout bounds a full clone; 0 means 2 hours.
+	CloneTimeout time.Duration
 }
+
+func (c Config) taskTimeout() time.Duration { return cmp.Or(c.TaskTimeout, 15*time.Minute) }
+
+func (c Config) cloneTimeout() time.Duration { return cmp.Or(c.CloneTimeout, 2*time.Hour) }
 
 // FromEnv returns the Config that govc would use: GOVC_URL, GOVC_USERNAME, GOVC_PASSWORD (each of
 // these two may name a file that holds it), GOVC_INSECURE, GOVC_TLS_CA_CERTS, GOVC_TLS_KNOWN_HOSTS,
-// GOVC_DATACENTER, GOVC_DATASTORE, GOVC_FOLDER, GOVC_RESOURCE_POOL and GOVC_NETWORK. The error
-// names every variable that is missing or wrong.
+// GOVC_DATACENTER, GOVC_DATASTORE, GOVC_FOLDER, GOVC_RESOURCE_POOL, GOVC_NETWORK and
+// GOVC_VIM_VERSION. Logins by token or certificate (GOVC_LOGIN_TOKEN, GOVC_CERTIFICATE) are refused.
+// The error names every variable that is missing or wrong.
 func FromEnv() (Config, error) {
 	var errs []error
 	secret := func(name string) string {
@@ -70,6 +87,12 @@ func FromEnv() (Config, error) {
 		Folder:       os.Getenv("GOVC_FOLDER"),
 		ResourcePool: os.Getenv("GOVC_RESOURCE_POOL"),
 		Network:      os.Getenv("GOVC_NETWORK"),
+		APIVersion:   os.Getenv("GOVC_VIM_VERSION"),
+	}
+	for _, name := range []string{"GOVC_LOGIN_TOKEN", "GOVC_CERTIFICATE"} {
+		if os.Getenv(name) != "" {
+			errs = append(errs, fmt.Errorf("%s is set, but only logins with GOVC_USERNAME and GOVC_PASSWORD are supported; unset it", name))
+		}
 	}
 	switch v := strings.ToLower(os.Getenv("GOVC_INSECURE")); v {
 	case "1", "true":
@@ -99,11 +122,34 @@ func (c Config) String() string {
 func (c Config) GoString() string { return "vsphere.Config{" + c.String() + "}" }
 
 // names are what the fields of a Config are called where the user wrote them.
-type names struct{ url, username, password, caCerts, knownHosts, thumbprint string }
+type names struct{ url, username, password, caCerts, knownHosts, thumbprint, apiVersion string }
+
+// special says which characters of a URL's user and password must be encoded, or is "". It shows no
+// other part of them.
+func (n names) special(raw string) string {
+	_, rest, ok := strings.Cut(raw, "://")
+	if !ok {
+		rest = raw
+	}
+	at := strings.LastIndexByte(rest, '@')
+	if at < 0 {
+		return ""
+	}
+	var found []string
+	for _, c := range []struct{ char, code string }{{"#", "%23"}, {"/", "%2F"}, {"?", "%3F"}, {"\\", "%5C"}, {"%", "%25"}, {" ", "%20"}} {
+		if strings.Contains(rest[:at], c.char) {
+			found = append(found, fmt.Sprintf("%q as %s", c.char, c.code))
+		}
+	}
+	if len(found) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; in its user or password write %s, or set %s and %s instead", strings.Join(found, ", "), n.username, n.password)
+}
 
 var (
-	envNames   = names{"GOVC_URL", "GOVC_USERNAME", "GOVC_PASSWORD", "GOVC_TLS_CA_CERTS", "GOVC_TLS_KNOWN_HOSTS", "thumbprint"}
-	fieldNames = names{"Config.URL", "Config.Username", "Config.Password", "Config.CACerts", "Config.KnownHosts", "Config.Thumbprint"}
+	envNames   = names{"GOVC_URL", "GOVC_USERNAME", "GOVC_PASSWORD", "GOVC_TLS_CA_CERTS", "GOVC_TLS_KNOWN_HOSTS", "thumbprint", "GOVC_VIM_VERSION"}
+	fieldNames = names{"Config.URL", "Config.Username", "Config.Password", "Config.CACerts", "Config.KnownHosts", "Config.Thumbprint", "Config.APIVersion"}
 )
 
 // endpoint is a Config that was understood.
@@ -113,7 +159,10 @@ type endpoint struct {
 	insecure    bool
 	roots       *x509.CertPool  // nil: the system's
 	thumbprints map[string]bool // upper case, of this host
+	version     string          // of the API; "" is negotiated
 }
+
+var versionForm = regexp.MustCompile(`^[0-9]+(\.[0-9]+)*(u[0-9]+)?$`)
 
 var thumbprintForm = regexp.MustCompile(`^([0-9A-F]{2}:){19}[0-9A-F]{2}$|^([0-9A-F]{2}:){31}[0-9A-F]{2}$`)
 
@@ -122,14 +171,17 @@ func (c Config) parse(n names) (endpoint, error) {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 
-	e := endpoint{insecure: c.Insecure, thumbprints: map[string]bool{}}
+	e := endpoint{insecure: c.Insecure, thumbprints: map[string]bool{}, version: c.APIVersion}
+	if e.version != "" && !versionForm.MatchString(e.version) {
+		bad("%s is %q; it should be a version such as 7.0.3.0", n.apiVersion, e.version)
+	}
 	u, err := soap.ParseURL(c.URL)
 	switch {
 	case c.URL == "":
 		bad("%s is empty; set it to the vCenter's host name or to https://host/sdk", n.url)
 	// The text that does not parse is not shown: it may hold a password.
 	case err != nil || u.Hostname() == "" || strings.ContainsAny(u.Hostname(), " \t"):
-		bad("%s is not a URL; it should look like vcenter.example.com or https://vcenter.example.com/sdk", n.url)
+		bad("%s is not a URL; it should look like vcenter.example.com or https://vcenter.example.com/sdk%s", n.url, n.special(c.URL))
 	case u.Scheme != "https" && u.Scheme != "http":
 		bad("%s has the scheme %q; use https", n.url, u.Scheme)
 	default:

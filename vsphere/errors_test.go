@@ -42,6 +42,15 @@ func TestFaultsHaveTheSameClassInEveryForm(t *testing.T) {
 		{&types.ConcurrentAccess{}, types.ConcurrentAccess{}, busy},
 		{&types.InvalidState{}, types.InvalidState{}, busy},
 		{&types.InvalidPowerState{}, types.InvalidPowerState{}, permanent},
+		{&types.InvalidHostState{}, types.InvalidHostState{}, permanent},
+		{&types.InvalidHostConnectionState{}, types.InvalidHostConnectionState{}, busy},
+		{&types.QuestionPending{}, types.QuestionPending{}, permanent},
+		{&types.NotEnoughLicenses{}, types.NotEnoughLicenses{}, permanent},
+		{&types.InsufficientMemoryResourcesFault{}, types.InsufficientMemoryResourcesFault{}, permanent},
+		{&types.SnapshotLocked{}, types.SnapshotLocked{}, busy},
+		{&types.FileLocked{}, types.FileLocked{}, busy},
+		{&types.ResourceInUse{}, types.ResourceInUse{}, busy},
+		{&types.DatabaseError{}, types.DatabaseError{}, unknown},
 		{&types.Timedout{}, types.Timedout{}, unknown},
 		{&types.HostCommunication{}, types.HostCommunication{}, unknown},
 		{&types.HostNotConnected{}, types.HostNotConnected{}, unknown},
@@ -87,24 +96,63 @@ func TestOtherErrorsHaveClasses(t *testing.T) {
 	}
 }
 
-func TestExplainedErrorsSayWhatToDo(t *testing.T) {
+func TestFaultsCarryTheirCauseAndARemedy(t *testing.T) {
 	t.Parallel()
+	messages := func(texts ...string) (m types.MethodFault) {
+		for _, text := range texts {
+			m.FaultMessage = append(m.FaultMessage, types.LocalizableMessage{Message: text})
+		}
+		return m
+	}
 	folder := types.ManagedObjectReference{Type: "Folder", Value: "group-v3"}
-	name := func(types.ManagedObjectReference) string { return `Folder "vm"` }
+	host := types.ManagedObjectReference{Type: "HostSystem", Value: "host-22"}
+	name := func(ref types.ManagedObjectReference) string {
+		return map[string]string{"Folder": `Folder "vm"`, "HostSystem": `HostSystem "esx1"`}[ref.Type]
+	}
 	for _, c := range []struct {
 		fault types.BaseMethodFault
-		want  string
+		says  []string // facts, and what a remedy names
 	}{
-		{&types.InvalidLogin{}, "user name or password is wrong; check GOVC_USERNAME and GOVC_PASSWORD: said (InvalidLogin)"},
-		{&types.NoPermission{Object: &folder, PrivilegeId: "Folder.Create"}, `the user lacks Folder.Create on Folder "vm"; give it in a role there: said (NoPermission)`},
-		{&types.NoDiskSpace{Datastore: "ssd1"}, `datastore "ssd1" is full; free space there or choose another: said (NoDiskSpace)`},
-		{&types.InsufficientStorageSpace{}, "the datastore has too little room; free some there or choose another: said (InsufficientStorageSpace)"},
-		{&types.HostNotConnected{}, "vCenter does not reach the VM's host; see there what ails it: said (HostNotConnected)"},
-		{&types.CannotAccessFile{}, "said (CannotAccessFile)"},
+		{&types.InvalidLogin{}, []string{"GOVC_USERNAME", "GOVC_PASSWORD", "InvalidLogin"}},
+		{&types.NoPermission{Object: &folder, PrivilegeId: "Folder.Create"}, []string{"Folder.Create", `Folder "vm"`, "role"}},
+		{&types.NoDiskSpace{Datastore: "ssd1"}, []string{"ssd1", "free space"}},
+		{&types.InsufficientStorageSpace{}, []string{"datastore", "free"}},
+		{&types.HostNotConnected{}, []string{"host", "check", "HostNotConnected"}},
+		{&types.CannotAccessFile{FileFault: types.FileFault{File: "[ds] a.vmdk"}}, []string{"[ds] a.vmdk"}},
+		{&types.GenericVmConfigFault{
+			VmConfigFault: types.VmConfigFault{VimFault: types.VimFault{MethodFault: messages("no room for the swap file", "an error came from the host")}},
+			Reason:        "module failed to start",
+		}, []string{"module failed to start", "no room for the swap file", "an error came from the host"}},
+		{&types.VmConfigFault{VimFault: types.VimFault{MethodFault: types.MethodFault{FaultCause: &types.LocalizedMethodFault{
+			LocalizedMessage: "the disk chain is broken", Fault: &types.CannotAccessFile{FileFault: types.FileFault{File: "[ds] b.vmdk"}},
+		}}}}, []string{"VmConfigFault", "the disk chain is broken", "[ds] b.vmdk"}},
+		{&types.NoCompatibleHost{Host: []types.ManagedObjectReference{host}, Error: []types.LocalizedMethodFault{
+			{LocalizedMessage: "CPU requirements are not met", Fault: &types.CpuIncompatible{}},
+		}}, []string{`HostSystem "esx1": CPU requirements are not met`, "CpuIncompatible"}},
+		{&types.InvalidHostState{Host: &host}, []string{`HostSystem "esx1"`, "maintenance"}},
+		{&types.InvalidHostConnectionState{InvalidHostState: types.InvalidHostState{Host: &host}}, []string{`HostSystem "esx1"`, "not connected"}},
+		{&types.QuestionPending{Text: "moved or copied?"}, []string{"moved or copied?", "govc vm.question"}},
+		{&types.InvalidDatastoreState{DatastoreName: "ds-a"}, []string{"ds-a", "maintenance"}},
+		{&types.InvalidArgument{InvalidProperty: "spec.location.host"}, []string{"spec.location.host"}},
+		{&types.CannotAccessVmDevice{Device: "CD/DVD drive 1", Backing: "[iso] a.iso"}, []string{"CD/DVD drive 1", "[iso] a.iso"}},
+		{&types.InsufficientMemoryResourcesFault{Unreserved: 1 << 20, Requested: 1 << 30}, []string{"1048576", "1073741824", "resource pool"}},
+		{&types.DeviceNotSupported{Device: "Virtual TPM", Reason: "key provider missing"}, []string{"Virtual TPM", "key provider missing"}},
+		{&types.EncryptionKeyRequired{}, []string{"encrypted", "key provider"}},
+		{&types.NotEnoughLicenses{}, []string{"license"}},
+		{&types.SnapshotLocked{}, []string{"backup"}},
+		{&types.DatabaseError{}, []string{"database"}},
+		{&types.FileLocked{FileFault: types.FileFault{File: "[ds] c.vmdk"}}, []string{"[ds] c.vmdk", "backup"}},
+		{&types.Timedout{}, []string{"gave up waiting", "tasks"}},
+		{&types.ResourceInUse{Type: "VirtualDisk", Name: "con9"}, []string{"con9", "VirtualDisk", "free"}},
+		{&types.MissingPowerOnConfiguration{VAppConfigFault: types.VAppConfigFault{
+			VimFault: types.VimFault{MethodFault: messages("no power-on order is set")},
+		}}, []string{"MissingPowerOnConfiguration", "no power-on order is set"}},
 	} {
 		err := explain(&taskError{&types.LocalizedMethodFault{Fault: c.fault, LocalizedMessage: "said"}}, name)
-		assert.EqualError(t, err, c.want)
-		assert.EqualError(t, explain(err, name), c.want, "explained twice")
+		for _, fact := range append(c.says, "said") {
+			assert.ErrorContains(t, err, fact, "%T", c.fault)
+		}
+		assert.Equal(t, err, explain(err, name), "%T explained twice", c.fault)
 	}
 	assert.ErrorContains(t, explain(&statusError{503}, name), "has no session left")
 	plain := errors.New("plain")

@@ -100,7 +100,7 @@ func (p *Provider) ensureChild(ctx context.Context, parent types.ManagedObjectRe
 // takenBy returns the folder that has a name which vCenter says is taken without saying by what:
 // while somebody else is still making it, there is nothing yet to name.
 func (p *Provider) takenBy(ctx context.Context, parent types.ManagedObjectReference, name string) (types.ManagedObjectReference, error) {
-	b := backoff{patience: p.patience}
+	b := p.s.backoff()
 	for {
 		ref, err := p.child(ctx, parent, name)
 		if err != nil {
@@ -109,7 +109,7 @@ func (p *Provider) takenBy(ctx context.Context, parent types.ManagedObjectRefere
 		if ref != nil {
 			return *ref, p.isFolder(*ref, name)
 		}
-		if !b.wait(ctx) {
+		if !b.wait(ctx, errBeingMade) {
 			return types.ManagedObjectReference{}, refuse("make folder %q in %s: vCenter says that the name is taken, but nothing there has it", name, p.nameOf(parent))
 		}
 	}

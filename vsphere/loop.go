@@ -25,13 +25,13 @@ func (p *pump) run() {
 		}
 	})
 
-	b := backoff{patience: p.pace.patient}
+	b := p.s.backoff()
 	stale := 0 // collectors lost in a row
 	for p.wanted() {
 		err := p.round(ctx)
 		switch c := classify(err); {
 		case err == nil:
-			b, stale = backoff{patience: p.pace.patient}, 0
+			b, stale = p.s.backoff(), 0
 			p.rest(ctx)
 			continue
 		case c == loggedOut:
@@ -46,12 +46,12 @@ func (p *pump) run() {
 			if v := p.rebuild(); v != nil {
 				v.destroy(ctx)
 			}
-		case c == permanent, !b.wait(ctx):
-			p.fail(fmt.Errorf("wait for vCenter: %w", err))
+		case c == permanent, !b.wait(ctx, err):
+			p.fail(fmt.Errorf("wait for vCenter: %w", b.over(err)))
 			p.rebuild()
 		}
-		if stale > maxLogins && !b.wait(ctx) {
-			p.fail(fmt.Errorf("wait for vCenter: %w", err))
+		if stale > maxLogins && !b.wait(ctx, err) {
+			p.fail(fmt.Errorf("wait for vCenter: %w", b.over(err)))
 		}
 	}
 }

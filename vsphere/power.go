@@ -10,6 +10,8 @@ import (
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/poolready/poolready/pool"
 )
 
 // powerProps say whether a VM runs and since when.
@@ -89,47 +91,76 @@ func (p *Provider) heard(vm mo.VirtualMachine) {
 func (p *Provider) ShutDown(ctx context.Context, id string, grace time.Duration) (forced bool, err error) {
 	vm := vmRef(id)
 	if grace > 0 {
-		off, err := p.shutDownGuest(ctx, vm, grace)
+		why, err := p.shutDownGuest(ctx, vm, grace)
 		if err != nil {
 			return false, p.errorf(err, "shut down %s", p.label(id))
 		}
-		if off {
+		if why == "" {
 			return false, nil
 		}
+		pool.Notice(ctx, "%s: cutting the power: %s", p.label(id), why)
 	}
 	return p.powerOff(ctx, id)
 }
 
-// shutDownGuest asks the guest to shut down and waits up to grace. off is false if the power is
-// still on, since the guest did not do it in time or cannot be asked.
-func (p *Provider) shutDownGuest(ctx context.Context, vm types.ManagedObjectReference, grace time.Duration) (off bool, err error) {
+// errNoTools is why a guest cannot be asked to shut down.
+var errNoTools = errors.New("its guest tools do not run")
+
+// maxAsks is how often a guest is asked to shut down whose answer was lost.
+const maxAsks = 3
+
+// shutDownGuest asks the guest to shut down and waits up to grace, first for its tools and then for
+// the power to be off. why is "" if it is, and else says why the power is still on.
+func (p *Provider) shutDownGuest(ctx context.Context, vm types.ManagedObjectReference, grace time.Duration) (why string, err error) {
 	inTime, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
 	b := backoff{patience: grace}
-	for {
-		// Asking twice does no harm, so a lost answer is asked for again.
-		err := p.s.read(inTime, func(c *conn) error {
+	late := func(format string) (string, error) {
+		if ctx.Err() != nil {
+			return "", context.Cause(ctx)
+		}
+		return fmt.Sprintf(format, brief(grace)), nil
+	}
+	for asked := 1; ; asked++ {
+		err := p.s.do(inTime, func(c *conn) error {
 			_, err := methods.ShutdownGuest(inTime, c, &types.ShutdownGuest{This: vm})
 			return err
 		})
 		if err == nil {
 			break
 		}
-		if f, ok := fault[*types.InvalidPowerState](err); ok && f.ExistingState == types.VirtualMachinePowerStatePoweredOff {
-			return true, nil
-		}
-		if ctx.Err() != nil {
-			return false, context.Cause(ctx)
+		if f, ok := fault[*types.InvalidPowerState](err); ok {
+			if f.ExistingState == types.VirtualMachinePowerStatePoweredOff {
+				return "", nil
+			}
+			return "it is " + string(f.ExistingState), nil
 		}
 		switch c := classify(err); {
-		case inTime.Err() != nil, c == unknown, has[*types.ToolsUnavailable](err), has[*types.InvalidPowerState](err), has[*types.NotSupported](err):
-			return false, nil
-		case c == busy || c == again:
-			if !b.wait(inTime) {
-				return false, nil
+		case inTime.Err() != nil:
+			return late("it could not be asked to shut down within %s")
+		case has[*types.NotSupported](err):
+			return "its guest cannot be asked to shut down", nil
+		case has[*types.ToolsUnavailable](err):
+			// After a power on or a reboot they take a while to start.
+			off, err := p.awaitTools(inTime, vm)
+			switch {
+			case off:
+				return "", nil
+			case inTime.Err() != nil:
+				return late("its guest tools did not run within %s")
+			case err != nil:
+				return "", err
+			case !b.wait(inTime, errNoTools):
+				return late("its guest tools did not run within %s")
 			}
+		case c == unknown && asked < maxAsks, c == busy, c == again: // asking twice does no harm
+			if !b.wait(inTime, err) {
+				return late("it could not be asked to shut down within %s")
+			}
+		case c == unknown:
+			return fmt.Sprintf("it could not be asked to shut down: %v", explain(err, p.nameOf)), nil
 		default:
-			return false, err
+			return "", err
 		}
 	}
 	believed := types.VirtualMachinePowerState("")
@@ -140,15 +171,26 @@ func (p *Provider) shutDownGuest(ctx context.Context, vm types.ManagedObjectRefe
 	err = p.pump.watch(inTime, vm, func(s *vmState) bool { return s.power == types.VirtualMachinePowerStatePoweredOff })
 	switch {
 	case err == nil:
-		return true, nil
-	case ctx.Err() != nil:
-		return false, context.Cause(ctx)
+		return "", nil
 	case inTime.Err() != nil:
-		return false, nil
+		return late("its guest, asked to shut down, was still on after %s")
 	case errors.Is(err, errVanished):
-		return false, refuse("it no longer exists")
+		return "", refuse("it no longer exists")
 	}
-	return false, err
+	return "", err
+}
+
+// awaitTools waits until the guest tools run, or the power is off.
+func (p *Provider) awaitTools(ctx context.Context, vm types.ManagedObjectReference) (off bool, err error) {
+	p.pump.mistrust(vm) // for they do not run now
+	err = p.pump.watch(ctx, vm, func(s *vmState) bool {
+		off = s.power == types.VirtualMachinePowerStatePoweredOff
+		return off || s.toolsRunning()
+	})
+	if errors.Is(err, errVanished) {
+		err = refuse("it no longer exists")
+	}
+	return off && err == nil, err
 }
 
 // powerOff cuts the power. forced is false if it was off already.
@@ -213,6 +255,9 @@ func (p *Provider) Address(ctx context.Context, id, mac string, subnets ...netip
 		var so string
 		p.pump.state(vm, func(s *vmState) { so = s.describe() })
 		err = fmt.Errorf("%w; last seen: %s", err, so)
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			err = p.blame(ctx, id, true, err)
+		}
 	}
 	return addr, p.errorf(err, "address of %s on the NIC %s", p.label(id), want)
 }

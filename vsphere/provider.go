@@ -33,6 +33,7 @@ type Provider struct {
 	s        *session
 	pump     *pump
 	patience time.Duration // how long one operation is tried again
+	pace     pace
 
 	clones, powers, snapshots gate
 
@@ -65,7 +66,7 @@ func newProvider(cfg Config, end endpoint, pace pace) *Provider {
 	s := newSession(end, pace.patient)
 	cfg.URL, cfg.Username, cfg.Password = "", "", "" // are in end
 	return &Provider{
-		cfg: cfg, s: s, pump: newPump(s, pace), patience: pace.patient,
+		cfg: cfg, s: s, pump: newPump(s, pace), patience: pace.patient, pace: pace,
 		clones: make(gate, maxClones), powers: make(gate, maxPowers), snapshots: make(gate, maxSnapshots),
 		places: newPlaces(), sources: newSources(),
 		names: map[types.ManagedObjectReference]string{}, ledgers: map[string]pool.VM{}, shards: map[string]types.ManagedObjectReference{},
@@ -110,63 +111,98 @@ type operation struct {
 	accept func(ctx context.Context, err error, lost bool) (done bool, result types.AnyType, instead error)
 	// once tells that nothing but looking keeps a repetition from doing it again.
 	once bool
+	// bound is how long all of it may take; 0 is Config.TaskTimeout.
+	bound time.Duration
 	// watch are VMs that will be waited for next: vCenter is told of them in the same call.
 	watch []types.ManagedObjectReference
 }
 
 // perform carries out op: it submits, waits, tries again what was rejected, waits for what is
-// busy, and looks before it repeats what may have happened.
+// busy, and looks before it repeats what may have happened. All of that ends after op's bound.
 func (p *Provider) perform(ctx context.Context, op operation) (types.AnyType, error) {
-	b := backoff{patience: p.patience}
+	w := p.supervise(ctx, op)
+	defer w.stop()
+	result, err := p.carryOut(w.ctx, op)
+	if err == nil {
+		return result, nil
+	}
+	return nil, p.fail(op, w.explain(ctx, err))
+}
+
+func (p *Provider) carryOut(ctx context.Context, op operation) (types.AnyType, error) {
+	b := p.s.backoff()
 	lost, oddities := false, 0
 	var err error
 	for {
 		if lost {
 			done, result, lookErr := p.readBack(ctx, op)
 			if lookErr != nil {
-				return nil, p.fail(op, fmt.Errorf("read back after its answer was lost: %w", lookErr))
+				return nil, fmt.Errorf("read back after its answer was lost (%w): %w", err, lookErr)
 			}
 			if done {
 				return result, nil
 			}
 		}
 		if oddities == maxOddities {
-			return nil, p.fail(op, err)
+			return nil, b.over(err)
 		}
 		var result types.AnyType
 		if result, err = p.attempt(ctx, op); err == nil {
 			return result, nil
 		}
 		if ctx.Err() != nil {
-			return nil, p.fail(op, context.Cause(ctx))
+			return nil, context.Cause(ctx)
 		}
 		c := classify(err)
 		if c != unknown && op.accept != nil {
 			if done, result, instead := op.accept(ctx, err, lost); done {
 				return result, nil
 			} else if instead != nil {
-				return nil, p.fail(op, instead)
+				return nil, instead
 			}
 		}
 		switch c {
 		case unknown:
 			lost = true
-			if has[*types.SystemError](err) {
+			if odd(err) {
 				oddities++
 			}
 		case busy:
+			if why := p.hopeless(ctx, op, err); why != nil {
+				return nil, why
+			}
 			p.waitFor(ctx, err)
 		case again:
 			if reached := p.s.reached(ctx); !reached {
-				return nil, p.fail(op, err)
+				return nil, err
 			}
 		default:
-			return nil, p.fail(op, err)
+			return nil, err
 		}
-		if !b.wait(ctx) {
-			return nil, p.fail(op, err)
+		if !b.wait(ctx, err) {
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
+			return nil, b.over(err)
 		}
 	}
+}
+
+// hopeless returns why an InvalidState, which says nothing itself, will not pass, or nil.
+func (p *Provider) hopeless(ctx context.Context, op operation, err error) error {
+	if !has[*types.InvalidState](err) || op.entity.Type != "VirtualMachine" {
+		return nil
+	}
+	d, lookErr := p.diagnose(ctx, op.entity)
+	switch {
+	case lookErr != nil:
+		return nil
+	case d.Template && op.bound == 0: // a full clone's source may be one
+		return refuse("the VM is a template now, made so by hand; make it a VM again, or remove it: %w", err)
+	case d.Problem != "", d.Question != "":
+		return &stuckError{err: err, now: d}
+	}
+	return nil
 }
 
 func (p *Provider) attempt(ctx context.Context, op operation) (types.AnyType, error) {

@@ -41,11 +41,14 @@ type pace struct {
 	enter   time.Duration // how long vCenter may take to report an object that it was told to watch, before it is asked whether there is one
 	forget  time.Duration // how long after its last waiter a VM comes into a new view
 	patient time.Duration // how long an unreachable vCenter is asked again
+	look    time.Duration // how long a task may run before it is asked what keeps it, and thrice that until the next time
+	last    time.Duration // how long is spent on finding out what kept a wait that has ended
 }
 
 var defaultPace = pace{
 	gather: 45 * time.Millisecond, gap: 25 * time.Millisecond, maxGap: time.Second,
 	poll: 45 * time.Second, fresh: time.Second, enter: time.Second, forget: 10 * time.Minute, patient: 5 * time.Minute,
+	look: 10 * time.Second, last: 5 * time.Second,
 }
 
 // object is a task or a VM that somebody waits, or lately waited, for.

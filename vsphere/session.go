@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,6 +26,8 @@ const (
 	maxLogins   = 3               // in a row for one call
 	loginPause  = time.Minute     // between logins once one was refused that had been accepted before
 	callTimeout = 3 * time.Minute // for vCenter's answer to one call
+
+	logoutTimeout = 10 * time.Second
 )
 
 var errClosed = errors.New("the provider is closed")
@@ -35,8 +38,11 @@ type session struct {
 	end      endpoint
 	patience time.Duration // how long an unreachable vCenter is waited for once it was reached
 
+	health health
+	slots  chan struct{} // of calls in flight
+
 	lock   chan struct{} // holds one token; guards what follows, while logging in too
-	client *vim25.Client // nil until first connected
+	client *vim25.Client // nil until first connected; each login has a copy
 	conn   *conn         // nil: log in first
 	denied error         // the login was refused
 	retry  time.Time     // when to try again after that; zero is never
@@ -56,7 +62,10 @@ type conn struct {
 }
 
 func newSession(end endpoint, patience time.Duration) *session {
-	s := &session{end: end, patience: patience, lock: make(chan struct{}, 1), ended: make(chan struct{})}
+	s := &session{
+		end: end, patience: patience, slots: make(chan struct{}, maxCalls),
+		lock: make(chan struct{}, 1), ended: make(chan struct{}),
+	}
 	s.lock <- struct{}{}
 	return s
 }
@@ -94,9 +103,12 @@ func (s *session) current(ctx context.Context) (*conn, error) {
 		}
 		s.client = client
 	}
+	// A login begins without a cookie: with that of a session whose answer was lost on the way,
+	// vCenter says that the login is invalid, since there is one already.
+	client := s.fresh()
 	user, password := s.end.user()
-	res, err := methods.Login(ctx, s.client, &types.Login{
-		This:     *s.client.ServiceContent.SessionManager,
+	res, err := methods.Login(ctx, client, &types.Login{
+		This:     *client.ServiceContent.SessionManager,
 		UserName: user,
 		Password: password,
 		Locale:   "en_US",
@@ -114,34 +126,59 @@ func (s *session) current(ctx context.Context) (*conn, error) {
 		return nil, err
 	}
 	s.known, s.denied = true, nil
-	s.conn = &conn{Client: s.client, key: res.Returnval.Key, lost: make(chan struct{})}
+	s.conn = &conn{Client: client, key: res.Returnval.Key, lost: make(chan struct{})}
 	return s.conn, nil
 }
 
 // dial reaches the vCenter and makes sure that it is one.
 func (s *session) dial(ctx context.Context) (*vim25.Client, error) {
 	uncached(s.end.url.Host)
-	sc := soap.NewClient(s.end.url, s.end.insecure)
-	sc.UserAgent = "poolready"
+	sc := s.soap(nil)
 	t := sc.DefaultTransport()
 	t.DialTLSContext = nil // govmomi's ignores the context
 	t.TLSClientConfig = s.end.tls()
 	t.MaxIdleConns = 2 * maxCalls
 	t.MaxIdleConnsPerHost = 2 * maxCalls
-	sc.Client.Transport = statusTripper{t}
 
-	client, err := vim25.NewClient(ctx, sc)
-	if err != nil {
+	limit := &limiter{rt: sc, slots: s.slots, held: pool.Held, health: &s.health}
+	client := &vim25.Client{Client: sc, RoundTripper: limit}
+	var err error
+	if client.ServiceContent, err = methods.GetServiceContent(ctx, limit); err != nil {
 		t.CloseIdleConnections()
 		return nil, err
 	}
 	if !client.IsVC() {
 		t.CloseIdleConnections()
-		return nil, refuse("this is %s, not a vCenter: a host by itself can neither clone VMs nor keep them in folders; set GOVC_URL to the vCenter that manages it",
-			client.ServiceContent.About.FullName)
+		return nil, refuse("this is %s, not a vCenter: a host by itself can neither clone VMs nor keep them in folders; "+
+			"set GOVC_URL to the vCenter that manages it", client.ServiceContent.About.FullName)
 	}
-	client.RoundTripper = &limiter{rt: sc, slots: make(chan struct{}, maxCalls), held: pool.Held}
+	sc.Version = s.end.version
+	if sc.Version == "" {
+		sc.Version = negotiated(ctx, sc)
+	}
 	return client, nil
+}
+
+// soap returns a SOAP client without cookies, on t if that is not nil.
+func (s *session) soap(t http.RoundTripper) *soap.Client {
+	sc := soap.NewClient(s.end.url, s.end.insecure)
+	sc.UserAgent = "poolready"
+	sc.Namespace, sc.Version = "urn:"+vim25.Namespace, vim25.Version
+	if t == nil {
+		t = statusTripper{sc.DefaultTransport()}
+	}
+	sc.Client.Transport = t
+	return sc
+}
+
+// fresh returns a copy of the client that has no cookies.
+func (s *session) fresh() *vim25.Client {
+	sc := s.soap(s.client.Client.Client.Transport)
+	sc.Version = s.client.Version
+	return &vim25.Client{
+		Client: sc, ServiceContent: s.client.ServiceContent,
+		RoundTripper: &limiter{rt: sc, slots: s.slots, held: pool.Held, health: &s.health},
+	}
 }
 
 // drop notes that vCenter no longer knows the login c, unless ctx ends while somebody logs in.
@@ -174,28 +211,47 @@ func (s *session) do(ctx context.Context, f func(c *conn) error) error {
 // read is do for calls that change nothing: they are repeated while the connection breaks, and for
 // a while if a vCenter that has not answered yet is starting up.
 func (s *session) read(ctx context.Context, f func(c *conn) error) error {
-	b, start := backoff{patience: s.patience}, backoff{patience: s.patience / 5}
+	b := s.backoff()
+	start, first := backoff{patience: s.patience / 5}, backoff{patience: s.patience / 60}
+	oddities := 0
 	for {
 		err := s.do(ctx, f)
-		if err == nil || ctx.Err() != nil {
-			return err
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return s.health.blame(ctx, err)
 		}
 		if !s.reached(ctx) {
-			if !startingUp(err) || !start.wait(ctx) {
+			switch c := classify(err); {
+			case startingUp(err):
+				if !start.wait(ctx, err) {
+					return start.over(err)
+				}
+			case c == unknown, c == again && !nameless(err):
+				if !first.wait(ctx, err) {
+					return first.over(err)
+				}
+			default:
 				return err
 			}
 			continue
 		}
 		switch classify(err) {
 		case again, unknown, busy:
+			if odd(err) {
+				oddities++
+			}
 		default:
 			return err
 		}
-		if !b.wait(ctx) {
-			return err
+		if oddities == maxOddities || !b.wait(ctx, err) {
+			return b.over(err)
 		}
 	}
 }
+
+func (s *session) backoff() backoff { return backoff{patience: s.patience, health: &s.health} }
 
 // reached tells whether the vCenter ever answered. One that did is waited for when it is away; one
 // that did not is more likely misconfigured.
@@ -266,7 +322,8 @@ func unskip(specs []types.PropertyFilterSpec) (all []types.PropertyFilterSpec, s
 	return all, func(o types.ObjectContent) bool { return starts[o.Obj] || added[o.Obj.Type] && !asked[o.Obj.Type] }
 }
 
-// close logs out and ends every connection. Later calls return errClosed.
+// close logs out and ends every connection. Later calls return errClosed. A logout that fails is no
+// error: vCenter ends a session that is not used.
 func (s *session) close(ctx context.Context) error {
 	if err := s.acquire(ctx); err != nil {
 		return err
@@ -280,17 +337,15 @@ func (s *session) close(ctx context.Context) error {
 	if s.client == nil {
 		return nil
 	}
-	var err error
 	if s.conn != nil {
-		_, err = methods.Logout(ctx, s.client, &types.Logout{This: *s.client.ServiceContent.SessionManager})
-		if classify(err) == loggedOut {
-			err = nil
-		}
+		ctx, cancel := context.WithTimeout(ctx, logoutTimeout)
+		defer cancel()
+		_, _ = methods.Logout(ctx, s.conn, &types.Logout{This: *s.client.ServiceContent.SessionManager})
 		close(s.conn.lost)
 		s.conn = nil
 	}
 	s.client.DefaultTransport().CloseIdleConnections()
-	return err
+	return nil
 }
 
 // tls trusts what the configuration trusts. Thumbprints count only for certificates that are
@@ -336,12 +391,13 @@ func (t statusTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, &statusError{res.StatusCode}
 }
 
-// limiter bounds the calls in flight and how long each may take, and lets none go out under a lease
-// that is over.
+// limiter bounds the calls in flight and how long each may take, lets none go out under a lease
+// that is over, names the call in its error, and notes whether vCenter answers.
 type limiter struct {
-	rt    soap.RoundTripper
-	slots chan struct{}
-	held  func(context.Context) error // pool.Held
+	rt     soap.RoundTripper
+	slots  chan struct{}
+	held   func(context.Context) error // pool.Held
+	health *health
 }
 
 func (l *limiter) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
@@ -364,29 +420,87 @@ func (l *limiter) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
 	call, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	err := l.rt.RoundTrip(call, req, res)
-	if err != nil && call.Err() != nil {
+	if err == nil {
+		l.health.heard(nil)
+		return nil
+	}
+	if call.Err() != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		return fmt.Errorf("%w in %v: %w", errNoAnswer, timeout, err)
+		err = fmt.Errorf("%w in %v: %w", errNoAnswer, timeout, err)
+	}
+	err = &callError{method: methodOf(req), err: err}
+	if len(faults(err)) > 0 { // which is an answer, too
+		l.health.heard(nil)
+	} else {
+		l.health.heard(err)
 	}
 	return err
 }
 
-// backoff spaces repetitions of one call, from 50 ms doubling to 5 s, until patience is used up.
-type backoff struct {
-	patience    time.Duration
-	pause, used time.Duration
+// callError is an error of one SOAP call.
+type callError struct {
+	method string
+	err    error
 }
 
-// wait pauses before the next try; it returns false if there should be none.
-func (b *backoff) wait(ctx context.Context) bool {
+func (e *callError) Error() string { return e.method + ": " + e.err.Error() }
+func (e *callError) Unwrap() error { return e.err }
+
+// methodOf is the API's name of the call with that body: "CloneVM_Task".
+func methodOf(body any) string { return strings.TrimSuffix(typeName(body), "Body") }
+
+// backoff spaces repetitions of one call, from 50 ms doubling to 5 s, until patience is used up, by
+// the clock since the first failure, or vCenter as a whole has not answered for that long.
+type backoff struct {
+	patience time.Duration
+	health   *health // nil: only this call counts
+
+	pause time.Duration
+	began time.Time // zero until the first failure
+	told  time.Time // when a notice was given last
+	tries int
+}
+
+// wait pauses before the next try, after err; it returns false if there should be none.
+func (b *backoff) wait(ctx context.Context, err error) bool {
+	now := time.Now()
+	if b.began.IsZero() {
+		b.began, b.told = now, now
+	}
+	b.tries++
 	b.pause = min(max(2*b.pause, 50*time.Millisecond), 5*time.Second)
-	if b.used += b.pause; b.used > b.patience {
+	if now.Sub(b.began)+b.pause > b.patience || b.health != nil && b.health.silent() > b.patience {
 		return false
+	}
+	if now.Sub(b.told) >= noticeAfter {
+		b.told = now
+		pool.Notice(ctx, "vCenter: %v; trying again since %s (%s), up to %s", err, clockTime(b.began), brief(now.Sub(b.began)), brief(b.patience))
 	}
 	return sleep(ctx, b.pause)
 }
+
+// over is err with how long and how often was tried.
+func (b *backoff) over(err error) error {
+	if b.tries < 2 || errors.As(err, new(*overError)) {
+		return err
+	}
+	return &overError{err: err, tries: b.tries, since: b.began}
+}
+
+// overError is the last error of a call that was repeated.
+type overError struct {
+	err   error
+	tries int
+	since time.Time
+}
+
+func (e *overError) Error() string {
+	return fmt.Sprintf("%v (tried %d times since %s, for %s)", e.err, e.tries, clockTime(e.since), brief(time.Since(e.since)))
+}
+
+func (e *overError) Unwrap() error { return e.err }
 
 // sleep waits for d; it returns false if ctx ended first.
 func sleep(ctx context.Context, d time.Duration) bool {

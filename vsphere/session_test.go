@@ -43,7 +43,7 @@ func TestAtMost32CallsAreInFlight(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rt := &slow{}
-		l := &limiter{rt: rt, slots: make(chan struct{}, maxCalls), held: pool.Held}
+		l := &limiter{rt: rt, slots: make(chan struct{}, maxCalls), held: pool.Held, health: &health{}}
 		var wg sync.WaitGroup
 		for range 100 {
 			wg.Go(func() { assert.NoError(t, l.RoundTrip(t.Context(), &methods.Rename_TaskBody{}, nil)) })
@@ -56,7 +56,7 @@ func TestAtMost32CallsAreInFlight(t *testing.T) {
 func TestLongPollTakesNoPlaceAmongCalls(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := &limiter{rt: &slow{}, slots: make(chan struct{}, 1), held: pool.Held}
+		l := &limiter{rt: &slow{}, slots: make(chan struct{}, 1), held: pool.Held, health: &health{}}
 		l.slots <- struct{}{}
 		poll := &methods.WaitForUpdatesExBody{Req: &types.WaitForUpdatesEx{Options: &types.WaitOptions{MaxWaitSeconds: types.NewInt32(45)}}}
 		assert.NoError(t, l.RoundTrip(t.Context(), poll, nil))
@@ -69,7 +69,7 @@ func TestLongPollTakesNoPlaceAmongCalls(t *testing.T) {
 func TestCallWithoutAnswerIsGivenUp(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := &limiter{rt: &slow{never: true}, slots: make(chan struct{}, 1), held: pool.Held}
+		l := &limiter{rt: &slow{never: true}, slots: make(chan struct{}, 1), held: pool.Held, health: &health{}}
 		start := time.Now()
 		err := l.RoundTrip(t.Context(), &methods.Rename_TaskBody{}, nil)
 		assert.ErrorIs(t, err, errNoAnswer)
@@ -84,7 +84,7 @@ func TestNoCallGoesOutUnderALeaseThatIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		over := false
 		rt := &slow{}
-		l := &limiter{rt: rt, slots: make(chan struct{}, 1), held: func(context.Context) error {
+		l := &limiter{rt: rt, slots: make(chan struct{}, 1), health: &health{}, held: func(context.Context) error {
 			if over {
 				return fmt.Errorf("slept: %w", pool.ErrLeaseLost)
 			}
@@ -109,7 +109,7 @@ func TestBackoffGrowsAndEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := backoff{patience: time.Minute}
 		start, n := time.Now(), 0
-		for b.wait(t.Context()) {
+		for b.wait(t.Context(), errNoAnswer) {
 			n++
 		}
 		assert.LessOrEqual(t, time.Since(start), time.Minute)
@@ -152,10 +152,16 @@ func TestVCenterThatStartsUpIsAwaited(t *testing.T) {
 	calls, _ := l.counts()
 	assert.Equal(t, 4, calls["RetrieveServiceContent"])
 
-	// Whatever else answers is no vCenter.
-	l.Inject(vspheretest.Fault{Method: "RetrieveServiceContent", Effect: vspheretest.Status(502)})
+	// A proxy that hiccups is asked again, but not for long.
+	once := l.Inject(vspheretest.Fault{Method: "RetrieveServiceContent", Effect: vspheretest.Status(502)})
+	_, err = l.provider(t).Inventory(within(t, 30*time.Second), "set")
+	require.NoError(t, err)
+	assert.Equal(t, 1, once.Hits())
+	always := l.Inject(vspheretest.Fault{Method: "RetrieveServiceContent", Times: -1, Effect: vspheretest.Status(502)})
+	l.pace.patient = 6 * time.Second
 	_, err = l.provider(t).Inventory(within(t, 30*time.Second), "set")
 	require.ErrorContains(t, err, "502")
+	assert.Less(t, always.Hits(), 6)
 }
 
 func TestExpiredSessionDoesNotLookLikeAnEmptyVCenter(t *testing.T) {
