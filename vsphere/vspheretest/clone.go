@@ -97,6 +97,12 @@ func (s *Server) clone(o *op, src *vm, host *simulator.HostSystem, req *types.Cl
 	m.disk = disk
 	s.mu.Unlock()
 	b.complete(m, *cfg)
+	if c := req.Spec.Customization; c != nil {
+		if f := s.customizeLater(o.ctx, m, c); f != nil {
+			s.remove(o.ctx, m)
+			return nil, f
+		}
+	}
 	if req.Spec.Template {
 		s.markTemplate(o.ctx, m)
 	}
@@ -145,9 +151,6 @@ func (s *Server) source(ctx *simulator.Context, src *vm, spec *types.VirtualMach
 		if moveType(spec, d.Key) == moveChild && spec.Snapshot == nil {
 			return nil, &types.InvalidArgument{InvalidProperty: "spec.location.diskMoveType"}
 		}
-	}
-	if spec.Customization != nil {
-		return nil, &types.NotSupported{} // not simulated
 	}
 	return from, nil
 }

@@ -87,6 +87,8 @@ func (r *rig) allowed(spec *types.VirtualMachineConfigSpec) types.BaseMethodFaul
 		return &types.InvalidArgument{InvalidProperty: "configSpec.numCPUs"}
 	case spec.MemoryMB < 0 || spec.MemoryMB%4 != 0:
 		return &types.InvalidArgument{InvalidProperty: "configSpec.memoryMB"}
+	case spec.BootOptions != nil && isTrue(spec.BootOptions.EfiSecureBootEnabled) && c.Firmware != efi && spec.Firmware != efi:
+		return &types.InvalidVmConfig{Property: "msg.hostd.configSpec.efi"}
 	case spec.Crypto != nil:
 		return &types.NotSupported{}
 	case r.on && spec.NumCPUs != 0 && spec.NumCPUs != c.Hardware.NumCPU && !isTrue(c.CpuHotAddEnabled):
@@ -96,6 +98,8 @@ func (r *rig) allowed(spec *types.VirtualMachineConfigSpec) types.BaseMethodFaul
 	}
 	return nil
 }
+
+const efi = string(types.GuestOsDescriptorFirmwareTypeEfi)
 
 func setString(dst *string, v string) {
 	if v != "" {

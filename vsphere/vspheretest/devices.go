@@ -82,6 +82,7 @@ func (r *rig) addDevice(spec *types.VirtualDeviceConfigSpec, index int32) types.
 		}
 		d.Key = freeKey(devs, base)
 		label(d, devs.Name(spec.Device), "")
+		r.describe(spec.Device)
 	}
 	r.config.Hardware.Device = append(r.config.Hardware.Device, spec.Device)
 	r.wire()
@@ -120,13 +121,35 @@ func (r *rig) addDisk(spec *types.VirtualDeviceConfigSpec, disk *types.VirtualDi
 	if !ok {
 		return &types.InvalidDeviceBacking{InvalidDeviceSpec: *invalid}
 	}
-	if spec.FileOperation == "" && backing.FileName == "" {
+	var p object.DatastorePath
+	named := p.FromString(backing.FileName) && p.Path != "" && path.Ext(p.Path) != ""
+	switch {
+	case spec.FileOperation == "" && backing.FileName == "":
 		return &types.InvalidDeviceBacking{InvalidDeviceSpec: *invalid} // nothing to attach, nothing to make
-	}
-	if spec.FileOperation == types.VirtualDeviceConfigSpecFileOperationCreate || backing.FileName == "" || strings.HasSuffix(backing.FileName, "]") {
+	case spec.FileOperation == "":
+		if f := r.attachable(backing); f != nil {
+			return f
+		}
+	case !named:
 		backing.FileName = r.newFile("")
+	case r.uses(backing.FileName) || spec.FileOperation == types.VirtualDeviceConfigSpecFileOperationCreate && r.s.hasFile(r.ctx, r.dc, backing.FileName):
+		return &types.FileAlreadyExists{FileFault: types.FileFault{File: backing.FileName}}
 	}
-	backing.Parent = nil
+	if p.FromString(backing.FileName) {
+		ds := datastoreIn(r.ctx, r.dc, p.Datastore)
+		if ds == nil {
+			return &types.InvalidDatastorePath{DatastorePath: backing.FileName}
+		}
+		backing.Datastore = &ds.Self
+	}
+	for _, flag := range []**bool{&backing.EagerlyScrub, &backing.ThinProvisioned, &backing.WriteThrough, &backing.Split, &backing.DigestEnabled} {
+		if *flag == nil {
+			*flag = types.NewBool(false)
+		}
+	}
+	if spec.FileOperation != "" {
+		backing.Parent = nil
+	}
 	backing.Uuid = newUUID()
 	r.sized(disk, size)
 	return nil
@@ -167,6 +190,9 @@ func (r *rig) editDevice(at int, dev types.BaseVirtualDevice, index int32) types
 		if !ok {
 			return &types.InvalidDeviceSpec{DeviceIndex: index}
 		}
+		if dev.CapacityInBytes == was.CapacityInBytes {
+			dev.CapacityInBytes = 0 // the other field says what it is to be
+		}
 		size, f := diskSize(dev)
 		if f != nil {
 			return f
@@ -196,8 +222,52 @@ func (r *rig) editDevice(at int, dev types.BaseVirtualDevice, index int32) types
 			return f
 		}
 	}
+	if c, w := dev.GetVirtualDevice(), old.GetVirtualDevice(); c.DeviceInfo == nil {
+		c.DeviceInfo = w.DeviceInfo
+	}
+	r.describe(dev)
 	r.config.Hardware.Device[at] = dev
 	return nil
+}
+
+// describe makes the summary of a device with a backing that can be changed, and its link, those of
+// what it is connected to now.
+func (r *rig) describe(dev types.BaseVirtualDevice) {
+	d := dev.GetVirtualDevice()
+	text := ""
+	switch dev.(type) {
+	case *types.VirtualCdrom:
+		text = "ISO "
+	case *types.VirtualFloppy:
+		text = "Image "
+	case *types.VirtualSerialPort:
+		text = "File "
+	default:
+		return
+	}
+	switch b := d.Backing.(type) {
+	case types.BaseVirtualDeviceFileBackingInfo:
+		text += b.GetVirtualDeviceFileBackingInfo().FileName
+	case *types.VirtualSerialPortURIBackingInfo:
+		text = "Remote " + b.ServiceURI
+	case types.BaseVirtualDeviceRemoteDeviceBackingInfo:
+		text = "Remote " + b.GetVirtualDeviceRemoteDeviceBackingInfo().DeviceName
+	case types.BaseVirtualDeviceDeviceBackingInfo:
+		text = b.GetVirtualDeviceDeviceBackingInfo().DeviceName
+	default:
+		text = ""
+	}
+	if d.DeviceInfo != nil {
+		info := *d.DeviceInfo.GetDescription()
+		info.Summary = text
+		d.DeviceInfo = &info
+	}
+	if d.Connectable == nil {
+		d.Connectable = &types.VirtualDeviceConnectInfo{StartConnected: true, Connected: true}
+	}
+	if !r.on {
+		d.Connectable.Connected = false
+	}
 }
 
 func (r *rig) removeDevice(at int) {

@@ -25,7 +25,7 @@ type record struct {
 // post adds events to vCenter's history, in order. Those of one task have one chain.
 func (s *Server) post(ctx *simulator.Context, events ...types.BaseEvent) {
 	for _, e := range events {
-		r := record{event: e, about: arguments(e.GetEvent())}
+		r := record{event: e, about: arguments(e)}
 		for _, ref := range r.about {
 			r.under = append(r.under, ancestors(ctx, ref)...)
 		}
@@ -60,7 +60,11 @@ func (s *Server) postTask(ctx *simulator.Context, info types.TaskInfo) (chain in
 }
 
 // arguments lists the objects that an event tells of.
-func arguments(e *types.Event) (refs []types.ManagedObjectReference) {
+func arguments(event types.BaseEvent) (refs []types.ManagedObjectReference) {
+	if x, ok := event.(*types.EventEx); ok && x.ObjectId != "" {
+		refs = append(refs, types.ManagedObjectReference{Type: x.ObjectType, Value: x.ObjectId})
+	}
+	e := event.GetEvent()
 	if a := e.Vm; a != nil {
 		refs = append(refs, a.Vm)
 	}
@@ -127,7 +131,7 @@ func (s *Server) format(ctx *simulator.Context, e types.BaseEvent) string {
 }
 
 // matches tells whether a filter lets the record through.
-func (r record) matches(f *types.EventFilterSpec) bool {
+func (r record) matches(f *types.EventFilterSpec, root types.ManagedObjectReference) bool {
 	e := r.event.GetEvent()
 	if f.EventChainId != 0 && e.ChainId != f.EventChainId {
 		return false
@@ -141,7 +145,7 @@ func (r record) matches(f *types.EventFilterSpec) bool {
 	if len(f.EventTypeId) > 0 && !isOneOf(r.event, f.EventTypeId) {
 		return false
 	}
-	if en := f.Entity; en != nil {
+	if en := f.Entity; en != nil && (en.Entity != root || en.Recursion == types.EventFilterSpecRecursionOptionSelf) {
 		self, below := slices.Contains(r.about, en.Entity), slices.Contains(r.under, en.Entity)
 		switch en.Recursion {
 		case types.EventFilterSpecRecursionOptionSelf:

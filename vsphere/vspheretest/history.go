@@ -136,7 +136,7 @@ func (v *verbs) QueryEvents(_ *simulator.Context, req *types.QueryEvents) soap.H
 	}
 	all := v.s.history()
 	c := &cursor{size: size}
-	picked := c.latest(len(all), func(i int) bool { return all[i].matches(&req.Filter) })
+	picked := c.latest(len(all), func(i int) bool { return all[i].matches(&req.Filter, v.s.root()) })
 	return &methods.QueryEventsBody{Res: &types.QueryEventsResponse{Returnval: eventsAt(all, picked)}}
 }
 
@@ -145,6 +145,9 @@ func (v *verbs) PostEvent(ctx *simulator.Context, req *types.PostEvent) soap.Has
 	v.s.post(ctx, deepCopy(req.EventToPost))
 	return &methods.PostEventBody{Res: &types.PostEventResponse{}}
 }
+
+// root is the folder that all lies in, and events about nothing in particular.
+func (s *Server) root() types.ManagedObjectReference { return contentOf(s.model.Map()).RootFolder }
 
 func (s *Server) history() []record {
 	s.histMu.Lock()
@@ -162,14 +165,14 @@ func eventsAt(all []record, at []int) (out []types.BaseEvent) {
 func (c *eventCollector) ReadNextEvents(_ *simulator.Context, req *types.ReadNextEvents) soap.HasFault {
 	all := c.s.history()
 	c.clamp(len(all))
-	picked := c.next(len(all), int(req.MaxCount), func(i int) bool { return all[i].matches(&c.filter) })
+	picked := c.next(len(all), int(req.MaxCount), func(i int) bool { return all[i].matches(&c.filter, c.s.root()) })
 	return &methods.ReadNextEventsBody{Res: &types.ReadNextEventsResponse{Returnval: eventsAt(all, picked)}}
 }
 
 func (c *eventCollector) ReadPreviousEvents(_ *simulator.Context, req *types.ReadPreviousEvents) soap.HasFault {
 	all := c.s.history()
 	c.clamp(len(all))
-	picked := c.prev(len(all), int(req.MaxCount), func(i int) bool { return all[i].matches(&c.filter) })
+	picked := c.prev(len(all), int(req.MaxCount), func(i int) bool { return all[i].matches(&c.filter, c.s.root()) })
 	return &methods.ReadPreviousEventsBody{Res: &types.ReadPreviousEventsResponse{Returnval: eventsAt(all, picked)}}
 }
 
@@ -177,7 +180,7 @@ func (c *eventCollector) ReadPreviousEvents(_ *simulator.Context, req *types.Rea
 func (c *eventCollector) Get() mo.Reference {
 	all := c.s.history()
 	out := c.EventHistoryCollector
-	out.LatestPage = eventsAt(all, c.latest(len(all), func(i int) bool { return all[i].matches(&c.filter) }))
+	out.LatestPage = eventsAt(all, c.latest(len(all), func(i int) bool { return all[i].matches(&c.filter, c.s.root()) }))
 	return &out
 }
 

@@ -1,6 +1,8 @@
 package vspheretest
 
 import (
+	"path"
+	"reflect"
 	"slices"
 
 	"github.com/vmware/govmomi/object"
@@ -58,7 +60,10 @@ func (s *Server) create(o *op, req *types.CreateVM_Task) (types.AnyType, types.B
 		return nil, fault
 	}
 	defer release()
-	cfg := b.blank()
+	cfg, fault := b.blankAt(p, req.Config.Files)
+	if fault != nil {
+		return nil, fault
+	}
 	if f := b.apply(&cfg, &req.Config); f != nil {
 		s.leaveDir(b.dir)
 		return nil, f
@@ -73,6 +78,24 @@ func (s *Server) create(o *op, req *types.CreateVM_Task) (types.AnyType, types.B
 	e := s.vmEvent(o.ctx, m)
 	s.post(o.ctx, &types.VmBeingCreatedEvent{VmEvent: e, ConfigSpec: deepCopy(&req.Config)}, &types.VmCreatedEvent{VmEvent: e})
 	return m.ref, nil
+}
+
+// blankAt is blank in the directory, and with the .vmx, that a request names, if it does.
+func (b *builder) blankAt(p object.DatastorePath, files *types.VirtualMachineFileInfo) (types.VirtualMachineConfigInfo, types.BaseMethodFault) {
+	switch {
+	case p.Path == "":
+		return b.blank(), nil
+	case path.Ext(p.Path) != ".vmx":
+		return b.blankIn(b.s.takeDir(b.ds.Name, path.Clean(p.Path))), nil
+	}
+	dc := datacenterOf(b.ctx, b.folder.Self)
+	if b.s.hasFile(b.ctx, dc, p.String()) {
+		return types.VirtualMachineConfigInfo{}, &types.FileAlreadyExists{FileFault: types.FileFault{File: p.String()}}
+	}
+	dir := object.DatastorePath{Datastore: p.Datastore, Path: path.Dir(p.Path)}
+	cfg := b.blankIn(dir.String())
+	cfg.Files.VmPathName = files.VmPathName
+	return cfg, nil
 }
 
 // ReconfigVMTask changes a VM's configuration: all of it or, with a fault, nothing.
@@ -109,11 +132,10 @@ func (s *Server) reconfigure(o *op, m *vm, spec *types.VirtualMachineConfigSpec)
 		return &types.ConcurrentAccess{}
 	}
 	if cfg.Template {
-		keep := types.VirtualMachineConfigSpec{Name: spec.Name, Annotation: spec.Annotation, ChangeVersion: spec.ChangeVersion, ExtraConfig: spec.ExtraConfig}
-		if len(spec.DeviceChange) > 0 || spec.NumCPUs != 0 || spec.MemoryMB != 0 {
-			return &types.NotSupported{}
+		keep := &types.VirtualMachineConfigSpec{Name: spec.Name, Annotation: spec.Annotation, ChangeVersion: spec.ChangeVersion}
+		if !reflect.DeepEqual(keep, spec) {
+			return &types.NotSupported{} // a template takes a name and an annotation
 		}
-		spec = &keep
 	}
 	if spec.Name != "" && spec.Name != name {
 		fresh, fault := checkName(spec.Name)
@@ -142,6 +164,7 @@ func (s *Server) reconfigure(o *op, m *vm, spec *types.VirtualMachineConfigSpec)
 	})
 	s.post(o.ctx, &types.VmReconfiguredEvent{VmEvent: s.vmEvent(o.ctx, m), ConfigSpec: deepCopy(*spec)})
 	if len(spec.DeviceChange) > 0 {
+		s.layFiles(o.ctx, m)
 		s.replug(o.ctx, m)
 		s.warnMACs(o.ctx, m)
 	}
@@ -264,9 +287,17 @@ func (s *Server) filesOf(ctx *simulator.Context, m *vm) map[string]bool {
 
 // remove takes a powered-off VM out of the inventory.
 func (s *Server) remove(ctx *simulator.Context, m *vm) {
+	files := s.filesOf(ctx, m)
+	s.unlist(ctx, m)
+	s.dropFiles(ctx, m, files)
+	s.leaveDir(m.home.dir)
+}
+
+// unlist takes a VM out of the inventory, and leaves its files.
+func (s *Server) unlist(ctx *simulator.Context, m *vm) {
 	event := s.vmEvent(ctx, m)
-	var folder, pool *types.ManagedObjectReference
-	m.look(ctx, func(p *mo.VirtualMachine) { folder, pool = p.Parent, p.ResourcePool })
+	var folder *types.ManagedObjectReference
+	m.look(ctx, func(p *mo.VirtualMachine) { folder = p.Parent })
 	s.mu.Lock()
 	m.gone = true
 	delete(s.vms, m.ref)
@@ -275,11 +306,7 @@ func (s *Server) remove(ctx *simulator.Context, m *vm) {
 		snaps = append(snaps, ref)
 	}
 	s.mu.Unlock()
-	change(ctx, m.home.host, func() { m.home.host.Vm = without(m.home.host.Vm, m.ref) })
-	change(ctx, m.home.ds, func() { m.home.ds.Vm = without(m.home.ds.Vm, m.ref) })
-	if pool != nil {
-		s.leavePool(ctx, m, *pool)
-	}
+	s.removeFromLists(ctx, m)
 	if f, ok := ctx.Map.Get(*folder).(*simulator.Folder); ok {
 		change(ctx, f, func() { f.ChildEntity = without(f.ChildEntity, m.ref) })
 	}
@@ -288,7 +315,6 @@ func (s *Server) remove(ctx *simulator.Context, m *vm) {
 	}
 	s.post(ctx, &types.VmRemovedEvent{VmEvent: event})
 	ctx.Map.Remove(ctx, m.ref)
-	s.leaveDir(m.home.dir)
 }
 
 // destroyFolder destroys all that is in a folder, and then the folder. It stops at the first
@@ -322,10 +348,6 @@ func (s *Server) destroyFolder(o *op, ref types.ManagedObjectReference) types.Ba
 	change(o.ctx, p, func() { p.ChildEntity = without(p.ChildEntity, ref) })
 	o.ctx.Map.Remove(o.ctx, ref)
 	return nil
-}
-
-func (v *verbs) UnregisterVM(*simulator.Context, *types.UnregisterVM) soap.HasFault {
-	return &methods.UnregisterVMBody{Fault_: refuse("UnregisterVM")}
 }
 
 // CreateFolder makes a folder below a folder, at once.
@@ -377,9 +399,17 @@ func (v *verbs) MoveIntoFolderTask(ctx *simulator.Context, req *types.MoveIntoFo
 }
 
 func (s *Server) move(ctx *simulator.Context, ref, into types.ManagedObjectReference) types.BaseMethodFault {
-	to, fault := vmFolder(ctx, into)
-	if fault != nil {
-		return fault
+	to, ok := ctx.Map.Get(into).(*simulator.Folder)
+	if !ok {
+		return &types.ManagedObjectNotFound{Obj: into}
+	}
+	var allowed []string
+	ctx.WithLock(into, func() { allowed = to.ChildType })
+	if !slices.Contains(allowed, ref.Type) && !slices.ContainsFunc(allowed, func(k string) bool { return derives(ref.Type, k) }) {
+		return &types.NotSupported{}
+	}
+	if ref == into || slices.Contains(ancestors(ctx, into), ref) {
+		return &types.InvalidFolder{Target: into} // it would lie in itself
 	}
 	e, ok := ctx.Map.Get(ref).(mo.Entity)
 	if !ok {
@@ -392,9 +422,14 @@ func (s *Server) move(ctx *simulator.Context, ref, into types.ManagedObjectRefer
 		return fault
 	}
 	defer release()
-	if f, ok := ctx.Map.Get(*from).(*simulator.Folder); ok {
-		change(ctx, f, func() { f.ChildEntity = without(f.ChildEntity, ref) })
+	if from == nil {
+		return &types.NotSupported{} // the root
 	}
+	f, ok := ctx.Map.Get(*from).(*simulator.Folder)
+	if !ok {
+		return &types.NotSupported{} // a datacenter's own folder, a host of a cluster
+	}
+	change(ctx, f, func() { f.ChildEntity = without(f.ChildEntity, ref) })
 	change(ctx, e, func() { e.Entity().Parent = &to.Self })
 	change(ctx, to, func() { to.ChildEntity = append(slices.Clip(to.ChildEntity), ref) })
 	return nil

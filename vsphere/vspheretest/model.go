@@ -3,6 +3,7 @@ package vspheretest
 import (
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -89,13 +90,82 @@ func (s *Server) buildModel(ctx *simulator.Context, vms bool) (on []*vm, err err
 			}
 		}
 	}
-	if s.Load == "" {
-		if vms && s.Model.Autostart {
-			on = s.allVMs()
-		}
-		return on, nil
+	if s.Load != "" {
+		return s.adopt(ctx), nil
 	}
-	return on, nil
+	return nil, nil
+}
+
+// autostart powers on the VMs of a new Model, and waits for that.
+func (s *Server) autostart() error {
+	if s.Model == nil || !s.Model.Autostart || s.Load != "" || s.restored {
+		return nil
+	}
+	ctx := s.context(nil)
+	var tasks []types.ManagedObjectReference
+	for _, m := range s.allVMs() {
+		template := false
+		m.look(ctx, func(o *mo.VirtualMachine) { template = o.Config.Template })
+		if template {
+			continue
+		}
+		ref, fault := s.verbs.powerOn(ctx, m.ref)
+		if fault != nil {
+			return faultError("power on "+s.nameOf(m.ref), fault)
+		}
+		tasks = append(tasks, ref)
+	}
+	for _, ref := range tasks {
+		for done := false; !done; {
+			changed := s.hub.next()
+			task, ok := ctx.Map.Get(ref).(*simulator.Task)
+			if !ok {
+				break
+			}
+			ctx.WithLock(ref, func() { done = task.Info.CompleteTime != nil })
+			if !done {
+				<-changed
+			}
+		}
+	}
+	return nil
+}
+
+// adopt makes the VMs of a saved inventory the Server's own, off, and returns those that were on.
+func (s *Server) adopt(ctx *simulator.Context) (on []*vm) {
+	for _, ref := range sortedRefs(ctx.Map.AllReference("VirtualMachine")) {
+		obj, ok := ctx.Map.Get(ref).(*simulator.VirtualMachine)
+		if !ok || obj.Config == nil || obj.Runtime.Host == nil || len(obj.Datastore) == 0 {
+			continue
+		}
+		host, ok1 := ctx.Map.Get(*obj.Runtime.Host).(*simulator.HostSystem)
+		ds, ok2 := ctx.Map.Get(obj.Datastore[0]).(*simulator.Datastore)
+		if !ok1 || !ok2 {
+			s.logf("vspheretest: load %s: VM %s has no host or datastore, and cannot be used", s.Load, obj.Name)
+			continue
+		}
+		if obj.DataSets == nil {
+			obj.DataSets = make(map[string]*simulator.DataSet)
+		}
+		v := &vm{
+			ref: ref, obj: obj, home: home{host: host, ds: ds, dir: path.Dir(obj.Config.Files.VmPathName)},
+			sharers: make(map[types.ManagedObjectReference]bool), snaps: make(map[types.ManagedObjectReference]kept),
+		}
+		s.vms[ref] = v
+		s.dirs = append(s.dirs, v.home.dir)
+		if obj.Runtime.PowerState == poweredOn {
+			on = append(on, v)
+		}
+		obj.Runtime.PowerState, obj.Snapshot, obj.RootSnapshot = poweredOff, nil, nil
+		if obj.Guest == nil {
+			obj.Guest = &types.GuestInfo{}
+		}
+		cfg := deepCopy(obj.Config)
+		change(ctx, obj, func() { s.setConfig(v, cfg) })
+		s.toolsGone(ctx, v)
+		s.layFiles(ctx, v)
+	}
+	return on
 }
 
 // sortedRefs returns the references of objects in the order in which they were made.

@@ -106,6 +106,44 @@ func (d plainDisk) Clone() Disk { return plainDisk{d.Disk.Clone()} }
 // Install returns a disk that lets root in with the Server's key, and has the Server's host keys.
 func (o *plainOS) Install(Hardware) Disk { return plainDisk{o.disk.Clone()} }
 
+// customFile is where a plain machine keeps the addresses that it was customized with, one NIC a
+// line; an empty line means DHCP.
+const customFile = "/etc/network/addresses"
+
+// Customize makes it a Customizer.
+func (o *plainOS) Customize(disk Disk, c Customization) error {
+	d := disk.(plainDisk)
+	if c.HostName != "" {
+		if err := d.WriteFile("/etc/hostname", []byte(c.HostName+"\n"), 0o644); err != nil {
+			return err
+		}
+	}
+	var lines strings.Builder
+	for _, n := range c.NICs {
+		if n.Addr.IsValid() {
+			lines.WriteString(n.Addr.String())
+		}
+		lines.WriteString("\n")
+	}
+	if err := d.MkdirAll("/etc/network", 0o755); err != nil {
+		return err
+	}
+	return d.WriteFile(customFile, []byte(lines.String()), 0o644)
+}
+
+// fixed returns the addresses that the machine was customized with, by NIC; zero means DHCP.
+func (g *plainGuest) fixed() (addrs []netip.Prefix) {
+	b, err := g.host.Disk().ReadFile(customFile)
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(string(b)) {
+		p, _ := netip.ParsePrefix(strings.TrimSpace(line)) // zero if it is empty
+		addrs = append(addrs, p)
+	}
+	return addrs
+}
+
 func (o *plainOS) Boot(m *Machine) Guest {
 	g := o.newGuest(m)
 	g.host.Boot()
@@ -209,15 +247,21 @@ func (g *plainGuest) Info() GuestInfo {
 	g.mu.Lock()
 	hw, away, reverts := g.hw, g.away, g.reverts
 	g.mu.Unlock()
-	info := GuestInfo{HostName: g.hostname(), NICs: []GuestNIC{{
-		MAC: "02:42:ac:11:00:01", Connected: true, Addrs: []netip.Prefix{netip.MustParsePrefix("172.17.0.1/16")},
-	}}}
-	for _, n := range hw.NICs {
+	info := GuestInfo{HostName: g.hostname()}
+	if !g.os.s.modeled() { // programs for vcsim's inventory expect no containers there
+		info.NICs = []GuestNIC{{
+			MAC: "02:42:ac:11:00:01", Connected: true, Addrs: []netip.Prefix{netip.MustParsePrefix("172.17.0.1/16")},
+		}}
+	}
+	fixed := g.fixed()
+	for i, n := range hw.NICs {
 		nic := GuestNIC{MAC: n.MAC, Connected: n.Connected}
 		if n.Connected && !away {
-			nic.Addrs = []netip.Prefix{
-				netip.PrefixFrom(linkLocal(n.MAC), 64),
-				netip.PrefixFrom(g.os.lease(n.MAC, reverts), 8),
+			nic.Addrs = []netip.Prefix{netip.PrefixFrom(linkLocal(n.MAC), 64)}
+			if i < len(fixed) && fixed[i].IsValid() {
+				nic.Addrs = append(nic.Addrs, fixed[i])
+			} else {
+				nic.Addrs = append(nic.Addrs, netip.PrefixFrom(g.os.lease(n.MAC, reverts), 8))
 			}
 		}
 		info.NICs = append(info.NICs, nic)

@@ -59,10 +59,12 @@ func (s *Server) switchOn(o *op, m *vm) types.BaseMethodFault {
 			return f
 		}
 	}
+	if m.power(o.ctx) == poweredOff {
+		s.customizeNow(o.ctx, m)
+	}
 	s.setPower(o.ctx, m, poweredOn)
 	s.post(o.ctx, &types.VmPoweredOnEvent{VmEvent: s.vmEvent(o.ctx, m)})
-	s.startGuest(o.ctx, m)
-	return nil
+	return s.wake(o.ctx, m)
 }
 
 // setPower changes the power state and what hangs on it: links, boot time, volatile settings.
@@ -80,6 +82,9 @@ func (s *Server) setPower(ctx *simulator.Context, m *vm, state types.VirtualMach
 		cfg.ChangeVersion, cfg.Modified = version, modified
 		switch {
 		case state == poweredOn:
+			if was == suspended {
+				break
+			}
 			o.Runtime.BootTime = now()
 			if was == poweredOff {
 				persist = cfg.ExtraConfig
@@ -164,6 +169,9 @@ func (s *Server) switchOff(o *op, m *vm) types.BaseMethodFault {
 // VM to itself.
 func (s *Server) cutPower(ctx *simulator.Context, m *vm) {
 	s.stopGuest(m)
+	s.mu.Lock()
+	m.asleep = nil
+	s.mu.Unlock()
 	s.setPower(ctx, m, poweredOff)
 	s.toolsGone(ctx, m)
 	s.post(ctx, &types.VmPoweredOffEvent{VmEvent: s.vmEvent(ctx, m)})
@@ -195,14 +203,6 @@ func (v *verbs) ResetVMTask(ctx *simulator.Context, req *types.ResetVM_Task) soa
 		return &methods.ResetVM_TaskBody{Fault_: fault}
 	}
 	return &methods.ResetVM_TaskBody{Res: &types.ResetVM_TaskResponse{Returnval: ref}}
-}
-
-func (v *verbs) SuspendVMTask(*simulator.Context, *types.SuspendVM_Task) soap.HasFault {
-	return &methods.SuspendVM_TaskBody{Fault_: refuse("SuspendVM_Task")}
-}
-
-func (v *verbs) StandbyGuest(*simulator.Context, *types.StandbyGuest) soap.HasFault {
-	return &methods.StandbyGuestBody{Fault_: refuse("StandbyGuest")}
 }
 
 // tooled returns the running guest, if a request to its tools can be made.

@@ -44,6 +44,7 @@ func (s *Server) loadState() (*state, error) {
 
 // restore makes the VMs of a state, off, and returns those that were on.
 func (s *Server) restore(ctx *simulator.Context, st *state) ([]*vm, error) {
+	s.restored = true
 	si := ctx.Map.Get(serviceInstance).(*simulator.ServiceInstance)
 	si.Content.About.InstanceUuid = st.VCenter
 	s.nvalue, s.nmac, s.nsnap, s.ndelta = st.Values, st.MACs, st.Snapshots, st.Deltas

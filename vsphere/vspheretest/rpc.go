@@ -23,9 +23,10 @@ import (
 // adminUser is who Server.Client logs in as; it is its user agent too.
 const adminUser = "administrator@vspheretest"
 
-// A Request is one SOAP call that a client made. Those of Server.Client do not count.
+// A Request is one SOAP call that a client made, or a request to another endpoint or for a file, of
+// which only Method and Time are set. Those of Server.Client do not count.
 type Request struct {
-	Method string                       // as in the API: "CloneVM_Task"
+	Method string                       // as in the API: "CloneVM_Task"; or "GET /folder/x.iso"
 	Object types.ManagedObjectReference // what it was called on
 	// Name is the name of the VM, folder, ... that Object is, or the VM's if it is a snapshot;
 	// "" for managers, views and other objects without a name.
@@ -70,9 +71,11 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	s.mu.Unlock()
 	defer s.work.Done()
 
-	next := s.model.Service.ServeMux
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(s.life, cancel)()
 	if r.Method != http.MethodPost || !strings.HasPrefix(r.URL.Path, vim25.Path) {
-		next.ServeHTTP(w, r)
+		s.plain(w, r, &call{ctx: ctx, cancel: cancel, req: Request{Time: time.Now()}})
 		return
 	}
 	data, err := io.ReadAll(r.Body)
@@ -82,12 +85,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	r.Body = io.NopCloser(bytes.NewReader(data))
 	method, err := simulator.UnmarshalBody(types.TypeFunc(), data)
 	if err != nil {
-		next.ServeHTTP(w, r) // vcsim says what is wrong with it
+		s.plain(w, r, &call{ctx: ctx, cancel: cancel, req: Request{Time: time.Now()}}) // vcsim says what is wrong with it
 		return
 	}
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	defer context.AfterFunc(s.life, cancel)()
 
 	c := &call{ctx: ctx, cancel: cancel, admin: r.UserAgent() == adminUser, req: Request{
 		Method: method.Name, Object: method.This, Name: s.nameOf(method.This), Body: method.Body, Time: time.Now(),
@@ -96,11 +96,16 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		c.req.Session = cookie.Value
 	}
 	c.names = append(newNames(method.Body), c.req.Name)
+	s.pass(w, r, c)
+}
+
+// pass takes the call through what every call goes through.
+func (s *Server) pass(w http.ResponseWriter, r *http.Request, c *call) {
 	id := s.enter(c)
 	defer s.leave(id)
 	// vcsim gives no way from a call to its HTTP request; the user agent gets through.
 	r.Header.Set("User-Agent", r.UserAgent()+id)
-	if !c.admin && sleep(ctx, s.paced(s.lat.RPC)) != nil {
+	if !c.admin && sleep(c.ctx, s.paced(s.lat.RPC)) != nil {
 		return
 	}
 	s.answer(w, r, c)
@@ -141,7 +146,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, c *call) {
 		}
 	}
 	reply := &reply{header: make(http.Header), status: http.StatusOK}
-	s.model.Service.ServeMux.ServeHTTP(reply, r)
+	s.dispatch(reply, r, c)
 	s.used(c)
 	if c.req.Method == "Login" && reply.status == http.StatusOK {
 		s.post(s.context(nil), &types.UserLoginSessionEvent{

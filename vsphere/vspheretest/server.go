@@ -131,13 +131,14 @@ type Server struct {
 	adminPwd string
 	notHere  func() // tells that this process no longer serves it
 
-	life   context.Context // ends with Close
-	cancel context.CancelFunc
-	work   sync.WaitGroup // tasks, guests and the HTTP server
-	closed bool
-	saveMu sync.Mutex // held while the state is written
-	up     bool       // started, so that there is something to save
-	jump   *jump
+	life     context.Context // ends with Close
+	cancel   context.CancelFunc
+	work     sync.WaitGroup // tasks, guests and the HTTP server
+	closed   bool
+	saveMu   sync.Mutex // held while the state is written
+	up       bool       // started, so that there is something to save
+	restored bool       // from StateDir
+	jump     *jump
 
 	pace atomic.Uint64 // float64 bits of Slow's factor; 0 is 1
 
@@ -146,7 +147,8 @@ type Server struct {
 	histMu  sync.Mutex // guards what follows
 	events  []record   // only appended to
 	tasks   []*simulator.Task
-	formats map[string]*template.Template // of events' texts, by type
+	owned   map[types.ManagedObjectReference]bool // the tasks that are the Server's
+	formats map[string]*template.Template         // of events' texts, by type
 
 	mu sync.Mutex // guards what follows
 
@@ -154,6 +156,9 @@ type Server struct {
 	freed chan struct{}   // closed, and replaced, when a VM stops being busy
 	names map[string]bool // folder/name pairs that a running operation has taken
 	dirs  []string        // the VMs' directories on the datastores
+
+	parked  map[string]parked // by .vmx
+	tickets map[string]bool   // that were given out
 
 	calls    map[string]*call
 	requests []Request
@@ -166,8 +171,8 @@ type Server struct {
 	denied     []string // privileges
 	downUntil  time.Time
 
-	lastVersion                                              time.Time
-	ncall, nvalue, nmac, nbusy, nhost, nsnap, ndelta, nstray int
+	lastVersion                                                     time.Time
+	ncall, nvalue, nmac, nbusy, nhost, nsnap, ndelta, nstray, nname int
 }
 
 // NewServer starts a Server with defaults and closes it when the test ends.
@@ -189,6 +194,7 @@ func NewUnstartedServer(t T) *Server {
 		names:    make(map[string]bool),
 		cancels:  make(map[types.ManagedObjectReference]context.CancelFunc),
 		freed:    make(chan struct{}),
+		owned:    make(map[types.ManagedObjectReference]bool),
 		formats:  make(map[string]*template.Template),
 		lastUsed: make(map[string]time.Time),
 	}
@@ -252,7 +258,7 @@ func (s *Server) start() (err error) {
 	}
 	s.resume(on)
 	s.up = true
-	return nil
+	return s.autostart()
 }
 
 // Close ends all calls, tasks and guests and returns when nothing of the Server runs any more.

@@ -128,6 +128,7 @@ func (s *Server) snapshot(o *op, m *vm, req *types.CreateSnapshotEx_Task, quiesc
 	m.snaps[snap.Self] = now
 	s.mu.Unlock()
 	o.ctx.Map.Put(snap)
+	s.layFiles(o.ctx, m)
 	return snap.Self, nil
 }
 

@@ -72,11 +72,12 @@ func (s *Server) submit(call *simulator.Context, j job) (types.ManagedObjectRefe
 	if j.cancelable {
 		s.setCancel(task.Self, cancel)
 	}
-	// TaskManager adds the task to its entity's recentTask, and expects the entity to be locked.
-	ctx.WithLock(j.entity, func() { ctx.Map.Put(task) })
 	s.histMu.Lock()
+	s.owned[task.Self] = true
 	s.tasks = append(s.tasks, task)
 	s.histMu.Unlock()
+	// TaskManager adds the task to its entity's recentTask, and expects the entity to be locked.
+	ctx.WithLock(j.entity, func() { ctx.Map.Put(task) })
 	chain := s.postTask(ctx, deepCopy(*info))
 	change(ctx, task, func() { task.Info.EventChainId = chain })
 

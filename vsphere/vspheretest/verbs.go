@@ -40,6 +40,7 @@ var ours = map[string]map[string]bool{
 	"VirtualMachineSnapshot": set("RevertToSnapshot_Task", "RemoveSnapshot_Task", "RenameSnapshot"),
 	"Folder":                 set("CreateVM_Task", "RegisterVM_Task", "CreateFolder", "Rename_Task", "Destroy_Task", "MoveIntoFolder_Task"),
 	"Datacenter":             set("PowerOnMultiVM_Task"),
+	"SessionManager":         set("AcquireGenericServiceTicket"),
 	"ViewManager":            set("CreateContainerView"),
 	"EventManager":           set("CreateCollectorForEvents", "QueryEvents", "PostEvent"),
 	"TaskManager":            set("CreateCollectorForTasks"),
@@ -68,10 +69,13 @@ func (s *Server) route(ctx *simulator.Context, m *simulator.Method) (mo.Referenc
 	if ctx.Session.UserName == "" && m.This == contentOf(ctx.Map).PropertyCollector {
 		m.This = ownCollector
 	}
-	if s.Standalone && vCenterOnly[m.Name] {
+	if (s.Standalone || ctx.Map.IsESX()) && vCenterOnly[m.Name] {
 		return nil, &types.NotSupported{}
 	}
 	if f := s.forbid(ctx, m); f != nil {
+		return nil, f
+	}
+	if f := unsound(ctx, m.Body); f != nil {
 		return nil, f
 	}
 	if ours[m.This.Type][m.Name] {
@@ -120,32 +124,27 @@ func refuse(what string) *soap.Fault {
 	return simulator.Fault(what+" is not simulated", &types.NotSupported{})
 }
 
-func (v *verbs) RelocateVMTask(*simulator.Context, *types.RelocateVM_Task) soap.HasFault {
-	return &methods.RelocateVM_TaskBody{Fault_: refuse("RelocateVM_Task")}
-}
-
-func (v *verbs) MigrateVMTask(*simulator.Context, *types.MigrateVM_Task) soap.HasFault {
-	return &methods.MigrateVM_TaskBody{Fault_: refuse("MigrateVM_Task")}
-}
-
 func (v *verbs) InstantCloneTask(*simulator.Context, *types.InstantClone_Task) soap.HasFault {
 	return &methods.InstantClone_TaskBody{Fault_: refuse("InstantClone_Task")}
 }
 
-func (v *verbs) CustomizeVMTask(*simulator.Context, *types.CustomizeVM_Task) soap.HasFault {
-	return &methods.CustomizeVM_TaskBody{Fault_: refuse("CustomizeVM_Task")}
+// SetTaskState is for the tasks that programs keep themselves.
+func (v *verbs) SetTaskState(ctx *simulator.Context, req *types.SetTaskState) soap.HasFault {
+	task, ok := v.theirs(ctx, req.This)
+	if !ok {
+		return &methods.SetTaskStateBody{Fault_: refuse("SetTaskState of vCenter's own tasks")}
+	}
+	var res soap.HasFault
+	ctx.WithLock(req.This, func() { res = task.SetTaskState(ctx, req) })
+	return res
 }
 
-func (v *verbs) PromoteDisksTask(*simulator.Context, *types.PromoteDisks_Task) soap.HasFault {
-	return &methods.PromoteDisks_TaskBody{Fault_: refuse("PromoteDisks_Task")}
-}
-
-func (v *verbs) RegisterVMTask(*simulator.Context, *types.RegisterVM_Task) soap.HasFault {
-	return &methods.RegisterVM_TaskBody{Fault_: refuse("RegisterVM_Task")}
-}
-
-func (v *verbs) SetTaskState(*simulator.Context, *types.SetTaskState) soap.HasFault {
-	return &methods.SetTaskStateBody{Fault_: refuse("SetTaskState")}
+// theirs returns a task that a program made with CreateTask, or vcsim itself.
+func (v *verbs) theirs(ctx *simulator.Context, ref types.ManagedObjectReference) (*simulator.Task, bool) {
+	task, ok := ctx.Map.Get(ref).(*simulator.Task)
+	v.s.histMu.Lock()
+	defer v.s.histMu.Unlock()
+	return task, ok && !v.s.owned[ref]
 }
 
 // CancelTask ends a task early, if it can be ended; only clones can.
@@ -154,7 +153,12 @@ func (v *verbs) CancelTask(ctx *simulator.Context, req *types.CancelTask) soap.H
 	cancel := v.s.cancels[req.This]
 	v.s.mu.Unlock()
 	if cancel == nil {
-		task, _ := ctx.Map.Get(req.This).(*simulator.Task)
+		task, theirs := v.theirs(ctx, req.This)
+		if theirs {
+			var res soap.HasFault
+			ctx.WithLock(req.This, func() { res = task.CancelTask(ctx, req) })
+			return res
+		}
 		var done bool
 		ctx.WithLock(req.This, func() { done = task.Info.CompleteTime != nil })
 		if done {

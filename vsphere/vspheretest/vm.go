@@ -29,6 +29,8 @@ type vm struct {
 	snaps   map[types.ManagedObjectReference]kept // what the snapshots hold
 	persist []types.BaseOptionValue               // extraConfig at power on, for guestinfo.*
 	reverts int                                   // how often the VM was reverted
+	asleep  []byte                                // memory of a suspended guest
+	custom  *types.CustomizationSpec              // pending
 	gone    bool                                  // destroyed
 }
 
@@ -61,7 +63,12 @@ type builder struct {
 
 // blank is the configuration of a VM with nothing but what every VM has.
 func (b *builder) blank() types.VirtualMachineConfigInfo {
-	b.dir = b.s.takeDir(b.ds.Name, b.name)
+	return b.blankIn(b.s.takeDir(b.ds.Name, b.name))
+}
+
+// blankIn is blank in a directory that is the VM's already.
+func (b *builder) blankIn(dir string) types.VirtualMachineConfigInfo {
+	b.dir = dir
 	alloc := types.DefaultResourceConfigSpec()
 	now := time.Now()
 	return types.VirtualMachineConfigInfo{
@@ -157,11 +164,8 @@ func (b *builder) complete(v *vm, cfg types.VirtualMachineConfigInfo) {
 		v.obj.Datastore = []types.ManagedObjectReference{b.ds.Self}
 		b.s.setConfig(v, &cfg)
 	})
-	change(b.ctx, b.host, func() { b.host.Vm = append(slices.Clip(b.host.Vm), v.ref) })
-	change(b.ctx, b.ds, func() { b.ds.Vm = append(slices.Clip(b.ds.Vm), v.ref) })
-	if rp, ok := asPool(b.ctx.Map.Get(pool)); ok {
-		change(b.ctx, rp, func() { rp.Vm = append(slices.Clip(rp.Vm), v.ref) })
-	}
+	b.s.addToLists(b.ctx, v)
+	b.s.layFiles(b.ctx, v)
 }
 
 // leavePool takes the VM from its pool's list: templates are in none.
