@@ -1,0 +1,269 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// A BusyError says that a pool, or the claim, cannot be leased now, and why.
+type BusyError struct {
+	Pool  int // 0 is the claim
+	State State
+	Lease *Lease // the one in force, or nil
+	Why   string // in words
+}
+
+func (e *BusyError) Error() string { return e.Why }
+
+// A Request is for a lease on a pool.
+type Request struct {
+	Pool    int
+	Purpose string // the test, or the operation
+	// First, if not nil, is a recent reading of the whole ledger to start from.
+	First *Snapshot
+}
+
+// Acquire leases a pool that is clean or dirty, for a test. The error is a *BusyError if it is
+// neither. was is what the entry was before.
+func (l *Ledger) Acquire(ctx context.Context, r Request) (x *Held, was Entry, err error) {
+	return l.take(ctx, r, acquire)
+}
+
+// Operate leases a pool that is free, for an operation, which cares for a broken one itself. Errors
+// as in Acquire.
+func (l *Ledger) Operate(ctx context.Context, r Request) (x *Held, was Entry, err error) {
+	return l.take(ctx, r, operate)
+}
+
+// Build leases a pool that is free and has a shard, to make its hosts ready. Errors as in Acquire.
+func (l *Ledger) Build(ctx context.Context, r Request) (x *Held, was Entry, err error) {
+	return l.take(ctx, r, build)
+}
+
+// take leases a pool. A lease that has expired by the time it is confirmed is tried once more: the
+// machine may have slept.
+func (l *Ledger) take(ctx context.Context, r Request, how func(*Lease) Transition) (x *Held, was Entry, err error) {
+	for try := 1; ; try++ {
+		x, was, err = l.tryTake(ctx, r, how)
+		r.First = nil
+		if err != nil || !x.late() {
+			break
+		}
+		l.undo(ctx, x)
+		if try == 2 {
+			return nil, Entry{}, fmt.Errorf("pool %d: %w: it expired before the write was confirmed, twice: the ledger takes longer to answer than the lease of %s lasts", r.Pool, ErrLost, l.Term)
+		}
+	}
+	if err != nil {
+		return nil, Entry{}, err
+	}
+	go x.renew()
+	return x, was, nil
+}
+
+func (l *Ledger) tryTake(ctx context.Context, r Request, how func(*Lease) Transition) (x *Held, was Entry, err error) {
+	x = newHeld(l, r.Pool)
+	attempted, placeholder := false, false
+	err = l.within(ctx, func(ctx context.Context) error {
+		return l.change(ctx, x.shard, r.First, func(s *Snapshot) (map[string]string, error) {
+			e, there, err := s.pool(r.Pool)
+			if err != nil {
+				return nil, err
+			}
+			if there && e.Lease != nil && e.Lease.Token == x.token {
+				x.note(s, e, claim{})
+				return nil, nil // the answer to our write was lost
+			}
+			placeholder = false
+			if !there && e.Stored == Recovering {
+				placeholder = true // say until when nobody may have it
+			} else {
+				was = e
+				t := how(&Lease{Holder: l.By, Purpose: r.Purpose, Token: x.token, AcquiredAt: s.Now, ExpiresAt: s.Now.Add(l.Term), Process: l.self})
+				if state := e.State(s.Now); !slices.Contains(t.from, state) {
+					return nil, &BusyError{r.Pool, state, e.Holder(s.Now), e.Why(s.Now)}
+				}
+				if err := t.Apply(&e, s.Now); err != nil {
+					return nil, err
+				}
+				attempted, x.tried = true, s.Shards[x.shard].Revision
+				x.note(s, e, claim{})
+			}
+			text, err := e.text()
+			return map[string]string{entryKey: text}, err
+		})
+	})
+	switch {
+	case err != nil && attempted:
+		l.undo(ctx, x)
+		return nil, Entry{}, err
+	case err != nil:
+		return nil, Entry{}, err
+	case placeholder:
+		return nil, Entry{}, &BusyError{Pool: r.Pool, State: Recovering, Why: "recovering: its entry in the ledger was lost, and whoever held it may still do"}
+	}
+	return x, was, nil
+}
+
+// within bounds a try to lease by the time for which a lease is good.
+func (l *Ledger) within(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, l.Term, fmt.Errorf("no lease within %s", l.Term))
+	defer cancel()
+	return f(ctx)
+}
+
+// undo makes sure that a lease that was asked for is not there, though the answer is unknown, or
+// came too late: what is still on its way fails, since the shard has changed.
+func (l *Ledger) undo(ctx context.Context, x *Held) {
+	x.end(ErrReleased)
+	ctx, cancel := Afterwards(ctx)
+	defer cancel()
+	// What fails here expires by itself.
+	_ = l.change(ctx, x.shard, nil, func(s *Snapshot) (map[string]string, error) {
+		// Unless it is ours, or may still become ours, somebody else has written since.
+		pending := s.Shards[x.shard].Revision == x.tried
+		if x.Pool == 0 {
+			c, _, err := s.claim()
+			mine := c.Lease != nil && c.Lease.Token == x.token
+			if err != nil || !mine && !pending {
+				return nil, err
+			}
+			if mine {
+				c.Lease = nil
+			}
+			text, err := c.text()
+			return map[string]string{entryKey: text}, err
+		}
+		e, there, err := s.stored(x.Pool)
+		mine := there && e.Lease != nil && e.Lease.Token == x.token
+		if err != nil || !mine && (!pending || !there) {
+			return nil, err
+		}
+		if mine {
+			e.stored(e.idle())
+		}
+		text, err := e.text()
+		return map[string]string{entryKey: text}, err
+	})
+}
+
+// Afterwards returns a context for what must still be done when ctx has ended.
+func Afterwards(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+}
+
+// A ClaimRequest is for the claim to build.
+type ClaimRequest struct {
+	Purpose string
+	// Fresh says that nobody can build, since no VM of the set is there: a missing claim then needs no
+	// wait.
+	Fresh bool
+	// First, if not nil, is a recent reading of the whole ledger to start from.
+	First *Snapshot
+	// Covers returns the pools without a shard that the claim is to cover, from a reading of the
+	// claim.
+	Covers func(s *Snapshot) []int
+}
+
+// TakeClaim makes this process the one that builds, unless another one is: then the error is a
+// *BusyError. unchanged reports that the claim was taken with r.First: nobody had written it since.
+func (l *Ledger) TakeClaim(ctx context.Context, r ClaimRequest) (x *Held, unchanged bool, err error) {
+	x = newHeld(l, 0)
+	attempted, placeholder := false, false
+	err = l.within(ctx, func(ctx context.Context) error {
+		return l.change(ctx, claimShard, r.First, func(s *Snapshot) (map[string]string, error) {
+			c, there, err := s.claim()
+			if err != nil {
+				return nil, err
+			}
+			if c.Lease != nil && c.Lease.Token == x.token {
+				x.note(s, Entry{}, c)
+				return nil, nil // the answer to our write was lost
+			}
+			placeholder = false
+			switch h := c.Holder(s.Now); {
+			case h != nil:
+				return nil, &BusyError{State: Building, Lease: h, Why: c.why(s.Now)}
+			case s.Now.Before(c.Until):
+				return nil, &BusyError{State: Recovering, Why: c.why(s.Now)}
+			case !there && !r.Fresh:
+				placeholder = true
+				c = claim{Until: s.Now.Add(l.Term)}
+			default:
+				c.Until = time.Time{}
+				c.Lease = &Lease{Holder: l.By, Purpose: r.Purpose, Token: x.token, AcquiredAt: s.Now, ExpiresAt: s.Now.Add(l.Term), Process: l.self}
+				if r.Covers != nil {
+					c.Covers = c.Covers.with(r.Covers(s))
+				}
+				attempted, unchanged = true, s == r.First
+				x.tried = s.Shards[claimShard].Revision
+				x.note(s, Entry{}, c)
+			}
+			text, err := c.text()
+			return map[string]string{entryKey: text}, err
+		})
+	})
+	switch {
+	case err != nil && attempted && !errors.As(err, new(*BusyError)):
+		l.undo(ctx, x)
+		return nil, false, err
+	case err != nil:
+		return nil, false, err
+	case placeholder:
+		return nil, false, &BusyError{State: Recovering, Why: "recovering: the claim was lost, and whoever builds may still do"}
+	case x.late():
+		l.undo(ctx, x)
+		return nil, false, fmt.Errorf("the claim to build: %w: it expired before the write was confirmed: the ledger takes longer to answer than the lease of %s lasts", ErrLost, l.Term)
+	}
+	go x.renew()
+	return x, unchanged, nil
+}
+
+// Make makes the shard of a pool that the claim covers, with what has become of it: the pool
+// belongs to whoever leases it once the claim is released. first, if not nil, is a recent reading
+// of the claim to start from.
+func (x *Held) Make(ctx context.Context, pool int, first *Snapshot, t Transition) error {
+	err := x.make(ctx, pool, first, t)
+	if errors.Is(err, errClaimMissing) { // removed by hand
+		if err = x.Confirm(ctx); err == nil {
+			err = x.make(ctx, pool, nil, t)
+		}
+	}
+	return err
+}
+
+var errClaimMissing = errors.New("the claim is missing in the ledger")
+
+func (x *Held) make(ctx context.Context, pool int, first *Snapshot, t Transition) error {
+	if err := x.Check(); err != nil {
+		return err
+	}
+	ctx, stop := x.Bind(ctx)
+	defer stop()
+	wrote := ""
+	return x.l.change(ctx, poolShard(pool), first, func(s *Snapshot) (map[string]string, error) {
+		c, there, err := s.claim()
+		switch {
+		case err != nil:
+			return nil, err
+		case !there:
+			return nil, errClaimMissing
+		case c.Lease == nil || c.Lease.Token != x.token || !c.Covers.has(pool):
+			return nil, fmt.Errorf("%w: %w", ErrLost, errNotOurs)
+		}
+		if old := s.Shards[poolShard(pool)].Values[entryKey]; wrote != "" && old == wrote {
+			return nil, nil // the answer was lost
+		}
+		// A shard that is there all the same was made, late, under an earlier claim; nobody has leased
+		// the pool, as this claim covers it.
+		e := Entry{Stored: Building, Lease: c.Lease}
+		if err := t.applyHeld(&e, s.Now); err != nil {
+			return nil, err
+		}
+		wrote, err = e.text()
+		return map[string]string{entryKey: wrote}, err
+	})
+}
