@@ -25,9 +25,9 @@ func (e *embedded) testAirGap(t *testing.T, set *pool.Set) {
 	t.Run("root on dis cannot get out", func(t *testing.T) {
 		p := set.Acquire(t)
 		dis := p.Host(Dis)
-		link, err := dis.Link(t.Context(), extNIC)
+		link, err := dis.NICState(t.Context(), extNIC)
 		require.NoError(t, err)
-		assert.Equal(t, pool.Link{}, link)
+		assert.Equal(t, pool.NICState{}, link)
 
 		// Everything that root can do about it.
 		_, err = dis.Script(t.Context(), `#!/bin/sh
@@ -44,7 +44,7 @@ exit 0`)
 	t.Run("somebody plugs it in", func(t *testing.T) {
 		dis := set.Acquire(t).Host(Dis)
 		e.plugIn(t, dis.Name, dis.VM.NICs[extNIC].MAC)
-		link, err := dis.Link(t.Context(), extNIC)
+		link, err := dis.NICState(t.Context(), extNIC)
 		require.NoError(t, err)
 		assert.True(t, link.Connected)
 		assert.Equal(t, airtight, probes(dis), "the guest's own cut still holds")
@@ -54,9 +54,9 @@ exit 0`)
 	})
 	t.Run("the next test has the air gap again", func(t *testing.T) {
 		dis := set.Acquire(t).Host(Dis)
-		link, err := dis.Link(t.Context(), extNIC)
+		link, err := dis.NICState(t.Context(), extNIC)
 		require.NoError(t, err)
-		assert.Equal(t, pool.Link{}, link)
+		assert.Equal(t, pool.NICState{}, link)
 		assert.Equal(t, airtight, probes(dis))
 	})
 }

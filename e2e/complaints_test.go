@@ -87,7 +87,7 @@ func aFixRebuilds(t *testing.T, e *embedded, _ *pool.Set) {
 // plan is what would be done to each VM.
 func (e *embedded) plan(t *testing.T, spec pool.Spec) map[string]string {
 	t.Helper()
-	work, err := pool.Plan(t.Context(), spec)
+	work, err := pool.MakePlan(t.Context(), spec)
 	require.NoError(t, err)
 	all := map[string]string{}
 	for _, i := range work.Items {

@@ -116,7 +116,7 @@ func (o Operation) Run(ctx context.Context, spec pool.Spec, w io.Writer) error {
 }
 
 func (o Operation) plan(ctx context.Context, spec pool.Spec, w io.Writer) error {
-	work, err := pool.Plan(ctx, spec)
+	work, err := pool.MakePlan(ctx, spec)
 	if work != nil {
 		fmt.Fprintln(w, work)
 	}
@@ -124,7 +124,7 @@ func (o Operation) plan(ctx context.Context, spec pool.Spec, w io.Writer) error 
 }
 
 func (o Operation) status(ctx context.Context, spec pool.Spec, w io.Writer) error {
-	st, err := pool.Status(ctx, spec)
+	st, err := pool.ReadStatus(ctx, spec)
 	if err != nil {
 		return err
 	}
@@ -158,7 +158,7 @@ func (o Operation) verify(ctx context.Context, spec pool.Spec, w io.Writer) erro
 // diff prints what changed on each host: from its golden to pool-ready, which is what the recipe
 // did, and from then to now.
 func (o Operation) diff(ctx context.Context, spec pool.Spec, w io.Writer) error {
-	return pool.Look(ctx, spec, func(ctx context.Context, h *pool.Host) error {
+	return pool.Visit(ctx, spec, func(ctx context.Context, h *pool.Host) error {
 		golden, err := h.FactsWhenReady(ctx, Golden)
 		if err != nil {
 			return err
@@ -185,41 +185,33 @@ func (o Operation) diff(ctx context.Context, spec pool.Spec, w io.Writer) error 
 }
 
 func (o Operation) rebuild(ctx context.Context, spec pool.Spec, _ io.Writer) error {
-	return pool.RebuildPools(ctx, spec, o.Role)
+	return pool.Rebuild(ctx, spec, pool.RebuildOptions{Layer: o.Role})
 }
 
 func (o Operation) reset(ctx context.Context, spec pool.Spec, w io.Writer) error {
-	if err := pool.ResetPools(ctx, spec); err != nil {
+	if err := pool.Reset(ctx, spec); err != nil {
 		return err
 	}
 	return Operation{}.status(ctx, spec, w)
 }
 
 func (o Operation) keep(ctx context.Context, spec pool.Spec, w io.Writer) error {
-	d := o.For
-	if d == 0 {
-		d = 4 * time.Hour
-	}
-	for _, n := range spec.Only {
-		if err := pool.KeepPool(ctx, spec, n, "kept by hand", d); err != nil {
-			return err
-		}
+	if err := pool.Keep(ctx, spec, pool.KeepOptions{For: o.For}); err != nil {
+		return err
 	}
 	if err := (Operation{}).status(ctx, spec, w); err != nil {
 		return err
 	}
 	fmt.Fprintln(w, "to free a pool: -op release -pools N; to look at its hosts:")
-	return pool.Look(ctx, spec, func(_ context.Context, h *pool.Host) error {
+	return pool.Visit(ctx, spec, func(_ context.Context, h *pool.Host) error {
 		_, err := fmt.Fprintf(w, "  %s: %s\n", h.Name, h.Look())
 		return err
 	})
 }
 
 func (o Operation) release(ctx context.Context, spec pool.Spec, w io.Writer) error {
-	for _, n := range spec.Only {
-		if err := pool.Release(ctx, spec, n); err != nil {
-			return err
-		}
+	if err := pool.Release(ctx, spec); err != nil {
+		return err
 	}
 	return Operation{}.status(ctx, spec, w)
 }
@@ -247,7 +239,7 @@ func (o Operation) sweep(ctx context.Context, spec pool.Spec, w io.Writer) error
 }
 
 func (o Operation) destroy(ctx context.Context, spec pool.Spec, w io.Writer) error {
-	st, err := pool.Status(ctx, spec)
+	st, err := pool.ReadStatus(ctx, spec)
 	if err != nil {
 		return err
 	}

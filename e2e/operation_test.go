@@ -102,7 +102,7 @@ func TestOperations(t *testing.T) {
 		var report pool.Report
 		require.NoError(t, json.Unmarshal([]byte(text.String()), &report))
 		require.Len(t, report.Hosts, 2)
-		assert.Len(t, report.Hosts[1].Results, len(checks[Dis])+1, "the hypervisor's cable, too")
+		assert.Len(t, report.Hosts[1].Checks, len(checks[Dis])+1, "the hypervisor's cable, too")
 	})
 	t.Run("a dis whose NIC is plugged in by hand", func(t *testing.T) {
 		dis := set.Pools()[0].Host(Dis)
@@ -207,7 +207,7 @@ rm /etc/dnsmasq.d/poolready.conf
 		require.NoError(t, err, out)
 		data, err := os.ReadFile(file)
 		require.NoError(t, err)
-		var st pool.Standing
+		var st pool.Status
 		require.NoError(t, json.Unmarshal(data, &st))
 		assert.Len(t, st.Pools, 2)
 		out, err = child("-op", "verify", "-pools", "1")

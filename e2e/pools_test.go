@@ -97,7 +97,7 @@ func theSpec(t *testing.T) (pool.Spec, *embedded) {
 // TestPlan prints what TestPools would do, and why. It changes nothing.
 func TestPlan(t *testing.T) {
 	spec, e := theSpec(t)
-	work, err := pool.Plan(t.Context(), spec)
+	work, err := pool.MakePlan(t.Context(), spec)
 	require.NoError(t, err)
 	t.Log(work)
 	if e != nil {
@@ -119,8 +119,8 @@ func TestPools(t *testing.T) {
 		again := pool.Ensure(t, e.spec(t))
 		assert.LessOrEqual(t, len(e.server.Requests())-before, 15, "calls of a run that finds everything ready")
 		for _, s := range again.Status() {
-			assert.Equal(t, "ready", s.State, s.Host)
-			assert.True(t, strings.HasPrefix(s.Why, "reuse"), "%s: %s", s.Host, s.Why)
+			assert.True(t, s.Ready, s.Host)
+			assert.Equal(t, pool.ActionReuse, s.Action, "%s: %s", s.Host, s.Reason)
 		}
 		assert.Empty(t, again.Checks())
 	})

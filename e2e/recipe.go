@@ -162,9 +162,9 @@ const extNIC = 2
 // unplugged asks the hypervisor whether the cable is out.
 var unplugged = pool.Check{
 	Name: "unplugged", Version: "1",
-	Want: pool.Link{}.String(),
+	Want: pool.NICState{}.String(),
 	Do: func(ctx context.Context, h *pool.Host) (string, error) {
-		l, err := h.Link(ctx, extNIC)
+		l, err := h.NICState(ctx, extNIC)
 		return l.String(), err
 	},
 }

@@ -20,7 +20,7 @@ func TestHostsThatRunWhenReadyLeakNothing(t *testing.T) {
 	e := newEmbedded(t, topology, fast)
 	spec := e.spec(t)
 	for i := range spec.Roles {
-		spec.Roles[i].Ready = pool.Running
+		spec.Roles[i].Ready = pool.ReadyRunning
 	}
 	set := pool.Ensure(t, spec)
 

@@ -89,7 +89,7 @@ func (e *embedded) vm(t testing.TB, name string) *object.VirtualMachine {
 func whys(set *pool.Set) map[string]string {
 	m := map[string]string{}
 	for _, s := range set.Status() {
-		m[s.Host] = s.State + ": " + s.Why
+		m[s.Host] = s.String()
 	}
 	return m
 }
@@ -263,7 +263,7 @@ func TestWhatPeopleDoByHandIsCured(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.hand(t, e.vm(t, "con1"))
-			work, err := pool.Plan(t.Context(), e.spec(t))
+			work, err := pool.MakePlan(t.Context(), e.spec(t))
 			require.NoError(t, err)
 			line := ""
 			for _, i := range work.Items {

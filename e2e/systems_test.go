@@ -41,7 +41,7 @@ func TestDebian(t *testing.T) {
 	t.Run("the cut done again changes nothing, and its undoing is noticed", func(t *testing.T) {
 		dis := set.Acquire(t).Host(Dis)
 		look := func() string {
-			link, err := dis.Link(t.Context(), extNIC)
+			link, err := dis.NICState(t.Context(), extNIC)
 			require.NoError(t, err)
 			out, err := dis.Script(t.Context(), "#!/bin/sh\nip -br link\nip -br addr\nip route\ncat /etc/systemd/network/*.network\n")
 			require.NoError(t, err)
@@ -50,7 +50,7 @@ func TestDebian(t *testing.T) {
 		before := look()
 		_, err := dis.Script(t.Context(), script("steps", "cut"))
 		require.NoError(t, err)
-		require.NoError(t, dis.SetLink(t.Context(), extNIC, false))
+		require.NoError(t, dis.ConnectNIC(t.Context(), extNIC, false))
 		assert.Equal(t, before, look())
 
 		e.plugIn(t, dis.Name, dis.VM.NICs[extNIC].MAC)

@@ -7,24 +7,24 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/poolready/poolready/pool/internal/lease"
+	"github.com/poolready/poolready/pool/internal/wait"
 )
 
-var errClosed = errors.New("the set is closed")
-
-// Acquire lends t a whole pool, as it was when it became ready, until t ends. It waits, first
-// come first served within a process and by turns among processes, until one is free, no longer
-// than t's context and go test's -timeout last, and fails t if there is none by then, with who
-// holds them. It fails at once if t, or a test that it is part of, holds a pool already: two tests
+// Acquire leases a whole pool, as it was when it became ready, to t until t ends. It waits, first
+// come first served within a process and in turns among processes, until one is free, no longer
+// than t's context and go test's -timeout last, and fails t if none is by then, with the holders
+// of the pools. It fails at once if t, or a test that it is part of, holds a pool already: two tests
 // that each hold one and wait for another would wait for ever.
 //
-// A pool that was used, now or by another process, is reset before it is lent: reverted,
-// booted, and shown to be clean. The reset starts when the pool is given back, so
-// that the next test rarely waits for it.
+// A pool that was used, by this or by another process, is reset before a test gets it: reverted,
+// booted, and proved clean. The reset starts when the pool is released, so that the next test
+// rarely waits for it.
 //
-// The pool is leased in the set's ledger for as long as t runs, and nobody else uses it
-// meanwhile. If the lease is lost all the same, since vCenter was out of reach for longer than
-// Limits.Lease, or the process was stopped for so long, all work on the pool's hosts ends with
-// ErrLeaseLost, and t fails.
+// The lease is kept in the set's ledger for as long as t runs. If it is lost all the same, since
+// vCenter was out of reach for longer than Limits.Lease, or the process was stopped for so long,
+// all work on the pool's hosts ends with ErrLeaseLost, and t fails.
 func (s *Set) Acquire(t T) *Pool {
 	t.Helper()
 	ctx, cancel := acquireContext(t)
@@ -33,6 +33,7 @@ func (s *Set) Acquire(t T) *Pool {
 	if err != nil {
 		t.Fatalf("pool: acquire a pool of set %q: %v", s.Name, err)
 	}
+	p.t = t
 	t.Cleanup(func() {
 		t.Helper()
 		failed, can := t.(interface{ Failed() bool })
@@ -54,20 +55,25 @@ func acquireContext(t T) (context.Context, context.CancelFunc) {
 }
 
 func (s *Set) acquire(ctx context.Context, test string) (_ *Pool, err error) {
-	if err := s.desk.come(test); err != nil {
+	ctx, stop := merge(ctx, s.ctx)
+	defer stop()
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.queue.join(test); err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			s.desk.leave(test)
+			s.queue.leave(test)
 		}
 	}()
 	for again := false; ; again = true {
-		done, err := s.desk.turn(ctx, again)
+		done, err := s.queue.next(ctx, again)
 		if err != nil {
-			return nil, fmt.Errorf("none was free: %w; %s", err, s.who(ctx))
+			return nil, fmt.Errorf("none was free: %w; %s", err, s.holders(ctx))
 		}
-		x, was, err := s.take(ctx, test)
+		x, was, err := s.wait(ctx, test)
 		done()
 		if err != nil {
 			return nil, err
@@ -75,152 +81,152 @@ func (s *Set) acquire(ctx context.Context, test string) (_ *Pool, err error) {
 		p, err := s.prepare(ctx, x, was)
 		if err == nil {
 			p.test = test
-			s.desk.hold(test, p.Number)
+			s.queue.hold(test, p.Number)
 			return p, nil
 		}
-		if ctx.Err() != nil || s.ctx.Err() != nil {
-			_ = s.giveBack(x, nil)
-			return nil, fmt.Errorf("prepare pool %d: %w", shardPool(x.shard), err)
+		if ctx.Err() != nil {
+			_ = s.free(x, lease.Released())
+			return nil, fmt.Errorf("prepare pool %d: %w", x.Pool, err)
 		}
-		s.failed(x, err)
+		s.resetFailed(x, err)
 	}
 }
 
-// take waits for a pool that is free and our turn, and leases it. was is what the ledger said of it
-// before.
-func (s *Set) take(ctx context.Context, test string) (x *lease, was entry, err error) {
+// wait waits for a pool that is free and that no earlier waiter will take, and leases it. was is
+// what the ledger said of it before.
+func (s *Set) wait(ctx context.Context, test string) (x *lease.Held, was lease.Entry, err error) {
 	numbers := s.numbers()
-	line := s.ledger.place(test, numbers)
-	defer line.abandon(ctx)
-	word := s.log.wait(fmt.Sprintf("%s: waiting for a pool", test), firstWord)
-	const first = 100 * time.Millisecond
-	most := min(3*time.Second, s.ledger.term/20)
-	var state poolsState
+	w := s.ledger.Wait(test, numbers)
+	defer w.Leave(ctx)
+	say := s.log.wait(fmt.Sprintf("%s: waiting for a pool", test), firstWord)
+	most := min(lastPoll, s.ledger.Term/20)
+	var now availability
 	late := func(err error) error {
 		if ctx.Err() == nil {
 			return err
 		}
-		who := state.String()
+		who := now.String()
 		if who == "" { // the time was over before the ledger was read
-			who = s.who(ctx)
+			who = s.holders(ctx)
 		}
 		return fmt.Errorf("none was free: %w; %s", context.Cause(ctx), who)
 	}
-	for wait := first; ; wait = min(wait*3/2, most) {
-		freed := s.desk.freed()
-		b, err := s.ledger.read(ctx)
+	for pause := firstPoll; ; pause = min(pause*3/2, most) {
+		freed := s.queue.wake()
+		snapshot, err := s.ledger.Read(ctx)
 		if err != nil {
-			return nil, entry{}, late(err)
+			return nil, was, late(err)
 		}
 		if numbers = s.numbers(); len(numbers) == 0 {
-			return nil, entry{}, fmt.Errorf("no pool is left: %w", errors.Join(s.desk.unfit()...))
+			return nil, was, fmt.Errorf("no pool is left: %w", errors.Join(s.queue.unusable()...))
 		}
-		line.t.Pools = numbers
-		var free []int
-		free, state = s.look(b, numbers)
-		n := choose(free, b.line(), line.t.token, numbers)
+		now = available(snapshot, numbers)
+		n := w.Choose(snapshot, now.free, numbers)
 		if n > 0 {
-			x, was, err = s.ledger.take(ctx, request{shard: poolShard(n), what: test, lend: true})
+			x, was, err = s.ledger.Acquire(ctx, lease.Request{Pool: n, Purpose: test})
 			if err == nil {
-				return x, was, nil // if ctx has ended, whoever prepares the pool gives it back
+				guard(x)
+				return x, was, nil // if ctx has ended, preparing the pool releases it
 			}
-			if !errors.As(err, new(*busyError)) {
-				return nil, entry{}, late(err)
+			if !errors.As(err, new(*BusyError)) {
+				return nil, was, late(err)
 			}
-			wait = first
-		} else if state.lost() {
-			return nil, entry{}, fmt.Errorf("no pool is left: %s", state)
+			pause = firstPoll
+		} else if now.none() {
+			return nil, was, fmt.Errorf("no pool is left: %s", now)
 		}
-		for _, n := range state.broken {
+		for _, n := range now.broken {
 			s.repair(n)
 		}
 		if n == 0 {
-			if err := line.keep(ctx, b); err != nil {
-				return nil, entry{}, late(err)
+			if err := w.Keep(ctx, snapshot, numbers); err != nil {
+				return nil, was, late(err)
 			}
 		}
-		word(state.String())
+		say(now.String())
 		select {
 		case <-ctx.Done():
-			return nil, entry{}, late(nil)
-		case <-s.ctx.Done():
-			return nil, entry{}, context.Cause(s.ctx)
+			return nil, was, late(nil)
 		case <-freed:
-		case <-time.After(jitter(wait)):
+		case <-time.After(wait.Jitter(pause)):
 		}
 	}
 }
 
-// A poolsState is what the ledger says of the pools that would do.
-type poolsState struct {
-	words       []string
-	broken      []int // to be built anew by whoever gets to it
-	quarantined int
-	of          int
+// merge returns a context that ends when ctx or other does.
+func merge(ctx, other context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(other, func() { cancel(context.Cause(other)) })
+	return ctx, func() { stop(); cancel(nil) }
 }
 
-func (p poolsState) String() string { return strings.Join(p.words, ", ") }
+// availability is what the ledger says of the usable pools.
+type availability struct {
+	free   []int // the clean ones first
+	broken []int // to be rebuilt by whoever gets to it
+	lost   int   // quarantined, or unreadable
+	of     int
+	words  []string
+}
 
-// lost tells that no pool will be free before long.
-func (p poolsState) lost() bool { return p.quarantined == p.of }
+func (a availability) String() string { return strings.Join(a.words, ", ") }
 
-// look returns the pools that are free, the clean ones first, and what the others are.
-func (s *Set) look(b books, numbers []int) (free []int, state poolsState) {
-	state.of = len(numbers)
+// none reports whether no pool will be free before long.
+func (a availability) none() bool { return a.lost == a.of }
+
+func available(s *lease.Snapshot, numbers []int) (a availability) {
+	a.of = len(numbers)
 	var clean, dirty []int
 	for _, n := range numbers {
-		e, there, err := s.ledger.entry(b, poolShard(n))
-		why := e.busy(b.Now)
-		switch {
-		case err != nil:
-			state.quarantined++
-			state.words = append(state.words, fmt.Sprintf("pool %d: %v", n, err))
-		case !there:
-			dirty = append(dirty, n) // taking it writes down until when it is blocked
-		case why != "":
-			if e.holder(b.Now) == nil && e.Block.Kind == blockCooling {
-				state.quarantined++
-			}
-			state.words = append(state.words, fmt.Sprintf("pool %d is %s", n, why))
-		case e.Broken != "":
-			state.broken = append(state.broken, n)
-			state.words = append(state.words, fmt.Sprintf("pool %d is to be built anew: %s", n, e.Broken))
-		case e.Clean != nil:
-			clean = append(clean, n)
-		default:
-			dirty = append(dirty, n)
+		e, err := s.Pool(n)
+		if err != nil {
+			a.lost++
+			a.words = append(a.words, fmt.Sprintf("pool %d: %v", n, err))
+			continue
 		}
+		switch e.State(s.Now) {
+		case lease.Clean:
+			clean = append(clean, n)
+			continue
+		case lease.Dirty:
+			dirty = append(dirty, n)
+			continue
+		case lease.Recovering:
+			if !s.Made(n) {
+				dirty = append(dirty, n) // trying to lease it writes down until when it recovers
+			}
+		case lease.Broken, lease.Absent:
+			a.broken = append(a.broken, n)
+		case lease.Quarantined:
+			a.lost++
+		}
+		a.words = append(a.words, fmt.Sprintf("pool %d is %s", n, e.Why(s.Now)))
 	}
-	if free = append(clean, dirty...); len(free) > 0 {
-		state.words = append(state.words, fmt.Sprintf("%d free, and others' turn", len(free)))
+	if a.free = append(clean, dirty...); len(a.free) > 0 {
+		a.words = append(a.words, fmt.Sprintf("%d free, reserved for earlier waiters", len(a.free)))
 	}
-	return free, state
+	return a
 }
 
-// who says who holds the pools, if the ledger can be read.
-func (s *Set) who(ctx context.Context) string {
-	ctx, cancel := afterwards(ctx)
+// holders says who holds the pools, if the ledger can be read.
+func (s *Set) holders(ctx context.Context) string {
+	ctx, cancel := lease.Afterwards(ctx)
 	defer cancel()
-	b, err := s.ledger.read(ctx)
+	snapshot, err := s.ledger.Read(ctx)
 	if err != nil {
 		return err.Error()
 	}
-	_, state := s.look(b, s.numbers())
-	return state.String()
+	return available(snapshot, s.numbers()).String()
 }
 
-// afterwards returns a context for what must still be done when ctx has ended.
-func afterwards(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-}
-
-// prepare makes a leased pool fit to be lent: finds it again if somebody has rebuilt it, resets
-// it unless nobody has used it since it was proved clean, and leaves a mark on its hosts.
-func (s *Set) prepare(ctx context.Context, x *lease, was entry) (*Pool, error) {
-	ctx, stop := x.bind(ctx)
+// prepare makes a leased pool fit for a test: finds it again if somebody has rebuilt it, resets
+// it unless nobody has used it since it was proved clean, and leaves the dirty marker on its hosts.
+func (s *Set) prepare(ctx context.Context, x *lease.Held, was lease.Entry) (*Pool, error) {
+	ctx, stop := x.Bind(ctx)
 	defer stop()
-	p := s.pool(shardPool(x.shard))
-	if was.Clean == nil {
+	p := s.pool(x.Pool)
+	clean := was.Stored == lease.Clean
+	if !clean {
 		if err := s.cleanExternals(ctx, x); err != nil {
 			return nil, err
 		}
@@ -231,16 +237,16 @@ func (s *Set) prepare(ctx context.Context, x *lease, was entry) (*Pool, error) {
 			return nil, err
 		}
 		if p = fresh; was.Build != p.build {
-			was.Clean = nil
+			clean = false
 		}
 	}
-	if was.Clean != nil {
+	if clean {
 		if !slices.Equal(s.lastBoots(p.Number), was.Boots) {
 			p.forget() // somebody has reset it since we connected: it would take long to find out
 		}
 		boots, err := p.mark(ctx)
 		if err == nil && slices.Equal(boots, was.Boots) {
-			return p.lend(x, boots), nil
+			return p.leased(x, boots), nil
 		}
 		if err == nil {
 			err = errors.New("it was rebooted")
@@ -254,41 +260,36 @@ func (s *Set) prepare(ctx context.Context, x *lease, was entry) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = x.set(ctx, func(_ time.Time, e *entry) {
-		e.cleaned(p, nil, boots)
-		e.Used = e.Lease.For
-	})
-	if err != nil {
+	if err := x.Update(ctx, lease.Prepared(p.build, boots)); err != nil {
 		return nil, err
 	}
-	return p.lend(x, boots), nil
+	return p.leased(x, boots), nil
 }
 
 // release takes a pool back when its test is over, and cleans it for the next. The error says
 // that the test had lost it.
 func (s *Set) release(p *Pool, failed bool) error {
-	err := p.lease.check()
-	p.giveBack()
-	s.desk.leave(p.test)
+	err := p.lease.Check()
+	p.end()
+	s.queue.leave(p.test)
 	if err != nil {
-		<-p.lease.gone
 		return err
 	}
-	if !s.background(func() { s.cleanUp(p, failed) }) {
-		_ = s.giveBack(p.lease, func(_ time.Time, e *entry) { e.Used = p.test }) // the set is closed
+	if !s.inBackground(func() { s.cleanUp(p, failed) }) {
+		_ = s.free(p.lease, lease.Used(p.test)) // the set is closed
 	}
 	return nil
 }
 
-// cleanUp resets a pool that a test has given back, still under its lease, and frees it.
+// cleanUp resets a pool that a test has released, still under its lease, and frees it.
 func (s *Set) cleanUp(p *Pool, failed bool) {
 	x := p.lease
 	if s.keep(p, failed) {
 		return
 	}
 	base := s.pool(p.Number)
-	err := x.set(s.ctx, func(_ time.Time, e *entry) { e.Used, e.Lease.For = p.test, "reset after "+p.test })
-	var found *proof
+	err := x.Update(s.ctx, lease.Resetting(p.test))
+	var found *lease.Proof
 	var boots []string
 	if err == nil {
 		err = s.cleanExternals(s.ctx, x)
@@ -299,76 +300,51 @@ func (s *Set) cleanUp(p *Pool, failed bool) {
 	switch {
 	case err == nil:
 		s.sawBoots(p.Number, boots)
-		_ = s.giveBack(x, func(_ time.Time, e *entry) { e.cleaned(base, found, boots) })
-	case s.ctx.Err() != nil || x.check() != nil:
-		_ = s.giveBack(x, nil)
+		_ = s.free(x, lease.Cleaned(base.build, found, boots))
+	case s.ctx.Err() != nil || x.Check() != nil:
+		_ = s.free(x, lease.Released())
 	default:
-		s.failed(x, err)
+		s.resetFailed(x, err)
 	}
 }
 
-// giveBack frees a pool with what f makes of its entry; it is dirty unless f says otherwise. The
-// error has been told.
-func (s *Set) giveBack(x *lease, f func(now time.Time, e *entry)) error {
-	err := letGoOf(s.ctx, x, f)
-	if err != nil && !errors.Is(err, errNotOurs) {
-		s.log.linef("pool %d: not given back, so it is free when its lease is over: %v", shardPool(x.shard), err)
+// free ends the lease on a pool with a transition. The error has been told.
+func (s *Set) free(x *lease.Held, t lease.Transition) error {
+	err := releaseLease(s.ctx, x, t)
+	if err != nil {
+		s.log.linef("pool %d: not released, so it is free when its lease expires: %v", x.Pool, err)
 	}
-	s.desk.free()
+	s.queue.free()
 	return err
 }
 
-// coolDown is how long a pool rests that could not be made clean, and coolAfter after how many
-// failures.
-const (
-	coolDown  = 5 * time.Minute
-	coolAfter = 3
-)
-
-// failed frees a pool that could not be made clean: it is built anew before anybody gets it, and if
-// it fails again and again it is left alone for a while.
-func (s *Set) failed(x *lease, err error) {
-	n := shardPool(x.shard)
+// resetFailed frees a pool that could not be made clean: it is rebuilt before a test gets it, and
+// after some failures it is quarantined.
+func (s *Set) resetFailed(x *lease.Held, err error) {
 	switch {
 	case errors.Is(err, errUnfit):
-		s.strike(n, err)
+		s.exclude(x.Pool, err)
 		fallthrough
-	case x.check() != nil: // what failed was us
-		_ = s.giveBack(x, nil)
+	case x.Check() != nil: // what failed was us
+		_ = s.free(x, lease.Released())
 		return
 	}
-	s.log.linef("pool %d: %s", n, indent(err.Error(), "    "))
-	_ = s.giveBack(x, func(now time.Time, e *entry) { e.fail(now, err) })
-	s.repair(n)
+	s.log.linef("pool %d: %s", x.Pool, indent(err.Error(), "    "))
+	_ = s.free(x, lease.ResetFailed(err, rebuildHelps(err)))
+	s.repair(x.Pool)
 }
 
-// strike takes a pool off the list of those that this process lends.
-func (s *Set) strike(n int, err error) {
-	s.desk.strike(n, err)
-	s.log.linef("pool %d: lent no more: %s", n, indent(err.Error(), "    "))
+// exclude makes a pool unusable for this process.
+func (s *Set) exclude(n int, err error) {
+	s.queue.exclude(n, err)
+	s.log.linef("pool %d: excluded from this run: %s", n, indent(err.Error(), "    "))
 }
 
-// cleaned notes in the entry that the pool is clean.
-func (e *entry) cleaned(p *Pool, found *proof, boots []string) {
-	e.Build, e.Clean, e.Boots = p.build, found, boots
-	e.Broken, e.Failures, e.Failure, e.FailedAt = "", 0, "", time.Time{}
-}
-
-// fail notes in the entry that the pool could not be made clean.
-func (e *entry) fail(now time.Time, err error) {
-	e.Failures++
-	e.Clean, e.Failure, e.FailedAt = nil, err.Error(), now
-	if !errors.As(err, new(*cleanupError)) {
-		e.Broken = firstLine(err)
-	}
-	if e.Failures >= coolAfter {
-		e.Block = &block{Kind: blockCooling, Why: fmt.Sprintf("%d failures, the last: %s", e.Failures, firstLine(err)), Until: now.Add(coolDown)}
-	}
-}
-
-// A cleanupError is a failure to clean up outside of the VMs, which building them anew does not
-// mend.
+// A cleanupError is a failure to clean up outside of the VMs, which rebuilding them does not repair.
 type cleanupError struct{ err error }
 
 func (e *cleanupError) Error() string { return e.err.Error() }
 func (e *cleanupError) Unwrap() error { return e.err }
+
+// rebuildHelps reports whether rebuilding a pool may end a failure.
+func rebuildHelps(err error) bool { return !errors.As(err, new(*cleanupError)) }

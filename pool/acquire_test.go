@@ -11,13 +11,28 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/poolready/poolready/pool/internal/lease"
 )
 
 // A readyProvider has all VMs that twoRoles asks for, and a ledger; nothing else is asked of it.
 type readyProvider struct {
-	fakeProvider
+	Provider
+	*fakeLedger
 	inv *Inventory
 }
+
+func (p readyProvider) Ledger(ctx context.Context, set string, shards ...string) (*Ledger, error) {
+	return p.fakeLedger.Ledger(ctx, set, shards...)
+}
+
+func (p readyProvider) SetLedger(ctx context.Context, set, shard, revision string, values map[string]string) error {
+	return p.fakeLedger.SetLedger(ctx, set, shard, revision, values)
+}
+
+func (p readyProvider) Preflight(context.Context, []CloneSpec) error { return nil }
+
+func (p readyProvider) Clones(context.Context, string) ([]string, error) { return nil, nil }
 
 func (p readyProvider) Inventory(context.Context, string, ...string) (*Inventory, error) {
 	return p.inv, nil
@@ -28,44 +43,33 @@ func (p readyProvider) Address(ctx context.Context, _, _ string, _ ...netip.Pref
 	return netip.Addr{}, context.Cause(ctx)
 }
 
-// ready is a Spec of pools that are ready, whose entries lie in their own shards and say that they
-// are clean.
-func (f *fakeStore) ready(t *testing.T, spec Spec) Spec {
+// ready is a Spec of pools that are ready and clean.
+func (f *fakeLedger) ready(t *testing.T, spec Spec) Spec {
 	t.Helper()
-	spec.Provider, spec.Logf = readyProvider{fakeProvider{store: f}, ready(t, spec)}, t.Logf
-	x, _ := mustTake(t, f.ledger("builder"), buildShard)
-	require.NoError(t, x.release(t.Context(), nil))
-	for n := range spec.Pools {
-		x, _ := mustTake(t, f.ledger("builder"), poolShard(n+1))
-		require.NoError(t, x.release(t.Context(), func(b books, e *entry) {
-			e.Clean, e.Build = &proof{At: b.Now}, hash("build of con"+string(rune('1'+n)), "build of dis"+string(rune('1'+n)))
-		}))
-	}
+	spec.Provider, spec.Logf = readyProvider{nil, f, ready(t, spec)}, t.Logf
+	f.built(t, spec.Pools)
 	return spec
 }
 
-// lend is the set of such a Spec, as Open returns it.
-func (f *fakeStore) lend(t *testing.T, spec Spec) *Set {
+// open is the set of such a Spec, as Open returns it.
+func (f *fakeLedger) open(t *testing.T, spec Spec) *Set {
 	t.Helper()
-	b := newBuild(f.ready(t, spec).withDefaults())
-	require.NoError(t, b.look(t.Context(), "-"))
-	s := b.bare()
-	for n := range spec.Pools {
-		p := fromPlan(s.spec, b.work.poolHosts(n+1))
-		p.set = s
-		s.pools = append(s.pools, p)
+	r := newRun(f.ready(t, spec).withDefaults(), nil, nil, func(error) {})
+	require.NoError(t, r.observe(t.Context()))
+	s := r.newSet()
+	for _, q := range r.plan.pools {
+		s.pools = append(s.pools, newPool(s.spec, s, q.hosts))
 	}
 	t.Cleanup(func() { s.Close() })
 	return s
 }
 
-// The time of whoever waits is over in the very moment in which a pool becomes theirs: it is given
-// back.
-func TestAPoolThatComesTooLateIsGivenBack(t *testing.T) {
+// The time of a test is over in the very moment in which it gets a pool: that is released.
+func TestAPoolThatComesTooLateIsReleased(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
-		s := f.lend(t, twoRoles(1))
+		f := newFakeLedger()
+		s := f.open(t, twoRoles(1))
 		ctx, cancel := context.WithCancelCause(t.Context())
 		f.fault = func(string) (bool, error) {
 			cancel(errors.New("time is over"))
@@ -73,29 +77,11 @@ func TestAPoolThatComesTooLateIsGivenBack(t *testing.T) {
 		}
 		_, err := s.acquire(ctx, "TestLate")
 		require.ErrorContains(t, err, "time is over")
-		e := f.entry(t, "pool-1")
-		require.Nil(t, e.Lease, "nobody would ever give it back")
+		e := f.entry(t, 1)
+		require.Nil(t, e.Lease, "nobody would ever release it")
 		f.fault = nil
 		_, err = s.acquire(ctx, "TestLate")
 		require.ErrorContains(t, err, "time is over", "the test may try again")
-	})
-}
-
-// A pool is found broken in the moment in which it is lent: it is built anew first.
-func TestABrokenPoolIsNotLent(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
-		s := f.lend(t, twoRoles(1))
-		x, _ := mustTake(t, f.ledger("alice"), "pool-1")
-		require.NoError(t, x.release(t.Context(), func(_ books, e *entry) { e.Broken = "no disk" }))
-		_, _, err := s.ledger.take(t.Context(), request{shard: "pool-1", what: "TestA", lend: true})
-		require.ErrorContains(t, err, "to be built anew: no disk")
-		require.ErrorAs(t, err, new(*busyError))
-		x, was, err := s.ledger.take(t.Context(), request{shard: "pool-1", what: "being built"})
-		require.NoError(t, err, "who builds it gets it")
-		assert.Equal(t, "no disk", was.Broken)
-		require.NoError(t, x.release(t.Context(), nil))
 	})
 }
 
@@ -103,26 +89,29 @@ func TestABrokenPoolIsNotLent(t *testing.T) {
 func TestATestThatLostItsPoolMayComeAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
-		s := f.lend(t, twoRoles(1))
+		f := newFakeLedger()
+		s := f.open(t, twoRoles(1))
 		lent := func(test string) *Pool {
-			x, _, _ := soon(t, s.ledger, 1)
-			require.NoError(t, s.desk.come(test))
-			p := s.pools[0].lend(x, nil)
-			s.desk.hold(test, 1)
+			x, _, err := s.ledger.Acquire(t.Context(), lease.Request{Pool: 1, Purpose: test})
+			require.NoError(t, err)
+			require.NoError(t, s.queue.join(test))
+			p := s.pools[0].leased(x, nil)
+			s.queue.hold(test, 1)
 			p.test = test
 			return p
 		}
 		p := lent("TestFirst")
-		p.lease.end(ErrLeaseLost)
-		<-p.lease.gone
+		f.set(func() { f.down = true })
+		<-p.lease.Context().Done()
+		f.set(func() { f.down = false })
+		time.Sleep(time.Minute) // until it expires by the ledger's clock, too
 		q := lent("TestSecond")
 		require.ErrorIs(t, s.release(p, false), ErrLeaseLost)
-		require.NoError(t, s.desk.come("TestFirst"))
-		require.ErrorContains(t, s.desk.come("TestSecond/sub"), "TestSecond holds one already")
+		require.NoError(t, s.queue.join("TestFirst"))
+		require.ErrorContains(t, s.queue.join("TestSecond/sub"), "TestSecond holds pool 1 already")
 		s.cancel(errClosed)
 		require.NoError(t, s.release(q, false))
-		require.NoError(t, s.desk.come("TestSecond"))
+		require.NoError(t, s.queue.join("TestSecond"))
 	})
 }
 
@@ -131,20 +120,18 @@ func TestATestThatLostItsPoolMayComeAgain(t *testing.T) {
 func TestAResetThatComesTooLateTouchesNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
+		f := newFakeLedger()
 		spec := f.ready(t, twoRoles(2))
-		var x *lease
+		var x *lease.Held
 		f.fault = func(string) (bool, error) {
 			f.set(func() { f.fault = nil })
-			x, _ = mustTake(t, f.ledger("alice"), "pool-2")
+			x = f.acquire(t, "alice", 2)
 			return true, nil
 		}
-		err := ResetPools(t.Context(), spec)
-		require.ErrorContains(t, err, "nothing was touched: pool 2: it is held by alice")
-		e := f.entry(t, "pool-1")
-		assert.Nil(t, e.Lease)
-		assert.NotNil(t, e.Clean, "its hosts were not touched")
-		require.NoError(t, x.release(t.Context(), nil))
+		err := Reset(t.Context(), spec)
+		require.ErrorContains(t, err, "nothing was touched: pool 2: held by alice")
+		assert.Equal(t, lease.Clean, f.entry(t, 1).Stored, "its hosts were not touched")
+		require.NoError(t, x.Release(t.Context(), lease.Released()))
 	})
 }
 
@@ -152,12 +139,12 @@ func TestAResetThatComesTooLateTouchesNothing(t *testing.T) {
 func TestAClaimThatFailsDoesNotWaitForOtherPools(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
-		x, _ := mustTake(t, f.ledger("alice"), "pool-1")
-		f.set(func() {
-			f.shards["pool-2"] = Shard{ID: "pool-2", Revision: "r", Values: map[string]string{entryKey: `{"poolready":1}`}}
-		})
-		b := f.builder(t, "builder", 2)
+		f := newFakeLedger()
+		spec := f.ready(t, twoRoles(2))
+		for _, name := range []string{"dis1", "dis2"} {
+			spec.Provider.(readyProvider).inv.vm(name).On = false
+		}
+		x := f.acquire(t, "alice", 1)
 		f.fault = func(shard string) (bool, error) {
 			if shard == "pool-2" {
 				return false, errors.New("no privilege")
@@ -165,12 +152,11 @@ func TestAClaimThatFailsDoesNotWaitForOtherPools(t *testing.T) {
 			return true, nil
 		}
 		began := time.Now()
-		err := b.claim(t.Context(), b.lost)
+		_, err := Open(t.Context(), spec)
 		require.ErrorContains(t, err, "no privilege")
-		assert.Less(t, time.Since(began), time.Minute)
-		b.letAllGo(t.Context())
-		require.NoError(t, x.check())
-		require.NoError(t, x.release(t.Context(), nil))
+		assert.Less(t, time.Since(began), 2*time.Minute)
+		require.NoError(t, x.Check())
+		require.NoError(t, x.Release(t.Context(), lease.Released()))
 	})
 }
 
@@ -198,19 +184,13 @@ func (s *Set) told(p toldProvider) {
 	}
 }
 
-func (f *fakeStore) breakPool(t *testing.T, n int) {
-	t.Helper()
-	x, _ := mustTake(t, f.ledger("alice"), poolShard(n))
-	require.NoError(t, x.release(t.Context(), func(_ books, e *entry) { e.Broken = "no disk" }))
-}
-
-// vCenter is out of reach for longer than a lease, while a pool is built anew: that is no failure
-// of the pool's.
+// vCenter is out of reach for longer than a lease, while a pool is rebuilt: that is no failure
+// of the pool.
 func TestALostLeaseIsNoFailureOfThePool(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
-		s := f.lend(t, twoRoles(1))
+		f := newFakeLedger()
+		s := f.open(t, twoRoles(1))
 		f.breakPool(t, 1)
 		s.told(toldProvider{destroy: func(ctx context.Context, _ string) error {
 			f.set(func() { f.down = true })
@@ -219,21 +199,21 @@ func TestALostLeaseIsNoFailureOfThePool(t *testing.T) {
 			return context.Cause(ctx)
 		}})
 		require.ErrorIs(t, s.rebuild(t.Context(), 1), ErrLeaseLost)
-		e := f.entry(t, "pool-1")
-		assert.Nil(t, e.Block, "%+v", e.Block)
-		assert.Zero(t, e.Failures)
-		assert.Equal(t, "no disk", e.Broken, "it still is to be built")
+		time.Sleep(5 * time.Minute) // until its lease expires
+		e := f.entry(t, 1)
+		assert.Equal(t, lease.Broken, e.State(time.Now()), "it still is to be rebuilt")
+		assert.Equal(t, 1, e.Failures, "the one that broke it")
 	})
 }
 
-// A pool is built anew, and the golden of another one is not there: that is not its affair.
+// A pool is rebuilt, and the golden of another one does not exist: that is not its affair.
 func TestARebuildMakesOnlyTheGoldensItNeeds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
+		f := newFakeLedger()
 		spec := twoRoles(2)
 		spec.spread("ds1", "ds2")
-		s := f.lend(t, spec)
+		s := f.open(t, spec)
 		f.breakPool(t, 1)
 		var cloned []string
 		s.told(toldProvider{
@@ -249,21 +229,21 @@ func TestARebuildMakesOnlyTheGoldensItNeeds(t *testing.T) {
 func TestEveryHostThatCannotBeResetIsNamed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
-		s := f.lend(t, twoRoles(1))
+		f := newFakeLedger()
+		s := f.open(t, twoRoles(1))
 		s.told(toldProvider{revert: func(_ context.Context, id string) error { return errors.New("no snapshot of " + id) }})
-		x, _ := mustTake(t, s.ledger, "pool-1")
+		x := f.acquire(t, "alice", 1)
 		_, _, err := s.reset(t.Context(), x, s.pools[0], nil)
 		require.ErrorContains(t, err, "con1: reset: no snapshot of id-con1")
 		require.ErrorContains(t, err, "dis1: reset: no snapshot of id-dis1")
-		require.NoError(t, x.release(t.Context(), nil))
+		require.NoError(t, x.Release(t.Context(), lease.Released()))
 	})
 }
 
 func TestAllThatIsInTheWayIsNamedAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
+		f := newFakeLedger()
 		spec := f.ready(t, twoRoles(2))
 		inv := spec.Provider.(readyProvider).inv
 		inv.vm("con2").Owner = ""
@@ -278,49 +258,20 @@ func TestAllThatIsInTheWayIsNamedAtOnce(t *testing.T) {
 	})
 }
 
-// A VM of a pool that somebody uses is removed by nobody, though this Spec no longer has its role.
+// A VM of a pool in use is not removed, though this Spec no longer has its role.
 func TestSweepRemovesNothingOfAPoolInUse(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
+		f := newFakeLedger()
 		spec := f.ready(t, twoRoles(2))
-		x, _ := mustTake(t, f.ledger("alice"), "pool-2")
+		x := f.acquire(t, "alice", 2)
 		spec.Roles = spec.Roles[:1]
 		all, err := Sweep(t.Context(), spec, SweepOptions{})
 		require.NoError(t, err)
 		require.Len(t, all, 2)
 		_, err = Sweep(t.Context(), spec, SweepOptions{Remove: true})
 		require.ErrorContains(t, err, "nothing was removed: pool 2 is held by alice")
-		require.NoError(t, x.release(t.Context(), nil))
-	})
-}
-
-// The process is stopped, or vCenter answers late, while a pool is taken, so that the lease is over
-// before it is known to be there: nothing was done under it, so that whoever waits goes on waiting,
-// and does not fail.
-func TestALeaseThatIsOverBeforeItIsThereIsTakenAgain(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
-		s := f.lend(t, twoRoles(1))
-		slow := func(string) (bool, error) {
-			f.set(func() { f.fault = nil })
-			time.Sleep(4 * time.Minute)
-			return true, nil
-		}
-		f.set(func() { f.fault = slow })
-		x, _, err := s.take(t.Context(), "TestA")
-		require.NoError(t, err)
-		require.NoError(t, x.check())
-		require.NoError(t, x.release(t.Context(), nil))
-		f.breakPool(t, 1)
-		f.set(func() { f.fault = slow })
-		b := newBuild(s.spec)
-		b.lost = func(err error) { t.Error(err) }
-		require.NoError(t, b.look(t.Context(), "-"))
-		require.NoError(t, b.claim(t.Context(), b.lost))
-		assert.True(t, b.holds(1))
-		b.letAllGo(t.Context())
+		require.NoError(t, x.Release(t.Context(), lease.Released()))
 	})
 }
 
@@ -328,11 +279,11 @@ func TestALeaseThatIsOverBeforeItIsThereIsTakenAgain(t *testing.T) {
 func TestALedgerThatCannotBeReadIsSaidOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
+		f := newFakeLedger()
 		spec := f.ready(t, twoRoles(1))
 		f.set(func() { f.down = true })
-		_, err := Status(t.Context(), spec)
+		_, err := ReadStatus(t.Context(), spec)
 		require.EqualError(t, err, `pool: status of set "lab": no answer`)
-		require.EqualError(t, Release(t.Context(), spec, 1), `pool: release pool 1 of set "lab": no answer`)
+		require.EqualError(t, Release(t.Context(), spec), `pool: release pool 1 of set "lab": no answer`)
 	})
 }

@@ -38,7 +38,7 @@ func reuse(t *testing.T, pools int) (calls []string, logins int) {
 	set := r.open(again)
 	require.Len(t, set.Pools(), pools)
 	for _, h := range set.Status() {
-		require.Contains(t, h.Why, "reuse", h.Host)
+		require.Contains(t, h.String(), "reuse", h.Host)
 	}
 	return methods(r.Requests()[n:]), int(dials.n.Load())
 }
@@ -62,13 +62,13 @@ func TestReuseCostsOneReadingAndOneLoginPerHost(t *testing.T) {
 
 func TestBuildKeepsItsCallBudget(t *testing.T) {
 	least := math.MaxInt
-	for try := 0; try < 3 && least > 120; try++ {
+	for try := 0; try < 3 && least > 128; try++ {
 		r := newRig(t, func(s *vspheretest.Server) { s.Latency = vspheretest.Brisk() })
 		r.open(r.spec(3)).Close()
 		least = min(least, len(r.Requests()))
 		t.Logf("%d calls: %v", len(r.Requests()), count(methods(r.Requests())))
 	}
-	assert.LessOrEqual(t, least, 120)
+	assert.LessOrEqual(t, least, 128)
 }
 
 // TestBuildTakesLittleLongerThanItsLatencies compares, in one run, the time of a build with the

@@ -33,7 +33,7 @@ func TestCures(t *testing.T) {
 				r.byHand(r.vm("dis2").PowerOff)
 				r.byHand(r.vm("dis2").Destroy)
 			},
-			want: map[string]string{"con1": "power on: is off;", "dis2": "clone: is not there"},
+			want: map[string]string{"con1": "power on: is off;", "dis2": "clone: does not exist"},
 		},
 		{
 			name: "con deleted, snapshot of another pool's dis removed",
@@ -43,7 +43,7 @@ func TestCures(t *testing.T) {
 				r.unsnapshot("dis1")
 			},
 			want: map[string]string{
-				"con2": "clone: is not there", "dis2": "rebuild: con2, which it needs, is built anew",
+				"con2": "clone: does not exist", "dis2": "rebuild: con2, which it needs, is rebuilt",
 				"dis1": `rebuild: has no snapshot "pool-ready"`,
 			},
 		},
@@ -58,8 +58,8 @@ func TestCures(t *testing.T) {
 				}
 			},
 			want: map[string]string{
-				"dis1": `rebuild: has no snapshot "pool-ready" (but "pool-ready-old"); the VM that is there is kept under another name, since it has snapshots that poolready did not take`,
-				"dis2": `rebuild: has 2 snapshots "pool-ready"; the VM that is there is kept under another name, since it has snapshots that poolready did not take`,
+				"dis1": `rebuild: has no snapshot "pool-ready" (but "pool-ready-old"); the existing VM is kept under another name, since it has snapshots that poolready did not take`,
+				"dis2": `rebuild: has 2 snapshots "pool-ready"; the existing VM is kept under another name, since it has snapshots that poolready did not take`,
 			},
 			also: []string{"dis1-kept-", "dis2-kept-"},
 		},
@@ -172,7 +172,7 @@ func TestNothingIsTouchedWhen(t *testing.T) {
 					return tpl.Clone(ctx, p1, "con1", types.VirtualMachineCloneSpec{Location: types.VirtualMachineRelocateSpec{Pool: &ref}})
 				})
 			},
-			want: []string{"con1: plan: a VM of this name is there that poolready did not make", "nothing was touched"},
+			want: []string{"con1: plan: a VM of this name exists that poolready did not make", "nothing was touched"},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

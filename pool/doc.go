@@ -132,7 +132,7 @@
 // reset is built anew once; if that fails too, or it was the third time, it rests for five minutes.
 //
 // [Verify] runs all checks of all hosts; a clean pool in which one fails, such as that of an air
-// gap, is reset before it is lent. [ResetPools] and [RebuildPools] do by hand what else happens by
+// gap, is reset before it is lent. [Reset] and [Rebuild] do by hand what else happens by
 // itself. A test that wants to leave nothing behind calls [Pool.Watch], which names what
 // it left.
 //

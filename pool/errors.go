@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/poolready/poolready/pool/internal/lease"
 )
 
 // ErrInvalidSpec is what a Spec's faults have in common. The error has a line for each of them, with
@@ -21,15 +23,15 @@ var ErrRecord = errors.New("the snapshot's description is not the record that wa
 var ErrHasClones = errors.New("disks of other VMs hang on its disks")
 
 // ErrChanged is returned by a LedgerStore when a shard is no longer as it was read.
-var ErrChanged = errors.New("the ledger was changed by somebody else")
+var ErrChanged = lease.ErrChanged
 
 // ErrLeaseLost is why the work on a pool ends when its lease was not kept: vCenter was out of reach
 // for too long, or the process was stopped, or somebody removed the lease. From then on the pool
 // may be somebody else's. It is the cause of the contexts that end, and in the errors of hosts.
-var ErrLeaseLost = errors.New("the lease on the pool is lost")
+var ErrLeaseLost = lease.ErrLost
 
-// ErrReturned is in the errors of a pool's hosts when they are used after the pool was given back.
-var ErrReturned = errors.New("the pool has been given back")
+// ErrReleased is in the errors of a pool's hosts that are used after the pool was released.
+var ErrReleased = lease.ErrReleased
 
 // A HostError is what kept one host, and so its pool, from being ready.
 type HostError struct {

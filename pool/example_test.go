@@ -83,7 +83,7 @@ func ExamplePlan() {
 	}
 	defer provider.Close(context.Background())
 
-	work, err := pool.Plan(context.Background(), web(provider, sshx.Config{
+	work, err := pool.MakePlan(context.Background(), web(provider, sshx.Config{
 		Keys:     []ssh.Signer{vcenter.ClientKey},
 		HostKeys: sshx.HostKeys{Pinned: vcenter.HostKeys},
 	}))
@@ -94,9 +94,9 @@ func ExamplePlan() {
 		fmt.Println(item)
 	}
 	// Output:
-	// web-golden: clone: is not there
-	// server1: clone: is not there
-	// server2: clone: is not there
-	// client1: clone: is not there
-	// client2: clone: is not there
+	// web-golden: clone: does not exist
+	// server1: clone: does not exist
+	// server2: clone: does not exist
+	// client1: clone: does not exist
+	// client2: clone: does not exist
 }

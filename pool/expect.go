@@ -13,10 +13,10 @@ const (
 
 // expect predicts how long the plan takes: stage by stage, since stages are barriers, and
 // within a stage as many rounds as the limits make necessary.
-func (p *Work) expect(s Spec) time.Duration {
+func (p *Plan) expect(s Spec) time.Duration {
 	var total, golden time.Duration
 	for _, g := range p.goldens {
-		if g.Action == Reuse {
+		if g.Action == ActionReuse {
 			continue
 		}
 		d := g.recipe.Expect
@@ -28,7 +28,7 @@ func (p *Work) expect(s Spec) time.Duration {
 		golden = max(golden, d)
 	}
 	total = golden
-	for i, hosts := range p.hosts {
+	for i, hosts := range p.roles {
 		var clones, works int
 		work, boot := s.Roles[i].Expect, time.Duration(0)
 		clone := min(expectClone, work) // of a role that is made ready in seconds, so is the clone
@@ -40,7 +40,7 @@ func (p *Work) expect(s Spec) time.Duration {
 			switch {
 			case h.builds():
 				clones, works = clones+1, works+1
-			case h.Action == PowerOn, h.Action == Reset:
+			case h.Action == ActionPowerOn, h.Action == ActionReset:
 				boot = expectBoot
 			}
 		}
@@ -53,7 +53,7 @@ func (p *Work) expect(s Spec) time.Duration {
 func rounds(n, atOnce int) int { return (n + atOnce - 1) / atOnce }
 
 // fits reports that the plan cannot be done before end, when go test kills the process.
-func (p *Work) fits(now, end time.Time) error {
+func (p *Plan) fits(now, end time.Time) error {
 	left := end.Sub(now)
 	if p.Expect <= left {
 		return nil

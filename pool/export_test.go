@@ -4,6 +4,8 @@ import (
 	"context"
 	"testing"
 	"time"
+
+	"github.com/poolready/poolready/pool/internal/lease"
 )
 
 func init() { clockTime = time.Second } // so that tests of clocks that stay wrong are short
@@ -14,9 +16,9 @@ func AddChild(mode string, main func(m *testing.M)) { children[mode] = main }
 // ChildEnv is the environment variable that holds the mode.
 const ChildEnv = childEnv
 
-// UnderLease tells whether what is done under ctx is done under a lease, and so refused when that
+// UnderLease reports whether what is done under ctx is done under a lease, and so refused when that
 // is over.
-func UnderLease(ctx context.Context) bool { return ctx.Value(heldKey{}) != nil }
+func UnderLease(ctx context.Context) bool { return lease.Bound(ctx) }
 
-// Idle returns when nothing is reset or built in the background any more.
-func (s *Set) Idle() { s.resets.Wait() }
+// Idle returns when nothing is reset or rebuilt in the background any more.
+func (s *Set) Idle() { s.background.Wait() }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/poolready/poolready/pool/internal/lease"
 )
 
 // A Fact is something that there is on a host: a package, a listening port, a user.
@@ -72,7 +74,7 @@ func parseFacts(out string) ([]Fact, error) {
 		}
 		parts := strings.SplitN(line, "\t", 3)
 		if len(parts) < 2 || parts[0] == "" || parts[1] == "" {
-			return nil, fmt.Errorf("the script of Spec.Facts printed %q, which is not kind, name and value with tabs between them", cut(line))
+			return nil, fmt.Errorf("the script of Spec.Facts printed %q, which is not kind, name and value with tabs between them", lease.Shorten(line))
 		}
 		f := Fact{Kind: parts[0], Name: parts[1]}
 		if len(parts) == 3 {
@@ -158,7 +160,7 @@ func (p *Pool) Watch(t T, allow ...string) {
 	}
 	t.Cleanup(func() {
 		t.Helper()
-		ctx, cancel := afterwards(p.Context())
+		ctx, cancel := lease.Afterwards(p.Context())
 		defer cancel()
 		is, err := p.facts(ctx)
 		if err != nil {

@@ -68,7 +68,7 @@ func (s Spec) rolePrint(r Role, vm VM, golden string) fingerprint {
 	var f fingerprint
 	f.add("golden", golden)
 	f.vm(vm)
-	if r.Ready == Running { // Off is no part: VMs stay ready that were before there was a choice
+	if r.Ready == ReadyRunning { // ReadyOff is no part: VMs stay ready that were before there was a choice
 		f.add("memory of the ready snapshot")
 	}
 	f.recipe(r.Steps, r.Checks)

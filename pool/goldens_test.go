@@ -19,29 +19,29 @@ func twoGoldens() Spec {
 func TestPlanOfRolesWithGoldensOfTheirOwn(t *testing.T) {
 	t.Parallel()
 	both := map[string]string{"rhel9": "v1", "debian12": "v1"}
-	w, err := makePlan(twoGoldens().withDefaults(), &Inventory{Templates: both}, now)
+	w, err := planOf(t, twoGoldens(), &Inventory{Templates: both})
 	require.NoError(t, err)
 	require.Len(t, w.goldens, 2)
-	assert.Equal(t, "golden", w.hosts[0][0].golden.VM)
-	assert.Equal(t, "golden-debian", w.hosts[1][1].golden.VM)
-	assert.Equal(t, "golden-ready", w.hosts[1][1].golden.recipe.Snapshot)
+	assert.Equal(t, "golden", w.roles[0][0].golden.VM)
+	assert.Equal(t, "golden-debian", w.roles[1][1].golden.VM)
+	assert.Equal(t, "golden-ready", w.roles[1][1].golden.recipe.Snapshot)
 
-	_, err = makePlan(twoGoldens().withDefaults(), &Inventory{Templates: map[string]string{"rhel9": "v1"}}, now)
+	_, err = planOf(t, twoGoldens(), &Inventory{Templates: map[string]string{"rhel9": "v1"}})
 	assert.ErrorContains(t, err, `template "debian12" of Spec.Roles[1] ("dis").Golden does not exist`)
-	_, err = makePlan(twoGoldens().withDefaults(), &Inventory{}, now)
+	_, err = planOf(t, twoGoldens(), &Inventory{})
 	assert.ErrorContains(t, err, `template "debian12" of Spec.Roles[1] ("dis").Golden does not exist`)
 	assert.ErrorContains(t, err, `template "rhel9" of Spec.Golden does not exist`, "all that are missing")
 
 	spec := twoGoldens()
 	inv := ready(t, spec)
 	spec.Roles[1].Golden.Steps[0].Version = "2"
-	w, err = makePlan(spec.withDefaults(), inv, now)
+	w, err = planOf(t, spec, inv)
 	require.NoError(t, err)
 	plan := lines(w)
 	assert.Contains(t, plan["golden"], "reuse")
 	assert.Contains(t, plan["con1"], "reuse")
 	assert.Contains(t, plan["golden-debian-g2"], `rebuild: step "update" changed`)
-	assert.Contains(t, plan["dis2"], "rebuild: golden-debian-g2 is built anew")
+	assert.Contains(t, plan["dis2"], "rebuild: golden-debian-g2 is rebuilt")
 }
 
 func TestFaultsOfGoldensOfRoles(t *testing.T) {

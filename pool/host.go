@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/poolready/poolready/pool/internal/lease"
 	"github.com/poolready/poolready/sshx"
 )
 
@@ -28,10 +29,11 @@ type Host struct {
 	limits   Limits
 	facts    string // Spec.Facts
 	id       string // in the provider
-	frozen   string // the boot id in its ready snapshot, if that is of the running VM
-	peers    map[string]*Host
+	// snapshotBoot is the boot ID in its ready snapshot, if that is of the running VM; else "".
+	snapshotBoot string
+	peers        map[string]*Host
 
-	use     atomic.Pointer[usage] // of a host that is lent or being made ready; else nil
+	use     atomic.Pointer[usage] // of a host that is leased or being made ready; else nil
 	dialing chan struct{}         // has room for whoever connects
 
 	mu     sync.Mutex  // guards what follows
@@ -50,13 +52,13 @@ func newHost(s Spec, role string, pool int, vm VM, id string, keys []string) *Ho
 	return &Host{Name: vm.Name, Role: role, Pool: pool, VM: vm, provider: s.Provider, limits: s.Limits, facts: s.Facts, id: id, cfg: cfg, dialing: make(chan struct{}, 1)}
 }
 
-// A usage is the time in which a host that is lent, or made ready, may be used.
+// A usage is the time in which a host that is leased, or made ready, may be used.
 type usage struct {
-	ctx   context.Context // ends with the loan
-	lease *lease
+	ctx   context.Context // ends with the use
+	lease *lease.Held
 }
 
-// usable tells, right before anything is done with the host, whether it still is whoever's has it.
+// usable returns an error, right before anything is done with the host, if its lease is over.
 func (h *Host) usable() error {
 	u := h.use.Load()
 	if u == nil {
@@ -64,7 +66,7 @@ func (h *Host) usable() error {
 	}
 	err := context.Cause(u.ctx)
 	if err == nil {
-		err = u.lease.check()
+		err = u.lease.Check()
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", h.Name, err)
@@ -72,18 +74,19 @@ func (h *Host) usable() error {
 	return nil
 }
 
-// bind returns a context that ends when ctx does, or the loan of the host.
+// bind returns a context that ends when ctx or the use of the host does.
 func (h *Host) bind(ctx context.Context) (context.Context, func(), error) {
 	u := h.use.Load()
 	if err := h.usable(); err != nil || u == nil {
 		return ctx, func() {}, err
 	}
-	ctx, cancel := context.WithCancelCause(context.WithValue(ctx, heldKey{}, u.lease))
+	ctx, unbind := u.lease.Bind(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(u.ctx, func() { cancel(fmt.Errorf("%s: %w", h.Name, context.Cause(u.ctx))) })
-	return ctx, func() { stop(); cancel(nil) }, nil
+	return ctx, func() { stop(); cancel(nil); unbind() }, nil
 }
 
-// blame adds to an error why it came to be, if the loan of the host is over.
+// blame adds the cause to an error, if the use of the host is over.
 func (h *Host) blame(err error) error {
 	u := h.use.Load()
 	if err == nil || u == nil || u.ctx.Err() == nil {
@@ -95,12 +98,12 @@ func (h *Host) blame(err error) error {
 	return err
 }
 
-// lent returns the host for one loan, which takes the connection over.
-func (h *Host) lent(u *usage) *Host {
+// leased returns the host for one lease, which takes the connection over.
+func (h *Host) leased(u *usage) *Host {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	l := &Host{
-		Name: h.Name, Role: h.Role, Pool: h.Pool, VM: h.VM, provider: h.provider, limits: h.limits, facts: h.facts, id: h.id, frozen: h.frozen,
+		Name: h.Name, Role: h.Role, Pool: h.Pool, VM: h.VM, provider: h.provider, limits: h.limits, facts: h.facts, id: h.id, snapshotBoot: h.snapshotBoot,
 		cfg: h.cfg, addr: h.addr, client: h.client, dialing: make(chan struct{}, 1),
 	}
 	l.use.Store(u)
@@ -191,73 +194,26 @@ func (h *Host) run(ctx context.Context, cmd sshx.Cmd) (sshx.Result, error) {
 	return res, h.blame(err)
 }
 
-// SSH returns the connection to the host, made anew if the last one has ended. Do not close it.
-// That of a lent host ends with the loan.
-func (h *Host) SSH(ctx context.Context) (*sshx.Client, error) {
+// DialContext connects to an address as seen from the host, through its SSH connection: to
+// "127.0.0.1:8080" for a service of its own, or to what only it can reach. A Host so is an
+// sshx.Dialer, and its DialContext fits an http.Transport. Connections of a leased host end with
+// the lease.
+func (h *Host) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	ctx, done, err := h.bind(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	return h.connect(ctx, sshx.Ready{})
-}
-
-// connect returns the connection that is alive, or waits, as long as a boot may take, for the
-// host to let us in.
-func (h *Host) connect(ctx context.Context, ready sshx.Ready) (*sshx.Client, error) {
-	done, err := h.dial(ctx)
+	c, err := h.SSH(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer done()
-	if c := h.alive(); c != nil {
-		return c, nil
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, h.limits.Boot, fmt.Errorf("not ready for SSH within Limits.Boot (%s)", h.limits.Boot))
-	defer cancel()
-	h.mu.Lock()
-	cfg, drops := h.cfg, h.drops
-	cfg.Address = h.addr.String()
-	h.mu.Unlock()
-	c, err := sshx.WaitReady(ctx, cfg, ready)
-	if err != nil {
-		return nil, err
-	}
-	if err := h.keep(c, drops); err != nil {
-		return nil, err
-	}
-	return c, nil
+	conn, err := c.DialContext(ctx, network, address)
+	return conn, h.blame(err)
 }
 
-// dial makes the caller the one who connects, until done: all others wait for that connection, as
-// long as they want to.
-func (h *Host) dial(ctx context.Context) (done func(), err error) {
-	select {
-	case h.dialing <- struct{}{}:
-		return func() { <-h.dialing }, nil
-	case <-ctx.Done():
-		return nil, fmt.Errorf("%s: connect: %w", h.Name, context.Cause(ctx))
-	}
-}
-
-// alive returns the connection, unless it has ended.
-func (h *Host) alive() *sshx.Client {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.client == nil {
-		return nil
-	}
-	select {
-	case <-h.client.Done():
-		h.client.Close()
-		h.client = nil
-	default:
-	}
-	return h.client
-}
-
-// raise powers the host on, waits for the address that the guest reports since, and for SSH.
-func (h *Host) raise(ctx context.Context, report func(string)) error {
+// powerOn powers the host on, waits for the address that the guest reports since, and for SSH.
+func (h *Host) powerOn(ctx context.Context, report func(string)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, h.limits.Boot, fmt.Errorf("not up within Limits.Boot (%s)", h.limits.Boot))
 	defer cancel()
 	if err := h.usable(); err != nil {
@@ -290,7 +246,7 @@ func (h *Host) reach(ctx context.Context, report func(string)) error {
 	return err
 }
 
-// probeTimeout is how long a host that should be up may take to let us in.
+// probeTimeout is how long a host that should be up may take to accept a login.
 const probeTimeout = 30 * time.Second
 
 // probe logs in to a host that should be up, at the address that the inventory has for it, or that
@@ -318,8 +274,8 @@ func (h *Host) setAddr(addr netip.Addr) {
 	h.addr = addr
 }
 
-// lower shuts the host down from inside.
-func (h *Host) lower(ctx context.Context) (forced bool, err error) {
+// shutDown shuts the host down from inside.
+func (h *Host) shutDown(ctx context.Context) (forced bool, err error) {
 	if err := h.usable(); err != nil {
 		return false, err
 	}
@@ -327,15 +283,31 @@ func (h *Host) lower(ctx context.Context) (forced bool, err error) {
 	return h.provider.ShutDown(ctx, h.id, h.limits.Shutdown)
 }
 
-// drop ends the connection, as before anything that takes the machine away under it.
-func (h *Host) drop() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.drops++
-	if h.client != nil {
-		h.client.Close()
-		h.client = nil
+// Reboot restarts the host and returns when it accepts a login again at the same address, with a new
+// boot id, no later than after Limits.Boot.
+func (h *Host) Reboot(ctx context.Context) error {
+	ctx, done, err := h.bind(ctx)
+	if err != nil {
+		return err
 	}
+	defer done()
+	c, err := h.SSH(ctx)
+	if err != nil {
+		return err
+	}
+	dialed, err := h.dial(ctx) // whoever wants a connection meanwhile waits for the new one
+	if err != nil {
+		return err
+	}
+	defer dialed()
+	ctx, cancel := context.WithTimeoutCause(ctx, h.limits.Boot, fmt.Errorf("not up within Limits.Boot (%s)", h.limits.Boot))
+	defer cancel()
+	drops := h.dropped()
+	next, err := c.Reboot(ctx, sshx.Ready{})
+	if err != nil {
+		return h.blame(err)
+	}
+	return h.keep(next, drops)
 }
 
 // Look is a command for a person who wants to look at the host.

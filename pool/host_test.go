@@ -53,7 +53,7 @@ func TestHostsRunAndCopy(t *testing.T) {
 	require.ErrorAs(t, err, &exit)
 	assert.Equal(t, 7, exit.Code)
 
-	assert.PanicsWithValue(t, `pool: no role "cno" in set "lab"; it has "con", "dis"`, func() { p.Host("cno") })
+	assert.PanicsWithValue(t, `pool: unknown role "cno" in set "lab"; want one of "con", "dis"`, func() { p.Host("cno") })
 	assert.Panics(t, func() { con.Peer("dis") }, "a later role")
 	assert.Equal(t, fmt.Sprintf("ssh root@%s", con.Addr()), con.Look())
 	assert.Equal(t, []*pool.Host{con, dis}, p.Hosts())

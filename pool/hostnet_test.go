@@ -45,9 +45,9 @@ func TestHostsRebootAndDial(t *testing.T) {
 		_, err = lent.DialContext(t.Context(), "tcp", "10.0.0.1:80") // these machines reach nobody
 		assert.ErrorContains(t, err, "dial 10.0.0.1:80 through con1")
 	})
-	assert.ErrorIs(t, lent.Reboot(t.Context()), pool.ErrReturned)
+	assert.ErrorIs(t, lent.Reboot(t.Context()), pool.ErrReleased)
 	_, err := lent.DialContext(t.Context(), "tcp", "10.0.0.1:80")
-	assert.ErrorIs(t, err, pool.ErrReturned)
+	assert.ErrorIs(t, err, pool.ErrReleased)
 }
 
 // A heldDialer makes who dials wait, while hold is set, until release is closed.

@@ -2,14 +2,16 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/poolready/poolready/pool/internal/lease"
 )
 
-// Keep says when a pool stays as its test left it, for a person to look at.
-type Keep struct {
+// KeepPolicy says when a pool stays as its test left it, for a person to look at.
+type KeepPolicy struct {
 	// When is "never", which "" is too, "failed" or "always".
 	When string
 	// Pools is how many are kept at most, of all processes; 0 means 1.
@@ -18,7 +20,7 @@ type Keep struct {
 	For time.Duration
 }
 
-func (k Keep) validate(f *faults) {
+func (k KeepPolicy) validate(f *faults) {
 	switch k.When {
 	case "", "never", "failed", "always":
 	default:
@@ -28,75 +30,103 @@ func (k Keep) validate(f *faults) {
 	f.notNegative("Spec.Keep.For", int64(k.For))
 }
 
-// keep leaves a pool that was given back to a person, if the Spec says so.
+// keepTime is KeepPolicy.For unless it is set.
+const keepTime = 4 * time.Hour
+
+// keep leaves a pool that a test has released to a person, if the Spec says so.
 func (s *Set) keep(p *Pool, failed bool) bool {
 	k := s.spec.Keep
 	if k.When != "always" && (k.When != "failed" || !failed) {
 		return false
 	}
-	ctx, cancel := afterwards(context.Background())
+	ctx, cancel := lease.Afterwards(context.Background())
 	defer cancel()
-	until, kept, err := s.mayKeep(ctx, p.lease)
+	may, kept, now, err := p.lease.MayKeep(ctx, or(k.Pools, 1))
 	if err != nil {
 		s.log.linef("pool %d: not kept: %v", p.Number, err)
 		return false
 	}
-	if kept > 0 {
+	if !may {
 		s.log.linef("pool %d: not kept: %d are already, as many as Spec.Keep.Pools allows", p.Number, kept)
 		return false
 	}
+	until := now.Add(or(k.For, keepTime))
 	what := map[bool]string{true: "failed", false: "passed"}[failed]
-	err = s.giveBack(p.lease, func(_ time.Time, e *entry) {
-		e.Used = p.test
-		e.Block = &block{Kind: blockKept, Why: fmt.Sprintf("%s, which %s, run by %s", p.test, what, s.ledger.by), Until: until}
-	})
-	if err != nil {
+	reason := fmt.Sprintf("%s, which %s, run by %s", p.test, what, s.ledger.By)
+	if s.free(p.lease, lease.Keep(reason, until, p.test)) != nil {
 		return true // it is not ours any more, or not for long
 	}
 	var look strings.Builder
 	for _, h := range p.hosts {
 		fmt.Fprintf(&look, "\n    %s: %s", h.Name, h.Look())
 	}
-	s.log.linef("pool %d: kept as %s left it, until %s:%s\n    to free it: pool.Release(ctx, spec, %d)", p.Number, p.test, stamp(until), look.String(), p.Number)
+	s.log.linef("pool %d: kept as %s left it, until %s:%s\n    pool.Release frees it", p.Number, p.test, stamp(until), look.String())
 	return true
 }
 
-// Who keeps a pool first notes so in a shard of its own, by which two that end at once are told
-// apart: under keepPrefix and the pool's number, the lease under which it is kept.
-const (
-	keepShard  = "kept"
-	keepPrefix = "pool."
-)
+// KeepOptions say how Keep keeps a pool.
+type KeepOptions struct {
+	Reason string        // for people; "" means by hand
+	For    time.Duration // how long; 0 means 4 hours
+}
 
-// mayKeep notes that the pool that x holds is to be kept, and until when, or returns how many are
-// already.
-func (s *Set) mayKeep(ctx context.Context, x *lease) (until time.Time, kept int, err error) {
-	mine := keepPrefix + strconv.Itoa(shardPool(x.shard))
-	err = s.ledger.change(ctx, keepShard, nil, func(b books) (map[string]string, error) {
-		all, err := s.ledger.read(ctx)
+// Keep leaves the pools that the Spec is about as they are to a person, as Spec.Keep does with
+// that of a failed test: nobody gets them until the time is over, or until Release. If anybody holds
+// one of them, it is not taken away, and the error says who; one that is kept already is kept for
+// that long from now on.
+func Keep(ctx context.Context, spec Spec, o KeepOptions) error {
+	if err := spec.validate(); err != nil {
+		return fmt.Errorf("pool: %w", err)
+	}
+	s := spec.withDefaults()
+	if o.For < 0 {
+		return fmt.Errorf("pool: keep pools of set %q: For is %s, must not be negative", s.Name, o.For)
+	}
+	l := newLedger(s)
+	d := or(o.For, keepTime)
+	reason := fmt.Sprintf("%s, by %s", or(o.Reason, "by hand"), l.By)
+	var errs []error
+	for _, n := range s.numbers() {
+		if err := keepPool(ctx, l, n, reason, d); err != nil {
+			errs = append(errs, fmt.Errorf("pool: keep pool %d of set %q: %w", n, s.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func keepPool(ctx context.Context, l *lease.Ledger, n int, reason string, d time.Duration) error {
+	x, was, err := l.Operate(ctx, lease.Request{Pool: n, Purpose: "keep"})
+	if busy, ok := errors.AsType[*BusyError](err); ok && busy.State == lease.Kept {
+		return l.Prolong(ctx, n, reason, d)
+	}
+	if err != nil {
+		return err
+	}
+	now, err := l.ReadPool(ctx, n)
+	if err != nil {
+		return errors.Join(err, releaseLease(ctx, x, lease.Untouched(was)))
+	}
+	return releaseLease(ctx, x, lease.Keep(reason, now.Now.Add(d), ""))
+}
+
+// Release frees the pools that the Spec is about and that are kept or quarantined, or whose
+// holder was a process of this machine that has ended. They are reset before a test gets them, and
+// rebuilt if they are broken. A pool that somebody holds is not taken away: the error says who.
+func Release(ctx context.Context, spec Spec) error {
+	if err := spec.validate(); err != nil {
+		return fmt.Errorf("pool: %w", err)
+	}
+	s := spec.withDefaults()
+	l := newLedger(s)
+	var errs []error
+	for _, n := range s.numbers() {
+		gone, err := l.Free(ctx, n)
 		if err != nil {
-			return nil, err
+			errs = append(errs, fmt.Errorf("pool: release pool %d of set %q: %w", n, s.Name, err))
 		}
-		kept = 0
-		for _, n := range all.pools() {
-			key := keepPrefix + strconv.Itoa(n)
-			e, there, err := s.ledger.entry(all, poolShard(n))
-			if err != nil || !there || key == mine {
-				continue
-			}
-			is := e.Block != nil && e.Block.Kind == blockKept && all.Now.Before(e.Block.Until)
-			// Or its holder died on the way.
-			willBe := e.Lease != nil && e.Lease.Token == b.Shards[keepShard].Values[key]
-			if is || willBe {
-				kept++
-			}
+		if gone != nil {
+			s.Logf("pool %d: released: it was held by %s, which has ended", n, gone)
 		}
-		until = all.Now.Add(or(s.spec.Keep.For, 4*time.Hour))
-		if kept < or(s.spec.Keep.Pools, 1) {
-			kept = 0
-			return map[string]string{mine: x.token}, nil
-		}
-		return nil, nil
-	})
-	return until, kept, err
+	}
+	return errors.Join(errs...)
 }

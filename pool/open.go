@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/poolready/poolready/pool/internal/lease"
 )
 
 // Ensure makes every pool of spec ready, reusing what is, and returns the set. It is Open with
@@ -19,7 +22,7 @@ func Ensure(t T, spec Spec) *Set {
 		spec.Logf = t.Logf
 	}
 	end, _ := setupDeadline(t)
-	s, err := open(t.Context(), spec, end)
+	s, err := open(t.Context(), spec, end, nil)
 	if err != nil {
 		t.Fatalf("pool: %v", err)
 	}
@@ -30,30 +33,18 @@ func Ensure(t T, spec Spec) *Set {
 // Open makes every pool of spec ready and returns the set. What is ready already is reused:
 // then Open costs one reading of the inventory and one SSH login per host.
 //
-// One bad VM spoils its own pool only: the others are made ready all the same, so that the
+// One bad VM fails its own pool only: the others are made ready all the same, so that the
 // next call finds them, and the error, a *NotReadyError, holds a *HostError for each that
-// failed. It is nil if Spec.MinPools are ready. VMs that failed are left running for a look;
-// the next Open builds them anew.
+// failed. It is nil if Spec.MinPools are ready. VMs that failed are left running, to be looked at;
+// the next Open rebuilds them.
 //
 // When ctx ends, so does Open, soon; what is ready by then stays ready.
 func Open(ctx context.Context, spec Spec) (*Set, error) {
-	s, err := open(ctx, spec, time.Time{})
+	s, err := open(ctx, spec, time.Time{}, nil)
 	if err != nil {
 		return nil, fmt.Errorf("pool: %w", err)
 	}
 	return s, nil
-}
-
-// Plan returns what Open would do now, and why. It changes nothing.
-func Plan(ctx context.Context, spec Spec) (*Work, error) {
-	if err := spec.validate(); err != nil {
-		return nil, fmt.Errorf("pool: %w", err)
-	}
-	work, _, _, err := plan(ctx, spec.withDefaults())
-	if err != nil {
-		return work, fmt.Errorf("pool: set %q: %w", spec.Name, err)
-	}
-	return work, nil
 }
 
 // A NotReadyError says which hosts kept a set from being ready.
@@ -75,157 +66,130 @@ func (e *NotReadyError) Error() string {
 // Unwrap gives errors.Is and errors.As the failures.
 func (e *NotReadyError) Unwrap() []error { return e.Failed }
 
-// plan reads the ledger, then the inventory, in this order: while nobody writes in the ledger,
-// nobody changes what the inventory says. Then it compares. The Spec has its defaults.
-func plan(ctx context.Context, s Spec) (*Work, *Inventory, books, error) {
-	l := newLedger(s)
-	books, err := l.read(ctx)
-	if err != nil {
-		return nil, nil, books, err
-	}
-	var templates []string
-	for _, g := range s.goldens() {
-		templates = append(templates, g.Template)
-	}
-	inv, err := s.Provider.Inventory(ctx, s.Name, templates...)
-	if err != nil {
-		return nil, nil, books, err
-	}
-	work, err := makePlan(s, inv, time.Now())
-	if err != nil {
-		return work, inv, books, err
-	}
-	err = work.consult(s, l, books)
-	work.list()
-	work.Expect = work.expect(s)
-	return work, inv, books, err
-}
-
-// open is the story of a set: read, plan, claim, golden, clone role by role, make ready role by
-// role. end is when the process will be killed, or zero.
-func open(ctx context.Context, spec Spec, end time.Time) (*Set, error) {
+// open is the story of a set: observe, plan, hold, golden, clone role by role, make ready role by
+// role. end is when the process will be killed, or zero. force is what is rebuilt though it is
+// ready, or nil.
+func open(ctx context.Context, spec Spec, end time.Time, force *RebuildOptions) (*Set, error) {
 	if err := spec.validate(); err != nil {
 		return nil, err
 	}
 	ctx, lost := context.WithCancelCause(ctx)
 	defer lost(nil)
-	b := newBuild(spec.withDefaults())
-	b.lost = lost
-	defer b.letAllGo(ctx)
-	if err := b.look(ctx, ""); err != nil {
-		return nil, err
-	}
-	if err := b.firstPreflight(ctx, end); err != nil {
-		return nil, err
-	}
-	if b.work.Builds() {
-		if err := b.claim(ctx, lost); err != nil {
-			return nil, fmt.Errorf("set %q: %w", spec.Name, err)
-		}
-	}
-	b.run(ctx)
-	if ctx.Err() != nil {
-		b.closeHosts()
-		return nil, fmt.Errorf("set %q: interrupted: %w; what is ready stays ready, the rest is built anew by the next run", spec.Name, context.Cause(ctx))
-	}
-	return b.finish(ctx)
-}
-
-// look makes the plan, and says what it is unless it is as before.
-func (b *build) look(ctx context.Context, before string) error {
-	work, inv, books, err := plan(ctx, b.spec)
-	if work != nil && before != "-" && work.String() != before {
-		b.spec.Logf("%s", work)
-	}
+	r := newRun(spec.withDefaults(), force, nil, lost)
+	defer r.held.releaseAll(ctx)
+	fail := func(err error) (*Set, error) { return nil, fmt.Errorf("set %q: %w", spec.Name, err) }
+	err := r.observe(ctx)
+	r.show("")
 	if err != nil {
-		return fmt.Errorf("set %q: %w", b.spec.Name, err)
+		return fail(err)
 	}
-	b.work, b.inv, b.books = work, inv, books
-	return nil
+	if err := r.hold(ctx, end); err != nil {
+		if errors.As(err, new(*NotReadyError)) {
+			return nil, err // which names the set
+		}
+		return fail(err)
+	}
+	r.stages(ctx)
+	if ctx.Err() != nil {
+		r.closeHosts()
+		return fail(fmt.Errorf("interrupted: %w; what is ready stays ready, the rest is rebuilt by the next run", context.Cause(ctx)))
+	}
+	return r.finish(ctx)
 }
 
-// run carries out the plan.
-func (b *build) run(ctx context.Context) {
-	b.makeGoldens(ctx)
-	for i := range b.work.hosts {
-		b.cloneRole(ctx, i)
+// finish makes the Set of what was built, or the error of what was not.
+func (r *run) finish(ctx context.Context) (*Set, error) {
+	s := r.newSet()
+	for _, q := range r.plan.pools {
+		for _, h := range q.hosts {
+			s.status = append(s.status, r.status(h))
+		}
+		p := r.pool(s, q)
+		if !r.hasFailed(q.number) && len(p.hosts) == len(r.spec.Roles) {
+			s.pools = append(s.pools, p)
+		} else {
+			p.drop()
+		}
 	}
-	for i := range b.work.hosts {
-		b.readyRole(ctx, i)
+	if r.held.any() {
+		now, err := r.ledger.ReadClock(ctx)
+		forAll(s.pools, len(s.pools), func(p *Pool) { r.releaseReady(ctx, s, p, now, err) })
 	}
-	b.removeOldGoldens(ctx)
+	r.log.linef("set %q: %d of %d pools ready\n%s", s.Name, len(s.pools), len(r.plan.pools), s.Table())
+	if len(s.pools) < r.spec.MinPools {
+		s.Close()
+		return nil, r.notReady(len(s.pools))
+	}
+	for _, err := range r.failures() {
+		r.log.linef("not ready, and not needed for MinPools %d: %s", r.spec.MinPools, indent(err.Error(), "    "))
+	}
+	return s, nil
 }
 
-// firstPreflight is preflight before the claim, when another process may be building: what is in
-// the way then may be its work. If so, the claim is waited for, and all is looked at anew.
-func (b *build) firstPreflight(ctx context.Context, end time.Time) error {
-	for try := 1; ; try++ {
-		err := b.preflight(ctx, end)
-		if err == nil || ctx.Err() != nil || try == 5 {
-			return err
+// releaseReady releases a pool that has become ready: clean, if all of it was built now and is
+// proved to be. now is a reading of the ledger, for its clock, or err why there is none.
+func (r *run) releaseReady(ctx context.Context, s *Set, p *Pool, now *lease.Snapshot, err error) {
+	if !r.held.has(p.Number) {
+		return
+	}
+	var found *lease.Proof
+	var boots []string
+	if !slices.ContainsFunc(r.plan.pool(p.Number).hosts, func(h *hostPlan) bool { return !h.builds() }) {
+		if err == nil {
+			found, boots, err = s.prove(ctx, p, now, nil)
 		}
-		before := b.work.String()
-		if b.look(ctx, before) != nil {
-			return err
+		if err != nil {
+			r.log.linef("pool %d: it is reset before a test gets it: %s", p.Number, firstLine(err))
 		}
-		clear(b.failed)
-		if b.unsure = b.work.builder != nil && b.work.Builds(); b.unsure {
-			return nil
+		s.sawBoots(p.Number, boots)
+	}
+	_ = r.held.release(ctx, p.Number, now, lease.Built(p.build, found, boots)) // it has been told
+}
+
+// status is one host as the run left it.
+func (r *run) status(h *hostPlan) HostStatus {
+	x := r.host(h)
+	st := HostStatus{Host: h.VM, Role: h.Role, Pool: h.Pool, Ready: true, Action: h.Action, Reason: h.Reason, Took: x.took}
+	if x.host != nil && x.host.Addr().IsValid() {
+		st.Addr = x.host.Addr().String()
+	}
+	for _, err := range r.failed[h.Pool] {
+		if he, ok := errors.AsType[*HostError](err); ok && he.Host == h.VM {
+			st.Ready, st.Reason = false, he.Stage+": "+or(he.Step, firstLine(he.Err))
+			return st
 		}
-		if b.work.String() == before {
-			return err
+	}
+	if x.snap == "" {
+		st.Ready, st.Reason = false, "not done: its pool or golden failed before"
+	}
+	return st
+}
+
+func (r *run) closeHosts() {
+	for _, x := range r.hosts {
+		if x.host != nil {
+			x.host.drop()
 		}
 	}
 }
 
-// preflight finds, before anything is touched, what would fail later.
-func (b *build) preflight(ctx context.Context, end time.Time) error {
-	for _, g := range b.work.goldens {
-		if g.Action == Refuse {
-			b.fail(0, &HostError{Host: g.VM, Stage: "plan", Err: errors.New(g.Reason)})
+// pool is what was built, or found, of one pool.
+func (r *run) pool(s *Set, q *poolPlan) *Pool {
+	p := &Pool{Number: q.number, set: s, roles: r.spec.Roles}
+	for _, h := range q.hosts {
+		if x := r.host(h); x.host != nil {
+			p.hosts = append(p.hosts, x.host)
+			p.snaps = append(p.snaps, x.snap)
+			p.builds = append(p.builds, x.rec.Build)
 		}
 	}
-	for _, hosts := range b.work.hosts {
-		for _, h := range hosts {
-			if h.Action == Refuse {
-				b.fail(h.Pool, &HostError{Host: h.VM, Pool: h.Pool, Stage: "plan", Err: errors.New(h.Reason)})
-			}
-		}
-	}
-	ready := len(b.spec.numbers()) - len(b.failed)
-	if b.spoiled(0) {
-		ready = 0
-	}
-	if ready < b.spec.MinPools {
-		return fmt.Errorf("%w\nnothing was touched", b.notReady(ready))
-	}
-	if !b.work.Builds() {
-		return nil
-	}
-	if !end.IsZero() {
-		if err := b.work.fits(time.Now(), end); err != nil {
-			return err
-		}
-	}
-	var clones []CloneSpec
-	for _, g := range b.work.goldens {
-		if g.Action != Reuse && g.Action != Finish {
-			clones = append(clones, b.goldenClone(g))
-		}
-	}
-	for _, hosts := range b.work.hosts {
-		for _, h := range hosts {
-			if h.builds() {
-				c := b.roleClone(h, golden{})
-				if h.Action == Rebuild {
-					c.Owner = h.info.Owner // what has the name now goes first
-				}
-				clones = append(clones, c)
-			}
-		}
-	}
-	if err := b.spec.Provider.Preflight(ctx, clones); err != nil {
-		return fmt.Errorf("set %q: nothing was touched: %w", b.spec.Name, err)
-	}
-	return nil
+	p.build = hash(p.builds...)
+	return p
+}
+
+// newSet is a Set without pools.
+func (r *run) newSet() *Set {
+	s := &Set{Name: r.spec.Name, spec: r.spec, log: r.log, checks: r.checks, ledger: r.ledger, queue: newQueue(), repairing: map[int]bool{}, boots: map[int][]string{}}
+	s.ctx, s.cancel = context.WithCancelCause(interrupted())
+	return s
 }

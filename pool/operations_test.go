@@ -56,13 +56,13 @@ func TestOperations(t *testing.T) {
 	spec := r.wired(3)
 	r.open(spec).Close()
 	ctx := t.Context()
-	states := func() (all []string) {
+	states := func() (all []pool.State) {
 		for _, p := range r.status(spec).Pools {
 			all = append(all, p.State)
 		}
 		return all
 	}
-	only := func(n ...int) pool.Spec { s := spec; s.Only = n; return s }
+	only := func(n ...int) pool.Spec { return only(spec, n...) }
 	mac := func(n int) string { return spec.Roles[1].VM(n).NICs[1].MAC }
 
 	t.Run("verify finds nothing wrong, twice, and changes nothing", func(t *testing.T) {
@@ -72,22 +72,22 @@ func TestOperations(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, report.Err())
 			require.Len(t, report.Hosts, 6)
-			assert.Len(t, report.Hosts[0].Results, 2)
+			assert.Len(t, report.Hosts[0].Checks, 2)
 			assert.Contains(t, report.String(), "con1  2       0")
 			var back pool.Report
 			require.NoError(t, json.Unmarshal([]byte(report.JSON()), &back))
-			assert.Equal(t, report.Hosts[0].Results[1].Got, back.Hosts[0].Results[1].Got)
+			assert.Equal(t, report.Hosts[0].Checks[1].Got, back.Hosts[0].Checks[1].Got)
 		}
 		for _, what := range r.asked(n) {
 			assert.Regexp(t, "^(ReconfigVM_Task|CreateVM_Task ledger)", what, "leases are all that is written")
 		}
-		assert.Equal(t, []string{"clean", "clean", "clean"}, states(), "it is still clean")
+		assert.Equal(t, []pool.State{"clean", "clean", "clean"}, states(), "it is still clean")
 	})
 	t.Run("a NIC that was plugged in by hand is found by plan, status, verify and reset", func(t *testing.T) {
 		r.plug("dis2", mac(2), true)
 		assert.Contains(t, r.plan(spec)["dis2"], "reset: NIC 2 ("+mac(2)+"), which was unplugged when it became ready, is connected")
 		assert.Equal(t, "reuse", r.plan(spec)["dis1"])
-		assert.Equal(t, []string{"clean", "dirty", "clean"}, states())
+		assert.False(t, r.status(spec).Pools[1].Ready)
 		report, err := pool.Verify(ctx, spec)
 		require.NoError(t, err)
 		require.Len(t, report.Failed(), 1)
@@ -101,14 +101,14 @@ func TestOperations(t *testing.T) {
 		assert.Contains(t, r.saying(), "dis2: reset: NIC 2")
 		set.Close()
 		assert.Equal(t, "reuse", r.plan(spec)["dis2"])
-		require.NoError(t, pool.ResetPools(ctx, only(2)))
-		assert.Equal(t, []string{"clean", "clean", "clean"}, states())
+		require.NoError(t, pool.Reset(ctx, only(2)))
+		assert.Equal(t, []pool.State{"clean", "clean", "clean"}, states())
 		assert.Zero(t, r.status(spec).Pools[1].Failures)
 	})
 	t.Run("a NIC that was pulled out by hand", func(t *testing.T) {
 		r.plug("con3", spec.Roles[0].VM(3).NICs[0].MAC, false)
 		assert.Contains(t, r.plan(spec)["con3"], "which was connected when it became ready, is disconnected")
-		require.NoError(t, pool.ResetPools(ctx, only(3)))
+		require.NoError(t, pool.Reset(ctx, only(3)))
 		assert.Equal(t, "reuse", r.plan(spec)["con3"])
 	})
 	t.Run("verify never stops at a failure, and what failed is not lent", func(t *testing.T) {
@@ -120,8 +120,8 @@ func TestOperations(t *testing.T) {
 		require.Len(t, report.Hosts, 4)
 		require.Len(t, report.Failed(), 2)
 		assert.Equal(t, []string{"base", "served"}, []string{report.Failed()[0].Name, report.Failed()[1].Name})
-		assert.Equal(t, "dirty", states()[0])
-		require.NoError(t, pool.ResetPools(ctx, only(1)))
+		assert.Equal(t, pool.StateDirty, states()[0])
+		require.NoError(t, pool.Reset(ctx, only(1)))
 		report, err = set.Verify(ctx)
 		require.NoError(t, err)
 		assert.NoError(t, report.Err())
@@ -133,8 +133,8 @@ func TestOperations(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, report.Failed(), 1)
 		assert.ErrorContains(t, report.Err(), "dis3: check \"ready\": power on: is off")
-		require.NoError(t, pool.ResetPools(ctx, only(3)))
-		assert.Equal(t, "clean", states()[2])
+		require.NoError(t, pool.Reset(ctx, only(3)))
+		assert.Equal(t, pool.StateClean, states()[2])
 	})
 	t.Run("what somebody holds is left alone, and they are named", func(t *testing.T) {
 		set := r.open(spec)
@@ -143,9 +143,9 @@ func TestOperations(t *testing.T) {
 		require.NotNil(t, p)
 		n := len(r.Requests())
 		for name, err := range map[string]error{
-			"reset":   pool.ResetPools(ctx, spec),
-			"rebuild": pool.RebuildPools(ctx, only(p.Number), ""),
-			"keep":    pool.KeepPool(ctx, spec, p.Number, "a look", time.Hour),
+			"reset":   pool.Reset(ctx, spec),
+			"rebuild": pool.Rebuild(ctx, only(p.Number), pool.RebuildOptions{Layer: ""}),
+			"keep":    pool.Keep(ctx, only(p.Number), pool.KeepOptions{Reason: "a look", For: time.Hour}),
 		} {
 			assert.ErrorContains(t, err, "TestHolder", name)
 			assert.ErrorContains(t, err, " pid ", name)
@@ -163,20 +163,20 @@ func TestOperations(t *testing.T) {
 		set.Close()
 	})
 	t.Run("keep and release", func(t *testing.T) {
-		require.NoError(t, pool.ResetPools(ctx, spec))
+		require.NoError(t, pool.Reset(ctx, spec))
 		for _, d := range []time.Duration{time.Hour, 2 * time.Hour} {
-			require.NoError(t, pool.KeepPool(ctx, spec, 2, "a look", d))
+			require.NoError(t, pool.Keep(ctx, only(2), pool.KeepOptions{Reason: "a look", For: d}))
 			st := r.status(spec).Pools[1]
-			assert.Equal(t, "kept", st.State)
-			assert.Contains(t, st.Why, "a look, by ")
+			assert.Equal(t, pool.StateKept, st.State)
+			assert.Contains(t, st.Reason, "a look, by ")
 			assert.Greater(t, time.Until(st.Until), d-10*time.Minute)
 		}
-		assert.ErrorContains(t, pool.ResetPools(ctx, spec), "nothing was touched: pool 2 is kept until")
-		assert.ErrorContains(t, pool.RebuildPools(ctx, spec, "dis"), "pool 2 is kept until")
-		require.NoError(t, pool.Release(ctx, spec, 2))
-		require.NoError(t, pool.Release(ctx, spec, 2), "twice")
-		require.Error(t, pool.KeepPool(ctx, spec, 4, "", time.Hour))
-		require.Error(t, pool.KeepPool(ctx, spec, 1, "", 0))
+		assert.ErrorContains(t, pool.Reset(ctx, spec), "nothing was touched: pool 2 is kept until")
+		assert.ErrorContains(t, pool.Rebuild(ctx, spec, pool.RebuildOptions{Layer: "dis"}), "pool 2 is kept until")
+		require.NoError(t, pool.Release(ctx, only(2)))
+		require.NoError(t, pool.Release(ctx, only(2)), "twice")
+		require.Error(t, pool.Keep(ctx, only(4), pool.KeepOptions{}))
+		require.Error(t, pool.Keep(ctx, only(1), pool.KeepOptions{For: -1}))
 	})
 	t.Run("rebuild", func(t *testing.T) {
 		made := func(f func() error) (all []string) {
@@ -190,14 +190,14 @@ func TestOperations(t *testing.T) {
 			slices.Sort(all)
 			return all
 		}
-		assert.Equal(t, []string{"dis2"}, made(func() error { return pool.RebuildPools(ctx, only(2), "dis") }))
-		assert.Equal(t, []string{"con1", "dis1"}, made(func() error { return pool.RebuildPools(ctx, only(1), "con") }), "dis needs con")
-		assert.Equal(t, []string{"con3", "dis3"}, made(func() error { return pool.RebuildPools(ctx, only(3), "") }))
-		assert.ErrorContains(t, pool.RebuildPools(ctx, only(3), "golden"), "not only some")
-		assert.ErrorContains(t, pool.RebuildPools(ctx, spec, "gold"), `no layer "gold", but "golden", "con", "dis"`)
-		assert.Equal(t, []string{"con1", "con2", "con3", "dis1", "dis2", "dis3", "golden-g2"}, made(func() error { return pool.RebuildPools(ctx, spec, "golden") }))
+		assert.Equal(t, []string{"dis2"}, made(func() error { return pool.Rebuild(ctx, only(2), pool.RebuildOptions{Layer: "dis"}) }))
+		assert.Equal(t, []string{"con1", "dis1"}, made(func() error { return pool.Rebuild(ctx, only(1), pool.RebuildOptions{Layer: "con"}) }), "dis needs con")
+		assert.Equal(t, []string{"con3", "dis3"}, made(func() error { return pool.Rebuild(ctx, only(3), pool.RebuildOptions{Layer: ""}) }))
+		assert.ErrorContains(t, pool.Rebuild(ctx, only(3), pool.RebuildOptions{Layer: "golden"}), "not only some")
+		assert.ErrorContains(t, pool.Rebuild(ctx, spec, pool.RebuildOptions{Layer: "gold"}), `unknown layer "gold"; want one of "golden", "con", "dis"`)
+		assert.Equal(t, []string{"con1", "con2", "con3", "dis1", "dis2", "dis3", "golden-g2"}, made(func() error { return pool.Rebuild(ctx, spec, pool.RebuildOptions{Layer: "golden"}) }))
 		assert.NotContains(t, r.names(), "golden", "the old one went with its last clone")
-		assert.Equal(t, []string{"clean", "clean", "clean"}, states())
+		assert.Equal(t, []pool.State{"clean", "clean", "clean"}, states())
 	})
 }
 
@@ -216,8 +216,8 @@ func TestOnlySomePools(t *testing.T) {
 	all := spec
 	all.Only = nil
 	st := r.status(all)
-	assert.Equal(t, "in use", st.Pools[p.Number-1].State, "pools keep their numbers, and so their leases")
-	assert.Equal(t, "not ready", st.Pools[1].State)
+	assert.Equal(t, pool.StateLeased, st.Pools[p.Number-1].State, "pools keep their numbers, and so their leases")
+	assert.False(t, st.Pools[1].Ready)
 	left, err := pool.Sweep(t.Context(), func() pool.Spec { s := all; s.Only = []int{1}; return s }(), pool.SweepOptions{})
 	require.NoError(t, err)
 	assert.Empty(t, left, "the others are no leftovers")
@@ -231,7 +231,7 @@ func TestOnlySomePools(t *testing.T) {
 	ft.end()
 
 	spec.Only = []int{0, 4}
-	_, err = pool.Plan(t.Context(), spec)
+	_, err = pool.MakePlan(t.Context(), spec)
 	assert.ErrorContains(t, err, "Spec.Only[0]: is 0: the pools are 1 to 3")
 	assert.ErrorContains(t, err, "Spec.Only[1]: is 4")
 }
@@ -301,8 +301,8 @@ func (n node) Logf(format string, args ...any) { *n.subs = append(*n.subs, "log"
 func TestAReportIsShownAsSubtests(t *testing.T) {
 	t.Parallel()
 	var subs []string
-	pool.Subtests(node{testOf(t, "V"), &subs}, &pool.Report{Hosts: []pool.HostReport{
-		{Host: "con1", Results: []pool.CheckResult{{Host: "con1", Name: "a"}, {Host: "con1", Name: "b", Want: "1", Got: "2"}, {Host: "con1", Name: "c", Err: errors.New("cannot look")}}},
+	pool.Subtests(node{testOf(t, "V"), &subs}, &pool.Report{Hosts: []pool.HostStatus{
+		{Host: "con1", Checks: []pool.CheckResult{{Host: "con1", Name: "a"}, {Host: "con1", Name: "b", Want: "1", Got: "2"}, {Host: "con1", Name: "c", Err: errors.New("cannot look")}}},
 		{Host: "con2", Skipped: "held"},
 	}})
 	assert.Equal(t, []string{

@@ -96,13 +96,13 @@ func (w *watched) Destroy(ctx context.Context, id string) error {
 	return w.Provider.Destroy(ctx, id)
 }
 
-func (w *watched) SetLink(ctx context.Context, id, mac string, connected bool) error {
+func (w *watched) ConnectNIC(ctx context.Context, id, mac string, connected bool) error {
 	w.note(ctx, "SetLink", id)
-	return w.Provider.(pool.Linker).SetLink(ctx, id, mac, connected)
+	return w.Provider.(pool.NICConnector).ConnectNIC(ctx, id, mac, connected)
 }
 
-func (w *watched) Link(ctx context.Context, id, mac string) (pool.Link, error) {
-	return w.Provider.(pool.Linker).Link(ctx, id, mac)
+func (w *watched) NICState(ctx context.Context, id, mac string) (pool.NICState, error) {
+	return w.Provider.(pool.NICConnector).NICState(ctx, id, mac)
 }
 
 func (w *watched) Inventory(ctx context.Context, set string, templates ...string) (*pool.Inventory, error) {
@@ -146,7 +146,7 @@ func TestEveryChangeIsMadeUnderALease(t *testing.T) {
 	set.Close()
 	none("a reset")
 	r.snapshot("dis1", "a-look")
-	require.NoError(t, pool.RebuildPools(ctx, spec, "dis"))
+	require.NoError(t, pool.Rebuild(ctx, spec, pool.RebuildOptions{Layer: "dis"}))
 	none("a VM that is kept under another name")
 	r.byHand(r.vm("con1").PowerOff)
 	r.open(spec).Close()
@@ -155,7 +155,7 @@ func TestEveryChangeIsMadeUnderALease(t *testing.T) {
 	r.open(spec).Close()
 	assert.Contains(t, r.saying(), "dis1: reset: NIC 2")
 	none("a VM that was rewired")
-	require.NoError(t, pool.RebuildPools(ctx, spec, "golden"))
+	require.NoError(t, pool.Rebuild(ctx, spec, pool.RebuildOptions{Layer: "golden"}))
 	none("a new golden")
 	for _, name := range r.names() {
 		if strings.HasPrefix(name, "dis1-kept-") {
@@ -213,21 +213,23 @@ func TestAPoolThatIsBuiltMeanwhileIsLookedAtAnew(t *testing.T) {
 	for _, what := range []string{"verify", "reset"} {
 		var once sync.Once
 		w.first = func(shards []string) {
-			if slices.Equal(shards, []string{"pool-1"}) {
-				once.Do(func() { assert.NoError(t, pool.RebuildPools(t.Context(), r.shared(1, time.Minute), "dis")) })
+			if slices.Contains(shards, "pool-1") {
+				once.Do(func() {
+					assert.NoError(t, pool.Rebuild(t.Context(), r.shared(1, time.Minute), pool.RebuildOptions{Layer: "dis"}))
+				})
 			}
 		}
 		if what == "verify" {
 			report, err := pool.Verify(t.Context(), spec)
 			require.NoError(t, err)
 			require.NoError(t, report.Err())
-			assert.Len(t, report.Hosts[1].Results, 1)
+			assert.Len(t, report.Hosts[1].Checks, 1)
 		} else {
-			require.NoError(t, pool.ResetPools(t.Context(), spec))
+			require.NoError(t, pool.Reset(t.Context(), spec))
 		}
 		st := r.status(spec).Pools[0]
 		assert.Zero(t, st.Failures, "%s: %s", what, st.LastFailure)
-		assert.NotEqual(t, "broken", st.State, what)
+		assert.NotEqual(t, pool.StateBroken, st.State, what)
 	}
 }
 
@@ -333,15 +335,15 @@ func TestAPoolThatCannotBeKeptIsNotSaidToBe(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	spec := r.shared(1, 20*time.Second)
-	spec.Keep = pool.Keep{When: "always"}
-	w := &watched{Provider: spec.Provider, refuse: `"kind":"kept"`}
+	spec.Keep = pool.KeepPolicy{When: "always"}
+	w := &watched{Provider: spec.Provider, refuse: `"state":"kept"`}
 	spec.Provider = w
 	set := r.open(spec)
 	ft := testOf(t, "TestKeeper")
 	require.NotNil(t, ft.acquire(set), "%v", ft.errs)
 	ft.end()
 	set.Idle()
-	assert.Contains(t, r.saying(), "pool 1: not given back")
+	assert.Contains(t, r.saying(), "pool 1: not released")
 	assert.NotContains(t, r.saying(), "kept as TestKeeper left it")
 }
 
@@ -366,7 +368,7 @@ func TestAPoolThatWasGivenBackTracksNothing(t *testing.T) {
 	<-cleaning // the lease goes on
 	err := p.Track(t.Context(), "record", "b")
 	close(gate)
-	require.ErrorIs(t, err, pool.ErrReturned)
+	require.ErrorIs(t, err, pool.ErrReleased)
 	set.Idle()
-	assert.Empty(t, r.status(spec).Pools[0].Left)
+	assert.Empty(t, r.status(spec).Pools[0].Tracked)
 }

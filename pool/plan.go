@@ -1,14 +1,15 @@
 package pool
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"path"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/poolready/poolready/pool/internal/lease"
 )
 
 // An Action is what a plan does with one VM.
@@ -16,19 +17,19 @@ type Action string
 
 // The actions, from none to most.
 const (
-	Reuse   Action = "reuse"    // it is ready and runs (golden: it is ready)
-	PowerOn Action = "power on" // it is ready and off
-	Reset   Action = "reset"    // it is ready, but wired otherwise than then, or off and then running
-	Finish  Action = "finish"   // an interrupted golden: its steps are run again, on it
-	Clone   Action = "clone"    // it is not there
-	Rebuild Action = "rebuild"  // it is there and not, or no longer, what the Spec asks for
-	Remove  Action = "remove"   // an older golden, as soon as no clone hangs on it
-	Refuse  Action = "refuse"   // something that we did not make is in the way
+	ActionReuse   Action = "reuse"    // it is ready and on (golden: it is ready)
+	ActionPowerOn Action = "power on" // it is ready and off
+	ActionReset   Action = "reset"    // it is ready, but a NIC is connected differently, or it must run and is off
+	ActionFinish  Action = "finish"   // an interrupted golden: its steps are run again, on it
+	ActionClone   Action = "clone"    // it does not exist
+	ActionRebuild Action = "rebuild"  // it exists and is not, or no longer, what the Spec asks for
+	ActionRemove  Action = "remove"   // an older golden, as soon as no clone depends on it
+	ActionRefuse  Action = "refuse"   // something that we did not make is in the way
 )
 
-// Work is a plan: what Open does, and why. It has one line for every VM, from one reading of
-// the inventory.
-type Work struct {
+// A Plan is what Open would do, and why. It has one line for every VM, made from one reading of the
+// ledger and the inventory, and does not change.
+type Plan struct {
 	Set   string
 	Items []Item
 	// Expect is how long it will take, from the times of earlier builds in the records, or
@@ -36,9 +37,9 @@ type Work struct {
 	Expect time.Duration
 
 	goldens []*goldenPlan
-	hosts   [][]*hostPlan  // by role, then by pool
-	taken   map[int]string // pools that somebody has, and who
-	builder *tenure        // who builds the set now, if anybody does
+	roles   [][]*hostPlan // of the pools that the Spec is about, by role
+	pools   []*poolPlan   // that the Spec is about, by number
+	builder *lease.Lease  // whoever builds the set now, or nil
 }
 
 // An Item is one line of a plan.
@@ -54,8 +55,25 @@ func (i Item) String() string {
 	return strings.TrimSpace(fmt.Sprintf("%s: %s: %s", i.VM, i.Action, i.Reason))
 }
 
+// MakePlan returns what Open would do now, and why. It changes nothing.
+func MakePlan(ctx context.Context, spec Spec) (*Plan, error) {
+	if err := spec.validate(); err != nil {
+		return nil, fmt.Errorf("pool: %w", err)
+	}
+	s := spec.withDefaults()
+	o, err := observe(ctx, s, newLedger(s))
+	if err != nil {
+		return nil, fmt.Errorf("pool: plan set %q: %w", s.Name, err)
+	}
+	p, err := o.plan(s, nil)
+	if err != nil {
+		return p, fmt.Errorf("pool: plan set %q: %w", s.Name, err)
+	}
+	return p, nil
+}
+
 // String is the plan as a table.
-func (p *Work) String() string {
+func (p *Plan) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "plan for set %q", p.Set)
 	if p.Expect > 0 {
@@ -70,61 +88,82 @@ func (p *Work) String() string {
 	return strings.TrimRight(b.String(), "\n")
 }
 
-// Builds tells whether the plan makes or remakes any VM.
-func (p *Work) Builds() bool {
+// Builds reports whether the plan makes or remakes any VM.
+func (p *Plan) Builds() bool {
 	return slices.ContainsFunc(p.Items, func(i Item) bool {
-		return i.Action == Clone || i.Action == Rebuild || i.Action == Finish
+		return i.Action == ActionClone || i.Action == ActionRebuild || i.Action == ActionFinish
 	})
 }
 
-// goldenPlan is one golden: there is one of each recipe on each datastore that its roles use.
-type goldenPlan struct {
-	*Item
-	recipe Golden
-	layer  string // "golden/<name of the first generation>"
-	vm     VM     // with the generation's name
-	print  fingerprint
-	from   string // for the owner's mark
-	info   VMInfo // of the VM to reuse or finish
-	snap   string // the ready snapshot's ID, when reused
-	rec    record // its record
-	old    []VMInfo
+// A poolPlan is what a plan knows of one pool.
+type poolPlan struct {
+	number int
+	state  lease.State
+	entry  lease.Entry
+	taken  string      // why nobody else may have it now, in words, or ""
+	hosts  []*hostPlan // in the order of roles
 }
 
-// hostPlan is one VM of a pool.
-type hostPlan struct {
-	*Item
-	role   Role
-	vm     VM
-	golden *goldenPlan
-	info   VMInfo // of the VM that is there, if any
-	snap   string // the ready snapshot's ID
-	rec    record // of the ready snapshot, when reused or powered on
-	idle   bool   // its pool is not in Spec.Only: it has no Action
+// builds reports whether any host of the pool is made or remade.
+func (p *poolPlan) builds() bool { return slices.ContainsFunc(p.hosts, (*hostPlan).builds) }
+
+// works reports whether there is anything to do for the pool that only its holder may do: what is
+// not reused as it is, and the first shard of a pool that has none.
+func (p *poolPlan) works() bool {
+	return p.state == lease.Absent || slices.ContainsFunc(p.hosts, func(h *hostPlan) bool { return h.Action != ActionReuse })
 }
 
-func (h *hostPlan) builds() bool { return h.Action == Clone || h.Action == Rebuild }
-
-// ready tells whether the VM has the snapshot that the Spec asks for.
-func (h *hostPlan) ready() bool {
-	return h.Action == Reuse || h.Action == PowerOn || h.Action == Reset
+// isNew reports whether no VM of the pool exists, so that nobody can hold it.
+func (p *poolPlan) isNew() bool {
+	return !slices.ContainsFunc(p.hosts, func(h *hostPlan) bool { return h.info.ID != "" })
 }
 
-// isIdle tells whether no pool in use hangs on a golden.
-func (p *Work) isIdle(g *goldenPlan) bool {
-	for _, hosts := range p.hosts {
-		if slices.ContainsFunc(hosts, func(h *hostPlan) bool { return h.golden == g && !h.idle }) {
-			return false
-		}
+// pool returns the plan of a pool that the Spec is about.
+func (p *Plan) pool(n int) *poolPlan {
+	i, _ := slices.BinarySearchFunc(p.pools, n, func(p *poolPlan, n int) int { return p.number - n })
+	return p.pools[i]
+}
+
+// builds reports whether the plan needs the claim to build: a VM is made, or a pool has no shard.
+func (p *Plan) builds() bool {
+	return p.Builds() || slices.ContainsFunc(p.pools, func(q *poolPlan) bool { return q.state == lease.Absent })
+}
+
+// observation is one reading of the ledger and then, since nobody changes VMs without a lease that
+// is written there before, of the inventory.
+type observation struct {
+	ledger *lease.Snapshot
+	inv    *Inventory
+	at     time.Time
+}
+
+func observe(ctx context.Context, s Spec, l *lease.Ledger) (*observation, error) {
+	snapshot, err := l.Read(ctx)
+	if err != nil {
+		return nil, err
 	}
-	return true
+	var templates []string
+	for _, g := range s.goldens() {
+		templates = append(templates, g.Template)
+	}
+	inv, err := s.Provider.Inventory(ctx, s.Name, templates...)
+	if err != nil {
+		return nil, err
+	}
+	return &observation{snapshot, inv, time.Now()}, nil
 }
 
-// makePlan compares the Spec, with defaults filled in, to an inventory.
-func makePlan(s Spec, inv *Inventory, now time.Time) (*Work, error) {
-	p := &Work{Set: s.Name}
+// plan compares the Spec, with defaults filled in, to what was observed. force, if not nil, is what
+// is rebuilt though it is ready. The plan is returned even if there is an error, if it could be
+// made.
+func (o *observation) plan(s Spec, force *RebuildOptions) (*Plan, error) {
+	p := &Plan{Set: s.Name}
+	var err error
+	if p.builder, err = o.ledger.Claim(); err != nil {
+		return nil, err
+	}
 	byName := map[string][]VMInfo{}
-	for _, vm := range inv.VMs {
+	for _, vm := range o.inv.VMs {
 		byName[vm.Name] = append(byName[vm.Name], vm)
 	}
 	for _, recipe := range s.goldens() {
@@ -132,322 +171,96 @@ func makePlan(s Spec, inv *Inventory, now time.Time) (*Work, error) {
 		for _, ds := range datastores {
 			g := &goldenPlan{recipe: recipe, vm: recipe.VM, Item: &Item{Role: "golden"}}
 			g.vm.Datastore, g.vm.Name = ds, goldenName(recipe, ds, datastores)
-			planGolden(s, g, inv, byName, now)
+			g.decide(s, o, byName, force)
 			p.goldens = append(p.goldens, g)
 		}
 	}
-	for _, r := range s.Roles {
-		var hosts []*hostPlan
-		for n := 1; n <= s.Pools; n++ {
+	for _, n := range s.numbers() {
+		q := &poolPlan{number: n}
+		if q.entry, err = o.ledger.Pool(n); err != nil {
+			return nil, err
+		}
+		for _, r := range s.Roles {
 			vm := s.vm(r, n)
-			h := &hostPlan{role: r, vm: vm, Item: &Item{VM: vm.Name, Role: r.Name, Pool: n}, idle: !s.uses(n)}
+			h := &hostPlan{role: r, vm: vm, Item: &Item{VM: vm.Name, Role: r.Name, Pool: n}}
 			h.golden = p.goldens[slices.IndexFunc(p.goldens, func(g *goldenPlan) bool {
 				return g.recipe.VM.Name == s.golden(r).VM.Name && g.vm.Datastore == vm.Datastore
 			})]
-			hosts = append(hosts, h)
-			if !h.idle {
-				planHost(s, h, byName[vm.Name], p.hosts)
-			}
+			h.decide(s, q, byName[vm.Name], force)
+			q.hosts = append(q.hosts, h)
 		}
-		p.hosts = append(p.hosts, hosts)
+		if !o.ledger.Made(n) && p.builder == nil && q.isNew() && o.inv.Incomplete == "" {
+			q.entry = lease.Entry{Stored: lease.Absent} // there is nothing that anybody could hold
+		}
+		q.state = q.entry.State(o.ledger.Now)
+		if !q.state.Free() && q.state != lease.Absent {
+			q.taken = q.entry.Why(o.ledger.Now)
+		}
+		p.pools = append(p.pools, q)
 	}
-	p.goldens = slices.DeleteFunc(p.goldens, p.isIdle)
+	p.roles = make([][]*hostPlan, len(s.Roles))
+	for _, q := range p.pools {
+		for i, h := range q.hosts {
+			p.roles[i] = append(p.roles[i], h)
+		}
+	}
+	p.goldens = slices.DeleteFunc(p.goldens, func(g *goldenPlan) bool { return !p.uses(g) })
 	p.list()
 	p.Expect = p.expect(s)
 	var missing []error
 	for _, g := range p.goldens {
-		if _, found := inv.Templates[g.recipe.Template]; !found && g.Action != Reuse {
+		if _, found := o.inv.Templates[g.recipe.Template]; !found && g.Action != ActionReuse {
 			missing = append(missing, fmt.Errorf("template %q of %s does not exist (is the name or inventory path right, and may this user see it?)", g.recipe.Template, s.pathOf(g.recipe)))
 		}
 	}
 	return p, errors.Join(missing...)
 }
 
-// datastores returns those that the roles of a golden use, sorted. "" is the provider's default.
-func (s Spec) datastores(golden Golden) []string {
-	var all []string
-	for _, r := range s.Roles {
-		if s.golden(r).VM.Name != golden.VM.Name {
-			continue
-		}
-		for n := 1; n <= s.Pools; n++ {
-			all = append(all, s.vm(r, n).Datastore)
-		}
-	}
-	slices.Sort(all)
-	return slices.Compact(all)
-}
-
-// goldenName is the name of the golden, of its first generation, on one of the datastores that its
-// roles use.
-func goldenName(g Golden, datastore string, all []string) string {
-	if len(all) < 2 {
-		return g.VM.Name
-	}
-	return g.VM.Name + "-" + slug(datastore)
-}
-
-// slug makes a datastore's name or path fit for a VM's name.
-func slug(datastore string) string {
-	low := strings.Map(func(r rune) rune {
-		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
-			return r
-		}
-		return '-'
-	}, strings.ToLower(path.Base("/"+datastore)))
-	return or(strings.Trim(low, "-"), "default")
-}
-
-// planGolden chooses, among the generations that are there, the one to reuse or to finish, or
-// names the next one.
-func planGolden(s Spec, g *goldenPlan, inv *Inventory, byName map[string][]VMInfo, now time.Time) {
-	base := g.vm.Name
-	template, found := inv.Templates[g.recipe.Template]
-	g.layer = "golden/" + base
-	g.print = g.recipe.print(g.vm, template)
-	g.from = hash(g.recipe.Template, template, fmt.Sprint(g.print[1]))
-	g.Action, g.Reason = Clone, "is not there"
-	var mine []VMInfo
-	for _, vm := range inv.VMs {
-		if o, ok := ours(s.Name, vm); ok && o.Layer == g.layer {
-			mine = append(mine, vm)
-		}
-	}
-	// The newest generation first: it is the one to reuse, and tells best why none is reused.
-	slices.SortFunc(mine, func(a, b VMInfo) int { return generation(base, b.Name) - generation(base, a.Name) })
-	chosen := -1
-	for i, vm := range mine {
-		action, reason, rec, snap := judgeGolden(s, g, vm, found, now)
-		if i == 0 || action == Reuse || g.Action == Rebuild && action != Rebuild {
-			g.Action, g.Reason, g.rec, g.snap, g.info = action, reason, rec, snap, vm
-			if action != Rebuild {
-				chosen = i
-			}
-		}
-		if action == Reuse {
-			break
-		}
-	}
-	for i, vm := range mine {
-		if i != chosen {
-			g.old = append(g.old, vm)
-		}
-	}
-	if chosen >= 0 {
-		g.vm.Name = g.info.Name // refused, too: it is what stands in the way
-	} else {
-		if len(mine) > 0 {
-			g.vm.Name = fmt.Sprintf("%s-g%d", base, generation(base, mine[0].Name)+1)
-		}
-		if taken := byName[g.vm.Name]; len(taken) > 0 {
-			g.Action, g.Reason = Refuse, inTheWay(taken[0])
-		}
-	}
-	g.VM = g.vm.Name
-}
-
-// generation is 1 for the base name and n for "<base>-g<n>".
-func generation(base, name string) int {
-	n := 1
-	if rest, ok := strings.CutPrefix(name, base+"-g"); ok {
-		if g, err := strconv.Atoi(rest); err == nil {
-			n = g
-		}
-	}
-	return n
-}
-
-func judgeGolden(s Spec, g *goldenPlan, vm VMInfo, templateFound bool, now time.Time) (Action, string, record, string) {
-	o, _ := parseOwner(vm.Owner)
-	rec, snap, why, err := readySnapshot(vm, g.recipe.Snapshot)
-	switch {
-	case vm.Problem != "":
-		return Rebuild, "the hypervisor says: " + vm.Problem, record{}, ""
-	case errors.Is(err, errUnfinished) && len(vm.Snapshots) == 0 && o.From == g.from:
-		return Finish, "was left unfinished", record{}, ""
-	case errors.Is(err, errOtherForm):
-		return Refuse, why, record{}, ""
-	case err != nil:
-		return Rebuild, why, record{}, ""
-	case s.again.has("golden"):
-		return Rebuild, asked, record{}, ""
-	}
-	print := g.print
-	note := ""
-	if !templateFound { // golden outlives its template
-		print = slices.Clone(print)
-		if len(rec.Parts) > 0 {
-			print[0] = rec.Parts[0]
-		}
-		note = fmt.Sprintf("; template %q is gone and was not compared", g.recipe.Template)
-	}
-	if d := print.diff(rec.Parts); d != "" {
-		return Rebuild, d, record{}, ""
-	}
-	age := now.Sub(rec.At)
-	if g.recipe.MaxAge > 0 && age > g.recipe.MaxAge {
-		return Rebuild, fmt.Sprintf("is %s old, more than MaxAge %s", round(age), g.recipe.MaxAge), record{}, ""
-	}
-	return Reuse, fmt.Sprintf("ready since %s%s", stamp(rec.At), note), rec, snap
-}
-
-func planHost(s Spec, h *hostPlan, there []VMInfo, earlier [][]*hostPlan) {
-	set := func(a Action, format string, args ...any) { h.Action, h.Reason = a, fmt.Sprintf(format, args...) }
-	if len(there) == 0 {
-		set(Clone, "is not there")
-		return
-	}
-	h.info = there[0]
-	if o, ok := ours(s.Name, h.info); len(there) > 1 || !ok || o.Layer != h.role.Name {
-		set(Refuse, "%s", inTheWay(there...))
-		return
-	}
-	rec, snap, why, err := readySnapshot(h.info, h.role.Snapshot)
-	switch {
-	case h.info.Problem != "":
-		set(Refuse, "the hypervisor says: %s; mend or remove it", h.info.Problem)
-	case errors.Is(err, errForeign), errors.Is(err, errOtherForm):
-		set(Refuse, "%s", why)
-	case err != nil:
-		set(Rebuild, "%s", why)
-	case s.again.has(h.role.Name):
-		set(Rebuild, "%s", asked)
-	case h.golden.Action != Reuse:
-		set(Rebuild, "%s is built anew", h.golden.vm.Name)
-	default:
-		if d := s.rolePrint(h.role, h.vm, h.golden.rec.Build).diff(rec.Parts); d != "" {
-			set(Rebuild, "%s", strings.Replace(d, "golden changed", "was cloned from an earlier golden", 1))
-			break
-		}
-		if why := partners(s, h, rec, earlier); why != "" {
-			set(Rebuild, "%s", why)
-			break
-		}
-		if why := h.stateOf(rec, snap); why != "" {
-			set(Rebuild, "%s", why)
-			break
-		}
-		h.rec, h.snap = rec, snap
-		switch set(Reuse, "ready since %s", stamp(rec.At)); {
-		case rewired(h.vm, h.info) != "":
-			set(Reset, "%s", rewired(h.vm, h.info))
-		case h.info.On:
-		case rec.Boot != "":
-			set(Reset, "is off, and runs when ready; ready since %s", stamp(rec.At))
-		default:
-			set(PowerOn, "is off; ready since %s", stamp(rec.At))
-		}
-	}
-}
-
-// stateOf says why the ready snapshot is not of the state that the role asks for, or "". Its
-// fingerprint says that it is; but a VM may have stopped while its snapshot was taken.
-func (h *hostPlan) stateOf(rec record, id string) string {
-	i := slices.IndexFunc(h.info.Snapshots, func(s Snapshot) bool { return s.ID == id })
-	running := h.role.Ready == Running
-	switch {
-	case running && (!h.info.Snapshots[i].Running || rec.Boot == ""):
-		return "its ready snapshot lacks the VM's memory"
-	case !running && h.info.Snapshots[i].Running:
-		return "its ready snapshot is of a VM that ran"
-	}
-	return ""
-}
-
-// partners says why h does not belong together with the hosts that it needs, or "".
-func partners(s Spec, h *hostPlan, rec record, earlier [][]*hostPlan) string {
-	for _, need := range h.role.Needs {
-		i := slices.IndexFunc(s.Roles, func(r Role) bool { return r.Name == need.Role })
-		of := earlier[i][h.Pool-1]
-		switch {
-		case !of.ready():
-			return fmt.Sprintf("%s, which it needs, is built anew", of.VM)
-		case rec.Needs[need.Role] != of.rec.Build:
-			return fmt.Sprintf("was made ready with an earlier %s", of.VM)
-		}
-	}
-	return ""
-}
-
-var (
-	errUnfinished = errors.New("no ready snapshot")
-	errForeign    = errors.New("the ready snapshot is not ours")
-)
-
-// readySnapshot finds the one snapshot that makes vm ready, or says why there is none.
-func readySnapshot(vm VMInfo, name string) (rec record, id, why string, err error) {
-	var exact []Snapshot
-	var others []string
-	for _, snap := range vm.Snapshots {
-		if snap.Name == name {
-			exact = append(exact, snap)
-		} else {
-			others = append(others, fmt.Sprintf("%q", snap.Name))
-		}
-	}
-	switch {
-	case len(exact) == 0 && len(others) > 0:
-		return rec, "", fmt.Sprintf("has no snapshot %q (but %s)", name, strings.Join(others, ", ")), errUnfinished
-	case len(exact) == 0:
-		return rec, "", fmt.Sprintf("has no snapshot %q", name), errUnfinished
-	case len(exact) > 1:
-		return rec, "", fmt.Sprintf("has %d snapshots %q", len(exact), name), errUnfinished
-	}
-	rec, err = decodeRecord(exact[0].Record)
-	switch {
-	case errors.Is(err, errNoRecord):
-		return rec, "", fmt.Sprintf("snapshot %q on it was not taken by poolready; rename or remove the snapshot", name), errForeign
-	case err != nil:
-		return rec, "", fmt.Sprintf("snapshot %q: %v", name, err), err
-	case rec.VM != vm.Name:
-		return rec, "", fmt.Sprintf("snapshot %q is that of %q", name, rec.VM), errUnfinished
-	}
-	return rec, exact[0].ID, "", nil
-}
-
-// foreignSnapshots tells whether there are any that we did not take: then the VM is renamed, and
-// not destroyed.
-func (vm VMInfo) foreignSnapshots() bool {
-	return slices.ContainsFunc(vm.Snapshots, func(s Snapshot) bool {
-		_, err := decodeRecord(s.Record)
-		return errors.Is(err, errNoRecord)
+// uses reports whether a host is cloned from a golden.
+func (p *Plan) uses(g *goldenPlan) bool {
+	return slices.ContainsFunc(p.roles, func(hosts []*hostPlan) bool {
+		return slices.ContainsFunc(hosts, func(h *hostPlan) bool { return h.golden == g })
 	})
 }
 
-func inTheWay(there ...VMInfo) string {
-	if len(there) > 1 {
-		return fmt.Sprintf("%d VMs in the set's folder have this name; rename or remove those that are not the pool's", len(there))
-	}
-	if there[0].Owner == "" {
-		return "a VM of this name is there that poolready did not make; rename or remove it"
-	}
-	return fmt.Sprintf("a VM of this name is there, made as %q; rename or remove it", there[0].Owner)
-}
-
-// list fills Items, in the order of the work.
-func (p *Work) list() {
-	p.Items = nil
+// list makes Items, in the order of the work.
+func (p *Plan) list() {
 	for _, g := range p.goldens {
 		p.Items = append(p.Items, *g.Item)
 		for _, old := range g.old {
-			p.Items = append(p.Items, Item{VM: old.Name, Role: "golden", Action: Remove, Reason: "an older generation; goes when no clone hangs on it"})
+			p.Items = append(p.Items, Item{VM: old.Name, Role: "golden", Action: ActionRemove, Reason: "an older generation; it goes when no clone depends on its disks"})
 		}
 	}
-	for _, hosts := range p.hosts {
+	for _, hosts := range p.roles {
 		for _, h := range hosts {
-			if h.idle {
-				continue
-			}
 			item := *h.Item
-			if h.Action == Rebuild && h.info.foreignSnapshots() {
-				item.Reason += "; the VM that is there is kept under another name, since it has snapshots that poolready did not take"
+			if h.Action == ActionRebuild && h.info.foreignSnapshots() {
+				item.Reason += "; the existing VM is kept under another name, since it has snapshots that poolready did not take"
 			}
-			if why := p.taken[h.Pool]; why != "" {
+			if why := p.pool(h.Pool).taken; why != "" {
 				item.Reason += "; its pool is " + why
 			}
 			p.Items = append(p.Items, item)
 		}
 	}
+}
+
+// creating returns the names of planned VMs that are still being created, by a call of a process
+// that has ended.
+func (p *Plan) creating() (names []string) {
+	for _, g := range p.goldens {
+		if g.info.Problem == BeingCreated {
+			names = append(names, g.VM)
+		}
+	}
+	for _, q := range p.pools {
+		for _, h := range q.hosts {
+			if h.info.Problem == BeingCreated {
+				names = append(names, h.VM)
+			}
+		}
+	}
+	return names
 }
 
 func stamp(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }

@@ -59,7 +59,7 @@ func ready(t *testing.T, s Spec) *Inventory {
 	for _, g := range s.goldens() {
 		inv.Templates[g.Template] = "uuid v1"
 	}
-	w, err := makePlan(s, inv, now)
+	w, err := planOf(t, s, inv)
 	require.NoError(t, err)
 	add := func(vm VM, layer, from, snapshot string, rec record) {
 		rec.Set, rec.VM, rec.Layer, rec.At, rec.Fingerprint = s.Name, vm.Name, layer, now.Add(-time.Hour), rec.Parts.sum()
@@ -72,7 +72,7 @@ func ready(t *testing.T, s Spec) *Inventory {
 	for _, g := range w.goldens {
 		add(g.vm, g.layer, g.from, "golden-ready", record{Parts: g.print, Took: []took{{tookAll, 600}}})
 	}
-	for _, hosts := range w.hosts {
+	for _, hosts := range w.roles {
 		for _, h := range hosts {
 			rec := record{Parts: s.rolePrint(h.role, h.vm, "build of "+h.golden.vm.Name), Pool: h.Pool, Took: []took{{tookClone, 5}, {tookAll, 60}}}
 			for _, n := range h.role.Needs {
@@ -103,7 +103,7 @@ func (inv *Inventory) remove(name string) {
 	panic("no VM " + name)
 }
 
-func lines(w *Work) map[string]string {
+func lines(w *Plan) map[string]string {
 	all := map[string]string{}
 	for _, i := range w.Items {
 		all[i.VM] = string(i.Action) + ": " + i.Reason
@@ -113,12 +113,12 @@ func lines(w *Work) map[string]string {
 
 func TestPlanOfNothingClonesAll(t *testing.T) {
 	t.Parallel()
-	w, err := makePlan(twoRoles(3).withDefaults(), &Inventory{Templates: map[string]string{"rhel9": "v1"}}, now)
+	w, err := planOf(t, twoRoles(3), &Inventory{Templates: map[string]string{"rhel9": "v1"}})
 	require.NoError(t, err)
 	var order []string
 	for _, i := range w.Items {
-		assert.Equal(t, Clone, i.Action, i.VM)
-		assert.Equal(t, "is not there", i.Reason, i.VM)
+		assert.Equal(t, ActionClone, i.Action, i.VM)
+		assert.Equal(t, "does not exist", i.Reason, i.VM)
 		order = append(order, i.VM)
 	}
 	assert.Equal(t, []string{"golden", "con1", "con2", "con3", "dis1", "dis2", "dis3"}, order)
@@ -144,12 +144,12 @@ func TestPlan(t *testing.T) {
 		{
 			name: "a VM that is gone is cloned, and what was made ready with it is rebuilt",
 			inv:  func(inv *Inventory) { inv.remove("con2") },
-			want: map[string]string{"con2": "clone: is not there", "dis2": "rebuild: con2, which it needs, is built anew"},
+			want: map[string]string{"con2": "clone: does not exist", "dis2": "rebuild: con2, which it needs, is rebuilt"},
 		},
 		{
 			name: "a dis that is gone leaves its con alone",
 			inv:  func(inv *Inventory) { inv.remove("dis2") },
-			want: map[string]string{"dis2": "clone: is not there"},
+			want: map[string]string{"dis2": "clone: does not exist"},
 		},
 		{
 			name: "a VM without its snapshot is rebuilt",
@@ -173,7 +173,7 @@ func TestPlan(t *testing.T) {
 			inv: func(inv *Inventory) {
 				inv.vm("dis1").Snapshots = []Snapshot{{ID: "x", Name: "pool-ready-old", Record: "before the demo"}}
 			},
-			want: map[string]string{"dis1": `rebuild: has no snapshot "pool-ready" (but "pool-ready-old"); the VM that is there is kept under another name, since it has snapshots that poolready did not take`},
+			want: map[string]string{"dis1": `rebuild: has no snapshot "pool-ready" (but "pool-ready-old"); the existing VM is kept under another name, since it has snapshots that poolready did not take`},
 		},
 		{
 			name: "two snapshots of the name are none",
@@ -198,8 +198,8 @@ func TestPlan(t *testing.T) {
 			inv:  func(inv *Inventory) { inv.vm("golden").Snapshots[0].Record = `{"poolready": 2}` },
 			want: map[string]string{
 				"golden": `refuse: snapshot "golden-ready": its record has format 2, this program knows format 1: use one version of poolready for one set`,
-				"con1":   "rebuild: golden is built anew", "con2": "rebuild: golden is built anew",
-				"dis1": "rebuild: golden is built anew", "dis2": "rebuild: golden is built anew",
+				"con1":   "rebuild: golden is rebuilt", "con2": "rebuild: golden is rebuilt",
+				"dis1": "rebuild: golden is rebuilt", "dis2": "rebuild: golden is rebuilt",
 			},
 		},
 		{
@@ -221,16 +221,16 @@ func TestPlan(t *testing.T) {
 			name: "somebody's VM of the name is in the way",
 			inv:  func(inv *Inventory) { inv.vm("con1").Owner = "" },
 			want: map[string]string{
-				"con1": "refuse: a VM of this name is there that poolready did not make; rename or remove it",
-				"dis1": "rebuild: con1, which it needs, is built anew",
+				"con1": "refuse: a VM of this name exists that poolready did not make; rename or remove it",
+				"dis1": "rebuild: con1, which it needs, is rebuilt",
 			},
 		},
 		{
 			name: "a clone of golden made by hand, which inherits its mark, is somebody's VM",
 			inv:  func(inv *Inventory) { inv.vm("con1").Owner = inv.vm("golden").Owner },
 			want: map[string]string{
-				"con1": `refuse: a VM of this name is there, made as "` + owner{"lab", "golden", "golden/golden", ""}.String(),
-				"dis1": "rebuild: con1, which it needs, is built anew",
+				"con1": `refuse: a VM of this name exists, made as "` + owner{"lab", "golden", "golden/golden", ""}.String(),
+				"dis1": "rebuild: con1, which it needs, is rebuilt",
 			},
 		},
 		{
@@ -264,9 +264,9 @@ func TestPlan(t *testing.T) {
 			spec: func(s *Spec) { s.Golden.Steps[0].Version = "2" },
 			want: map[string]string{
 				"golden-g2": `rebuild: step "update" changed`,
-				"golden":    "remove: an older generation; goes when no clone hangs on it",
-				"con1":      "rebuild: golden-g2 is built anew", "con2": "rebuild: golden-g2 is built anew",
-				"dis1": "rebuild: golden-g2 is built anew", "dis2": "rebuild: golden-g2 is built anew",
+				"golden":    "remove: an older generation; it goes when no clone depends on its disks",
+				"con1":      "rebuild: golden-g2 is rebuilt", "con2": "rebuild: golden-g2 is rebuilt",
+				"dis1": "rebuild: golden-g2 is rebuilt", "dis2": "rebuild: golden-g2 is rebuilt",
 			},
 		},
 		{
@@ -274,9 +274,9 @@ func TestPlan(t *testing.T) {
 			inv:  func(inv *Inventory) { inv.Templates["rhel9"] = "uuid v2" },
 			want: map[string]string{
 				"golden-g2": `rebuild: template changed`,
-				"golden":    "remove: an older generation; goes when no clone hangs on it",
-				"con1":      "rebuild: golden-g2 is built anew", "con2": "rebuild: golden-g2 is built anew",
-				"dis1": "rebuild: golden-g2 is built anew", "dis2": "rebuild: golden-g2 is built anew",
+				"golden":    "remove: an older generation; it goes when no clone depends on its disks",
+				"con1":      "rebuild: golden-g2 is rebuilt", "con2": "rebuild: golden-g2 is rebuilt",
+				"dis1": "rebuild: golden-g2 is rebuilt", "dis2": "rebuild: golden-g2 is rebuilt",
 			},
 		},
 		{
@@ -288,8 +288,8 @@ func TestPlan(t *testing.T) {
 			name: "an interrupted golden without clones is finished",
 			inv:  func(inv *Inventory) { inv.VMs = inv.VMs[:1]; inv.vm("golden").Snapshots = nil },
 			want: map[string]string{
-				"golden": "finish: was left unfinished", "con1": "clone: is not there", "con2": "clone: is not there",
-				"dis1": "clone: is not there", "dis2": "clone: is not there",
+				"golden": "finish: was left unfinished", "con1": "clone: does not exist", "con2": "clone: does not exist",
+				"dis1": "clone: does not exist", "dis2": "clone: does not exist",
 			},
 		},
 		{
@@ -317,7 +317,7 @@ func TestPlan(t *testing.T) {
 			if tt.spec != nil {
 				tt.spec(&spec)
 			}
-			w, err := makePlan(spec.withDefaults(), inv, now)
+			w, err := planOf(t, spec, inv)
 			require.NoError(t, err)
 			for vm, got := range lines(w) {
 				want, ok := tt.want[vm]
@@ -346,13 +346,13 @@ func TestPlanKeepsEveryGenerationUntilItsClonesAreGone(t *testing.T) {
 	old.Owner = owner{"lab", "golden-g7", "golden/golden", "x"}.String()
 	old.Snapshots = nil
 	inv.VMs = append(inv.VMs, old)
-	w, err := makePlan(spec.withDefaults(), inv, now)
+	w, err := planOf(t, spec, inv)
 	require.NoError(t, err)
 	assert.Equal(t, "reuse", strings.SplitN(lines(w)["golden"], ":", 2)[0], "an older generation that fits is reused")
 	assert.Contains(t, lines(w)["golden-g7"], "remove")
 
 	spec.Golden.MaxAge = time.Minute
-	w, err = makePlan(spec.withDefaults(), inv, now)
+	w, err = planOf(t, spec, inv)
 	require.NoError(t, err)
 	assert.Contains(t, lines(w)["golden-g8"], "rebuild")
 	assert.Contains(t, lines(w)["golden"], "remove")
@@ -370,12 +370,12 @@ func TestPlanMakesOneGoldenForEachDatastore(t *testing.T) {
 			return v
 		}
 	}
-	w, err := makePlan(spec.withDefaults(), &Inventory{Templates: map[string]string{"rhel9": "v1"}}, now)
+	w, err := planOf(t, spec, &Inventory{Templates: map[string]string{"rhel9": "v1"}})
 	require.NoError(t, err)
 	require.Len(t, w.goldens, 2)
 	assert.Equal(t, "golden-ssd-1", w.goldens[0].VM)
 	assert.Equal(t, "golden-ssd-2", w.goldens[1].VM)
-	for _, hosts := range w.hosts {
+	for _, hosts := range w.roles {
 		for _, h := range hosts {
 			assert.Equal(t, h.vm.Datastore, h.golden.vm.Datastore, h.VM)
 		}
@@ -384,7 +384,7 @@ func TestPlanMakesOneGoldenForEachDatastore(t *testing.T) {
 
 func TestPlanNeedsTheTemplateOnlyToBuildGolden(t *testing.T) {
 	t.Parallel()
-	_, err := makePlan(twoRoles(1).withDefaults(), &Inventory{}, now)
+	_, err := planOf(t, twoRoles(1), &Inventory{})
 	assert.ErrorContains(t, err, `template "rhel9" of Spec.Golden does not exist`)
 }
 
@@ -392,7 +392,7 @@ func TestExpect(t *testing.T) {
 	t.Parallel()
 	spec := twoRoles(3)
 	spec.Limits.Clones = 2
-	w, err := makePlan(spec.withDefaults(), &Inventory{Templates: map[string]string{"rhel9": "v1"}}, now)
+	w, err := planOf(t, spec, &Inventory{Templates: map[string]string{"rhel9": "v1"}})
 	require.NoError(t, err)
 	assert.Equal(t, 20*time.Minute+2*(2*30*time.Second+10*time.Minute), w.Expect, "stated defaults: golden, then for each role two rounds of clones and one of work")
 	assert.NoError(t, w.fits(now, now.Add(time.Hour)))
@@ -401,7 +401,7 @@ func TestExpect(t *testing.T) {
 
 	inv := ready(t, spec)
 	spec.Roles[1].Steps[0].Version = "2"
-	w, err = makePlan(spec.withDefaults(), inv, now)
+	w, err = planOf(t, spec, inv)
 	require.NoError(t, err)
 	assert.Equal(t, 2*5*time.Second+time.Minute, w.Expect, "the times of the last build")
 }

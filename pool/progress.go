@@ -15,12 +15,16 @@ const (
 	nextWord  = 30 * time.Second
 )
 
-// A progress tells, line by line, what a long operation does.
+// A progress says, line by line, what a long operation does.
 type progress struct {
 	logf  func(format string, args ...any)
 	start time.Time
 
 	current atomic.Pointer[string] // the stage that last began
+}
+
+func newProgress(logf func(string, ...any)) *progress {
+	return &progress{logf: logf, start: time.Now()}
 }
 
 func (p *progress) linef(format string, args ...any) {
@@ -44,7 +48,7 @@ type stage struct {
 	doing  map[string]string // host -> what it is at
 }
 
-// stageName is what is done now, for others to know.
+// stageName is the stage that runs, for other processes to read.
 func (p *progress) stageName() string {
 	if name := p.current.Load(); name != nil {
 		return "building: " + *name
@@ -117,7 +121,7 @@ func (s *stage) speak() {
 		left := wait - time.Since(s.spoke)
 		s.mu.Unlock()
 		if left <= 0 {
-			s.word()
+			s.say()
 			continue
 		}
 		select {
@@ -128,7 +132,7 @@ func (s *stage) speak() {
 	}
 }
 
-func (s *stage) word() {
+func (s *stage) say() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all []string
@@ -136,7 +140,7 @@ func (s *stage) word() {
 		all = append(all, host+": "+what)
 	}
 	slices.Sort(all)
-	s.linef("%s %d/%d: at work for %s: %s", s.name, s.done, s.total, round(time.Since(s.began)), strings.Join(all, "; "))
+	s.linef("%s %d/%d: running for %s: %s", s.name, s.done, s.total, round(time.Since(s.began)), strings.Join(all, "; "))
 	s.spoke, s.waited = time.Now(), true
 }
 

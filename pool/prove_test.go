@@ -2,8 +2,6 @@ package pool_test
 
 import (
 	"context"
-	"errors"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -12,10 +10,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"github.com/vmware/govmomi/fault"
 	"github.com/vmware/govmomi/object"
-	"github.com/vmware/govmomi/vim25/mo"
-	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/poolready/poolready/pool"
 )
@@ -84,13 +79,13 @@ func TestAPoolIsLentOnlyIfItIsProvedClean(t *testing.T) {
 		bend       func(on bool)
 	}{
 		{"the clock is off", "from the hypervisor's, more than Limits.ClockSkew (2s)", func(bool) { b.clock = 10 * time.Second }},
-		{"the disk was not reverted", "prove clean: its disk was not reverted: /var/tmp/.poolready-lent, which only a lent host has, is there", func(bool) {
+		{"the disk was not reverted", "prove clean: its disk was not reverted: it has /var/tmp/.poolready-dirty, which only a host has that a test used", func(bool) {
 			b.clock, b.revert = 0, func(ctx context.Context, p pool.Provider, id string) error {
 				_, err := p.ShutDown(ctx, id, 0)
 				return err
 			}
 		}},
-		{"nothing was done at all", "prove clean: it was not rebooted: its boot id is still ", func(bool) {
+		{"nothing was done at all", "prove clean: it did not reboot: its boot ID is still ", func(bool) {
 			b.revert = func(context.Context, pool.Provider, string) error { return nil }
 		}},
 		{"a check of the role fails", `check "served": want "yes", got "no"`, func(on bool) { b.revert = nil; broken.Store(on) }},
@@ -115,66 +110,12 @@ func TestAPoolIsLentOnlyIfItIsProvedClean(t *testing.T) {
 	}
 }
 
-// onVM is a ledger as it must not be: what is to be known of pool 1 is in the ExtraConfig of its VM
-// con1.
-type onVM struct {
-	pool.Provider
-	vm *object.VirtualMachine
-}
-
-const onVMKey = "poolready.lease."
-
-func (o *onVM) read(ctx context.Context) (vm mo.VirtualMachine, err error) {
-	return vm, o.vm.Properties(ctx, o.vm.Reference(), []string{"config"}, &vm)
-}
-
-func (o *onVM) Ledger(ctx context.Context, set string, shards ...string) (*pool.Ledger, error) {
-	l, err := o.Provider.Ledger(ctx, set, shards...)
-	if err != nil || o.vm == nil || len(shards) > 0 && !slices.Contains(shards, "pool-1") {
-		return l, err
-	}
-	vm, err := o.read(ctx)
-	if err != nil {
-		return nil, err
-	}
-	s := pool.Shard{ID: vm.Self.Value, Revision: vm.Config.ChangeVersion, Values: map[string]string{}}
-	for _, x := range vm.Config.ExtraConfig {
-		if key, ours := strings.CutPrefix(x.GetOptionValue().Key, onVMKey); ours {
-			s.Values[key] = x.GetOptionValue().Value.(string)
-		}
-	}
-	if len(s.Values) > 0 {
-		l.Shards["pool-1"] = s
-	}
-	return l, nil
-}
-
-func (o *onVM) SetLedger(ctx context.Context, set, shard, revision string, values map[string]string) error {
-	if o.vm == nil || shard != "pool-1" {
-		return o.Provider.SetLedger(ctx, set, shard, revision, values)
-	}
-	spec := types.VirtualMachineConfigSpec{ChangeVersion: revision}
-	for k, v := range values {
-		spec.ExtraConfig = append(spec.ExtraConfig, &types.OptionValue{Key: onVMKey + k, Value: v})
-	}
-	task, err := o.vm.Reconfigure(ctx, spec)
-	if err == nil {
-		err = task.Wait(ctx)
-	}
-	if fault.Is(err, &types.ConcurrentAccess{}) {
-		return errors.Join(pool.ErrChanged, err)
-	}
-	return err
-}
-
-// reverted says what a revert of a pool's VM, by whoever's hand, does to the lease on the pool.
-func reverted(t *testing.T, r *rig, spec pool.Spec) (freed, resurrected bool) {
-	t.Helper()
+func TestARevertNeitherFreesNorResurrectsALease(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	spec := r.shared(1, time.Minute)
 	set := r.open(spec)
-	if o, ok := spec.Provider.(*onVM); ok {
-		o.vm = r.vm("con1")
-	}
-	state := func() string { return r.status(spec).Pools[0].State }
+	state := func() pool.State { return r.status(spec).Pools[0].State }
 	snapshot := func(name string) {
 		r.byHand(func(ctx context.Context) (*object.Task, error) {
 			return r.vm("con1").CreateSnapshot(ctx, name, "", false, false)
@@ -188,38 +129,19 @@ func reverted(t *testing.T, r *rig, spec pool.Spec) (freed, resurrected bool) {
 	before := testOf(t, "TestBefore")
 	require.NotNil(t, before.acquire(set), "%v", before.errs)
 	before.end()
-	require.Eventually(t, func() bool { return state() == "clean" }, time.Minute, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return state() == pool.StateClean }, time.Minute, 50*time.Millisecond)
 	snapshot("while it is free")
 	holder := testOf(t, "TestHolder")
 	require.NotNil(t, holder.acquire(set), "%v", holder.errs)
-	require.Equal(t, "in use", state())
+	require.Equal(t, pool.StateLeased, state())
 	snapshot("while it is held")
 	revert("while it is free")
-	freed = state() != "in use"
+	assert.Equal(t, pool.StateLeased, state(), "freed")
 	holder.end()
 	set.Close()
-	require.NotEqual(t, "in use", state())
+	require.NotEqual(t, pool.StateLeased, state())
 	revert("while it is held")
-	return freed, state() == "in use"
-}
-
-func TestARevertNeitherFreesNorResurrectsALease(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, nil)
-	freed, resurrected := reverted(t, r, r.shared(1, time.Minute))
-	assert.False(t, freed)
-	assert.False(t, resurrected)
-}
-
-// The same, broken on purpose: with leases on the VMs themselves it does both.
-func TestARevertWouldDoSoToALeaseOnTheVM(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, nil)
-	spec := r.shared(1, time.Minute)
-	spec.Provider = &onVM{Provider: spec.Provider}
-	freed, resurrected := reverted(t, r, spec)
-	assert.True(t, freed)
-	assert.True(t, resurrected)
+	assert.NotEqual(t, pool.StateLeased, state(), "resurrected")
 }
 
 // Between a plan and its claim, another process builds all of it.
@@ -233,7 +155,7 @@ func TestAPlanThatWasOvertakenIsNotCarriedOut(t *testing.T) {
 	for _, vm := range []string{"golden", "con1", "con2", "dis1", "dis2"} {
 		assert.Equal(t, 1, r.count("VmCloned", vm), vm)
 	}
-	assert.Equal(t, "clean", r.status(late).Pools[1].State)
+	assert.Equal(t, pool.StateClean, r.status(late).Pools[1].State)
 }
 
 func (r *rig) shards() (all []string) {
@@ -245,26 +167,23 @@ func (r *rig) shards() (all []string) {
 	return all
 }
 
-// Pools that nobody has held yet are in the ledger without a VM of their own; all that looks at
-// pools, or removes them, knows them.
-func TestNewbornPoolsAreSeenSweptAndDestroyed(t *testing.T) {
+func TestPoolsThatNoTestHasHeldAreSeenSweptAndDestroyed(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	two, one := r.shared(2, time.Minute), r.shared(1, time.Minute)
 	set := r.open(two)
-	assert.Equal(t, []string{"build"}, r.shards())
+	assert.ElementsMatch(t, []string{"build", "pool-1", "pool-2"}, r.shards())
 	for _, p := range r.status(two).Pools {
-		assert.Equal(t, "clean", p.State)
+		assert.Equal(t, pool.StateClean, p.State)
 		assert.False(t, p.Cleaned.IsZero())
 	}
-	require.NoError(t, pool.Release(t.Context(), two, 2), "there is nothing to free")
+	require.NoError(t, pool.Release(t.Context(), two), "there is nothing to free")
 
 	ft := testOf(t, "TestFirst")
 	p := ft.acquire(set)
 	require.NotNil(t, p)
-	assert.Equal(t, []string{"build", "pool-1"}, r.shards())
-	assert.Equal(t, "in use", r.status(two).Pools[0].State)
-	assert.Equal(t, "clean", r.status(two).Pools[1].State)
+	assert.Equal(t, pool.StateLeased, r.status(two).Pools[0].State)
+	assert.Equal(t, pool.StateClean, r.status(two).Pools[1].State)
 	list, err := pool.Sweep(t.Context(), one, pool.SweepOptions{Remove: true})
 	require.NoError(t, err)
 	assert.Len(t, list, 2)
@@ -276,7 +195,7 @@ func TestNewbornPoolsAreSeenSweptAndDestroyed(t *testing.T) {
 	removed, err := pool.Destroy(t.Context(), one)
 	require.NoError(t, err)
 	assert.ElementsMatch(t, []string{"con1", "dis1", "golden"}, removed)
-	assert.Equal(t, "not ready", r.status(two).Pools[0].State)
+	assert.False(t, r.status(two).Pools[0].Ready)
 }
 
 // The whole ledger is destroyed by hand while a pool is in use: until its holder has written its
@@ -293,10 +212,10 @@ func TestALostLedgerGivesNothingAway(t *testing.T) {
 		r.Vanish("lab-ledger-" + shard)
 	}
 	_, err := pool.Destroy(t.Context(), spec)
-	require.ErrorContains(t, err, "nothing was removed: building it is being recovered")
-	require.ErrorContains(t, err, "pool 1 is being recovered")
+	require.ErrorContains(t, err, "nothing was removed: the claim to build is recovering")
+	require.ErrorContains(t, err, "pool 1 is recovering")
 	_, err = pool.Sweep(t.Context(), r.shared(1, time.Minute), pool.SweepOptions{Remove: true})
-	require.ErrorContains(t, err, "being recovered")
+	require.ErrorContains(t, err, "recovering")
 	p.Host("con").MustRun(t, "true")
 	require.NoError(t, p.Context().Err())
 	assert.Equal(t, []string{"con1", "con2", "dis1", "dis2", "golden"}, r.names())

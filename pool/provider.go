@@ -13,7 +13,7 @@ import (
 //
 // A method that changes something looks before it repeats: when the hypervisor's answer was lost,
 // it reads back whether the change took effect, so that one call makes at most one change. It asks
-// Held right before.
+// CheckLease right before.
 type Provider interface {
 	// Inventory reads all that the hypervisor knows of the set, in one bulk reading, and the
 	// templates named. A set without a VM has an empty Inventory, not an error; a template that
@@ -105,6 +105,9 @@ type Inventory struct {
 	Incomplete string
 }
 
+// BeingCreated is the VMInfo.Problem of a VM that a call to clone it has not finished yet.
+const BeingCreated = "being created"
+
 // VMInfo is what an Inventory says of one VM.
 type VMInfo struct {
 	ID     string // the hypervisor's own, stable while the VM exists
@@ -121,13 +124,13 @@ type VMInfo struct {
 	MACs      []string // of the NICs, in device order, in lower case
 	Placement Placement
 	On        bool   // powered on (or suspended)
-	Problem   string // why the hypervisor cannot use the VM now ("orphaned", "being created"), or ""
+	Problem   string // why the hypervisor cannot use the VM now ("orphaned", BeingCreated), or ""
 	Snapshots []Snapshot
-	// Linked tells that at least one disk has a parent that belongs to another VM.
+	// Linked reports that at least one disk has a parent that belongs to another VM.
 	Linked bool
-	// Links maps the MACs of NICs, in lower case, to how they are connected. nil is not known, as of
-	// a Provider that is no Linker.
-	Links map[string]Link
+	// NICs maps the MACs of NICs, in lower case, to how they are connected. nil is not known, as of
+	// a Provider that is no NICConnector.
+	NICs map[string]NICState
 	// Addrs maps the MACs of NICs, in lower case, to the addresses the guest last reported
 	// there. They may be stale: only a host that proves its key is the host.
 	Addrs map[string][]netip.Addr

@@ -8,10 +8,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/poolready/poolready/pool/internal/lease"
 	"github.com/poolready/poolready/sshx"
 )
 
-// resumeTime is how long a host may take that was resumed, and need not boot, until it lets us in.
+// resumeTime is how long a host that was resumed, and need not boot, may take to accept a login.
 const resumeTime = 2 * time.Minute
 
 // settleScript puts right what is stale in a machine that was stopped for a while. NOW is the time,
@@ -33,28 +34,25 @@ fi
 exit 0
 `
 
-// at is the hypervisor's clock when ours said t.
-func (b books) at(t time.Time) time.Time { return b.Now.Add(t.Sub(b.asked)) }
-
-// revert puts the host back to its ready snapshot, in which nobody is connected to it.
+// revert puts the host back to its ready snapshot, in which it has no connections.
 func (h *Host) revert(ctx context.Context, snapshot string) error {
 	h.drop()
 	return h.provider.Revert(ctx, h.id, snapshot)
 }
 
-// back waits until the host, which was reverted, is up: it is powered on, or goes on. b has the
+// awaitUp waits until the host, which was reverted, is up: it is powered on, or resumes. now has the
 // hypervisor's clock.
-func (h *Host) back(ctx context.Context, b books, report func(string)) error {
-	if h.frozen == "" {
-		return h.raise(ctx, report)
+func (h *Host) awaitUp(ctx context.Context, now *lease.Snapshot, report func(string)) error {
+	if h.snapshotBoot == "" {
+		return h.powerOn(ctx, report)
 	}
 	limit := min(h.limits.Boot, resumeTime)
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("did not go on within %s", limit))
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("did not resume within %s", limit))
 	defer cancel()
 	return poll(ctx, func(ctx context.Context) error {
 		err := h.resumed(ctx, report)
 		if err == nil {
-			err = h.settle(ctx, b) // after which it may have another address
+			err = h.settle(ctx, now) // after which it may have another address
 		}
 		return err
 	})
@@ -69,24 +67,24 @@ func (h *Host) resumed(ctx context.Context, report func(string)) error {
 		return err
 	}
 	boot, err := h.bootID(ctx)
-	if err == nil && boot != h.frozen {
-		err = fmt.Errorf("%s has the boot id %s, the VM in its snapshot has %s: it is another machine, or did not go on", h.Addr(), boot, h.frozen)
+	if err == nil && boot != h.snapshotBoot {
+		err = fmt.Errorf("%s has the boot id %s, the VM in its snapshot has %s: it is another machine, or did not resume", h.Addr(), boot, h.snapshotBoot)
 	}
 	return err
 }
 
-// settle sets the host's clock to the hypervisor's, which b has, and has its leases renewed, as far
+// settle sets the host's clock to the hypervisor's, which now has, and has its leases renewed, as far
 // as the guest's means go.
-func (h *Host) settle(ctx context.Context, b books) error {
+func (h *Host) settle(ctx context.Context, now *lease.Snapshot) error {
 	c, err := h.SSH(ctx) // before the time is told, as it takes its own
 	if err != nil {
 		return err
 	}
-	now := ""
+	clock := ""
 	if h.limits.ClockSkew >= 0 {
-		now = strconv.FormatFloat(float64(b.at(time.Now()).UnixMilli())/1000, 'f', 3, 64)
+		clock = strconv.FormatFloat(float64(now.At(time.Now()).UnixMilli())/1000, 'f', 3, 64)
 	}
-	_, err = c.Run(ctx, sshx.Cmd{Name: "settle", Script: settleScript, Env: map[string]string{"NOW": now}, User: h.root()})
+	_, err = c.Run(ctx, sshx.Cmd{Name: "settle", Script: settleScript, Env: map[string]string{"NOW": clock}, User: h.root()})
 	return err
 }
 
@@ -102,12 +100,12 @@ func (h *Host) bootID(ctx context.Context) (string, error) {
 	return h.Run(ctx, "cat", "/proc/sys/kernel/random/boot_id")
 }
 
-// stamp marks the memory of a host that goes on from its snapshot and was proved clean, and returns
-// by what it is known, as others are by their boot id: neither a revert nor a boot leaves it.
-func (h *Host) stamp(ctx context.Context, boot string) (string, error) {
-	stamp := strings.ToLower(rand.Text())
-	if _, err := h.Script(ctx, "set -e\nmkdir -p /dev/shm\necho "+stamp+" > "+stamped+"\n"); err != nil {
+// markClean leaves the clean marker in the memory of a host that resumed and was proved clean, and
+// returns what stands for its boot ID: neither a revert nor a boot leaves the marker.
+func (h *Host) markClean(ctx context.Context, boot string) (string, error) {
+	marker := strings.ToLower(rand.Text())
+	if _, err := h.Script(ctx, "set -e\nmkdir -p /dev/shm\necho "+marker+" > "+cleanMarker+"\n"); err != nil {
 		return "", err
 	}
-	return boot + "/" + stamp, nil
+	return boot + "/" + marker, nil
 }

@@ -87,6 +87,12 @@ func (r *rig) spec(pools int) pool.Spec {
 	}
 }
 
+// only is a Spec about some of its pools.
+func only(spec pool.Spec, pools ...int) pool.Spec {
+	spec.Only = pools
+	return spec
+}
+
 func (r *rig) logf(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -106,7 +112,7 @@ func (r *rig) open(spec pool.Spec) *pool.Set {
 // plan returns what a run would do now, by VM.
 func (r *rig) plan(spec pool.Spec) map[string]string {
 	r.t.Helper()
-	w, err := pool.Plan(r.t.Context(), spec)
+	w, err := pool.MakePlan(r.t.Context(), spec)
 	require.NoError(r.t, err)
 	all := map[string]string{}
 	for _, i := range w.Items {

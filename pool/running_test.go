@@ -26,7 +26,7 @@ func (r *rig) running(pools int, roles ...string) pool.Spec {
 	for i := range spec.Roles {
 		for _, name := range roles {
 			if spec.Roles[i].Name == name {
-				spec.Roles[i].Ready = pool.Running
+				spec.Roles[i].Ready = pool.ReadyRunning
 			}
 		}
 	}
@@ -65,7 +65,7 @@ date -s @1000000000
 	n := len(r.Requests())
 	first.end()
 	for _, s := range streams {
-		require.ErrorIs(t, <-s, pool.ErrReturned)
+		require.ErrorIs(t, <-s, pool.ErrReleased)
 	}
 
 	second := testOf(t, "TestSecond")
@@ -164,7 +164,7 @@ func TestAChangeOfTheReadyStateRebuildsTheRole(t *testing.T) {
 	assert.Equal(t, "rebuild: memory of the ready snapshot is gone", r.plan(r.running(1))["dis1"])
 
 	spec.Roles[0].Ready = "sleeping"
-	_, err := pool.Plan(t.Context(), spec)
+	_, err := pool.MakePlan(t.Context(), spec)
 	assert.ErrorContains(t, err, `Spec.Roles[0] ("con"): Ready: is "sleeping"`)
 }
 
@@ -174,7 +174,7 @@ func TestARefusedMemorySnapshotNamesTheRemedy(t *testing.T) {
 	r.Inject(vspheretest.Fault{Method: "CreateSnapshot_Task", Name: "con1", Times: -1, Effect: vspheretest.Refuse(&types.MemorySnapshotOnIndependentDisk{})})
 	_, err := pool.Open(t.Context(), r.running(1, "con"))
 	require.ErrorContains(t, err, "MemorySnapshotOnIndependentDisk")
-	require.ErrorContains(t, err, "if the VM cannot be snapshotted with its memory, set Role.Ready to Off")
+	require.ErrorContains(t, err, "if the VM cannot be snapshotted with its memory, set Role.Ready to ReadyOff")
 }
 
 // A lazy provider reverts as long as it is asked to, or not.
@@ -196,12 +196,12 @@ func TestAResumeThatIsNoneIsNoticed(t *testing.T) {
 	}{
 		"nothing is done": {
 			revert: func(context.Context, pool.Provider, string, string) error { return nil },
-			want:   "its disk was not reverted: /var/tmp/.poolready-lent, which only a lent host has, is there",
+			want:   "its disk was not reverted: it has /var/tmp/.poolready-dirty, which only a host has that a test used",
 		},
 		"nothing is done, and the file on the disk is gone": {
 			revert: func(context.Context, pool.Provider, string, string) error { return nil },
-			dirty:  "rm /var/tmp/.poolready-lent",
-			want:   "its memory was not reverted: /dev/shm/.poolready-proved, which an earlier proof wrote, is there",
+			dirty:  "rm /var/tmp/.poolready-dirty",
+			want:   "its memory was not reverted: it has /dev/shm/.poolready-clean, which an earlier proof wrote",
 		},
 		"it boots": {
 			revert: func(ctx context.Context, p pool.Provider, id, snapshot string) error {
@@ -213,7 +213,7 @@ func TestAResumeThatIsNoneIsNoticed(t *testing.T) {
 				}
 				return p.PowerOn(ctx, id)
 			},
-			want: "it is another machine, or did not go on",
+			want: "it is another machine, or did not resume",
 		},
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
@@ -238,7 +238,7 @@ func TestAResumeThatIsNoneIsNoticed(t *testing.T) {
 			require.NotNil(t, p, "%v", second.errs)
 			assert.Contains(t, r.saying(), c.want)
 			_, err := p.Host("con").Run(t.Context(), "test", "-e", "/var/dirt")
-			require.Error(t, err, "it is built anew instead")
+			require.Error(t, err, "it is rebuilt instead")
 			// Once more, if the connection was dropped when the process took the rebuilt pool over:
 			// such a pool is reset first.
 			assert.GreaterOrEqual(t, r.count("VmCloned", "con1"), 2)

@@ -120,8 +120,8 @@ func TestPoolsAreLentToOneProcessAtATime(t *testing.T) {
 		assert.Error(t, err, "%s is clean", h.Name)
 	}
 	_, err := p.Host("con").Run(t.Context(), "true")
-	require.ErrorIs(t, err, pool.ErrReturned, "a pool that was given back is not used any more")
-	require.ErrorIs(t, context.Cause(p.Context()), pool.ErrReturned)
+	require.ErrorIs(t, err, pool.ErrReleased, "a pool that was given back is not used any more")
+	require.ErrorIs(t, context.Cause(p.Context()), pool.ErrReleased)
 	second.end()
 	assert.Empty(t, second.errs)
 }
@@ -183,11 +183,11 @@ func TestALostLeaseEndsTheWorkOnThePool(t *testing.T) {
 	require.ErrorIs(t, context.Cause(p.Context()), pool.ErrLeaseLost)
 	_, err := p.Host("dis").Run(t.Context(), "true")
 	require.ErrorIs(t, err, pool.ErrLeaseLost, "and nothing new begins")
-	require.ErrorIs(t, p.Host("dis").SetLink(t.Context(), 0, false), pool.ErrLeaseLost, "in vCenter neither")
+	require.ErrorIs(t, p.Host("dis").ConnectNIC(t.Context(), 0, false), pool.ErrLeaseLost, "in vCenter neither")
 	ft.end()
 	require.Len(t, ft.errs, 1)
 	assert.Contains(t, ft.errs[0], "the lease on the pool is lost")
-	require.Eventually(t, func() bool { _, err := pool.Plan(t.Context(), spec); return err == nil }, 20*time.Second, 10*time.Millisecond, "vCenter is back")
+	require.Eventually(t, func() bool { _, err := pool.MakePlan(t.Context(), spec); return err == nil }, 20*time.Second, 10*time.Millisecond, "vCenter is back")
 }
 
 func TestARestartOfVCenterIsSurvived(t *testing.T) {
@@ -199,7 +199,7 @@ func TestARestartOfVCenterIsSurvived(t *testing.T) {
 	ft := testOf(t, "TestLong")
 	p := ft.acquire(set)
 	require.NotNil(t, p, "%v", ft.errs)
-	until := func() time.Time { return r.status(spec).Pools[0].Holder.Until }
+	until := func() time.Time { return r.status(spec).Pools[0].Lease.ExpiresAt }
 	before := until()
 	r.Restart(time.Second)
 	require.NoError(t, p.Track(t.Context(), "record", "a"), "what is written renews the lease, too")
@@ -239,10 +239,10 @@ func TestAPoolThatCannotBeRebuiltEitherCoolsDown(t *testing.T) {
 	first.end()
 	second := testOf(t, "TestSecond")
 	require.Nil(t, second.acquire(set))
-	assert.Contains(t, second.errs[0], "no pool is left: pool 1 is cooling down until")
+	assert.Contains(t, second.errs[0], "no pool is left: pool 1 is quarantined until")
 	assert.Contains(t, second.errs[0], `datastore "ds" is full`)
 	_, err := pool.Open(t.Context(), r.shared(1, 20*time.Second))
-	require.ErrorContains(t, err, "pool 1 is cooling down until", "nobody builds it over and over")
+	require.ErrorContains(t, err, "pool 1 is quarantined until", "nobody builds it over and over")
 }
 
 func TestAPoolThatAnotherProcessRebuiltIsFound(t *testing.T) {

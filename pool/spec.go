@@ -38,7 +38,7 @@ type Spec struct {
 	// is no part of the fingerprint.
 	Facts string
 	// Keep says when a pool stays as its test left it; the zero value means never.
-	Keep Keep
+	Keep KeepPolicy
 	// Cleanups clean up, by kind, what tests make outside of their VMs; see Pool.Track. ref is what
 	// Track was given. A cleanup must succeed if the thing is not there.
 	Cleanups map[string]func(ctx context.Context, ref string) error
@@ -46,8 +46,6 @@ type Spec struct {
 	Limits Limits
 	// Logf receives one line per event; nil means t.Logf in Ensure, and nothing in Open.
 	Logf func(format string, args ...any)
-
-	again *again // of RebuildPools
 }
 
 // Golden is the VM that is configured once and then cloned. It is never destroyed while clones
@@ -84,7 +82,7 @@ type Role struct {
 	// Snapshot is the name of the snapshot that makes it ready; "" means "pool-ready".
 	Snapshot string
 	// Ready is the state that a VM of this role is in when it is ready, and that every reset brings
-	// back; "" means Off. A change rebuilds the role.
+	// back; "" means ReadyOff. A change rebuilds the role.
 	Ready ReadyState
 	// Needs are what must answer, of earlier roles of the same pool, before the Steps begin.
 	Needs []Need
@@ -103,15 +101,15 @@ type Role struct {
 type ReadyState string
 
 const (
-	// Off is a VM that has shut itself down. A reset boots it: everything about it is new, and nothing
+	// ReadyOff is a VM that has shut itself down. A reset boots it: everything about it is new, and nothing
 	// stale. It costs nothing but the time of a boot.
-	Off ReadyState = "off"
+	ReadyOff ReadyState = "off"
 
-	// Running is the running VM, right after its checks have passed. A reset resumes it, in seconds:
+	// ReadyRunning is the running VM, right after its checks have passed. A reset resumes it, in seconds:
 	// services are up, and need not start. It is for roles whose boot takes long and whose services
 	// can go on after a pause in which the world went on. See "Running" in the package's documentation
 	// for what it costs and what is stale then.
-	Running ReadyState = "running"
+	ReadyRunning ReadyState = "running"
 )
 
 // VM is what one virtual machine is made of: data, and part of its fingerprint.
@@ -146,7 +144,7 @@ type NIC struct {
 	MAC string
 	// Unplugged tells that the NIC is disconnected in the hypervisor when the host is ready: that
 	// happens after the last step and before the checks, and is proved by every reset. The NIC must
-	// have a MAC, not be the first one, nor golden's, and the Provider be a Linker.
+	// have a MAC, not be the first one, nor golden's, and the Provider be a NICConnector.
 	Unplugged bool
 }
 
@@ -247,7 +245,7 @@ func (s Spec) withDefaults() Spec {
 	roles := make([]Role, len(s.Roles))
 	for i, r := range s.Roles {
 		r.Snapshot = or(r.Snapshot, "pool-ready")
-		r.Ready = or(r.Ready, Off)
+		r.Ready = or(r.Ready, ReadyOff)
 		r.Expect = or(r.Expect, 10*time.Minute)
 		if r.Golden != nil {
 			g := r.Golden.withDefaults()

@@ -42,6 +42,8 @@ func TestSpecFaultsAreReportedAllAtOnceWithTheirPaths(t *testing.T) {
 	}, paths)
 	_, err = Open(t.Context(), Spec{})
 	assert.ErrorIs(t, err, ErrInvalidSpec)
+	_, err = MakePlan(t.Context(), Spec{})
+	assert.ErrorIs(t, err, ErrInvalidSpec)
 }
 
 func TestSpecFaults(t *testing.T) {

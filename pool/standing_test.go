@@ -17,9 +17,9 @@ import (
 	"github.com/poolready/poolready/pool"
 )
 
-func (r *rig) status(spec pool.Spec) *pool.Standing {
+func (r *rig) status(spec pool.Spec) *pool.Status {
 	r.t.Helper()
-	st, err := pool.Status(r.t.Context(), spec)
+	st, err := pool.ReadStatus(r.t.Context(), spec)
 	require.NoError(r.t, err)
 	return st
 }
@@ -28,7 +28,7 @@ func TestStatusSaysWhoUsesWhat(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	spec := r.shared(2, 20*time.Second)
-	assert.Equal(t, "not ready", r.status(spec).Pools[0].State, "before anything is there")
+	assert.False(t, r.status(spec).Pools[0].Ready, "before anything is there")
 
 	set := r.open(spec)
 	ft := testOf(t, "TestUser")
@@ -38,20 +38,20 @@ func TestStatusSaysWhoUsesWhat(t *testing.T) {
 	st := r.status(r.shared(2, 20*time.Second))
 	assert.Empty(t, r.asked(n), "looking changes nothing")
 	used, free := st.Pools[p.Number-1], st.Pools[2-p.Number]
-	assert.Equal(t, "in use", used.State)
-	assert.Equal(t, "TestUser", used.Holder.For)
-	assert.Contains(t, used.Holder.Owner, " pid ")
-	assert.Equal(t, "clean", free.State)
+	assert.Equal(t, pool.StateLeased, used.State)
+	assert.Equal(t, "TestUser", used.Lease.Purpose)
+	assert.Contains(t, used.Lease.Holder, " pid ")
+	assert.Equal(t, pool.StateClean, free.State)
 	assert.NotEmpty(t, free.Hosts[0].Fingerprint)
 	assert.Contains(t, st.String(), "TestUser")
-	assert.Contains(t, st.String(), "in use")
-	var back pool.Standing
+	assert.Contains(t, st.String(), pool.StateLeased)
+	var back pool.Status
 	require.NoError(t, json.Unmarshal([]byte(st.JSON()), &back))
 	assert.Equal(t, st.Pools[0].Hosts, back.Pools[0].Hosts)
 	ft.end()
 	require.Eventually(t, func() bool {
 		mine := r.status(spec).Pools[p.Number-1]
-		return mine.State == "clean" && mine.LastUser == "TestUser" && !mine.Cleaned.IsZero()
+		return mine.State == pool.StateClean && mine.LastUser == "TestUser" && !mine.Cleaned.IsZero()
 	}, 20*time.Second, 10*time.Millisecond)
 }
 
@@ -59,7 +59,7 @@ func TestAPoolIsKeptForAPerson(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	spec := r.shared(2, 20*time.Second)
-	spec.Keep = pool.Keep{When: "failed", For: time.Hour}
+	spec.Keep = pool.KeepPolicy{When: "failed", For: time.Hour}
 	set := r.open(spec)
 	fail := func(name string) *pool.Pool {
 		ft := testOf(t, name)
@@ -71,20 +71,20 @@ func TestAPoolIsKeptForAPerson(t *testing.T) {
 		return p
 	}
 	p := fail("TestBroken")
-	require.Eventually(t, func() bool { return r.status(spec).Pools[p.Number-1].State == "kept" }, 20*time.Second, 50*time.Millisecond)
-	assert.Contains(t, r.status(spec).Pools[p.Number-1].Why, "TestBroken, which failed")
+	require.Eventually(t, func() bool { return r.status(spec).Pools[p.Number-1].State == pool.StateKept }, 20*time.Second, 50*time.Millisecond)
+	assert.Contains(t, r.status(spec).Pools[p.Number-1].Reason, "TestBroken, which failed")
 	look := "con" + string(rune('0'+p.Number)) + ": ssh root@10."
 	require.Eventually(t, func() bool { return strings.Contains(r.saying(), look) }, 20*time.Second, 10*time.Millisecond, "it says how to get in")
 
 	q := fail("TestBrokenToo")
 	assert.NotEqual(t, p.Number, q.Number)
-	require.Eventually(t, func() bool { return r.status(spec).Pools[q.Number-1].State == "clean" }, 20*time.Second, 50*time.Millisecond, "no more than Keep.Pools")
+	require.Eventually(t, func() bool { return r.status(spec).Pools[q.Number-1].State == pool.StateClean }, 20*time.Second, 50*time.Millisecond, "no more than Keep.Pools")
 	set.Close()
 
 	r.open(spec).Close()
-	assert.Equal(t, "kept", r.status(spec).Pools[p.Number-1].State, "another run leaves it alone")
-	require.NoError(t, pool.Release(t.Context(), spec, p.Number))
-	assert.Equal(t, "dirty", r.status(spec).Pools[p.Number-1].State)
+	assert.Equal(t, pool.StateKept, r.status(spec).Pools[p.Number-1].State, "another run leaves it alone")
+	require.NoError(t, pool.Release(t.Context(), only(spec, p.Number)))
+	assert.Equal(t, pool.StateDirty, r.status(spec).Pools[p.Number-1].State)
 	set = r.open(spec)
 	for _, name := range []string{"TestA", "TestB"} {
 		ft := testOf(t, name)
@@ -118,7 +118,7 @@ func TestWhatATestMadeElsewhereIsCleanedUp(t *testing.T) {
 	require.ErrorContains(t, p.Track(t.Context(), "cloud", "x"), "no such kind")
 	require.NoError(t, p.Track(t.Context(), "record", "a"))
 	require.NoError(t, p.Track(t.Context(), "record", "b"))
-	require.Len(t, r.status(with()).Pools[0].Left, 2)
+	require.Len(t, r.status(with()).Pools[0].Tracked, 2)
 	ft.end()
 	set.Acquire(t)
 	mu.Lock()
@@ -158,7 +158,7 @@ func TestWhatADeadProcessMadeElsewhereIsCleanedUp(t *testing.T) {
 	mu.Lock()
 	assert.Equal(t, []string{"left"}, cleaned)
 	mu.Unlock()
-	assert.Empty(t, r.status(with()).Pools[0].Left)
+	assert.Empty(t, r.status(with()).Pools[0].Tracked)
 	ft2.end()
 	ft.end()
 }

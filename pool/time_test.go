@@ -34,10 +34,10 @@ func TestLongWaitsSpeak(t *testing.T) {
 		st.end()
 		synctest.Wait()
 		assert.Equal(t, []string{
-			`[  10.0s] ready con 0/2: at work for 10s: con1: booting; con2: step "dnsmasq"`,
-			`[  40.0s] ready con 0/2: at work for 40s: con1: booting; con2: step "dnsmasq"`,
+			`[  10.0s] ready con 0/2: running for 10s: con1: booting; con2: step "dnsmasq"`,
+			`[  40.0s] ready con 0/2: running for 40s: con1: booting; con2: step "dnsmasq"`,
 			`[  45.0s] ready con 1/2: con1 is pool-ready in 45s`,
-			`[  55.0s] ready con 1/2: at work for 55s: con2: step "dnsmasq"`,
+			`[  55.0s] ready con 1/2: running for 55s: con2: step "dnsmasq"`,
 			`[  56.0s] ready con 2/2: con2 FAILED after 56s: no route`,
 			`[  56.0s] ready con: 1 of 2 failed, after 56s`,
 		}, said)
@@ -64,17 +64,17 @@ func TestPollReportsTheLastAnswerBesideTheDeadline(t *testing.T) {
 // start is when a bubble's clock begins.
 func start(*testing.T) time.Time { return time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) }
 
-func TestTheDeskServesInTheOrderOfArrival(t *testing.T) {
+func TestTheQueueServesInTheOrderOfArrival(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		d := newDesk()
-		first, err := d.turn(t.Context(), false)
+		d := newQueue()
+		first, err := d.next(t.Context(), false)
 		require.NoError(t, err)
 		var order []string
 		var wg sync.WaitGroup
 		for _, name := range []string{"TestB", "TestC", "TestD"} {
 			wg.Go(func() {
-				done, err := d.turn(t.Context(), false)
+				done, err := d.next(t.Context(), false)
 				assert.NoError(t, err)
 				order = append(order, name)
 				done()
@@ -82,14 +82,14 @@ func TestTheDeskServesInTheOrderOfArrival(t *testing.T) {
 			synctest.Wait()
 		}
 		wg.Go(func() {
-			done, err := d.turn(t.Context(), true)
+			done, err := d.next(t.Context(), true)
 			assert.NoError(t, err)
 			order = append(order, "again")
 			done()
 		})
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errors.New("too late"))
 		defer cancel()
-		_, err = d.turn(ctx, false)
+		_, err = d.next(ctx, false)
 		require.ErrorContains(t, err, "too late")
 		first()
 		wg.Wait()
@@ -97,14 +97,14 @@ func TestTheDeskServesInTheOrderOfArrival(t *testing.T) {
 	})
 }
 
-func TestTheDeskRefusesASecondClaimOfOneTest(t *testing.T) {
+func TestTheQueueRefusesASecondClaimOfOneTest(t *testing.T) {
 	t.Parallel()
-	d := newDesk()
-	require.NoError(t, d.come("TestA"))
-	require.ErrorContains(t, d.come("TestA"), "TestA waits for one already")
+	d := newQueue()
+	require.NoError(t, d.join("TestA"))
+	require.ErrorContains(t, d.join("TestA"), "TestA waits for a pool already")
 	d.hold("TestA", 2)
-	require.ErrorContains(t, d.come("TestA/sub"), "TestA holds one already (pool 2)")
-	require.NoError(t, d.come("TestAB"), "another test whose name begins alike")
+	require.ErrorContains(t, d.join("TestA/sub"), "TestA holds pool 2 already")
+	require.NoError(t, d.join("TestAB"), "another test whose name begins alike")
 	d.leave("TestA")
-	require.NoError(t, d.come("TestA"), "a test that has given its pool back")
+	require.NoError(t, d.join("TestA"), "a test that has released its pool")
 }

@@ -175,8 +175,8 @@ func (s Spec) validateRoles(f *faults) {
 				f.unique(owners, path+".Golden.VM", "MAC", strings.ToLower(nic.MAC))
 			}
 		}
-		if r.Ready != "" && r.Ready != Off && r.Ready != Running {
-			f.addf(path+": Ready", "is %q; want %q or %q", r.Ready, Off, Running)
+		if r.Ready != "" && r.Ready != ReadyOff && r.Ready != ReadyRunning {
+			f.addf(path+": Ready", "is %q; want %q or %q", r.Ready, ReadyOff, ReadyRunning)
 		}
 		vms := s.validateVMs(f, path, r, owners)
 		complete = complete && len(vms) == max(s.Pools, 1)

@@ -5,11 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/poolready/poolready/pool/internal/lease"
 )
 
 // A Report is what the checks of a set's hosts found at one time. It marshals to JSON; String
@@ -17,19 +18,7 @@ import (
 type Report struct {
 	Set   string       `json:"set"`
 	At    time.Time    `json:"at"` // by the local clock
-	Hosts []HostReport `json:"hosts"`
-}
-
-// A HostReport is what the checks of one host found.
-type HostReport struct {
-	Host string `json:"host"`
-	Role string `json:"role"`
-	Pool int    `json:"pool"`
-	// Skipped is why the host was not looked at, since somebody else has its pool, or "".
-	Skipped string `json:"skipped,omitempty"`
-	// Results are those of the checks of its role, in their order. What kept them from being run is a
-	// result of its own, of the name "ready".
-	Results []CheckResult `json:"results,omitempty"`
+	Hosts []HostStatus `json:"hosts"`
 }
 
 // resultJSON is a CheckResult as JSON has it.
@@ -67,17 +56,17 @@ func (r *CheckResult) UnmarshalJSON(data []byte) error {
 
 // Verify runs all checks of all hosts of the set, of all pools at once, and never stops at a
 // failure. It builds, powers on and changes nothing. Each pool is leased meanwhile; one that
-// somebody else holds or keeps is skipped, and the report says for whom. A host that is not there,
-// not ready, off, or wired otherwise than when it became ready fails as such. The error is one of
-// the inventory or the ledger.
+// somebody else holds or keeps is skipped, and the report says for whom. A host that does not exist,
+// is not ready or off, or has a NIC connected differently, fails as such. The error is one of the
+// inventory or the ledger.
 //
 // A pool that was clean and of which a check fails, such as that of an air gap which is open,
-// counts as dirty from then on, and Status has the failure: it is reset, to the snapshot that was
-// taken when all checks had passed, before anybody gets it. It is not built anew at once, as what
-// is wrong is as a rule what somebody did to the running hosts. What a reset does not cure, it
-// finds as far as its proof goes (NICs that must be unplugged, Needs, Role.AfterReset); then the
-// pool is built anew, and rests if that does not help. So a check whose failure must keep a pool
-// from being lent belongs in AfterReset, too: one that only Checks have may fail again after the
+// counts as dirty from then on, and its status has the failure: it is reset, to the snapshot that
+// was taken when all checks had passed, before a test gets it. It is not rebuilt at once, as what
+// is wrong is as a rule what somebody did to the running hosts. What a reset does not cure, its
+// proof finds as far as it goes (NICs that must be unplugged, Needs, Role.AfterReset); then the
+// pool is rebuilt, and quarantined if that does not help. So a check whose failure must keep tests
+// from getting a pool belongs in AfterReset, too: one that only Checks have may fail again after the
 // reset. Of a pool that is dirty, since a test has used it, checks may well fail; nothing is noted
 // then, and it is reset anyway.
 func Verify(ctx context.Context, spec Spec) (*Report, error) {
@@ -92,109 +81,98 @@ func Verify(ctx context.Context, spec Spec) (*Report, error) {
 }
 
 func verify(ctx context.Context, s Spec) (*Report, error) {
-	work, _, _, err := plan(ctx, s)
+	l := newLedger(s)
+	o, err := observe(ctx, s, l)
+	if err != nil {
+		return nil, err
+	}
+	p, err := o.plan(s, nil)
 	if err != nil {
 		return nil, err
 	}
 	r := &Report{Set: s.Name, At: time.Now().Round(0)}
-	numbers := s.numbers()
-	pools := make([][]HostReport, len(numbers))
-	errs := make([]error, len(numbers))
-	forAll(numbers, max(1, s.Limits.Hosts/len(s.Roles)), func(n int) {
-		i := slices.Index(numbers, n)
-		pools[i], errs[i] = verifyPool(ctx, s, n, work.poolHosts(n))
+	pools := make([][]HostStatus, len(p.pools))
+	errs := make([]error, len(p.pools))
+	forAll(p.pools, s.Limits.Hosts/len(s.Roles), func(q *poolPlan) {
+		i := slices.Index(p.pools, q)
+		pools[i], errs[i] = verifyPool(ctx, s, l, q)
 	})
 	r.Hosts = slices.Concat(pools...)
 	return r, errors.Join(errs...)
 }
 
-// verifyPool returns the reports of a pool's hosts, looked at under a lease of it.
-func verifyPool(ctx context.Context, s Spec, n int, hosts []*hostPlan) ([]HostReport, error) {
-	reports, ready := reportUnfit(hosts)
+// verifyPool returns the states of a pool's hosts, checked under a lease of it.
+func verifyPool(ctx context.Context, s Spec, l *lease.Ledger, q *poolPlan) ([]HostStatus, error) {
+	hosts, ready := q.unready()
 	if !ready {
-		return reports, nil // Open has work to do, after which all its checks will have passed
+		return hosts, nil // Open has work to do, after which all its checks will have passed
 	}
-	x, was, err := newLedger(s).take(ctx, request{shard: poolShard(n), what: "verify"})
-	if busy := (*busyError)(nil); errors.As(err, &busy) {
-		for i := range reports {
-			reports[i].Skipped, reports[i].Results = fmt.Sprintf("pool %d is %s", n, busy.why), nil
+	n := q.number
+	x, was, err := l.Operate(ctx, lease.Request{Pool: n, Purpose: "verify"})
+	if busy, ok := errors.AsType[*BusyError](err); ok {
+		for i := range hosts {
+			hosts[i].Skipped, hosts[i].Checks = fmt.Sprintf("pool %d is %s", n, busy.Why), nil
 		}
-		return reports, nil
+		return hosts, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	bound, stop := x.bind(ctx)
-	p := fromPlan(s, hosts)
+	guard(x)
+	bound, stop := x.Bind(ctx)
+	p := newPool(s, nil, q.hosts)
 	if was.Build != p.build { // somebody may have built it since the plan was made
-		work, _, _, err := plan(bound, s)
+		only := s.only(n)
+		o, err := observe(bound, only, l)
+		var plan *Plan
 		if err == nil {
-			hosts = work.poolHosts(n)
-			reports, ready = reportUnfit(hosts)
+			plan, err = o.plan(only, nil)
+		}
+		if err == nil {
+			q = plan.pool(n)
+			hosts, ready = q.unready()
 		}
 		if err != nil || !ready {
 			stop()
-			return reports, errors.Join(err, letGoOf(ctx, x, nil))
+			return hosts, errors.Join(err, releaseLease(ctx, x, lease.Untouched(was)))
 		}
-		p = fromPlan(s, hosts)
+		p = newPool(s, nil, q.hosts)
 	}
 	forAll(p.hosts, len(p.hosts), func(h *Host) {
 		i := slices.Index(p.hosts, h)
 		defer h.drop()
-		if hosts[i].info.On {
-			reports[i].Results = append(reports[i].Results, p.verifyHost(bound, i)...)
+		if q.hosts[i].info.On {
+			hosts[i].Checks = append(hosts[i].Checks, p.verifyHost(bound, i)...)
 		}
 	})
 	stop()
-	err = letGoOf(ctx, x, func(now time.Time, e *entry) {
-		if err := reportError(reports); was.Clean != nil && err != nil && ctx.Err() == nil {
-			e.Clean, e.Failures, e.Failure, e.FailedAt = nil, e.Failures+1, "verify: "+err.Error(), now
-			return
-		}
-		e.Clean = was.Clean
-	})
-	return reports, err
+	end := lease.Untouched(was)
+	if err := checksError(hosts); was.Stored == lease.Clean && err != nil && ctx.Err() == nil {
+		end = lease.VerifyFailed(fmt.Errorf("verify: %w", err))
+	}
+	return hosts, releaseLease(ctx, x, end)
 }
 
-// reportUnfit begins the reports of a pool's hosts with what the inventory tells, and says whether
-// all are ready.
-func reportUnfit(hosts []*hostPlan) (reports []HostReport, ready bool) {
+// unready returns the states of the pool's hosts, with a result for each that is not as it was when
+// it became ready, as far as the inventory tells, and whether all have their ready snapshots.
+func (q *poolPlan) unready() (hosts []HostStatus, ready bool) {
 	ready = true
-	for _, h := range hosts {
-		r := HostReport{Host: h.VM, Role: h.Role, Pool: h.Pool}
-		if why := h.unfit(); why != nil {
-			r.Results = []CheckResult{{Host: h.VM, Name: readyCheck, Want: "ready", Err: why}}
+	for _, h := range q.hosts {
+		st := h.status()
+		if !st.Ready {
+			st.Checks = []CheckResult{{Host: h.VM, Name: readyCheck, Want: "ready", Err: h.unfit()}}
 		}
-		reports, ready = append(reports, r), ready && h.ready()
+		hosts, ready = append(hosts, st), ready && h.ready()
 	}
-	return reports, ready
+	return hosts, ready
 }
 
 // readyCheck is the name of the result that says why a host's checks were not run, or cannot be
 // trusted.
 const readyCheck = "ready"
 
-// unfit says why a host is not as it was when ready, as far as the inventory tells.
-func (h *hostPlan) unfit() error {
-	if h.Action == Reuse {
-		return nil
-	}
-	return fmt.Errorf("%s: %s", h.Action, h.Reason)
-}
-
-// fromPlan is the pool of hosts that are ready. It has no set.
-func fromPlan(s Spec, hosts []*hostPlan) *Pool {
-	p := &Pool{Number: hosts[0].Pool, roles: s.Roles}
-	peers := map[string]*Host{}
-	for _, h := range hosts {
-		host := h.host(s)
-		host.peers = maps.Clone(peers)
-		peers[h.role.Name] = host
-		p.hosts, p.snaps, p.builds = append(p.hosts, host), append(p.snaps, h.snap), append(p.builds, h.rec.Build)
-	}
-	p.build = hash(p.builds...)
-	return p
-}
+// unfit says why a host is not to be used as it is.
+func (h *hostPlan) unfit() error { return fmt.Errorf("%s: %s", h.Action, h.Reason) }
 
 // verifyHost runs all checks of one host.
 func (p *Pool) verifyHost(ctx context.Context, i int) []CheckResult {
@@ -210,10 +188,10 @@ func (p *Pool) verifyHost(ctx context.Context, i int) []CheckResult {
 // Verify runs all checks of the pool's hosts, at once, and never stops at a failure: for a test
 // that wants to know what it did to the pool that it holds.
 func (p *Pool) Verify(ctx context.Context) *Report {
-	r := &Report{Set: p.set.Name, At: time.Now().Round(0), Hosts: make([]HostReport, len(p.hosts))}
+	r := &Report{Set: p.set.Name, At: time.Now().Round(0), Hosts: make([]HostStatus, len(p.hosts))}
 	forAll(p.hosts, len(p.hosts), func(h *Host) {
 		i := slices.Index(p.hosts, h)
-		r.Hosts[i] = HostReport{Host: h.Name, Role: h.Role, Pool: p.Number, Results: p.verifyHost(ctx, i)}
+		r.Hosts[i] = HostStatus{Host: h.Name, Role: h.Role, Pool: p.Number, Addr: h.Addr().String(), Ready: true, Action: ActionReuse, Checks: p.verifyHost(ctx, i)}
 	})
 	return r
 }
@@ -221,9 +199,9 @@ func (p *Pool) Verify(ctx context.Context) *Report {
 // Failed returns the results that are not as wanted, by host.
 func (r *Report) Failed() []CheckResult { return failedOf(r.Hosts) }
 
-func failedOf(hosts []HostReport) (all []CheckResult) {
+func failedOf(hosts []HostStatus) (all []CheckResult) {
 	for _, h := range hosts {
-		for _, c := range h.Results {
+		for _, c := range h.Checks {
 			if !c.OK() {
 				all = append(all, c)
 			}
@@ -234,9 +212,9 @@ func failedOf(hosts []HostReport) (all []CheckResult) {
 
 // Err is nil if no check failed; else it names all that did. Hosts that were skipped are no
 // failure.
-func (r *Report) Err() error { return reportError(r.Hosts) }
+func (r *Report) Err() error { return checksError(r.Hosts) }
 
-func reportError(hosts []HostReport) error {
+func checksError(hosts []HostStatus) error {
 	var failed []error
 	for _, c := range failedOf(hosts) {
 		failed = append(failed, fmt.Errorf("%s: %s", c.Host, c))
@@ -256,10 +234,10 @@ func (r *Report) String() string {
 			continue
 		}
 		var took time.Duration
-		for _, c := range h.Results {
+		for _, c := range h.Checks {
 			took += c.Took
 		}
-		fmt.Fprintf(w, "  %d\t%s\t%d\t%d\t%s\n", h.Pool, h.Host, len(h.Results), len(failedOf([]HostReport{h})), round(took))
+		fmt.Fprintf(w, "  %d\t%s\t%d\t%d\t%s\n", h.Pool, h.Host, len(h.Checks), len(failedOf([]HostStatus{h})), round(took))
 	}
 	w.Flush()
 	for _, c := range r.Failed() {
@@ -269,13 +247,7 @@ func (r *Report) String() string {
 }
 
 // JSON is the report as JSON, indented.
-func (r *Report) JSON() string {
-	text, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		panic("pool: a report cannot be encoded: " + err.Error()) // it holds plain data only
-	}
-	return string(text)
-}
+func (r *Report) JSON() string { return asJSON(r) }
 
 // A Runner is a T that has subtests, as *testing.T is one.
 type Runner[P any] interface {
@@ -291,7 +263,7 @@ func Subtests[P Runner[P]](t P, r *Report) {
 			if h.Skipped != "" {
 				t.Logf("skipped: %s", h.Skipped)
 			}
-			for _, c := range h.Results {
+			for _, c := range h.Checks {
 				t.Run(c.Name, func(t P) {
 					if !c.OK() {
 						t.Errorf("%s: %s", c.Host, c)
@@ -302,12 +274,44 @@ func Subtests[P Runner[P]](t P, r *Report) {
 	}
 }
 
-// Verify is like the function, for the set's Spec. Pools that are lent, also by this process, are
+// Verify is like the function, for the set's Spec. Pools that are leased, also by this process, are
 // skipped.
-func (s *Set) Verify(ctx context.Context) (*Report, error) {
-	r, err := verify(ctx, s.spec)
-	if err != nil {
-		return nil, fmt.Errorf("pool: verify set %q: %w", s.Name, err)
+func (s *Set) Verify(ctx context.Context) (*Report, error) { return Verify(ctx, s.spec) }
+
+// Visit calls f for the hosts of the set that are ready and on, one after the other, for a person
+// who wants to look at them: it takes no lease, so a host may be in use, or kept, and f must change
+// nothing on it. Hosts end with f. Errors are joined; a host that is not ready, or off, is one.
+func Visit(ctx context.Context, spec Spec, f func(ctx context.Context, h *Host) error) error {
+	if err := spec.validate(); err != nil {
+		return fmt.Errorf("pool: %w", err)
 	}
-	return r, nil
+	s := spec.withDefaults()
+	o, err := observe(ctx, s, newLedger(s))
+	var p *Plan
+	if err == nil {
+		p, err = o.plan(s, nil)
+	}
+	if err != nil {
+		return fmt.Errorf("pool: visit set %q: %w", s.Name, err)
+	}
+	var errs []error
+	for _, q := range p.pools {
+		for _, h := range q.hosts {
+			if !h.ready() || !h.info.On {
+				errs = append(errs, fmt.Errorf("%s: %w", h.VM, h.unfit()))
+				continue
+			}
+			host := h.newHost(s)
+			if err := host.probe(ctx); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", h.VM, err))
+			} else {
+				errs = append(errs, protect(func() error { return f(ctx, host) }))
+			}
+			host.drop()
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("pool: visit set %q: %w", s.Name, err)
+	}
+	return nil
 }

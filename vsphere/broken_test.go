@@ -85,13 +85,13 @@ func cached(p pool.Provider) pool.Provider {
 	}}
 }
 
-// stuck is a pool.Linker whose cables stay where they are.
+// stuck is a pool.NICConnector whose cables stay where they are.
 type stuck struct{ pool.Provider }
 
-func (stuck) SetLink(context.Context, string, string, bool) error { return nil }
+func (stuck) ConnectNIC(context.Context, string, string, bool) error { return nil }
 
-func (s stuck) Link(ctx context.Context, id, mac string) (pool.Link, error) {
-	return s.Provider.(*Provider).Link(ctx, id, mac)
+func (s stuck) NICState(ctx context.Context, id, mac string) (pool.NICState, error) {
+	return s.Provider.(*Provider).NICState(ctx, id, mac)
 }
 
 var breaks = map[string]func(pool.Provider) pool.Provider{

@@ -146,7 +146,7 @@ func vmInfo(vm mo.VirtualMachine) pool.VMInfo {
 	}
 	disks := disksOf(vm)
 	info.Linked = len(disks.foreign) > 0
-	info.Links = links(vm)
+	info.NICs = nicStates(vm)
 	if vm.Guest != nil {
 		info.Addrs = plainAddrs(vm.Guest.Net)
 	}

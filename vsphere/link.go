@@ -11,11 +11,11 @@ import (
 	"github.com/poolready/poolready/pool"
 )
 
-var _ pool.Linker = (*Provider)(nil)
+var _ pool.NICConnector = (*Provider)(nil)
 
-// SetLink implements pool.Linker. A disconnected NIC is taken from the guest, too: by default its
+// ConnectNIC implements pool.NICConnector. A disconnected NIC is taken from the guest, too: by default its
 // tools may connect it again.
-func (p *Provider) SetLink(ctx context.Context, id, mac string, connected bool) error {
+func (p *Provider) ConnectNIC(ctx context.Context, id, mac string, connected bool) error {
 	vm, what := vmRef(id), "disconnect NIC "+mac
 	if connected {
 		what = "connect NIC " + mac
@@ -45,7 +45,7 @@ func (p *Provider) SetLink(ctx context.Context, id, mac string, connected bool) 
 	if err != nil {
 		return err
 	}
-	got, err := p.Link(ctx, id, mac)
+	got, err := p.NICState(ctx, id, mac)
 	if err != nil {
 		return err
 	}
@@ -55,25 +55,25 @@ func (p *Provider) SetLink(ctx context.Context, id, mac string, connected bool) 
 	return nil
 }
 
-// Link implements pool.Linker.
-func (p *Provider) Link(ctx context.Context, id, mac string) (pool.Link, error) {
+// NICState implements pool.NICConnector.
+func (p *Provider) NICState(ctx context.Context, id, mac string) (pool.NICState, error) {
 	dev, _, err := p.card(ctx, id, mac)
 	if err != nil {
-		return pool.Link{}, p.errorf(err, "read NIC "+mac)
+		return pool.NICState{}, p.errorf(err, "read NIC "+mac)
 	}
 	c := dev.GetVirtualEthernetCard().Connectable
 	if c == nil {
-		return pool.Link{}, p.errorf(fmt.Errorf("%s: vCenter does not say whether the NIC is connected", p.label(id)), "read NIC "+mac)
+		return pool.NICState{}, p.errorf(fmt.Errorf("%s: vCenter does not say whether the NIC is connected", p.label(id)), "read NIC "+mac)
 	}
-	return asLink(*c), nil
+	return asNICState(*c), nil
 }
 
 // links are how a VM's NICs are connected, by MAC; nil if vCenter does not say.
-func links(vm mo.VirtualMachine) map[string]pool.Link {
+func nicStates(vm mo.VirtualMachine) map[string]pool.NICState {
 	if vm.Config == nil {
 		return nil
 	}
-	all := map[string]pool.Link{}
+	all := map[string]pool.NICState{}
 	for _, dev := range vm.Config.Hardware.Device {
 		card, ok := dev.(types.BaseVirtualEthernetCard)
 		if !ok {
@@ -83,13 +83,13 @@ func links(vm mo.VirtualMachine) map[string]pool.Link {
 		if c.Connectable == nil {
 			return nil
 		}
-		all[normalMAC(c.MacAddress)] = asLink(*c.Connectable)
+		all[normalMAC(c.MacAddress)] = asNICState(*c.Connectable)
 	}
 	return all
 }
 
-func asLink(c types.VirtualDeviceConnectInfo) pool.Link {
-	return pool.Link{Connected: c.Connected, AtPowerOn: c.StartConnected, GuestControl: c.AllowGuestControl}
+func asNICState(c types.VirtualDeviceConnectInfo) pool.NICState {
+	return pool.NICState{Connected: c.Connected, AtPowerOn: c.StartConnected, GuestControl: c.AllowGuestControl}
 }
 
 // card reads the NIC of that MAC, and the VM's change version.

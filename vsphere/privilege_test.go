@@ -29,7 +29,7 @@ func work(ctx context.Context, p *Provider, golden pool.CloneSpec, try func(func
 		},
 		func() (err error) { ready, err = p.Snapshot(ctx, con, "pool-ready", "record"); return err },
 		func() error { return p.PowerOn(ctx, con) },
-		func() error { return p.SetLink(ctx, con, mac, false) },
+		func() error { return p.ConnectNIC(ctx, con, mac, false) },
 		func() error { _, err := p.ShutDown(ctx, con, 0); return err },
 		func() error { return p.Revert(ctx, con, ready) },
 		func() error { return p.Annotate(ctx, con, "note") },

@@ -140,7 +140,7 @@ func (s *session) dial(ctx context.Context) (*vim25.Client, error) {
 	t.MaxIdleConns = 2 * maxCalls
 	t.MaxIdleConnsPerHost = 2 * maxCalls
 
-	limit := &limiter{rt: sc, slots: s.slots, held: pool.Held, health: &s.health}
+	limit := &limiter{rt: sc, slots: s.slots, held: pool.CheckLease, health: &s.health}
 	client := &vim25.Client{Client: sc, RoundTripper: limit}
 	var err error
 	if client.ServiceContent, err = methods.GetServiceContent(ctx, limit); err != nil {
@@ -177,7 +177,7 @@ func (s *session) fresh() *vim25.Client {
 	sc.Version = s.client.Version
 	return &vim25.Client{
 		Client: sc, ServiceContent: s.client.ServiceContent,
-		RoundTripper: &limiter{rt: sc, slots: s.slots, held: pool.Held, health: &s.health},
+		RoundTripper: &limiter{rt: sc, slots: s.slots, held: pool.CheckLease, health: &s.health},
 	}
 }
 
@@ -396,7 +396,7 @@ func (t statusTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 type limiter struct {
 	rt     soap.RoundTripper
 	slots  chan struct{}
-	held   func(context.Context) error // pool.Held
+	held   func(context.Context) error // pool.CheckLease
 	health *health
 }
 

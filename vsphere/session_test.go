@@ -43,7 +43,7 @@ func TestAtMost32CallsAreInFlight(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rt := &slow{}
-		l := &limiter{rt: rt, slots: make(chan struct{}, maxCalls), held: pool.Held, health: &health{}}
+		l := &limiter{rt: rt, slots: make(chan struct{}, maxCalls), held: pool.CheckLease, health: &health{}}
 		var wg sync.WaitGroup
 		for range 100 {
 			wg.Go(func() { assert.NoError(t, l.RoundTrip(t.Context(), &methods.Rename_TaskBody{}, nil)) })
@@ -56,7 +56,7 @@ func TestAtMost32CallsAreInFlight(t *testing.T) {
 func TestLongPollTakesNoPlaceAmongCalls(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := &limiter{rt: &slow{}, slots: make(chan struct{}, 1), held: pool.Held, health: &health{}}
+		l := &limiter{rt: &slow{}, slots: make(chan struct{}, 1), held: pool.CheckLease, health: &health{}}
 		l.slots <- struct{}{}
 		poll := &methods.WaitForUpdatesExBody{Req: &types.WaitForUpdatesEx{Options: &types.WaitOptions{MaxWaitSeconds: types.NewInt32(45)}}}
 		assert.NoError(t, l.RoundTrip(t.Context(), poll, nil))
@@ -69,7 +69,7 @@ func TestLongPollTakesNoPlaceAmongCalls(t *testing.T) {
 func TestCallWithoutAnswerIsGivenUp(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := &limiter{rt: &slow{never: true}, slots: make(chan struct{}, 1), held: pool.Held, health: &health{}}
+		l := &limiter{rt: &slow{never: true}, slots: make(chan struct{}, 1), held: pool.CheckLease, health: &health{}}
 		start := time.Now()
 		err := l.RoundTrip(t.Context(), &methods.Rename_TaskBody{}, nil)
 		assert.ErrorIs(t, err, errNoAnswer)

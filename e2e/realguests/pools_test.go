@@ -81,7 +81,7 @@ func (s *system) testAirGap(t *testing.T) {
 	t.Run("cable", func(t *testing.T) {
 		dis := s.set.Acquire(t).Host(e2e.Dis)
 		require.NoError(t, dis.SetLink(t.Context(), 2, true))
-		assert.NotEqual(t, pool.Link{}.String(), s.check(t, dis, "unplugged"))
+		assert.NotEqual(t, pool.NICState{}.String(), s.check(t, dis, "unplugged"))
 		s.script(t, dis, `ip link set "$EXT_IF" up
 ip addr add 192.168.50.77/24 dev "$EXT_IF"
 ip route add default via 192.168.50.1`)

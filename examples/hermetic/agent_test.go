@@ -92,13 +92,13 @@ func TestRecipeMakesAgentsReady(t *testing.T) {
 	}
 
 	// A new version is installed on new clones of the same golden.
-	work, err := pool.Plan(t.Context(), Spec(provider, login, 2, "1.1"))
+	work, err := pool.MakePlan(t.Context(), Spec(provider, login, 2, "1.1"))
 	require.NoError(t, err)
 	var actions []pool.Action
 	for _, item := range work.Items {
 		actions = append(actions, item.Action)
 	}
-	assert.Equal(t, []pool.Action{pool.Reuse, pool.Rebuild, pool.Rebuild}, actions, "%s", work)
+	assert.Equal(t, []pool.Action{pool.ActionReuse, pool.ActionRebuild, pool.ActionRebuild}, actions, "%s", work)
 }
 
 func TestChecksFindWhatIsBroken(t *testing.T) {

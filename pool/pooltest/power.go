@@ -146,42 +146,42 @@ var snapshots = []Case{
 	}},
 }
 
-// cables are promises of a pool.Linker.
+// cables are promises of a pool.NICConnector.
 var cables = []Case{
 	{Name: "a NIC that is disconnected stays so when the VM is powered on", able: links, test: func(f *fixture) {
 		id, spec := f.up("unplugged")
 		mac := spec.VM.NICs[0].MAC
-		l, ok := f.p.(pool.Linker)
+		l, ok := f.p.(pool.NICConnector)
 		require.True(f, ok)
-		require.NoError(f, l.SetLink(f.ctx, id, mac, false))
-		f.linked(id, mac, pool.Link{})
+		require.NoError(f, l.ConnectNIC(f.ctx, id, mac, false))
+		f.linked(id, mac, pool.NICState{})
 		_, err := f.base.ShutDown(f.ctx, id, 0)
 		require.NoError(f, err)
 		require.NoError(f, f.base.PowerOn(f.ctx, id))
-		f.linked(id, mac, pool.Link{})
-		require.NoError(f, l.SetLink(f.ctx, id, mac, true))
-		f.linked(id, mac, pool.Link{Connected: true, AtPowerOn: true, GuestControl: true})
+		f.linked(id, mac, pool.NICState{})
+		require.NoError(f, l.ConnectNIC(f.ctx, id, mac, true))
+		f.linked(id, mac, pool.NICState{Connected: true, AtPowerOn: true, GuestControl: true})
 	}},
 	{Name: "a NIC that does not exist cannot be disconnected", able: links, test: func(f *fixture) {
 		id, _ := f.vm("nicless")
-		l, ok := f.p.(pool.Linker)
+		l, ok := f.p.(pool.NICConnector)
 		require.True(f, ok)
-		require.Error(f, l.SetLink(f.ctx, id, "00:50:56:00:00:00", false))
+		require.Error(f, l.ConnectNIC(f.ctx, id, "00:50:56:00:00:00", false))
 	}},
 }
 
 func links(p pool.Provider) bool {
-	_, ok := p.(pool.Linker)
+	_, ok := p.(pool.NICConnector)
 	return ok
 }
 
 // linked asserts how a NIC is connected.
-func (f *fixture) linked(id, mac string, want pool.Link) {
+func (f *fixture) linked(id, mac string, want pool.NICState) {
 	f.Helper()
-	base, ok := f.base.(pool.Linker)
+	base, ok := f.base.(pool.NICConnector)
 	require.True(f, ok)
-	got, err := base.Link(f.ctx, id, mac)
+	got, err := base.NICState(f.ctx, id, mac)
 	require.NoError(f, err)
 	assert.Equal(f, want, got)
-	assert.Equal(f, want, f.look(id).Links[strings.ToLower(mac)], "the inventory says the same")
+	assert.Equal(f, want, f.look(id).NICs[strings.ToLower(mac)], "the inventory says the same")
 }

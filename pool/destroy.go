@@ -1,0 +1,147 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Destroy removes the set: the VMs of all roles, the goldens, and the ledger; only those with our
+// mark, as Sweep does. It removes nothing while somebody builds the set, or uses or keeps a pool,
+// and nothing if the inventory was read incompletely. It returns the names of the VMs removed.
+func Destroy(ctx context.Context, spec Spec) ([]string, error) {
+	if err := spec.validate(); err != nil {
+		return nil, fmt.Errorf("pool: %w", err)
+	}
+	removed, err := destroy(ctx, spec.withDefaults())
+	if err != nil {
+		return removed, fmt.Errorf("pool: destroy set %q: %w", spec.Name, err)
+	}
+	return removed, nil
+}
+
+func destroy(ctx context.Context, s Spec) (removed []string, err error) {
+	ctx, lost := context.WithCancelCause(ctx)
+	defer lost(nil)
+	r := newRun(s, nil, nil, lost)
+	defer r.held.releaseAll(ctx)
+	if err := r.survey(ctx); err != nil || len(r.obs.inv.mineAll(s.Name)) == 0 && r.obs.ledger.Empty() {
+		return nil, err
+	}
+	if err := r.holdSet(ctx); err != nil {
+		return nil, fmt.Errorf("nothing was removed: %w", err)
+	}
+	held, done := r.held.bind(ctx, 0)
+	defer done()
+	var kept []error
+	for _, vm := range r.obs.inv.mineAll(s.Name) {
+		if err := r.held.confirm(ctx, 0); err != nil {
+			return removed, err
+		}
+		if why := removeVM(held, s.Provider, r.obs.inv, vm); why != "" {
+			kept = append(kept, fmt.Errorf("%s: kept: %s", vm.Name, why))
+			continue
+		}
+		removed = append(removed, vm.Name)
+	}
+	if len(kept) > 0 {
+		return removed, errors.Join(kept...)
+	}
+	return removed, r.removeLedger(ctx)
+}
+
+// survey reads the ledger, then the inventory, without a plan.
+func (r *run) survey(ctx context.Context) (err error) {
+	spec := r.spec
+	spec.Golden.Template, spec.Roles = "", nil
+	if r.obs, err = observe(ctx, spec, r.ledger); err != nil {
+		return err
+	}
+	if r.obs.inv.Incomplete != "" {
+		return fmt.Errorf("nothing was removed, since the inventory was read incompletely: %s", r.obs.inv.Incomplete)
+	}
+	return nil
+}
+
+// mineAll are the VMs that a set made, those of roles before the goldens that they depend on.
+func (inv *Inventory) mineAll(set string) []VMInfo {
+	var goldens, roles []VMInfo
+	for _, vm := range inv.VMs {
+		owner, ok := ours(set, vm)
+		switch {
+		case !ok:
+		case strings.HasPrefix(owner.Layer, "golden/"):
+			goldens = append(goldens, vm)
+		default:
+			roles = append(roles, vm)
+		}
+	}
+	return append(roles, goldens...)
+}
+
+// pools are the numbers of the pools that the ledger knows, and of those that were ready once: their
+// entries may be lost.
+func (o *observation) pools(set string) []int {
+	all := o.ledger.Pools()
+	for _, vm := range o.inv.mineAll(set) {
+		all = append(all, vm.pools()...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// pools are the numbers of those for which a VM was ever ready: as a rule one.
+func (vm VMInfo) pools() (all []int) {
+	for _, snap := range vm.Snapshots {
+		if rec, err := decodeRecord(snap.Record); err == nil && rec.Pool > 0 {
+			all = append(all, rec.Pool)
+		}
+	}
+	return all
+}
+
+// holdSet takes the claim, reads all again, since somebody may have built until then, and leases
+// every pool, or says who has one.
+func (r *run) holdSet(ctx context.Context) error {
+	var busy []error
+	err := r.held.tryClaim(ctx, "destroy")
+	if errors.As(err, new(*BusyError)) {
+		busy, err = append(busy, fmt.Errorf("the claim to build is %w", err)), nil
+	}
+	if err == nil {
+		err = r.survey(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	for _, n := range r.obs.pools(r.spec.Name) {
+		err := r.holdForRemoval(ctx, n, "destroy")
+		switch {
+		case errors.As(err, new(*BusyError)):
+			busy = append(busy, fmt.Errorf("pool %d is %w", n, err))
+		case err != nil:
+			return err
+		}
+	}
+	return errors.Join(busy...)
+}
+
+// removeLedger removes the ledger while all of it is held, so that nobody takes a part of it
+// meanwhile: the claim last.
+func (r *run) removeLedger(ctx context.Context) error {
+	if err := r.held.abandon(ctx); err != nil {
+		return err
+	}
+	now, err := r.ledger.Read(ctx) // after each entry was confirmed: none is missing
+	if err != nil {
+		return err
+	}
+	for _, id := range now.IDs() {
+		if err := r.spec.Provider.Destroy(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,156 @@
+package pool
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// goldenPlan is the plan of one golden: there is one of each recipe on each datastore that its
+// roles use.
+type goldenPlan struct {
+	*Item
+	recipe Golden
+	layer  string // "golden/<name of the first generation>"
+	vm     VM     // with the generation's name
+	print  fingerprint
+	from   string // for the owner's mark
+	info   VMInfo // of the VM to reuse or finish
+	snap   string // the ready snapshot's ID, when reused
+	rec    record // its record
+	old    []VMInfo
+}
+
+// decide chooses, among the existing generations, the one to reuse or to finish, or names the next
+// one.
+func (g *goldenPlan) decide(s Spec, o *observation, byName map[string][]VMInfo, force *RebuildOptions) {
+	base := g.vm.Name
+	template, found := o.inv.Templates[g.recipe.Template]
+	g.layer = "golden/" + base
+	g.print = g.recipe.print(g.vm, template)
+	g.from = hash(g.recipe.Template, template, fmt.Sprint(g.print[1]))
+	g.Action, g.Reason = ActionClone, "does not exist"
+	var mine []VMInfo
+	for _, vm := range o.inv.VMs {
+		if owner, ok := ours(s.Name, vm); ok && owner.Layer == g.layer {
+			mine = append(mine, vm)
+		}
+	}
+	// The newest generation first: it is the one to reuse, and tells best why none is reused.
+	slices.SortFunc(mine, func(a, b VMInfo) int { return generation(base, b.Name) - generation(base, a.Name) })
+	chosen := -1
+	for i, vm := range mine {
+		action, reason, rec, snap := g.judge(vm, found, force, o.at)
+		if i == 0 || action == ActionReuse || g.Action == ActionRebuild && action != ActionRebuild {
+			g.Action, g.Reason, g.rec, g.snap, g.info = action, reason, rec, snap, vm
+			if action != ActionRebuild {
+				chosen = i
+			}
+		}
+		if action == ActionReuse {
+			break
+		}
+	}
+	for i, vm := range mine {
+		if i != chosen {
+			g.old = append(g.old, vm)
+		}
+	}
+	if chosen >= 0 {
+		g.vm.Name = g.info.Name // refused, too: it is what stands in the way
+	} else {
+		if len(mine) > 0 {
+			g.vm.Name = fmt.Sprintf("%s-g%d", base, generation(base, mine[0].Name)+1)
+		}
+		if taken := byName[g.vm.Name]; len(taken) > 0 {
+			g.info = taken[0]
+			g.Action, g.Reason = ActionRefuse, inTheWay(taken[0])
+		}
+	}
+	g.VM = g.vm.Name
+}
+
+// judge says what can be done with one generation, and why.
+func (g *goldenPlan) judge(vm VMInfo, templateFound bool, force *RebuildOptions, now time.Time) (Action, string, record, string) {
+	o, _ := parseOwner(vm.Owner)
+	rec, snap, why, err := readySnapshot(vm, g.recipe.Snapshot)
+	switch {
+	case vm.Problem != "":
+		return ActionRebuild, "the hypervisor says: " + vm.Problem, record{}, ""
+	case errors.Is(err, errUnfinished) && len(vm.Snapshots) == 0 && o.From == g.from:
+		return ActionFinish, "was left unfinished", record{}, ""
+	case errors.Is(err, errOtherForm):
+		return ActionRefuse, why, record{}, ""
+	case err != nil:
+		return ActionRebuild, why, record{}, ""
+	case force.includes("golden"):
+		return ActionRebuild, requested, record{}, ""
+	}
+	print := g.print
+	note := ""
+	if !templateFound { // golden outlives its template
+		print = slices.Clone(print)
+		if len(rec.Parts) > 0 {
+			print[0] = rec.Parts[0]
+		}
+		note = fmt.Sprintf("; template %q is gone and was not compared", g.recipe.Template)
+	}
+	if d := print.diff(rec.Parts); d != "" {
+		return ActionRebuild, d, record{}, ""
+	}
+	age := now.Sub(rec.At)
+	if g.recipe.MaxAge > 0 && age > g.recipe.MaxAge {
+		return ActionRebuild, fmt.Sprintf("is %s old, more than MaxAge %s", round(age), g.recipe.MaxAge), record{}, ""
+	}
+	return ActionReuse, fmt.Sprintf("ready since %s%s", stamp(rec.At), note), rec, snap
+}
+
+// generation is 1 for the base name and n for "<base>-g<n>".
+func generation(base, name string) int {
+	n := 1
+	if rest, ok := strings.CutPrefix(name, base+"-g"); ok {
+		if g, err := strconv.Atoi(rest); err == nil {
+			n = g
+		}
+	}
+	return n
+}
+
+// datastores returns those that the roles of a golden use, sorted. "" is the provider's default.
+func (s Spec) datastores(golden Golden) []string {
+	var all []string
+	for _, r := range s.Roles {
+		if s.golden(r).VM.Name != golden.VM.Name {
+			continue
+		}
+		for n := 1; n <= s.Pools; n++ {
+			all = append(all, s.vm(r, n).Datastore)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// goldenName is the name of the golden, of its first generation, on one of the datastores that its
+// roles use.
+func goldenName(g Golden, datastore string, all []string) string {
+	if len(all) < 2 {
+		return g.VM.Name
+	}
+	return g.VM.Name + "-" + slug(datastore)
+}
+
+// slug makes a datastore's name or path fit for a VM's name.
+func slug(datastore string) string {
+	low := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-'
+	}, strings.ToLower(path.Base("/"+datastore)))
+	return or(strings.Trim(low, "-"), "default")
+}
