@@ -58,75 +58,99 @@ var debianOS = regexp.MustCompile(`^debian([0-9]+)$`)
 // codenames of Debian's releases.
 var codenames = map[string]string{"12": "bookworm", "13": "trixie"}
 
-// buildImage returns an image for a kind of guests, from the cache or built now, of the packages of
-// this machine's own apt sources. A VM has the recipe's packages installed: under emulation, that
-// takes long.
-func buildImage(
-	ctx context.Context,
-	cache, system, stack string,
-	kind Kind,
-	packages string,
-	logf func(string, ...any),
-) (image, error) {
-	fail := func(err error) (image, error) {
-		return image{}, fmt.Errorf("build an image of %s, %s, for %s: %w", system, stack, kind, err)
+// An imageSpec says what an image is to be. A VM has the recipe's packages installed: under
+// emulation, that takes long.
+type imageSpec struct {
+	system, stack string
+	kind          Kind
+	packages      string // what the recipe installs
+}
+
+func (s imageSpec) String() string { return fmt.Sprintf("%s-%s-%s", s.system, s.stack, s.kind) }
+
+// openImage returns an image from the cache, or builds it now of the packages of this machine's own
+// apt sources. It is kept until release is called; after that, a process that builds one that
+// differs may remove it.
+func openImage(ctx context.Context, cache string, spec imageSpec, logf func(string, ...any)) (i image, release func(), err error) {
+	fail := func(err error) (image, func(), error) {
+		return image{}, nil, fmt.Errorf("build image %s: %w", spec, err)
 	}
-	m := debianOS.FindStringSubmatch(system)
+	i.dir = filepath.Join(cache, fmt.Sprintf("%s-%s", spec, contentHash(spec.packages)))
+	for how := unix.LOCK_SH; ; how = unix.LOCK_EX { // one process builds, many use
+		f, err := openLock(i.dir+".lock", how)
+		if err != nil {
+			return fail(err)
+		}
+		_, err = os.Stat(i.dir)
+		if errors.Is(err, fs.ErrNotExist) && how == unix.LOCK_EX {
+			err = i.build(ctx, spec, logf)
+		}
+		if err == nil {
+			err = unix.Flock(int(f.Fd()), unix.LOCK_SH)
+		}
+		if err == nil {
+			i.prune(cache, spec)
+			return i, func() { f.Close() }, nil
+		}
+		f.Close()
+		if !errors.Is(err, fs.ErrNotExist) || how == unix.LOCK_EX {
+			return fail(err)
+		}
+	}
+}
+
+// build makes the directory of the image, whole or not at all.
+func (i image) build(ctx context.Context, spec imageSpec, logf func(string, ...any)) error {
+	m := debianOS.FindStringSubmatch(spec.system)
 	if m == nil || codenames[m[1]] == "" {
-		return fail(errors.New("only debian12 and debian13 can be built"))
-	}
-	i := image{
-		filepath.Join(
-			cache,
-			fmt.Sprintf("%s-%s-%s-%s", system, stack, kind, contentHash(packages)),
-		),
-	}
-	unlock, err := lockFile(i.dir+".lock", unix.LOCK_EX) // another process may build it
-	if err != nil {
-		return fail(err)
-	}
-	defer unlock()
-	if _, err := os.Stat(i.dir); err == nil {
-		return i, nil
+		return errors.New("only debian12 and debian13 can be built")
 	}
 	sources, err := aptSources(ctx, codenames[m[1]])
 	if err != nil {
-		return fail(err)
+		return err
 	}
 	begun := time.Now()
-	logf(
-		"building an image of %s, %s, for %s, in %s; some minutes, once",
-		system,
-		stack,
-		kind,
-		i.dir,
-	)
-	building := i.dir + ".new"
-	if err := os.RemoveAll(building); err != nil { // from a build that was killed
-		return fail(err)
+	logf("building image %s in %s; some minutes, once", spec, i.dir)
+	building := image{i.dir + ".new"}
+	if err := os.RemoveAll(building.dir); err != nil { // from a build that was killed
+		return err
 	}
-	scripts := filepath.Join(building, "scripts")
-	if err := extract(imageFS, "image", scripts); err != nil {
-		return fail(err)
+	if err := extract(imageFS, "image", building.file("scripts")); err != nil {
+		return err
 	}
-	key, err := image{building}.key()
+	key, err := building.key()
 	if err != nil {
-		return fail(err)
+		return err
 	}
-	authorized := filepath.Join(building, "authorized_keys")
-	if err := os.WriteFile(authorized, authorizedKey(key), 0o600); err != nil {
-		return fail(err)
+	if err := os.WriteFile(building.file("authorized_keys"), authorizedKey(key), 0o600); err != nil {
+		return err
 	}
-	err = runPrivately(ctx, sources, filepath.Join(scripts, "build.sh"),
-		building, codenames[m[1]], stack, string(kind), packages)
+	err = runPrivately(ctx, sources, building.file("scripts/build.sh"),
+		building.dir, codenames[m[1]], spec.stack, string(spec.kind), spec.packages)
 	if err != nil {
-		return fail(err)
-	}
-	if err := os.Rename(building, i.dir); err != nil { // whole or not at all
-		return fail(err)
+		return err
 	}
 	logf("built it in %.0fs", time.Since(begun).Seconds())
-	return i, nil
+	return os.Rename(building.dir, i.dir)
+}
+
+// prune removes images of the same kind with other contents, unless they are in use.
+func (i image) prune(cache string, spec imageSpec) {
+	locks, _ := filepath.Glob(filepath.Join(cache, spec.String()+"-*.lock"))
+	for _, lock := range locks {
+		dir := strings.TrimSuffix(lock, ".lock")
+		if dir == i.dir {
+			continue
+		}
+		f, err := openLock(lock, unix.LOCK_EX|unix.LOCK_NB)
+		if err != nil {
+			continue // somebody uses it
+		}
+		for _, path := range []string{dir, dir + ".new", lock} {
+			_ = os.RemoveAll(path)
+		}
+		f.Close()
+	}
 }
 
 func authorizedKey(key ssh.Signer) []byte { return ssh.MarshalAuthorizedKey(key.PublicKey()) }
@@ -212,9 +236,9 @@ func runPrivately(ctx context.Context, stdin []byte, args ...string) error {
 	return nil
 }
 
-// lockFile takes the lock of a file, which it makes. With LOCK_NB, EWOULDBLOCK says that another
-// process has it.
-func lockFile(name string, how int) (unlock func(), err error) {
+// openLock opens a file, which it makes, and locks it until it is closed. With LOCK_NB, EWOULDBLOCK
+// says that another process has the lock.
+func openLock(name string, how int) (*os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return nil, err
 	}
@@ -226,5 +250,5 @@ func lockFile(name string, how int) (unlock func(), err error) {
 		f.Close()
 		return nil, fmt.Errorf("lock %s: %w", name, err)
 	}
-	return func() { f.Close() }, nil
+	return f, nil
 }

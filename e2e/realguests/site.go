@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 
 	"golang.org/x/crypto/ssh"
@@ -57,8 +58,9 @@ type Site struct {
 	topology e2e.Topology
 	image    image
 	logf     func(format string, args ...any)
-	dir      string // of this run
-	unlock   func() // says that the run is over
+	dir      string   // of this run
+	lock     *os.File // of dir, until the run is over
+	release  func()   // of the image
 	wire     *wire
 	vlans    bool // the kernel has 802.1Q
 	kvm      bool // KVM answers
@@ -75,6 +77,12 @@ func Open(ctx context.Context, o Options) (_ *Site, err error) {
 	if o.Kind == "" {
 		o.Kind = Containers
 	}
+	if o.Stack == "" {
+		o.Stack = Stacks[0]
+	}
+	if err := o.validate(); err != nil {
+		return nil, fmt.Errorf("open a site: %w", err)
+	}
 	if err := Check(ctx, o.Kind); err != nil {
 		return nil, err
 	}
@@ -83,12 +91,6 @@ func Open(ctx context.Context, o Options) (_ *Site, err error) {
 	s.life, s.end = life, end
 	if s.logf == nil {
 		s.logf = func(string, ...any) {}
-	}
-	if o.Topology.Mixed() {
-		return nil, errors.New("open a site: con and dis must be on the same system")
-	}
-	if o.Stack == "" {
-		o.Stack = Stacks[0]
 	}
 	if o.Cache == "" {
 		if o.Cache, err = DefaultCache(); err != nil {
@@ -100,18 +102,9 @@ func Open(ctx context.Context, o Options) (_ *Site, err error) {
 	}
 	golden := o.Topology.VM(o.Topology.Host(e2e.Golden, 0))
 	packages := golden.Env["PACKAGES"]
-	s.image, err = buildImage(ctx, o.Cache, o.Topology.OS, o.Stack, o.Kind, packages, s.logf)
+	spec := imageSpec{system: o.Topology.OS, stack: o.Stack, kind: o.Kind, packages: packages}
+	s.image, s.release, err = openImage(ctx, o.Cache, spec, s.logf)
 	if err != nil {
-		return nil, err
-	}
-	runs := filepath.Join(o.Cache, "runs")
-	if err := os.MkdirAll(runs, 0o755); err != nil {
-		return nil, err
-	}
-	if err := sweep(runs); err != nil {
-		return nil, err
-	}
-	if s.dir, s.unlock, err = newRun(runs); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -119,24 +112,45 @@ func Open(ctx context.Context, o Options) (_ *Site, err error) {
 			s.Close()
 		}
 	}()
+	runs := filepath.Join(o.Cache, "runs")
+	if err := os.MkdirAll(runs, 0o755); err != nil {
+		return nil, err
+	}
+	if err := sweep(runs); err != nil {
+		return nil, err
+	}
+	if s.dir, s.lock, err = newRun(runs); err != nil {
+		return nil, err
+	}
 	if s.wire, err = newWire(life, o.Topology, s.dir, s.image.repo()); err != nil {
 		return nil, err
 	}
 	switch o.Kind {
 	case VMs:
 		if s.kvm = s.kvmAnswers(ctx); !s.kvm {
-			s.logf(
-				"KVM does not answer: the machines are emulated, which is 15 to 30 times as slow",
-			)
+			s.logf("KVM does not answer: the machines are emulated, which is 15 to 30 times as slow")
 		}
 	case Containers:
 		if s.vlans = hasVLANs(); !s.vlans {
-			s.logf(
-				"NOT SHOWN: 802.1Q, which this kernel lacks; a macvlan stands in for the VLAN",
-			)
+			s.logf("NOT SHOWN: 802.1Q, which this kernel lacks; a macvlan stands in for the VLAN")
 		}
 	}
 	return s, nil
+}
+
+// validate returns all faults of the options.
+func (o Options) validate() error {
+	var errs []error
+	if o.Topology.Mixed() {
+		errs = append(errs, errors.New("Topology: con and dis must be on the same system"))
+	}
+	if o.Kind != Containers && o.Kind != VMs {
+		errs = append(errs, fmt.Errorf("unknown Kind %q; want %q or %q", o.Kind, Containers, VMs))
+	}
+	if !slices.Contains(Stacks, o.Stack) {
+		errs = append(errs, fmt.Errorf("unknown Stack %q; want one of %q", o.Stack, Stacks))
+	}
+	return errors.Join(errs...)
 }
 
 // DefaultCache is the directory that an empty Options.Cache means.
@@ -152,7 +166,8 @@ func (s *Site) Close() {
 		s.wire.close()
 	}
 	removeRun(s.dir)
-	s.unlock()
+	s.lock.Close()
+	s.release()
 }
 
 // Dir is where consoles and logs are while the Site is open.
@@ -222,29 +237,28 @@ func (s *Site) Boot(m *vspheretest.Machine) vspheretest.Guest {
 // unique returns a name that nothing else of the run has.
 func (s *Site) unique(what string) string { return fmt.Sprintf("%s%d", what, s.serial.Add(1)) }
 
-// newRun makes the directory of a run. Until unlock is called or this process ends, sweep lets it
-// be.
-func newRun(runs string) (dir string, unlock func(), err error) {
+// newRun makes the directory of a run. Until lock is closed or this process ends, sweep lets it be.
+func newRun(runs string) (dir string, lock *os.File, err error) {
 	// Nobody sweeps between the making of the directory and its lock.
-	done, err := lockFile(filepath.Join(runs, "lock"), unix.LOCK_EX)
+	all, err := openLock(filepath.Join(runs, "lock"), unix.LOCK_EX)
 	if err != nil {
 		return "", nil, err
 	}
-	defer done()
+	defer all.Close()
 	if dir, err = os.MkdirTemp(runs, "r"); err != nil {
 		return "", nil, err
 	}
-	unlock, err = lockFile(filepath.Join(dir, "lock"), unix.LOCK_EX)
-	return dir, unlock, err
+	lock, err = openLock(filepath.Join(dir, "lock"), unix.LOCK_EX)
+	return dir, lock, err
 }
 
 // sweep removes the runs of processes that are gone. Their guests went with them.
 func sweep(runs string) error {
-	done, err := lockFile(filepath.Join(runs, "lock"), unix.LOCK_EX)
+	all, err := openLock(filepath.Join(runs, "lock"), unix.LOCK_EX)
 	if err != nil {
 		return err
 	}
-	defer done()
+	defer all.Close()
 	entries, err := os.ReadDir(runs)
 	if err != nil {
 		return err
@@ -254,7 +268,7 @@ func sweep(runs string) error {
 			continue
 		}
 		dir := filepath.Join(runs, e.Name())
-		unlock, err := lockFile(filepath.Join(dir, "lock"), unix.LOCK_EX|unix.LOCK_NB)
+		lock, err := openLock(filepath.Join(dir, "lock"), unix.LOCK_EX|unix.LOCK_NB)
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			continue // it runs
 		}
@@ -262,7 +276,7 @@ func sweep(runs string) error {
 			return err
 		}
 		removeRun(dir)
-		unlock()
+		lock.Close()
 	}
 	return nil
 }

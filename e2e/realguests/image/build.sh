@@ -1,7 +1,7 @@
 #!/bin/sh
-# Builds a Debian as its installer leaves it (priority "important", an SSH server) in DIR, and DIR/repo,
-# a repository of what the recipe installs. For "containers" it is DIR/root, for "vms" DIR/disk.qcow2,
-# vmlinux and initrd. The lines of sources.list are on standard input. Must run as root.
+# Builds a Debian as its installer leaves it (priority "important", an SSH server) in DIR, and
+# DIR/repo, a repository of what the recipe installs. For "containers" it is DIR/root, for "vms"
+# DIR/disk.qcow2, vmlinux and initrd. The lines of sources.list are on standard input. Run it as root.
 # usage: build.sh DIR CODENAME STACK KIND PACKAGES
 set -eu
 dir=$1 codename=$2 stack=$3 kind=$4 packages=$5
@@ -21,7 +21,8 @@ cat "$dir"/root/etc/ssh/ssh_host_*_key.pub >"$dir/hostkeys"
 # QEMU starts a kernel that is not compressed at once; under emulation, unpacking it takes long.
 kernel=$(echo "$dir"/root/boot/vmlinuz-*)
 offset=$(LC_ALL=C grep -abo 7zXZ "$kernel" | head -n 1 | cut -d: -f1)
-tail -c "+$offset" "$kernel" | xz -dc >"$dir/vmlinux" 2>/dev/null || [ -s "$dir/vmlinux" ] # what follows is no xz
+# What follows the kernel in the file is no xz.
+tail -c "+$offset" "$kernel" | xz -dc >"$dir/vmlinux" 2>/dev/null || [ -s "$dir/vmlinux" ]
 cp "$dir"/root/boot/initrd.img-* "$dir/initrd"
 truncate -s 4G "$dir/raw"
 printf 'label: dos\nstart=2048, type=83, bootable\n' | sfdisk -q "$dir/raw"

@@ -4,7 +4,8 @@ set -eu
 root=$1
 export DEBIAN_FRONTEND=noninteractive
 in_root() { chroot "$root" "$@"; }
-get() { in_root apt-get -y -qq -o APT::Install-Recommends=true "$@" >/dev/null; } # as on a stock system
+# Recommended packages are installed, as on a stock system; mmdebstrap has them left out.
+get() { in_root apt-get -y -qq -o APT::Install-Recommends=true "$@" >/dev/null; }
 
 case $STACK in
 ifupdown) ;; # as installed: networkd is there and does not run
@@ -15,7 +16,7 @@ cloud) # Debian's cloud images: cloud-init, netplan, networkd and resolved, no i
 	get install cloud-init netplan.io systemd-resolved
 	rm -f "$root/etc/resolv.conf"
 	cp "$root/run/resolv.conf" "$root/etc/resolv.conf"
-	get purge ifupdown isc-dhcp-client
+	get purge ifupdown
 	;;
 *)
 	echo "unknown stack $STACK: ifupdown, networkmanager or cloud" >&2
@@ -28,7 +29,10 @@ get install --download-only $PACKAGES
 mv "$root"/var/cache/apt/archives/*.deb "$DIR/repo/"
 mkdir "$root/tmp/repo"
 mount --bind "$DIR/repo" "$root/tmp/repo"
-in_root sh -c 'cd /tmp/repo && apt-ftparchive packages . >Packages && apt-ftparchive release . >Release.new && mv Release.new Release'
+in_root sh -ec 'cd /tmp/repo
+	apt-ftparchive packages . >Packages
+	apt-ftparchive release . >Release.new
+	mv Release.new Release'
 umount "$root/tmp/repo"
 rmdir "$root/tmp/repo"
 
