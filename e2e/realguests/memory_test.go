@@ -34,7 +34,7 @@ func TestSnapshotWithMemory(t *testing.T) {
 	g, err := m.site.Resume(&vspheretest.Machine{Disk: disk, Hardware: hw}, memory)
 	require.NoError(t, err)
 	t.Cleanup(g.Kill)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
 	c, err = sshx.WaitReady(ctx, m.cfg, sshx.Ready{})
 	require.NoError(t, err)

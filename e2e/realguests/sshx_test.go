@@ -57,6 +57,10 @@ func newMachine(t *testing.T) *machine {
 			return site.wire.sites[0].dial(ctx, to)
 		}),
 	}}
+	patience := 5 * time.Minute
+	if site.kind == VMs {
+		patience *= 6
+	}
 	require.Eventually(t, func() bool {
 		for _, nic := range g.Info().NICs {
 			for _, a := range nic.Addrs {
@@ -66,7 +70,7 @@ func newMachine(t *testing.T) *machine {
 			}
 		}
 		return m.cfg.Address != ""
-	}, 5*time.Minute, 100*time.Millisecond, "no address")
+	}, patience, 100*time.Millisecond, "no address")
 	c, err := sshx.WaitReady(t.Context(), m.cfg, sshx.Ready{SystemState: true})
 	require.NoError(t, err)
 	defer c.Close()
