@@ -44,14 +44,8 @@ func TestPools(t *testing.T) {
 func (s *system) testReused(t *testing.T) {
 	set := pool.Ensure(t, s.spec)
 	for _, h := range set.Status() {
-		assert.True(
-			t,
-			h.State == "ready" && strings.HasPrefix(h.Why, "reuse"),
-			"%s: %s: %s",
-			h.Host,
-			h.State,
-			h.Why,
-		)
+		assert.True(t, h.Ready, h.Host)
+		assert.Equal(t, pool.ActionReuse, h.Action, "%s: %s", h.Host, h.Reason)
 	}
 }
 
@@ -80,7 +74,7 @@ func (s *system) testAirGap(t *testing.T) {
 	}
 	t.Run("cable", func(t *testing.T) {
 		dis := s.set.Acquire(t).Host(e2e.Dis)
-		require.NoError(t, dis.SetLink(t.Context(), 2, true))
+		require.NoError(t, dis.ConnectNIC(t.Context(), 2, true))
 		assert.NotEqual(t, pool.NICState{}.String(), s.check(t, dis, "unplugged"))
 		s.script(t, dis, `ip link set "$EXT_IF" up
 ip addr add 192.168.50.77/24 dev "$EXT_IF"
@@ -92,7 +86,7 @@ ip route add default via 192.168.50.1`)
 	})
 	t.Run("IPv6", func(t *testing.T) {
 		dis := s.set.Acquire(t).Host(e2e.Dis)
-		require.NoError(t, dis.SetLink(t.Context(), 2, true))
+		require.NoError(t, dis.ConnectNIC(t.Context(), 2, true))
 		s.script(t, dis, `ip link set "$EXT_IF" up
 ip addr add 2001:db8:50::77/64 dev "$EXT_IF" nodad
 ip -6 route add default via 2001:db8:50::1`)
@@ -138,7 +132,7 @@ func (s *system) testReboot(t *testing.T) {
 func (s *system) testConGone(t *testing.T) {
 	p := s.set.Acquire(t)
 	con, dis := p.Host(e2e.Con), p.Host(e2e.Dis)
-	require.NoError(t, con.SetLink(t.Context(), 1, false))
+	require.NoError(t, con.ConnectNIC(t.Context(), 1, false))
 	got := s.script(t, dis, `begun=$(date +%s)
 sudo -n -u "$ADMIN_USER" sudo -n true
 echo $(($(date +%s) - begun))`)
@@ -149,7 +143,7 @@ echo $(($(date +%s) - begun))`)
 	}
 	t.Logf("the checks of a dis without con took %.0fs", time.Since(begun).Seconds())
 	assert.Less(t, time.Since(begun), 3*time.Minute)
-	require.NoError(t, con.SetLink(t.Context(), 1, true))
+	require.NoError(t, con.ConnectNIC(t.Context(), 1, true))
 }
 
 func (s *system) testIdle(t *testing.T) {

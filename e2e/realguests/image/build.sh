@@ -12,7 +12,8 @@ include=$include,bind9-host,jq,python3-yaml,iputils-ping,apt-utils
 mkdir -p "$dir/repo"
 export DIR="$dir" STACK="$stack" KIND="$kind" PACKAGES="$packages"
 mmdebstrap --quiet --mode=root --variant=important --include="$include" \
-	--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+	--dpkgopt=force-unsafe-io --dpkgopt='path-exclude=/usr/share/doc/*' \
+	--dpkgopt='path-exclude=/usr/share/man/*' \
 	--customize-hook="'$here/customize.sh' \"\$1\"" \
 	"$codename" "$dir/root" -
 cat "$dir"/root/etc/ssh/ssh_host_*_key.pub >"$dir/hostkeys"
