@@ -26,7 +26,9 @@ type Client struct {
 	hops    []*Client     // that the connection goes through, first hop first
 	gate    chan struct{} // one entry for each session that is open, or being opened or closed
 	spare   spare
-	shell   atomic.Int32 // shellUnknown and so on
+	shell   atomic.Int32  // shellUnknown and so on
+	probing chan struct{} // held while the login shell is probed
+	probed  chan struct{} // closed once it is known to run commands
 
 	refusedFor time.Duration
 
@@ -56,6 +58,7 @@ func newClient(cfg Config, conn *watched, sc *ssh.Client, hostKey ssh.PublicKey,
 	c := &Client{cfg: cfg, next: cfg, conn: conn, ssh: sc, hostKey: hostKey, banner: banner, refusedFor: refusedFor}
 	c.gate = make(chan struct{}, cfg.Sessions)
 	c.done = make(chan struct{})
+	c.probing, c.probed = make(chan struct{}, 1), make(chan struct{})
 	c.life, c.stop = context.WithCancelCause(context.Background())
 	conn.poisonWith(func() { _, _, _ = sc.SendRequest("keepalive@openssh.com", false, nil) })
 	c.wg.Go(func() {

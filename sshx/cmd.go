@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -71,6 +73,14 @@ func (c Config) label(cmd Cmd) string {
 	return fmt.Sprintf("%q", s)
 }
 
+// check returns all faults of the Cmd, as the error of a command of that machine.
+func (cmd Cmd) check(c Config) error {
+	if err := cmd.validate(); err != nil {
+		return fmt.Errorf("sshx: %s: run %s: %w", c.Name, c.label(cmd), err)
+	}
+	return nil
+}
+
 // validate returns all faults of the Cmd.
 func (cmd Cmd) validate() error {
 	var errs []error
@@ -92,8 +102,11 @@ func (cmd Cmd) validate() error {
 			fault("Cmd.Args[%d] has a NUL", i)
 		}
 	}
-	if line, _, _ := strings.Cut(cmd.Script, "\n"); strings.HasPrefix(line, "#!") && strings.HasSuffix(line, "\r") {
-		fault("Cmd.Script has DOS line ends")
+	if line, _, _ := strings.Cut(cmd.Script, "\n"); strings.HasSuffix(line, "\r") {
+		fault("Cmd.Script has DOS line ends (CRLF), which shells take for part of the words before them")
+	}
+	if strings.HasPrefix(cmd.Script, "\ufeff") {
+		fault("Cmd.Script begins with a byte order mark (BOM)")
 	}
 	for n, v := range cmd.Env {
 		switch {
@@ -138,16 +151,56 @@ func interpreter(script string) []string {
 	return []string{"/bin/sh"}
 }
 
-// preamble is what sets the command up; other tells that it runs as another user.
-func (cmd Cmd) preamble(other bool) string {
-	dir, words := cmd.Dir, cmd.Args
+// words returns the command, to which the name of a script's file is to be added.
+func (cmd Cmd) words() []string {
+	if cmd.Script != "" {
+		return interpreter(cmd.Script)
+	}
+	return cmd.Args
+}
+
+// words returns the command, and the script if that is to be sent as a file. A script for a shell is
+// an argument of that, if it is short enough, has no secret, and does not look at its own name.
+func (c *Client) words(cmd Cmd) (words []string, script string) {
+	words, script = cmd.words(), cmd.Script
+	if script == "" || !isShell(words) || !short([]string{script}) || strings.Contains(script, "\x00") ||
+		fromFile.MatchString(script) || c.cfg.redact(script) != script {
+		return words, script
+	}
+	name := processName(c.cfg.redact(cmd.Name))
+	if name == "" {
+		name = "script"
+	}
+	words = slices.Clone(words)
+	if i := slices.IndexFunc(words, func(w string) bool { return path.Base(w) == "bash" }); i >= 0 {
+		words = slices.Insert(words, i+1, "--norc") // which it reads below sshd, with -c
+	}
+	return append(words, "-c", script, name), ""
+}
+
+// fromFile finds what differs in a script that is not a file.
+var fromFile = regexp.MustCompile(`BASH_SOURCE|BASH_LINENO|\$\{?0|\bcaller\b|\bzsh\b`)
+
+// isShell reports whether "-c" and a script may be added to words: a shell, and options.
+func isShell(words []string) bool {
+	if path.Base(words[0]) == "env" && len(words) > 1 {
+		words = words[1:]
+	}
+	if !slices.Contains([]string{"sh", "bash", "dash", "ash", "ksh"}, path.Base(words[0])) {
+		return false
+	}
+	return !slices.ContainsFunc(words[1:], func(w string) bool { return !shellOptions.MatchString(w) })
+}
+
+var shellOptions = regexp.MustCompile(`^-[aefuvx]+$`)
+
+// preamble is what sets the command up, of these words; other tells that it runs as another user.
+func (cmd Cmd) preamble(other bool, words []string) string {
+	dir := cmd.Dir
 	if dir == "" && other {
 		dir = "~"
 	} else if dir == "~" {
 		dir = "./~"
-	}
-	if cmd.Script != "" {
-		words = interpreter(cmd.Script)
 	}
 	return wire.Preamble(cmd.Env, dir, words)
 }
@@ -192,7 +245,7 @@ func short(words []string) bool {
 	for _, w := range words {
 		n += len(w) + 3 + 4*strings.Count(w, "'")
 	}
-	return n < 32<<10
+	return n < 96<<10
 }
 
 // Quote returns s as one word of POSIX shell: for scripts that are put together. It panics if s

@@ -95,25 +95,39 @@ func Example() {
 // Log in with the keys of the caller's ssh-agent. More than five need a choice: OpenSSH hangs up at
 // the sixth.
 func ExampleConfig_agent() {
-	conn, err := net.Dial("unix", os.Getenv("SSH_AUTH_SOCK"))
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer conn.Close() // after the last login, jump hosts' included
+	cfg, stop := lab()
+	defer stop()
+	conn := sshAgent() // net.Dial("unix", os.Getenv("SSH_AUTH_SOCK"))
+	defer conn.Close() // after the last login, those of jump hosts included
 	keys, err := agent.NewClient(conn).Signers()
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	c, err := sshx.Dial(context.Background(), sshx.Config{
-		Address: "dis1.lab", Keys: keys, HostKeys: sshx.HostKeys{KnownHosts: "known_hosts"},
-	})
+	cfg.Keys = keys
+	c, err := sshx.Dial(context.Background(), cfg)
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	defer c.Close()
+	fmt.Println("logged in")
+	// Output: logged in
+}
+
+// sshAgent connects to an agent that holds the example's key.
+func sshAgent() net.Conn {
+	key, err := ssh.ParseRawPrivateKey([]byte(exampleKey))
+	if err != nil {
+		panic(err)
+	}
+	ring := agent.NewKeyring()
+	if err := ring.Add(agent.AddedKey{PrivateKey: key}); err != nil {
+		panic(err)
+	}
+	ours, theirs := net.Pipe()
+	go func() { _ = agent.ServeAgent(ring, theirs) }()
+	return ours
 }
 
 // Tell what went wrong.

@@ -60,6 +60,9 @@ func (c *Client) Detach(ctx context.Context, cmd Cmd) (*Job, error) {
 	if err := cmd.validate(); err != nil {
 		return nil, fail(err)
 	}
+	if err := c.probe(ctx, cmd); err != nil {
+		return nil, fail(err)
+	}
 	if cmd.Stdin != nil {
 		return nil, fail(errors.New("Cmd.Stdin is not for detached commands"))
 	}
@@ -70,8 +73,8 @@ func (c *Client) Detach(ctx context.Context, cmd Cmd) (*Job, error) {
 	r.call = c.call(wire.Detach, cmd)
 	r.call.Args = []string{id, wire.Job}
 	r.call.Lead = true // also below a ForceCommand that does not exec
-	r.input = wire.Header(int64(len(cmd.Script)), cmd.preamble(r.call.User != "")) + cmd.Script
-	r.sinks(wire.Marker + id + " ")
+	r.input = wire.Header(int64(len(cmd.Script)), cmd.preamble(r.call.User != "", cmd.words())) + cmd.Script
+	r.sinks(wire.Marker + wire.Answer(id) + " ")
 	s, err := c.open(ctx)
 	if err != nil {
 		return nil, fail(err)
@@ -342,10 +345,10 @@ func (c *Client) exec(ctx context.Context, text, user string, args ...string) ([
 	}
 	defer s.close()
 	if err := s.start(ctx, "exec", call.Command()); err != nil {
-		if c.Err() != nil {
-			return nil, c.ended("run")
+		if ctx.Err() != nil || errors.Is(err, errRefused) {
+			return nil, err
 		}
-		return nil, err
+		return nil, &DisconnectedError{Host: c.cfg.Name, Cmd: "helper", Cause: err}
 	}
 	if err := c.authorize(ctx, s, call.Prompt); err != nil {
 		return nil, c.sudoRefused(err, call.User, "helper")

@@ -74,7 +74,6 @@ type sink struct {
 
 	mu      sync.Mutex // guards what follows; never held while the caller's writer is at work
 	early   []byte     // what came before the marker
-	started bool       // the marker was seen
 	kept    kept
 	data    bool      // it is raw
 	writing bool      // the caller's writer is at work on data
@@ -154,18 +153,10 @@ func (s *sink) untilMarker(p []byte) []byte {
 	rest := s.early[i+j+1:]
 	s.early = s.early[:i]
 	s.marker = ""
-	s.started = true
 	if s.seen != nil {
 		s.seen(line)
 	}
 	return rest
-}
-
-// announced reports whether the marker was seen.
-func (s *sink) announced() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.started
 }
 
 // pass takes redacted output.

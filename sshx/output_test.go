@@ -57,14 +57,21 @@ func TestSecretsAreTakenOut(t *testing.T) {
 func TestSecretsAreInNoArgumentList(t *testing.T) {
 	t.Parallel()
 	m := newSSHD(t)
-	c := dial(t, m)
+	c := dial(t, m, func(cfg *sshx.Config) { cfg.Secrets = []string{"in-the-script"} })
 	// All processes of the session, up to sshd.
-	script := `p=$$; while [ "$p" -gt 1 ]; do tr '\0' ' ' </proc/$p/cmdline; echo; set -- $(cat /proc/$p/stat | sed 's/.*) //'); p=$2; done`
-	res, err := c.Run(t.Context(), sshx.Cmd{Script: script + " # in-the-script", Env: map[string]string{"PW": "in-the-environment"}})
-	require.NoError(t, err)
-	assert.Contains(t, string(res.Stdout), "sshd")
-	assert.Contains(t, string(res.Stdout), "/bin/sh -c")
-	assert.NotContains(t, string(res.Stdout), "in-the-")
+	file := m.dir(t) + "/seen"
+	script := `p=$$; while [ "$p" -gt 1 ]; do tr '\0' ' ' </proc/$p/cmdline; echo; set -- $(cat /proc/$p/stat | sed 's/.*) //'); p=$2; done >` + file
+	for name, cmd := range map[string]sshx.Cmd{
+		"in a script": {Script: script + " # in-the-script", Env: map[string]string{"PW": "in-the-environment"}},
+		"in Env":      {Script: script, Env: map[string]string{"PW": "in-the-environment"}},
+	} {
+		_, err := c.Run(t.Context(), cmd)
+		require.NoError(t, err, name)
+		seen := m.read(t, file)
+		assert.Contains(t, seen, "sshd", name)
+		assert.Contains(t, seen, "/bin/sh", name)
+		assert.NotContains(t, seen, "in-the-", name)
+	}
 }
 
 func TestWriterThatFailsDoesNotFailTheCommand(t *testing.T) {

@@ -18,8 +18,6 @@ func (r *run) result(cut bool) Result {
 	if r.err != nil {
 		res.Stderr, lost = r.err.result()
 		res.Truncated = res.Truncated || lost
-	} else if r.started.Load() {
-		res.Stdout = append(res.Stdout, r.c.cfg.redact(string(r.noise.late()))...)
 	}
 	return res
 }
@@ -31,16 +29,19 @@ func (r *run) ends() []byte {
 			return b
 		}
 	}
-	return append(r.out.end(), r.c.cfg.redact(string(r.noise.late()))...)
+	if b := r.out.end(); len(bytes.TrimSpace(b)) > 0 {
+		return b
+	}
+	return []byte(r.c.cfg.redact(string(r.noise.bytes())))
 }
 
-// early is what came in place of the command.
+// early returns what came in place of the command, without the wrapper, if that is repeated there.
 func (r *run) early() string {
-	text := r.noise.early()
+	text := r.noise.bytes()
 	if r.err != nil {
 		text = r.err.noise()
 	}
-	return r.c.cfg.said(string(append(text, append([]byte("\n"), r.out.noise()...)...)))
+	return r.c.cfg.said(wire.Strip(string(text) + "\n" + string(r.out.noise())))
 }
 
 // finished says how a command with an exit status ended.

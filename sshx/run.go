@@ -39,10 +39,13 @@ func (c *Client) Output(ctx context.Context, args ...string) (string, error) {
 func (c *Client) runRaw(ctx context.Context, cmd Cmd) (Result, error) { return c.run(ctx, cmd, true) }
 
 func (c *Client) run(ctx context.Context, cmd Cmd, raw bool) (Result, error) {
-	r, err := c.newRun(cmd)
-	if err != nil {
+	if err := cmd.check(c.cfg); err != nil {
 		return Result{}, err
 	}
+	if err := c.probe(ctx, cmd); err != nil {
+		return Result{ExitCode: -1}, err
+	}
+	r := c.newRun(cmd)
 	s, err := c.open(ctx)
 	if err != nil {
 		return Result{}, fmt.Errorf("sshx: %s: run %s: not started: %w", c.cfg.Name, r.label, c.bare(err))
@@ -80,12 +83,9 @@ type run struct {
 	over     atomic.Bool // nobody wants more output
 }
 
-// newRun checks cmd and decides how it is sent.
-func (c *Client) newRun(cmd Cmd) (*run, error) {
+// newRun decides how cmd is sent: in the request, which costs one round trip, or on stdin.
+func (c *Client) newRun(cmd Cmd) *run {
 	r := &run{c: c, cmd: cmd, label: c.cfg.label(cmd), pid: make(chan string, 1)}
-	if err := cmd.validate(); err != nil {
-		return nil, fmt.Errorf("sshx: %s: run %s: %w", c.cfg.Name, r.label, err)
-	}
 	token, flags := newToken(), "m"
 	if cmd.Separate {
 		flags = "s"
@@ -94,18 +94,19 @@ func (c *Client) newRun(cmd Cmd) (*run, error) {
 		flags += "i"
 	}
 	r.call = c.call(wire.Run, cmd)
+	words, script := c.words(cmd)
 	direct := !r.call.Lead && (c.shell.Load() == shellProven || c.shell.Load() == shellSuits && cmd.Stdin == nil)
 	switch {
-	case r.call.User == "" && cmd.Script == "" && len(cmd.Env) == 0 && cmd.Dir == "" && (direct || plainWords(cmd.Args)) && short(cmd.Args):
+	case r.call.User == "" && script == "" && len(cmd.Env) == 0 && cmd.Dir == "" && (direct || plainWords(words)) && short(words):
 		r.call.Text = wire.Exec
-		r.call.Args = append([]string{token, flags}, cmd.Args...)
+		r.call.Args = append([]string{token, flags}, words...)
 		r.call.Direct = direct
 	default:
 		r.call.Args = []string{token, flags}
-		r.input = wire.Header(int64(len(cmd.Script)), cmd.preamble(r.call.User != "")) + cmd.Script
+		r.input = wire.Header(int64(len(script)), cmd.preamble(r.call.User != "", words)) + script
 	}
-	r.sinks(wire.Marker + token + " ")
-	return r, nil
+	r.sinks(wire.Marker + wire.Answer(token) + " ")
+	return r
 }
 
 // What is known of the login shell, by the first command, which names it, and one that it ran
@@ -149,7 +150,6 @@ func (r *run) sinks(marker string) {
 	}
 	secrets := r.c.cfg.secrets()
 	r.out = newSink(marker, secrets, out, seen)
-	r.noise.out = r.out
 	if r.cmd.Separate {
 		r.err = newSink(marker, secrets, errs, nil)
 	}

@@ -171,12 +171,20 @@ func TestLostConnectionIsNotAFailedCommand(t *testing.T) {
 func TestDropsAtTheEndOfACommand(t *testing.T) {
 	t.Parallel()
 	m := newSim(t)
+	settled := func() *sshx.Client {
+		m.SetFaults(sshtest.Faults{})
+		c := dial(t, m)
+		settle(t, c)
+		return c
+	}
+	c := settled()
 	m.SetFaults(sshtest.Faults{DropAtExit: true})
-	_, err := dial(t, m).Run(t.Context(), sshx.Cmd{Args: []string{"true"}})
+	_, err := c.Run(t.Context(), sshx.Cmd{Args: []string{"true"}})
 	_, ok := errors.AsType[*sshx.DisconnectedError](err)
 	require.True(t, ok, "no exit status: %v", err)
+	c = settled()
 	m.SetFaults(sshtest.Faults{DropAfterExit: true})
-	_, err = dial(t, m).Run(t.Context(), sshx.Cmd{Args: []string{"false"}})
+	_, err = c.Run(t.Context(), sshx.Cmd{Args: []string{"false"}})
 	if ee, ok := errors.AsType[*sshx.ExitError](err); ok {
 		assert.Equal(t, 1, ee.Code)
 	} else {

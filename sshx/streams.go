@@ -98,37 +98,23 @@ func (r *run) drain(ctx context.Context, outDone <-chan struct{}) bool {
 	}
 }
 
-// noise is what comes as stderr of a command whose stderr is merged into its stdout on the
-// machine: messages of those who start it.
+// noise is what comes as stderr of a command whose stderr is merged into its stdout on the machine:
+// messages of what starts it, such as a login shell's. It is never output of the command.
 type noise struct {
-	out *sink
-
-	mu            sync.Mutex
-	before, after []byte
+	mu   sync.Mutex // guards text
+	text []byte
 }
 
 func (n *noise) Write(p []byte) (int, error) {
-	started := n.out.announced()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if b := &n.before; started {
-		n.after = append(n.after, p...)
-		n.after = n.after[max(0, len(n.after)-earlyMax):]
-	} else {
-		*b = append(*b, p...)
-		*b = (*b)[max(0, len(*b)-earlyMax):]
-	}
+	n.text = append(n.text, p...)
+	n.text = n.text[max(0, len(n.text)-earlyMax):]
 	return len(p), nil
 }
 
-func (n *noise) early() []byte {
+func (n *noise) bytes() []byte {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return bytes.Clone(n.before)
-}
-
-func (n *noise) late() []byte {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return bytes.Clone(n.after)
+	return bytes.Clone(n.text)
 }

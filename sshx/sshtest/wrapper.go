@@ -88,13 +88,13 @@ func (h *Host) wireRun(ctx context.Context, p *Proc, args bool) int {
 	}
 	text := preamble + "\n"
 	if strings.Contains(flags, "s") {
-		text += fmt.Sprintf("echo '%s%s %d' >&2\n", wire.Marker, token, p.pid)
+		text += fmt.Sprintf("echo '%s%s %d' >&2\n", wire.Marker, wire.Answer(token), p.pid)
 	}
 	shell := ""
 	if args {
 		shell = " " + p.Env["SHELL"]
 	}
-	text += "echo " + wire.Quote(fmt.Sprintf("%s%s %d%s", wire.Marker, token, p.pid, shell)) + "\n"
+	text += "echo " + wire.Quote(fmt.Sprintf("%s%s %d%s", wire.Marker, wire.Answer(token), p.pid, shell)) + "\n"
 	if len(script) > 0 {
 		file := path.Join(orDefault(p.Env["TMPDIR"], "/tmp"), "sshx."+token)
 		if err := p.writeNew(file, script, 0o600); err != nil {
@@ -199,7 +199,7 @@ func (h *Host) wireDetach(_ context.Context, p *Proc) int {
 		b.leave()
 		return wireFail(p, err)
 	}
-	fmt.Fprintf(p.Stdout, "%s%s %s\n", wire.Marker, id, dir)
+	fmt.Fprintf(p.Stdout, "%s%s %s\n", wire.Marker, wire.Answer(id), dir)
 	go func() {
 		defer b.leave()
 		defer b.unregister(j.pid)

@@ -179,7 +179,7 @@ func TestDetachedJobs(t *testing.T) {
 		out, code := call(t, g.dial("admin"), wire.Call{Text: wire.Detach, Name: "sshx", Args: []string{id, wire.Job}},
 			wire.Header(int64(len(script)), wire.Preamble(map[string]string{"A": "x"}, "", []string{"/bin/sh"}))+script)
 		require.Zero(t, code, out)
-		require.Equal(t, wire.Marker+id+" "+wire.JobDir(id)+"\n", out)
+		require.Equal(t, wire.Marker+wire.Answer(id)+" "+wire.JobDir(id)+"\n", out)
 	}
 	poll := func(id string, from int) string {
 		out, code := call(t, g.dial("admin"), wire.Call{Text: wire.Poll, Name: "sshx", Args: []string{id, fmt.Sprint(from), "100"}}, "")

@@ -29,8 +29,8 @@ var Exec = line(`
 set +eux;
 case $2 in *m*) exec 2>&1;; esac;
 case $2 in *i*) ;; *) exec 3<&0 </dev/null; ` + watch("") + `; exec 3<&-;; esac;
-case $2 in *s*) command echo "sshx $1 $$" >&2;; esac;
-command echo "sshx $1 $$ $SHELL";
+case $2 in *s*) command echo "sshx ` + answer + ` $$" >&2;; esac;
+command echo "sshx ` + answer + ` $$ $SHELL";
 shift 2;
 exec "$@"
 `)

@@ -28,7 +28,7 @@ func TestDetachedJobLivesAndIsPolled(t *testing.T) {
 		p := start(t, cmd, Header(int64(len(script)), Preamble(nil, cmd.Dir, []string{"/bin/sh"}))+script)
 		out, code := p.finish(t)
 		require.Zero(t, code, p.err.String())
-		assert.Equal(t, "sshx "+id+" "+JobDir(id)+"\n", out)
+		assert.Equal(t, "sshx "+Answer(id)+" "+JobDir(id)+"\n", out)
 		poll := func(offset string) string {
 			b, err := sh(true, Poll, id, offset, "1000").CombinedOutput()
 			require.NoError(t, err)
@@ -96,7 +96,7 @@ func detach(t *testing.T, sh func(bool, string, ...string) *exec.Cmd, script str
 	p := start(t, cmd, Header(int64(len(script)), Preamble(nil, cmd.Dir, []string{"/bin/sh"}))+script)
 	out, code := p.finish(t)
 	require.Zero(t, code, p.err.String())
-	require.Equal(t, "sshx "+j.id+" "+JobDir(j.id)+"\n", out)
+	require.Equal(t, "sshx "+Answer(j.id)+" "+JobDir(j.id)+"\n", out)
 	return j
 }
 

@@ -124,9 +124,10 @@ func TestScriptsThatCannotBeWrittenAreNotRun(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
 				const script = "echo ran"
-				text := Run
+				text := strings.Replace(Run, `/var/tmp /dev/shm "$HOME"`, "/proc/sys/kernel", 1)
 				if dir == "full" {
 					dir, text = "", strings.Replace(Run, `<&3 >"$_sshx_f"`, `<&3 >/dev/full`, 1)
+					text = strings.Replace(text, `exec head -c "$_sshx_n" /dev/zero`, "exec true", 1)
 				}
 				cmd := sh(true, text, "tok", "m")
 				if dir != "" {
@@ -138,6 +139,22 @@ func TestScriptsThatCannotBeWrittenAreNotRun(t *testing.T) {
 				assert.NotEmpty(t, out, "it does not say why")
 				assert.Equal(t, Failed, code)
 			})
+		}
+	})
+}
+
+func TestScriptsAreWrittenWhereThereIsRoom(t *testing.T) {
+	t.Parallel()
+	underShells(t, func(t *testing.T, sh func(bool, string, ...string) *exec.Cmd) {
+		for _, dir := range []string{"/does/not/exist", "/proc/sys"} {
+			const script = "echo ran"
+			cmd := sh(true, Run, "tok", "m")
+			cmd.Env = append(cmd.Env, "TMPDIR="+dir)
+			p := start(t, cmd, Header(int64(len(script)), Preamble(nil, "", []string{"/bin/sh"}))+script)
+			p.marker(t)
+			out, code := p.finish(t)
+			assert.Equal(t, "ran\n", out)
+			assert.Zero(t, code)
 		}
 	})
 }

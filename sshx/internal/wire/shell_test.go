@@ -137,7 +137,7 @@ func (p *proc) marker(t *testing.T) int {
 	f := strings.Fields(l)
 	require.GreaterOrEqual(t, len(f), 3, "%q", l)
 	require.Equal(t, "sshx", f[0])
-	require.Equal(t, "tok", f[1])
+	require.Equal(t, Answer("tok"), f[1])
 	pid, err := strconv.Atoi(f[2])
 	require.NoError(t, err)
 	return pid
@@ -250,7 +250,7 @@ func TestRunMergesInOrderOrKeepsApart(t *testing.T) {
 		pid := p.marker(t)
 		out, _ = p.finish(t)
 		assert.Equal(t, wantOut.String(), out)
-		assert.Equal(t, fmt.Sprintf("sshx tok %d\n", pid)+wantErr.String(), p.err.String())
+		assert.Equal(t, fmt.Sprintf("sshx toktok %d\n", pid)+wantErr.String(), p.err.String())
 	})
 }
 

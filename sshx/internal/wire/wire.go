@@ -22,7 +22,7 @@
 // # Exec TOKEN FLAGS WORD...
 //
 // Exec is Run for a command whose words are its further arguments: nothing precedes what stdin
-// is used for, which saves a round trip. Its line on stdout is "sshx TOKEN PID SHELL", with $SHELL,
+// is used for, which saves a round trip. Its line on stdout is "sshx ANSWER PID SHELL", with $SHELL,
 // to which sshd sets the login shell.
 //
 // # Run TOKEN FLAGS
@@ -36,12 +36,13 @@
 // The preamble is shell text that exports the environment, changes directory and sets the
 // positional parameters to the words of a command; see Preamble. It ends with " #end". Without a
 // script (0 bytes) these words are the command. With one, the script is written to a private
-// file in ${TMPDIR:-/tmp}, whose path becomes the last word, and the file is removed when the
+// file in ${TMPDIR:-/tmp}, or elsewhere if there is no room, whose path becomes the last word, and the file is removed when the
 // command has ended. Its name is sent here since everybody can see arguments: who knew it early
 // could have a FIFO there, which no shell's noclobber minds.
 //
-// Immediately before the command starts, Run prints the line "sshx TOKEN PID" to stdout, and with
-// the flag "s" to stderr too. All that comes earlier is noise of the login shell, or the reason
+// Immediately before the command starts, Run prints the line "sshx ANSWER PID" to stdout, and with
+// the flag "s" to stderr too. ANSWER is TOKEN with its halves swapped, see Answer: what only repeats
+// the request, as a ForceCommand may, or sh -x, does not have it. All that comes earlier is noise of the login shell, or the reason
 // why there will be no such line. Exit code Failed (125) without that line is a failure of the
 // wrapper itself: no space, no such directory, input that ended early. A truncated preamble or
 // script is never run. Words that name no program end in 127 or 126 after the line.
@@ -68,7 +69,7 @@
 // # Detach ID <Job>
 //
 // Detach reads the same input as Run (flags and liveness do not apply), makes the directory
-// JobDir(ID) with mode 0700, starts Job in a session of its own, prints "sshx ID DIR" and ends
+// JobDir(ID) with mode 0700, starts Job in a session of its own, prints "sshx ANSWER DIR", ID's, and ends
 // with 0 at once. It fails with Failed. Where systemd runs, root's jobs, and those of users who
 // linger, are in a scope of their own, sshx-ID.scope, that nobody ends with the login session. Job
 // leaves in the directory:
@@ -106,6 +107,18 @@ import "strings"
 // Failed is the exit code of the wrappers' own failures.
 const Failed = 125
 
+// Answer is what a text prints in the place of its TOKEN: of 16 bytes, the last 8 and the first 8.
+func Answer(token string) string {
+	first, last := token, token
+	if len(token) >= 8 {
+		first, last = token[:len(token)-8], token[8:]
+	}
+	return last + first
+}
+
+// answer is Answer of $1.
+const answer = "${1#????????}${1%????????}"
+
 // Marker begins the line by which Run and Detach say that they did their part.
 const Marker = "sshx "
 
@@ -126,14 +139,32 @@ exec /bin/sh -c "$0" "$@"
 // can be one of them.
 const input = `
 IFS=" " read -r _sshx_n _sshx_m _sshx_x _sshx_e <&3 || exit 125;
-if [ "$_sshx_m" -gt 0 ]; then _sshx_e=$(dd bs=1 count="$_sshx_m" 2>/dev/null <&3); fi;
+if [ "$_sshx_m" -gt 0 ]; then
+	case $_sshx_n$_sshx_o in
+	0*i*|[1-9]*) _sshx_e=$(dd bs=1 count="$_sshx_m" 2>/dev/null <&3);;
+	*) _sshx_e=$(head -c "$_sshx_m" <&3);;
+	esac;
+fi;
 case $_sshx_e in *" #end") ;; *) echo "sshx: input ended early" >&2; exit 125;; esac;
 `
 
-// copyScript copies the script to $_sshx_f, exclusively. head may read ahead, so nothing may follow
+// place makes the file of the script, $_sshx_f, exclusively, in the first directory that has room for
+// it: one looks at machines whose /tmp is full, too.
+const place = `
+for _sshx_d in "${TMPDIR:-/tmp}" /var/tmp /dev/shm "$HOME"; do
+	_sshx_f=$_sshx_d/sshx.$_sshx_x;
+	(umask 077; set -C; exec head -c "$_sshx_n" /dev/zero >"$_sshx_f") 2>/dev/null && break;
+	rm -f "$_sshx_f"; _sshx_f=;
+done;
+if [ -z "$_sshx_f" ]; then
+	echo "sshx: no room for a script of $_sshx_n bytes in ${TMPDIR:-/tmp}, /var/tmp, /dev/shm or $HOME" >&2; exit 125;
+fi;
+`
+
+// copyScript copies the script to $_sshx_f. head may read ahead, so nothing may follow
 // the script but its end; and it does not mind an early end, hence wc.
 const copyScript = `
-(umask 077; set -C; exec head -c "$_sshx_n" <&3 >"$_sshx_f") || exit 125;
+(umask 077; exec head -c "$_sshx_n" <&3 >"$_sshx_f") || exit 125;
 if [ "$(($(wc -c <"$_sshx_f")))" -ne "$_sshx_n" ]; then echo "sshx: script ended early" >&2; exit 125; fi;
 `
 
@@ -151,14 +182,12 @@ trap : HUP INT QUIT USR1 USR2 TERM;
 // all of its children does not wait for it; read, unlike cat, costs no exec. It is part of the
 // group that it kills, so the group's number cannot be anybody else's meanwhile.
 var Run = line(`
-_sshx_t=$1; _sshx_o=$2; _sshx_f=; _sshx_n=0; _sshx_e=;
+set +eux;
+_sshx_t=` + answer + `; _sshx_o=$2; _sshx_f=; _sshx_n=0; _sshx_e=;
 exec 3<&0 </dev/null;
 ` + input + `
 case $_sshx_o in *m*) exec 2>&1;; esac;
-if [ "$_sshx_n" -gt 0 ]; then
-	_sshx_f=${TMPDIR:-/tmp}/sshx.$_sshx_x;
-	` + script + `
-fi;
+if [ "$_sshx_n" -gt 0 ]; then ` + place + script + ` fi;
 case $_sshx_o in
 *i*) exec <&3;;
 *) ` + watch(`rm -f "$_sshx_f";`) + `;;
@@ -195,7 +224,8 @@ exit 0
 // Detach starts the job $1, with the text of Job in $2. As the leader of its group it makes
 // setsid fork, so that the job is neither waited for nor a background child that ignores SIGINT.
 var Detach = line(`
-_sshx_t=$1; _sshx_j=$2; _sshx_d=` + JobRoot + `/sshx.$1; _sshx_f=$_sshx_d/script;
+set +eux;
+_sshx_t=` + answer + `; _sshx_j=$2; _sshx_d=` + JobRoot + `/sshx.$1; _sshx_f=$_sshx_d/script;
 exec 3<&0 </dev/null;
 command -v setsid >/dev/null || { echo "sshx: setsid: not found" >&2; exit 125; };
 ` + input + `
@@ -303,6 +333,21 @@ done;
 _sshx_kill KILL;
 [ -e "$_sshx_d/rc" ] || { echo 137 >"$_sshx_d/rc.tmp"; mv "$_sshx_d/rc.tmp" "$_sshx_d/rc"; }
 `)
+
+// Strip takes the texts out of a message that repeats a request.
+func Strip(message string) string {
+	message = strings.Join(strings.Fields(message), " ")
+	for _, text := range []string{Lead, Ready, Run, Exec, Stop, Detach, Job, Poll, Kill} {
+		message = strings.ReplaceAll(message, text, "...")
+	}
+	// Something may have been escaped, or cut off.
+	for _, begin := range []string{"set +eux; ", "if kill -0 -$$ "} {
+		if before, _, ok := strings.Cut(message, begin); ok {
+			message = before + "..."
+		}
+	}
+	return message
+}
 
 // line joins the lines of a text, which are for the reader, with blanks.
 func line(text string) string { return strings.Join(strings.Fields(text), " ") }
