@@ -142,7 +142,7 @@ func Open(ctx context.Context, o Options) (_ *Site, err error) {
 func (o Options) validate() error {
 	var errs []error
 	if o.Topology.Mixed() {
-		errs = append(errs, errors.New("Topology: con and dis must be on the same system"))
+		errs = append(errs, errors.New("con and dis must be on the same system"))
 	}
 	if o.Kind != Containers && o.Kind != VMs {
 		errs = append(errs, fmt.Errorf("unknown Kind %q; want %q or %q", o.Kind, Containers, VMs))

@@ -68,11 +68,24 @@ func run(ctx context.Context) error {
 		return err
 	}
 	srv.Addr, srv.JumpAddr = *addr, *jump
-	srv.Start()
+	if err := start(srv); err != nil { //nolint:contextcheck // it runs until Close
+		return err
+	}
 	if err := site.Welcome(os.Stdout, srv); err != nil {
 		return err
 	}
 	fmt.Println("# Ctrl-C ends it")
 	<-ctx.Done()
+	return nil
+}
+
+// start turns the Server's panic, which suits a test, into an error.
+func start(srv *vspheretest.Server) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%v; choose other addresses with -addr and -jump", p)
+		}
+	}()
+	srv.Start()
 	return nil
 }
