@@ -5,7 +5,7 @@ FUZZTIME ?= 30s
 ACQUISITIONS ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help test race lint pools plan status verify diff rebuild reset keep release sweep destroy chaos bench fuzz tidy shellcheck real real-qemu real-keep real-serve ci
+.PHONY: help test race lint pools plan status verify diff rebuild reset keep release sweep destroy chaos crash bench fuzz tidy shellcheck real real-qemu real-keep real-serve ci
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ destroy: ## Remove the set, after asking for its name
 
 chaos: ## Share a set among 8 processes for ACQUISITIONS (300), killed and stopped at random; some minutes
 	POOLREADY_ACQUISITIONS=$(ACQUISITIONS) $(GO) test ./pool -run ManyProcessesShareASet -v -count=1 -timeout 30m
+
+crash: ## Kill a process at every moment of a build, a reset, a rebuild and a destroy; some minutes
+	POOLREADY_CRASH=1 $(GO) test ./pool -run AKilledProcessIsReplaced -v -count=1 -timeout 60m
 
 bench: ## Run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
