@@ -2,8 +2,13 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
 
+	"github.com/poolready/poolready/pool/internal/wait"
 	"github.com/poolready/poolready/sshx"
 )
 
@@ -35,7 +40,7 @@ func (h *Host) connect(ctx context.Context, ready sshx.Ready) (*sshx.Client, err
 	cfg, drops := h.cfg, h.drops
 	cfg.Address = h.addr.String()
 	h.mu.Unlock()
-	c, err := sshx.WaitReady(ctx, cfg, ready)
+	c, err := h.login(ctx, cfg, ready)
 	if err != nil {
 		return nil, err
 	}
@@ -43,6 +48,91 @@ func (h *Host) connect(ctx context.Context, ready sshx.Ready) (*sshx.Client, err
 		return nil, err
 	}
 	return c, nil
+}
+
+// login waits until the host accepts a login and has proved which machine it is. With ready.Address,
+// another machine there is no failure yet: the address may be one of before.
+func (h *Host) login(ctx context.Context, cfg sshx.Config, ready sshx.Ready) (*sshx.Client, error) {
+	for pause := firstPoll; ; pause = min(pause*3/2, lastPoll) {
+		c, err := sshx.WaitReady(ctx, cfg, ready)
+		if err != nil {
+			return nil, err
+		}
+		err = h.identify(ctx, c)
+		if err == nil {
+			return c, nil
+		}
+		c.Close()
+		if !errors.As(err, new(*identityError)) || ready.Address == nil {
+			return nil, err
+		}
+		if wait.Sleep(ctx, pause) != nil {
+			return nil, fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		}
+	}
+}
+
+// identityScript prints the MACs of the machine's network interfaces, also those that a bond hides.
+const identityScript = `cat /sys/class/net/*/address /sys/class/net/*/bonding_slave/perm_hwaddr 2>/dev/null || true
+`
+
+// identify proves that c leads to this VM: the guest there has the NIC that the hypervisor says the
+// VM has. All clones of a golden have its host keys, so these do not tell them apart.
+func (h *Host) identify(ctx context.Context, c *sshx.Client) error {
+	mac, err := h.loginMAC(ctx)
+	if err != nil || mac == "" {
+		return err
+	}
+	res, err := c.Run(ctx, sshx.Cmd{Name: "identify", Script: identityScript})
+	if err != nil {
+		return err
+	}
+	has := strings.Fields(strings.ToLower(string(res.Stdout)))
+	if slices.Contains(has, mac) {
+		return nil
+	}
+	return &identityError{host: h.Name, addr: h.Addr(), want: mac, has: has}
+}
+
+// An identityError says that another machine is at the address of a host.
+type identityError struct {
+	host string
+	addr netip.Addr
+	want string
+	has  []string
+}
+
+func (e *identityError) Error() string {
+	return fmt.Sprintf("%s is another machine than %s: its NICs are %s, that of %s is %s; "+
+		"two machines have this address (clones with one /etc/machine-id or DHCP client ID, a static address in the template, "+
+		"or a MAC that is used twice), or it is an address of before", e.addr, e.host, strings.Join(e.has, ", "), e.host, e.want)
+}
+
+// loginMAC is that of the NIC SSH goes to, in lower case, as the hypervisor has it; "" if it does
+// not say.
+func (h *Host) loginMAC(ctx context.Context) (string, error) {
+	if mac := h.VM.mac(); mac != "" {
+		return mac, nil
+	}
+	h.mu.Lock()
+	mac := h.mac
+	h.mu.Unlock()
+	if mac != "" {
+		return mac, nil
+	}
+	inv, err := h.provider.Inventory(ctx, h.set)
+	if err != nil {
+		return "", err
+	}
+	for _, vm := range inv.VMs {
+		if vm.ID == h.id && len(vm.MACs) > 0 {
+			mac = vm.MACs[0]
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.mac = mac
+	return mac, nil
 }
 
 // dial makes the caller the one who connects, until done: all others wait for that connection, as

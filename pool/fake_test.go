@@ -132,7 +132,7 @@ func (f *fakeLedger) built(t *testing.T, pools int) {
 		build := hash(fmt.Sprint("build of con", n), fmt.Sprint("build of dis", n))
 		require.NoError(t, x.Make(t.Context(), n, nil, lease.Built(build, &lease.Proof{At: time.Now()}, nil)))
 	}
-	require.NoError(t, x.ReleaseClaim(t.Context(), all))
+	require.NoError(t, x.ReleaseClaim(t.Context(), nil, all))
 }
 
 // breakPool makes a pool one that must be rebuilt.

@@ -22,8 +22,9 @@ type holdings struct {
 
 	mu      sync.Mutex // guards what follows
 	claim   *lease.Held
-	covered map[int]bool // by the claim, and without a shard
-	made    []int        // covered by the claim, whose shards were made
+	covered map[int]bool    // by the claim, and without a shard
+	made    []int           // covered by the claim, whose shards were made
+	now     *lease.Snapshot // a reading of the claim, when they were
 	pools   map[int]*lease.Held
 	was     map[int]lease.Entry // what pools were before
 	trying  map[int]*sync.Mutex // held while a pool is tried
@@ -139,16 +140,21 @@ func (h *holdings) tryClaim(ctx context.Context, purpose string) error {
 // reading since. It writes that only if it is not as the claim has it.
 func (h *holdings) cover(ctx context.Context, now *lease.Snapshot, pools []int) error {
 	var add, remove []int
-	h.mu.Lock()
+	covered := now.Covered()
 	for _, n := range pools {
-		if h.covered[n] = !now.Made(n); !h.covered[n] {
-			delete(h.covered, n)
-			if now.Covered(n) { // made late, under an earlier claim
-				remove = append(remove, n)
-			}
-		} else if !now.Covered(n) {
+		if !slices.Contains(covered, n) {
 			add = append(add, n)
 		}
+	}
+	for _, n := range covered {
+		if !slices.Contains(pools, n) { // its shard was made late, under an earlier claim
+			remove = append(remove, n)
+		}
+	}
+	h.mu.Lock()
+	clear(h.covered)
+	for _, n := range pools {
+		h.covered[n] = true
 	}
 	x := h.claim
 	h.mu.Unlock()
@@ -234,7 +240,7 @@ func (h *holdings) release(ctx context.Context, n int, now *lease.Snapshot, t le
 	case covered && claim != nil:
 		if err = claim.Make(ctx, n, now, t); err == nil {
 			h.mu.Lock()
-			h.made = append(h.made, n)
+			h.made, h.now = append(h.made, n), now
 			h.mu.Unlock()
 		}
 	case x != nil:
@@ -277,7 +283,7 @@ func (h *holdings) releaseAll(ctx context.Context) {
 	}
 	ctx, cancel := lease.Afterwards(ctx)
 	defer cancel()
-	if err := claim.ReleaseClaim(ctx, made); err != nil {
+	if err := claim.ReleaseClaim(ctx, h.now, made); err != nil {
 		h.log.linef("the claim to build was not released, so it is free when it expires: %v", err)
 	}
 }

@@ -28,6 +28,7 @@ type Host struct {
 	provider Provider
 	limits   Limits
 	facts    string // Spec.Facts
+	set      string
 	id       string // in the provider
 	// snapshotBoot is the boot ID in its ready snapshot, if that is of the running VM; else "".
 	snapshotBoot string
@@ -39,6 +40,7 @@ type Host struct {
 	mu     sync.Mutex  // guards what follows
 	cfg    sshx.Config // but for the address
 	addr   netip.Addr
+	mac    string // of the NIC SSH goes to, as the hypervisor has it, once it is known
 	client *sshx.Client
 	drops  int // how often the connection was dropped
 }
@@ -49,7 +51,7 @@ func newHost(s Spec, role string, pool int, vm VM, id string, keys []string) *Ho
 	if len(keys) > 0 {
 		cfg.HostKeys = sshx.HostKeys{Pinned: keys}
 	}
-	return &Host{Name: vm.Name, Role: role, Pool: pool, VM: vm, provider: s.Provider, limits: s.Limits, facts: s.Facts, id: id, cfg: cfg, dialing: make(chan struct{}, 1)}
+	return &Host{Name: vm.Name, Role: role, Pool: pool, VM: vm, set: s.Name, provider: s.Provider, limits: s.Limits, facts: s.Facts, id: id, cfg: cfg, dialing: make(chan struct{}, 1)}
 }
 
 // A usage is the time in which a host that is leased, or made ready, may be used.
@@ -103,8 +105,8 @@ func (h *Host) leased(u *usage) *Host {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	l := &Host{
-		Name: h.Name, Role: h.Role, Pool: h.Pool, VM: h.VM, provider: h.provider, limits: h.limits, facts: h.facts, id: h.id, snapshotBoot: h.snapshotBoot,
-		cfg: h.cfg, addr: h.addr, client: h.client, dialing: make(chan struct{}, 1),
+		Name: h.Name, Role: h.Role, Pool: h.Pool, VM: h.VM, set: h.set, provider: h.provider, limits: h.limits, facts: h.facts, id: h.id, snapshotBoot: h.snapshotBoot,
+		cfg: h.cfg, addr: h.addr, mac: h.mac, client: h.client, dialing: make(chan struct{}, 1),
 	}
 	l.use.Store(u)
 	h.client = nil
@@ -304,6 +306,11 @@ func (h *Host) Reboot(ctx context.Context) error {
 	defer cancel()
 	drops := h.dropped()
 	next, err := c.Reboot(ctx, sshx.Ready{})
+	if err == nil {
+		if err = h.identify(ctx, next); err != nil {
+			next.Close()
+		}
+	}
 	if err != nil {
 		return h.blame(err)
 	}

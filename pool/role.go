@@ -207,6 +207,9 @@ func (r *run) resetBefore(h *hostPlan) bool {
 func (h *hostPlan) newHost(s Spec) *Host {
 	host := newHost(s, h.role.Name, h.Pool, h.vm, h.info.ID, h.rec.HostKeys)
 	host.snapshotBoot = h.rec.Boot
+	if len(h.info.MACs) > 0 {
+		host.mac = h.info.MACs[0]
+	}
 	for _, a := range h.info.Addrs[h.vm.mac()] {
 		host.addr = a
 		break

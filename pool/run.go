@@ -174,7 +174,7 @@ func (r *run) holdMore(ctx context.Context) (fresh bool, err error) {
 	// covered are the pools that nobody has ever held.
 	covered := func(s *lease.Snapshot) (all []int) {
 		for _, q := range r.plan.pools {
-			if q.works() && !r.hasFailed(q.number) && (s.Covered(q.number) || q.isNew() && r.obs.inv.Incomplete == "") && !s.Made(q.number) {
+			if q.works() && (s.NeverHeld(q.number) || q.isNew() && r.obs.inv.Incomplete == "" && !s.Made(q.number)) {
 				all = append(all, q.number)
 			}
 		}

@@ -430,3 +430,33 @@ func (r *rig) address(name string) (string, error) {
 	}
 	return "", nil
 }
+
+// Another clone, with golden's host keys, answers at the address that vCenter tells: it is never
+// taken for the host.
+func TestAnotherCloneAtTheAddressIsRefused(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	spec := r.spec(2)
+	spec.Roles = spec.Roles[:1]
+	spec.Limits.Boot = 5 * time.Second
+	provider := &confused{Provider: spec.Provider}
+	spec.Provider = provider
+	set := r.open(spec)
+	provider.mu.Lock()
+	provider.other, provider.left = set.Pools()[1].Host("con").Addr(), 1000
+	provider.mu.Unlock()
+	set.Close()
+	r.byHand(r.vm("con1").PowerOff)
+	_, err := pool.Open(t.Context(), spec)
+	var failed *pool.HostError
+	require.ErrorAs(t, err, &failed)
+	assert.Equal(t, "con1", failed.Host)
+	assert.ErrorContains(t, err, provider.other.String()+" is another machine than con1")
+	assert.ErrorContains(t, err, "/etc/machine-id")
+
+	provider.mu.Lock()
+	provider.left = 1 // for a moment only
+	provider.mu.Unlock()
+	r.byHand(r.vm("con1").PowerOff)
+	r.open(spec)
+}

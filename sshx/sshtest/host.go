@@ -109,6 +109,7 @@ func (h *Host) Boot() {
 	}
 	_ = d.MkdirAll("/run/lock", 0o755)
 	_ = d.WriteFile("/proc/sys/kernel/random/boot_id", []byte(id+"\n"), 0o444)
+	_ = d.RemoveAll("/sys/class/net")
 	_ = d.WriteFile("/proc/sys/kernel/osrelease", []byte(kernelRelease+"\n"), 0o444)
 	for _, name := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
 		if _, err := d.Lstat("/dev"); err == nil {
@@ -125,6 +126,13 @@ func (h *Host) Boot() {
 	h.up, h.bootID, h.offset = b, id, 0
 	h.mu.Unlock()
 	_ = h.StartSSHD()
+}
+
+// ShowNIC makes a network interface visible in /sys/class/net, until the machine boots.
+func (h *Host) ShowNIC(name, mac string) {
+	dir := "/sys/class/net/" + name
+	_ = h.disk.MkdirAll(dir, 0o755)
+	_ = h.disk.WriteFile(dir+"/address", []byte(strings.ToLower(mac)+"\n"), 0o444)
 }
 
 func newBoot(h *Host) *boot {

@@ -146,8 +146,16 @@ func (g *plainGuest) fixed() (addrs []netip.Prefix) {
 
 func (o *plainOS) Boot(m *Machine) Guest {
 	g := o.newGuest(m)
-	g.host.Boot()
+	g.boot()
 	return g
+}
+
+// boot starts the machine with the NICs that it has.
+func (g *plainGuest) boot() {
+	g.host.Boot()
+	for i, n := range g.hw.NICs {
+		g.host.ShowNIC(fmt.Sprint("eth", i), n.MAC)
+	}
 }
 
 func (o *plainOS) newGuest(m *Machine) *plainGuest {
@@ -235,7 +243,7 @@ func (g *plainGuest) Reboot() {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		if !g.dead {
-			g.host.Boot()
+			g.boot()
 			g.away, g.reverts = false, g.m.reverts
 			s.lab.broadcast()
 		}

@@ -127,6 +127,7 @@ func (g *Guest) plugIn() {
 	defer g.mu.Unlock()
 	slots := []string{"ens192", "ens224", "ens256", "ens161", "ens193", "ens225", "ens257", "ens162", "ens194", "ens226"}
 	for i, nic := range g.hw.NICs {
+		g.host.ShowNIC(slots[i], nic.MAC)
 		g.links = append(g.links, &link{name: slots[i], mac: strings.ToLower(nic.MAC), port: i, mtu: 1500})
 	}
 	g.apply()

@@ -14,8 +14,11 @@ import (
 type claim struct {
 	Format int    `json:"poolready"`
 	Lease  *Lease `json:"lease,omitempty"`
-	// Covers are the pools without a shard: nobody has ever held them. They are the holder's.
+	// Covers are pools without a shard that are the holder's: nobody has ever held them.
 	Covers numbers `json:"covers,omitempty"`
+	// Unmade are pools that earlier claims covered and whose shards their holders have not made, as
+	// far as this is known: one that has none was never held.
+	Unmade numbers `json:"unmade,omitempty"`
 	// Until is when whoever held a claim that was lost must have written it again.
 	Until time.Time `json:"until,omitzero"`
 
@@ -29,6 +32,9 @@ func (c *claim) Holder(now time.Time) *Lease {
 	}
 	return nil
 }
+
+// neverHeld reports whether a claim covered a pool and made no shard for it, as far as is known.
+func (c *claim) neverHeld(n int) bool { return c.Covers.has(n) || c.Unmade.has(n) }
 
 // why says in words why it cannot be taken, or returns "".
 func (c *claim) why(now time.Time) string {

@@ -138,7 +138,7 @@ func (x *Held) Update(ctx context.Context, t Transition) error {
 // Cover renews the claim and changes which pools it covers.
 func (x *Held) Cover(ctx context.Context, add, remove []int) error {
 	return x.update(ctx, func(_ time.Time, _ *Entry, c *claim) error {
-		c.Covers = c.Covers.with(add).without(remove)
+		c.Covers, c.Unmade = c.Covers.with(add).without(remove), c.Unmade.without(add)
 		return nil
 	})
 }
@@ -153,7 +153,7 @@ func (x *Held) update(ctx context.Context, f func(now time.Time, e *Entry, c *cl
 	if f := x.purpose.Load(); f != nil {
 		purpose = (*f)()
 	}
-	err = x.write(ctx, func(now time.Time, e *Entry, c *claim) error {
+	err = x.write(ctx, nil, func(now time.Time, e *Entry, c *claim) error {
 		if c != nil {
 			c.Lease = c.Lease.renewed(now.Add(x.l.Term), purpose)
 		} else if err := renew(now.Add(x.l.Term), purpose).applyHeld(e, now); err != nil {
@@ -189,11 +189,11 @@ func (x *Held) pen(ctx context.Context) (_ context.Context, done func(), err err
 
 // write changes the entry, or the claim, if it is ours. One that was lost is written again as it
 // was, but only as long as nobody else can have had it.
-func (x *Held) write(ctx context.Context, f func(now time.Time, e *Entry, c *claim) error) error {
+func (x *Held) write(ctx context.Context, first *Snapshot, f func(now time.Time, e *Entry, c *claim) error) error {
 	var s *Snapshot
 	var e Entry
 	var c claim
-	err := x.l.change(ctx, x.shard, nil, func(now *Snapshot) (values map[string]string, err error) {
+	err := x.l.change(ctx, x.shard, first, func(now *Snapshot) (values map[string]string, err error) {
 		s = now
 		if x.Pool == 0 {
 			c, err = x.writeClaim(now, f)
@@ -298,25 +298,25 @@ func (x *Held) renew() {
 // Release ends the lease on a pool with a transition, if it is still ours. It waits no longer than
 // ctx; a lease that could not be released is over when it expires.
 func (x *Held) Release(ctx context.Context, t Transition) error {
-	return x.release(ctx, func(now time.Time, e *Entry, _ *claim) error { return t.applyHeld(e, now) })
+	return x.release(ctx, nil, func(now time.Time, e *Entry, _ *claim) error { return t.applyHeld(e, now) })
 }
 
 // ReleaseClaim ends the claim, of which made are the pools that it covered and that have a shard
-// now.
-func (x *Held) ReleaseClaim(ctx context.Context, made []int) error {
-	return x.release(ctx, func(_ time.Time, _ *Entry, c *claim) error {
-		c.Lease, c.Covers = nil, c.Covers.without(made)
+// now. first, if not nil, is a recent reading of the claim to start from.
+func (x *Held) ReleaseClaim(ctx context.Context, first *Snapshot, made []int) error {
+	return x.release(ctx, first, func(_ time.Time, _ *Entry, c *claim) error {
+		c.Lease, c.Covers, c.Unmade = nil, nil, c.Unmade.with(c.Covers).without(made)
 		return nil
 	})
 }
 
-func (x *Held) release(ctx context.Context, f func(now time.Time, e *Entry, c *claim) error) error {
+func (x *Held) release(ctx context.Context, first *Snapshot, f func(now time.Time, e *Entry, c *claim) error) error {
 	x.end(ErrReleased)
 	<-x.gone
 	x.writing <- struct{}{} // it is free soon: the contexts of all who write have ended
 	defer func() { <-x.writing }()
 	written := false
-	err := x.write(ctx, func(now time.Time, e *Entry, c *claim) error {
+	err := x.write(ctx, first, func(now time.Time, e *Entry, c *claim) error {
 		written = true
 		return f(now, e, c)
 	})

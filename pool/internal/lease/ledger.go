@@ -130,15 +130,13 @@ func (s *Snapshot) pool(n int) (e Entry, there bool, err error) {
 	if err != nil {
 		return Entry{}, true, err
 	}
-	if claim.Covers.has(n) {
-		if h := claim.Holder(s.Now); h != nil {
-			l := *h
-			l.Purpose = "being built"
-			return Entry{Format: format, Stored: Building, Lease: &l}, false, nil
-		}
-		if _, made := s.Shards[poolShard(n)]; !made {
-			return Entry{Format: format, Stored: Absent}, false, nil
-		}
+	if h := claim.Holder(s.Now); h != nil && claim.Covers.has(n) {
+		l := *h
+		l.Purpose = "being built"
+		return Entry{Format: format, Stored: Building, Lease: &l}, false, nil
+	}
+	if claim.neverHeld(n) && !s.Made(n) {
+		return Entry{Format: format, Stored: Absent}, false, nil
 	}
 	return s.stored(n)
 }
@@ -194,10 +192,20 @@ func (s *Snapshot) Made(n int) bool {
 	return ok
 }
 
-// Covered reports whether a claim, live or not, covers a pool.
-func (s *Snapshot) Covered(n int) bool {
+// NeverHeld reports whether nobody has ever held a pool, by this claim or an earlier one that
+// covered it: it has no shard.
+func (s *Snapshot) NeverHeld(n int) bool {
 	c, _, err := s.claim()
-	return err == nil && c.Covers.has(n)
+	return err == nil && c.neverHeld(n) && !s.Made(n)
+}
+
+// Covered returns the pools that the claim covers.
+func (s *Snapshot) Covered() []int {
+	c, _, err := s.claim()
+	if err != nil {
+		return nil
+	}
+	return c.Covers
 }
 
 // Values returns what else there is in a pool's shard, by keys with a prefix, which is cut off.
@@ -215,7 +223,7 @@ func (s *Snapshot) Values(pool int, prefix string) map[string]string {
 func (s *Snapshot) Pools() []int {
 	var all []int
 	if c, _, err := s.claim(); err == nil {
-		all = slices.Clone(c.Covers)
+		all = slices.Concat(c.Covers, c.Unmade)
 	}
 	for name := range s.Shards {
 		if n := shardPool(name); n > 0 {

@@ -195,9 +195,11 @@ func (l *Ledger) TakeClaim(ctx context.Context, r ClaimRequest) (x *Held, unchan
 			default:
 				c.Until = time.Time{}
 				c.Lease = &Lease{Holder: l.By, Purpose: r.Purpose, Token: x.token, AcquiredAt: s.Now, ExpiresAt: s.Now.Add(l.Term), Process: l.self}
+				var covers numbers
 				if r.Covers != nil {
-					c.Covers = c.Covers.with(r.Covers(s))
+					covers = covers.with(r.Covers(s))
 				}
+				c.Covers, c.Unmade = covers, c.Unmade.with(c.Covers).without(covers)
 				attempted, unchanged = true, s == r.First
 				x.tried = s.Shards[claimShard].Revision
 				x.note(s, Entry{}, c)
