@@ -83,13 +83,13 @@ func TestOperations(t *testing.T) {
 	}
 
 	t.Run("of nothing", func(t *testing.T) {
-		assert.Contains(t, ok(Operation{Name: "plan"}, spec), "con1              clone  is not there")
+		assert.Contains(t, ok(Operation{Name: "plan"}, spec), "con1              clone  does not exist")
 		assert.Contains(t, ok(Operation{Name: "status"}, only(2)), "not ready")
 		out, err := do(Operation{Name: "verify"}, spec)
 		require.ErrorContains(t, err, "4 checks failed")
-		assert.Contains(t, out, `dis2: check "ready": clone: is not there`)
+		assert.Contains(t, out, `dis2: check "ready": clone: does not exist`)
 		_, err = do(Operation{Name: "reset"}, spec)
-		assert.ErrorContains(t, err, "nothing was touched: con1 is not ready: clone: is not there")
+		assert.ErrorContains(t, err, "nothing was touched: con1 is not ready: clone: does not exist")
 		assert.Contains(t, ok(Operation{Name: "sweep", Yes: true}, spec), "0 VMs")
 		assert.Contains(t, ok(Operation{Name: "destroy", Yes: true}, spec), "is gone: 0 VMs")
 		assert.Empty(t, e.history(t))
@@ -178,7 +178,8 @@ rm /etc/dnsmasq.d/poolready.conf
 	})
 	t.Run("what is in use by another is left alone", func(t *testing.T) {
 		t.Run("holder", func(t *testing.T) {
-			p := set.Acquire(t) // of another provider
+			other := e.open(t, only(2)) // with another provider
+			p := other.Acquire(t)
 			for _, op := range []Operation{{Name: "reset"}, {Name: "rebuild", Role: Dis}, {Name: "keep"}, {Name: "destroy", Yes: true}} {
 				s := only(p.Number)
 				if op.Name == "destroy" {
@@ -189,7 +190,6 @@ rm /etc/dnsmasq.d/poolready.conf
 			}
 			assert.Contains(t, ok(Operation{Name: "verify"}, only(p.Number)), "skipped: pool 2 is held by")
 		})
-		set.Close()
 		for range 2 {
 			out := ok(Operation{Name: "keep", For: time.Hour}, only(2))
 			assert.Contains(t, out, "kept")

@@ -240,7 +240,7 @@ func TestWhatPeopleDoByHandIsCured(t *testing.T) {
 			task, err := vm.PowerOff(t.Context())
 			wait(t, task, err)
 		}},
-		{name: "deleted", want: "clone: is not there", gone: true, hand: func(t *testing.T, vm *object.VirtualMachine) {
+		{name: "deleted", want: "clone: does not exist", gone: true, hand: func(t *testing.T, vm *object.VirtualMachine) {
 			task, err := vm.PowerOff(t.Context())
 			wait(t, task, err)
 			task, err = vm.Destroy(t.Context())
