@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -67,26 +66,6 @@ func theTopology(t pool.T) Topology {
 		t.Logf("topology: %s", w)
 	}
 	return topology
-}
-
-// interrupted is done when somebody wants the run to end.
-var interrupted context.Context
-
-// interruptible is a test whose context ends with the first Ctrl-C, too: so that what a real
-// vCenter is doing for it is ended in order, and its session closed. A second one kills.
-type interruptible struct {
-	*testing.T
-	ctx context.Context
-}
-
-func (t interruptible) Context() context.Context { return t.ctx }
-
-func untilInterrupted(t *testing.T) interruptible {
-	t.Helper()
-	ctx, cancel := context.WithCancelCause(t.Context())
-	stop := context.AfterFunc(interrupted, func() { cancel(context.Cause(interrupted)) })
-	t.Cleanup(func() { stop(); cancel(nil) })
-	return interruptible{t, ctx}
 }
 
 // leakChecked fails a run that leaves goroutines behind.
@@ -180,5 +159,5 @@ func TestMain(m *testing.M) {
 	if *opFlag != "" {
 		os.Exit(pool.Run(noTests{}, operate))
 	}
-	os.Exit(pool.Run(leakChecked{m}, func(t pool.T) { interrupted = t.Context() }))
+	os.Exit(pool.Run(leakChecked{m}, func(pool.T) {}))
 }

@@ -109,7 +109,7 @@ func TestPlan(t *testing.T) {
 // TestPools is the main job: from nothing, or from what is there, to pools that are ready.
 func TestPools(t *testing.T) {
 	spec, e := theSpec(t)
-	set := pool.Ensure(untilInterrupted(t), spec)
+	set := pool.Ensure(t, spec)
 	proved(t, spec, set)
 	if e == nil {
 		return

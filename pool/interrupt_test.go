@@ -17,7 +17,30 @@ import (
 	"github.com/poolready/poolready/pool"
 )
 
-func init() { pool.AddChild("interrupted", interruptedChild) }
+func init() {
+	pool.AddChild("interrupted", interruptedChild)
+	pool.AddChild("interrupted build", func(m *testing.M) {
+		flag.Parse()
+		must(flag.Set("test.run", "^TestInterruptedBuildChild$"))
+		pool.Main(m, func(pool.T) { building = true })
+	})
+}
+
+// building says that this is the process of TestInterruptedBuildChild.
+var building bool
+
+// TestInterruptedBuildChild builds the set in a test, and hangs in a step of it.
+func TestInterruptedBuildChild(t *testing.T) {
+	if !building {
+		t.Skip("it runs in the child process of another test")
+	}
+	spec, provider := labSpec()
+	t.Cleanup(func() {
+		must(provider.Close(context.Background()))
+		say("ended", t.Failed())
+	})
+	pool.Ensure(t, spec)
+}
 
 // Of a process that is interrupted, what its setup left for TestInterruptedChild.
 var (
@@ -162,5 +185,21 @@ func TestTheSecondSignalReleasesPoolsBeforeItKills(t *testing.T) {
 	assert.Equal(t, syscall.SIGTERM, state.Sys().(syscall.WaitStatus).Signal(), said)
 	assert.NotContains(t, said, "stopped working")
 	assert.NotContains(t, said, "cleaned up")
+	assert.Empty(t, s.leases(spec))
+}
+
+func TestTheFirstSignalEndsABuildInATest(t *testing.T) {
+	t.Parallel()
+	s := startLab(t)
+	c := s.talk("interrupted build", 10*time.Minute, "CHILD_HALF=1")
+	c.await("half")
+	require.NoError(t, c.Process.Signal(syscall.SIGTERM))
+	said, state := c.end()
+	assert.Equal(t, 1, state.ExitCode(), said)
+	assert.Contains(t, said, "ended true")
+	assert.Contains(t, said, "stopped by signal: terminated")
+	spec, provider, err := s.spec(10*time.Minute, t.Logf)
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, provider.Close(context.WithoutCancel(t.Context()))) }()
 	assert.Empty(t, s.leases(spec))
 }

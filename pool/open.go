@@ -22,7 +22,9 @@ func Ensure(t T, spec Spec) *Set {
 		spec.Logf = t.Logf
 	}
 	end, _ := setupDeadline(t)
-	s, err := open(t.Context(), spec, end, nil)
+	ctx, stop := untilInterrupted(t.Context())
+	defer stop()
+	s, err := open(ctx, spec, end, nil)
 	if err != nil {
 		t.Fatalf("pool: %v", err)
 	}

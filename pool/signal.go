@@ -25,6 +25,17 @@ var signalBurst = 500 * time.Millisecond
 // its first signal under Main or Run. Without them it never ends.
 func interrupted() context.Context { return process.ctx }
 
+// untilInterrupted returns a context that ends with ctx and when the process is interrupted. stop
+// ends it.
+func untilInterrupted(ctx context.Context) (_ context.Context, stop context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	forget := context.AfterFunc(interrupted(), func() { cancel(context.Cause(interrupted())) })
+	return ctx, func() {
+		forget()
+		cancel(nil)
+	}
+}
+
 // atKill registers f to be called when a second signal is about to kill the process. All such
 // functions run at the same time, and the process dies when they have returned or ctx is done,
 // which is killGrace later. forget removes f; it does not wait for an f that is running.
