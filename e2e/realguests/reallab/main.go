@@ -18,8 +18,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"strings"
@@ -32,30 +34,35 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx)
+	err := run(ctx, os.Args[1:], os.Stdout)
 	stop()
-	if err != nil {
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "reallab:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context) error {
-	addr := flag.String("addr", "127.0.0.1:8989", "`address` to serve vCenter's API on")
-	jump := flag.String("jump", "127.0.0.1:8922", "`address` to serve the SSH jump host on")
-	system := flag.String("os", "debian12", "`system` of the template")
-	stack := flag.String(
-		"stack",
-		"",
-		"who configures its network: "+strings.Join(realguests.Stacks, ", "),
-	)
-	pools := flag.Int("pools", 1, "`number` of con/dis pools that addresses are reserved for")
-	cache := flag.String("cache", "", "`directory` of images and machines")
-	flag.Parse()
+// run serves until ctx ends.
+func run(ctx context.Context, args []string, out io.Writer) error {
+	f := flag.NewFlagSet("reallab", flag.ContinueOnError)
+	addr := f.String("addr", "127.0.0.1:8989", "`address` to serve vCenter's API on")
+	jump := f.String("jump", "127.0.0.1:8922", "`address` to serve the SSH jump host on")
+	kind := f.String("kind", string(realguests.Containers), "`kind` of guests: containers or vms")
+	system := f.String("os", "debian12", "`system` of the template")
+	stack := f.String("stack", realguests.Stacks[0],
+		"who configures its network: "+strings.Join(realguests.Stacks, ", "))
+	pools := f.Int("pools", 1, "`number` of con/dis pools that addresses are reserved for")
+	cache := f.String("cache", "", "`directory` of images and machines (default in the user's cache)")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	if f.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
 	topology := e2e.DefaultTopology().On(*system, *system)
 	topology.Pools, topology.DiskGiB = *pools, 8
 	site, err := realguests.Open(ctx, realguests.Options{
-		Topology: topology, Stack: *stack, Cache: *cache,
+		Kind: realguests.Kind(*kind), Topology: topology, Stack: *stack, Cache: *cache,
 		Logf: func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) },
 	})
 	if err != nil {
@@ -71,10 +78,10 @@ func run(ctx context.Context) error {
 	if err := start(srv); err != nil { //nolint:contextcheck // it runs until Close
 		return err
 	}
-	if err := site.Welcome(os.Stdout, srv); err != nil {
+	if err := site.Welcome(out, srv); err != nil {
 		return err
 	}
-	fmt.Println("# Ctrl-C ends it")
+	fmt.Fprintln(out, "# Ctrl-C ends it")
 	<-ctx.Done()
 	return nil
 }
