@@ -52,13 +52,14 @@ func (p *Plan) expect(s Spec) time.Duration {
 
 func rounds(n, atOnce int) int { return (n + atOnce - 1) / atOnce }
 
-// fits reports that the plan cannot be done before end, when go test kills the process.
+// fits returns an error if the plan cannot be done before end, when go test kills the process.
 func (p *Plan) fits(now, end time.Time) error {
 	left := end.Sub(now)
 	if p.Expect <= left {
 		return nil
 	}
 	need := (p.Expect + p.Expect/4).Round(time.Minute) + time.Minute
-	return fmt.Errorf("set %q needs about %s, but go test ends this process in %s; nothing was touched: run go test with -timeout %s or more (setup counts, add the tests' own time)",
-		p.Set, round(p.Expect), round(left), need)
+	return fmt.Errorf("set %q: needs about %s, but go test ends this process in %s; nothing was touched: "+
+		"run go test with -timeout %s or more, plus the time of the tests, or with 0 for no limit",
+		p.Set, round(p.Expect), round(max(left, 0)), need)
 }

@@ -60,6 +60,7 @@ type interruption struct {
 func newInterruption() *interruption {
 	p := &interruption{calls: map[int]func(context.Context){}}
 	p.ctx, p.cancel = context.WithCancelCause(context.Background())
+	_ = p.ctx.Done() // makes the channel, which must belong to no testing/synctest bubble
 	p.ended = sync.NewCond(&p.mu)
 	return p
 }

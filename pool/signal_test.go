@@ -68,3 +68,14 @@ func TestNothingIsInterruptedWithoutASignal(t *testing.T) {
 	assert.NoError(t, interrupted().Err())
 	assert.NoError(t, newMainT().Context().Err())
 }
+
+func TestAnInterruptionServesEveryBubble(t *testing.T) {
+	t.Parallel()
+	p := newInterruption()
+	for range 2 {
+		synctest.Test(t, func(*testing.T) {
+			_, cancel := context.WithCancel(p.ctx)
+			cancel()
+		})
+	}
+}
