@@ -12,7 +12,7 @@ import (
 
 // KeepPolicy says when a pool stays as its test left it, for a person to look at.
 type KeepPolicy struct {
-	// When is "never", which "" is too, "failed" or "always".
+	// When is "failed", "always" or "never". Required if Pools or For is set; else "" means "never".
 	When string
 	// Pools is how many are kept at most, of all processes; 0 means 1.
 	Pools int
@@ -22,12 +22,16 @@ type KeepPolicy struct {
 
 func (k KeepPolicy) validate(f *faults) {
 	switch k.When {
-	case "", "never", "failed", "always":
+	case "":
+		if k != (KeepPolicy{}) {
+			f.addf("Spec.Keep.When", "is empty, so nothing would be kept; want never, failed or always")
+		}
+	case "never", "failed", "always":
 	default:
-		f.addf("Spec.Keep.When", "is %q; it must be never, failed or always", k.When)
+		f.addf("Spec.Keep.When", "is %q; want never, failed or always", k.When)
 	}
-	f.notNegative("Spec.Keep.Pools", int64(k.Pools))
-	f.notNegative("Spec.Keep.For", int64(k.For))
+	f.number("Spec.Keep.Pools", k.Pools, 0)
+	f.duration("Spec.Keep.For", k.For, time.Millisecond)
 }
 
 // keepTime is KeepPolicy.For unless it is set.

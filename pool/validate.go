@@ -49,9 +49,6 @@ func (s Spec) validate() error {
 	}
 	f.limits("Spec.Limits", s.Limits)
 	s.Keep.validate(&f)
-	if s.Keep.When == "" && (s.Keep.Pools != 0 || s.Keep.For != 0) {
-		f.addf("Spec.Keep.When", "is empty, so that nothing is kept; want failed, always or never")
-	}
 	for _, kind := range slices.Sorted(maps.Keys(s.Cleanups)) {
 		at := fmt.Sprintf("Spec.Cleanups[%q]", kind)
 		if kind == "" {
@@ -461,8 +458,6 @@ func (f *faults) number(path string, v, most int) {
 		f.addf(path, "is %d, at most %d are allowed", v, most)
 	}
 }
-
-func (f *faults) notNegative(path string, v int64) { f.number(path, int(v), 0) }
 
 // duration wants 0, or least and more.
 func (f *faults) duration(path string, d, least time.Duration) {
