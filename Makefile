@@ -5,7 +5,7 @@ FUZZTIME ?= 30s
 ACQUISITIONS ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help test race lint pools plan status verify diff rebuild reset keep release sweep destroy chaos crash bench fuzz tidy shellcheck real real-qemu real-keep real-serve ci
+.PHONY: help test race lint pools plan status verify diff rebuild reset keep release sweep destroy chaos crash bench fuzz api tidy shellcheck real real-qemu real-keep real-serve ci
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ bench: ## Run the benchmarks
 
 fuzz: ## Run every fuzz test for FUZZTIME (30s)
 	$(GO) test -list '^Fuzz' ./... | awk '/^Fuzz/ {f[n++] = $$1} /^ok/ {while (n) print $$2, f[--n]}' | while read -r p f; do $(GO) test "$$p" -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) || exit 1; done
+
+api: ## Record the exported API as it is now, after a change of it that is meant
+	$(GO) test ./e2e/internal/api -update
 
 tidy: ## Tidy go.mod and format the code
 	$(GO) mod tidy && $(LINT) fmt ./...
