@@ -173,3 +173,20 @@ func TestDisFailsIfItsConIsDead(t *testing.T) {
 		})
 	}
 }
+
+// TestWhatEndsByItselfIsNoFact: D-Bus starts a service for hostnamectl, which ends when idle.
+func TestWhatEndsByItselfIsNoFact(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, testTopology())
+	con := r.topology.Host(Con, 1)
+	r.boot(con, nil)
+	_, _, code := r.script(con, "hostnamectl --static")
+	require.Zero(t, code)
+	running, _, _ := r.script(con, "systemctl list-units --type=service --state=running --plain --no-legend")
+	require.Contains(t, running, "systemd-hostnamed.service")
+	facts, stderr, code := r.script(con, script("", "facts"))
+	require.Zero(t, code, stderr)
+	assert.NotContains(t, facts, "running\tsystemd-hostnamed.service")
+	assert.Contains(t, facts, "running\tsshd.service")
+	assert.Contains(t, facts, "unit\tsystemd-hostnamed.service\tstatic", "that there is such a unit is one")
+}

@@ -45,8 +45,18 @@ for family in -4 -6; do
 	ip "$family" route show | sed 's/ expires [0-9]*sec//; s/ *$//' | while read -r route; do fact route "$route"; done
 done
 
-systemctl list-unit-files --type=service --no-legend --no-pager | while read -r unit state _; do fact unit "$unit" "$state"; done
-systemctl list-units --type=service --state=running --plain --no-legend --no-pager | while read -r unit _; do fact running "$unit"; done
+# A service that others start and that ends by itself when it is idle is no fact while it runs: what
+# D-Bus or another unit starts cannot be enabled ("static"), what a socket starts has an enabled one.
+files=$(systemctl list-unit-files --type=service,socket --no-legend --no-pager)
+printf '%s\n' "$files" | while read -r unit state _; do
+	case $unit in *.service) fact unit "$unit" "$state" ;; esac
+done
+systemctl list-units --type=service --state=running --plain --no-legend --no-pager | while read -r unit _; do
+	file=$unit
+	case $unit in *@*) file=${unit%%@*}@.service ;; esac
+	printf '%s\n' "$files" | grep -qE "^($file +static|${unit%.service}.socket +enabled) " ||
+		fact running "$unit"
+done
 
 # shellcheck disable=SC2086 # a list of paths
 find $WATCH_PATHS -type f -exec sha256sum {} + 2>/dev/null | while read -r sum file; do fact file "$file" "$sum"; done

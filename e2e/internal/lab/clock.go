@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/poolready/poolready/sshx/sshtest"
 )
@@ -186,6 +187,9 @@ func (g *Guest) timedatectl(_ context.Context, p *sshtest.Proc) int {
 
 // hostnamectl knows: --static, set-hostname NAME.
 func (g *Guest) hostnamectl(_ context.Context, p *sshtest.Proc) int {
+	g.mu.Lock()
+	g.named = time.Now()
+	g.mu.Unlock()
 	switch args := p.Args[1:]; {
 	case slices.Equal(args, []string{"--static"}):
 		data, _ := g.disk.ReadFile("/etc/hostname")

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/poolready/poolready/e2e/internal/netsim"
 	"github.com/poolready/poolready/sshx/sshtest"
@@ -36,6 +37,7 @@ type Guest struct {
 	links    []*link
 	active   map[string]bool   // units
 	failed   map[string]bool   // units
+	named    time.Time         // when hostnamectl last started systemd-hostnamed
 	conns    map[string]active // NetworkManager's active connections, by interface
 	networkd []netFile         // systemd-networkd's configuration, as it was read
 	wired    []profile         // NetworkManager's automatic profiles, which are on no disk
