@@ -169,7 +169,7 @@ func TestOneBadHostSpoilsItsOwnPoolOnly(t *testing.T) {
 			}
 			return v
 		}
-		spec.Roles[0].Checks = append(spec.Roles[0].Checks, pool.ScriptCheck("health", "${WANT}", "echo fine"), pool.ScriptCheck("loud", "", `test "$WANT" = fine || { echo this is broken >&2; exit 7; }`))
+		spec.Roles[0].Checks = append(spec.Roles[0].Checks, pool.ScriptCheck("health", "${WANT}", "echo a warning >&2; echo fine"), pool.ScriptCheck("loud", "", `test "$WANT" = fine || { echo this is broken >&2; exit 7; }`))
 		return spec
 	}
 	_, err := pool.Open(t.Context(), bad())

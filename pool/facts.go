@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/poolready/poolready/pool/internal/lease"
+	"github.com/poolready/poolready/sshx"
 )
 
 // A Fact is something that there is on a host: a package, a listening port, a user.
@@ -94,7 +95,7 @@ func (h *Host) Facts(ctx context.Context) ([]Fact, error) {
 	if h.facts == "" {
 		return nil, fmt.Errorf("%s: Spec.Facts is empty", h.Name)
 	}
-	out, err := h.Script(ctx, h.facts)
+	out, err := h.printFacts(ctx, h.facts)
 	if err != nil {
 		return nil, fmt.Errorf("%s: facts: %w", h.Name, err)
 	}
@@ -103,6 +104,12 @@ func (h *Host) Facts(ctx context.Context) ([]Fact, error) {
 		return nil, fmt.Errorf("%s: facts: %w", h.Name, err)
 	}
 	return all, nil
+}
+
+// printFacts returns what the script prints on its standard output.
+func (h *Host) printFacts(ctx context.Context, script string) (string, error) {
+	res, err := h.run(ctx, sshx.Cmd{Name: "facts", Script: script, Env: h.VM.Env, Separate: true})
+	return strings.TrimRight(string(res.Stdout), " \t\r\n"), err
 }
 
 // factsDir is where the disk of a host has the facts of when it became ready, and, as it was
@@ -131,7 +138,7 @@ func (h *Host) noteFacts(ctx context.Context, script string) error {
 	if script == "" {
 		return nil
 	}
-	out, err := h.Script(ctx, script)
+	out, err := h.printFacts(ctx, script)
 	if err == nil {
 		_, err = parseFacts(out)
 	}

@@ -27,10 +27,11 @@ func Script(name, text string) Step {
 	return Step{Name: name, Version: hash(text), Do: do, script: &text}
 }
 
-// ScriptCheck returns a Check that runs text like Script, and compares what it prints to want.
+// ScriptCheck returns a Check that runs text like Script, and compares its standard output to want.
+// Warnings on standard error are not compared; they are in the error of a script that fails.
 func ScriptCheck(name, want, text string) Check {
 	do := func(ctx context.Context, h *Host) (string, error) {
-		res, err := h.run(ctx, sshx.Cmd{Name: name, Script: text, Env: h.VM.Env})
+		res, err := h.run(ctx, sshx.Cmd{Name: name, Script: text, Env: h.VM.Env, Separate: true})
 		return string(res.Stdout), err
 	}
 	return Check{Name: name, Version: hash(text), Want: want, Do: do, script: &text}
