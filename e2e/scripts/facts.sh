@@ -46,12 +46,14 @@ for family in -4 -6; do
 done
 
 # A service that others start and that ends by itself when it is idle is no fact while it runs: what
-# D-Bus or another unit starts cannot be enabled ("static"), what a socket starts has an enabled one.
+# D-Bus or another unit starts cannot be enabled ("static"), but NetworkManager's dispatcher can; what
+# a socket starts has an enabled one.
 files=$(systemctl list-unit-files --type=service,socket --no-legend --no-pager)
 printf '%s\n' "$files" | while read -r unit state _; do
 	case $unit in *.service) fact unit "$unit" "$state" ;; esac
 done
 systemctl list-units --type=service --state=running --plain --no-legend --no-pager | while read -r unit _; do
+	[ "$unit" != NetworkManager-dispatcher.service ] || continue
 	file=$unit
 	case $unit in *@*) file=${unit%%@*}@.service ;; esac
 	printf '%s\n' "$files" | grep -qE "^($file +static|${unit%.service}.socket +enabled) " ||
