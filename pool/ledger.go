@@ -47,7 +47,7 @@ func guard(x *lease.Held) {
 		}
 		_ = x.Release(ctx, lease.Released())
 	})
-	context.AfterFunc(x.Context(), forget)
+	x.AfterEnd(forget)
 }
 
 // ledgerStore is a Provider as the store of one set's ledger.

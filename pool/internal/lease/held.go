@@ -62,6 +62,9 @@ func newHeld(l *Ledger, pool int) *Held {
 // Context ends when the lease is released or lost; context.Cause is ErrReleased or has ErrLost.
 func (x *Held) Context() context.Context { return x.ctx }
 
+// AfterEnd has f called, on a goroutine of its own, when the lease is released or lost.
+func (x *Held) AfterEnd(f func()) { context.AfterFunc(x.ctx, f) }
+
 // Check reports, without asking anybody, whether the lease may still be relied on: its error has
 // ErrLost, or is ErrReleased.
 func (x *Held) Check() error {
