@@ -30,6 +30,10 @@ func (p readyProvider) SetLedger(ctx context.Context, set, shard, revision strin
 	return p.fakeLedger.SetLedger(ctx, set, shard, revision, values)
 }
 
+func (p readyProvider) Place(_ context.Context, vms ...VM) ([]Placement, error) {
+	return make([]Placement, len(vms)), nil
+}
+
 func (p readyProvider) Preflight(context.Context, []CloneSpec) error { return nil }
 
 func (p readyProvider) Clones(context.Context, string) ([]string, error) { return nil, nil }

@@ -148,6 +148,6 @@ func planOf(t *testing.T, s Spec, inv *Inventory) (*Plan, error) {
 	f.built(t, max(s.Pools, 1))
 	snapshot, err := f.process("reader").Read(t.Context())
 	require.NoError(t, err)
-	o := &observation{snapshot, inv, now}
+	o := &observation{ledger: snapshot, inv: inv, at: now}
 	return o.plan(s.withDefaults(), nil)
 }

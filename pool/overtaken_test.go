@@ -19,6 +19,7 @@ import (
 
 	"github.com/poolready/poolready/pool"
 	"github.com/poolready/poolready/sshx"
+	"github.com/poolready/poolready/vsphere"
 	"github.com/poolready/poolready/vsphere/vspheretest"
 )
 
@@ -371,4 +372,29 @@ func TestAPoolThatWasGivenBackTracksNothing(t *testing.T) {
 	require.ErrorIs(t, err, pool.ErrReleased)
 	set.Idle()
 	assert.Empty(t, r.status(spec).Pools[0].Tracked)
+}
+
+// The default datastore is another one now, and a step has changed: linked clones would lie where
+// golden lies. So golden is rebuilt first, where it is wanted, and no VM is destroyed for nothing.
+func TestGoldenIsRebuiltWhereItsClonesAreWanted(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(s *vspheretest.Server) { s.Datastores = []string{"first", "second"} })
+	on := func(datastore string) pool.Spec {
+		spec := r.spec(1)
+		provider, err := vsphere.New(vsphere.Config{URL: r.URL.String(), CACerts: r.CAFile, Datastore: datastore})
+		require.NoError(t, err)
+		t.Cleanup(func() { assert.NoError(t, provider.Close(context.WithoutCancel(t.Context()))) })
+		spec.Provider = provider
+		return spec
+	}
+	r.open(on("first")).Close()
+	assert.Equal(t, "reuse", r.plan(on("first"))["con1"])
+	spec := on("second")
+	spec.Roles[1].Steps[0] = pool.Script("use", `echo "$NAME uses it" > /etc/used # differently`)
+	plan := r.plan(spec)
+	assert.Contains(t, plan["golden-g2"], "rebuild: datastore is ")
+	assert.Contains(t, plan["con1"], "rebuild: golden-g2 is rebuilt")
+	r.open(spec).Close()
+	assert.Equal(t, "reuse", r.plan(spec)["con1"])
+	assert.Equal(t, "reuse", r.plan(spec)["golden-g2"])
 }

@@ -134,6 +134,7 @@ func (p *Plan) builds() bool {
 type observation struct {
 	ledger *lease.Snapshot
 	inv    *Inventory
+	places map[string]Placement // by VM name, where the Spec wants the VM; nil if that cannot be said
 	at     time.Time
 }
 
@@ -150,7 +151,47 @@ func observe(ctx context.Context, s Spec, l *lease.Ledger) (*observation, error)
 	if err != nil {
 		return nil, err
 	}
-	return &observation{snapshot, inv, time.Now()}, nil
+	return &observation{snapshot, inv, s.places(ctx), time.Now()}, nil
+}
+
+// places returns where the Spec wants its VMs, with the Provider's defaults resolved. If a place does
+// not exist, Preflight says so before anything is touched.
+func (s Spec) places(ctx context.Context) map[string]Placement {
+	var vms []VM
+	for _, g := range s.goldens() {
+		all := s.datastores(g)
+		for _, ds := range all {
+			vm := g.VM
+			vm.Datastore, vm.Name = ds, goldenName(g, ds, all)
+			vms = append(vms, vm)
+		}
+	}
+	for _, r := range s.Roles {
+		for _, n := range s.numbers() {
+			vms = append(vms, s.vm(r, n))
+		}
+	}
+	if len(vms) == 0 {
+		return nil
+	}
+	places, err := s.Provider.Place(ctx, vms...)
+	if err != nil || len(places) != len(vms) {
+		return nil
+	}
+	all := map[string]Placement{}
+	for i, vm := range vms {
+		all[vm.Name] = places[i]
+	}
+	return all
+}
+
+// misplaced says how a VM is not where the Spec wants the one of a name, or returns "".
+func (o *observation) misplaced(vm VMInfo, name string) string {
+	want, ok := o.places[name]
+	if !ok {
+		return ""
+	}
+	return vm.Placement.Differs(want)
 }
 
 // plan compares the Spec, with defaults filled in, to what was observed. force, if not nil, is what
@@ -186,7 +227,7 @@ func (o *observation) plan(s Spec, force *RebuildOptions) (*Plan, error) {
 			h.golden = p.goldens[slices.IndexFunc(p.goldens, func(g *goldenPlan) bool {
 				return g.recipe.VM.Name == s.golden(r).VM.Name && g.vm.Datastore == vm.Datastore
 			})]
-			h.decide(s, q, byName[vm.Name], force)
+			h.decide(s, o, q, byName[vm.Name], force)
 			q.hosts = append(q.hosts, h)
 		}
 		if !o.ledger.Made(n) && p.builder == nil && q.isNew() && o.inv.Incomplete == "" {

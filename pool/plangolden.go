@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // goldenPlan is the plan of one golden: there is one of each recipe on each datastore that its
@@ -44,7 +43,7 @@ func (g *goldenPlan) decide(s Spec, o *observation, byName map[string][]VMInfo, 
 	slices.SortFunc(mine, func(a, b VMInfo) int { return generation(base, b.Name) - generation(base, a.Name) })
 	chosen := -1
 	for i, vm := range mine {
-		action, reason, rec, snap := g.judge(vm, found, force, o.at)
+		action, reason, rec, snap := g.judge(vm, o, base, found, force)
 		if i == 0 || action == ActionReuse || g.Action == ActionRebuild && action != ActionRebuild {
 			g.Action, g.Reason, g.rec, g.snap, g.info = action, reason, rec, snap, vm
 			if action != ActionRebuild {
@@ -75,13 +74,13 @@ func (g *goldenPlan) decide(s Spec, o *observation, byName map[string][]VMInfo, 
 }
 
 // judge says what can be done with one generation, and why.
-func (g *goldenPlan) judge(vm VMInfo, templateFound bool, force *RebuildOptions, now time.Time) (Action, string, record, string) {
-	o, _ := parseOwner(vm.Owner)
+func (g *goldenPlan) judge(vm VMInfo, o *observation, base string, templateFound bool, force *RebuildOptions) (Action, string, record, string) {
+	mark, _ := parseOwner(vm.Owner)
 	rec, snap, why, err := readySnapshot(vm, g.recipe.Snapshot)
 	switch {
 	case vm.Problem != "":
 		return ActionRebuild, "the hypervisor says: " + vm.Problem, record{}, ""
-	case errors.Is(err, errUnfinished) && len(vm.Snapshots) == 0 && o.From == g.from:
+	case errors.Is(err, errUnfinished) && len(vm.Snapshots) == 0 && mark.From == g.from:
 		return ActionFinish, "was left unfinished", record{}, ""
 	case errors.Is(err, errOtherForm):
 		return ActionRefuse, why, record{}, ""
@@ -102,7 +101,11 @@ func (g *goldenPlan) judge(vm VMInfo, templateFound bool, force *RebuildOptions,
 	if d := print.diff(rec.Parts); d != "" {
 		return ActionRebuild, d, record{}, ""
 	}
-	age := now.Sub(rec.At)
+	// Linked clones lie where golden's disks are, which somebody may have moved.
+	if d := o.misplaced(vm, base); d != "" {
+		return ActionRebuild, d, record{}, ""
+	}
+	age := o.at.Sub(rec.At)
 	if g.recipe.MaxAge > 0 && age > g.recipe.MaxAge {
 		return ActionRebuild, fmt.Sprintf("is %s old, more than MaxAge %s", round(age), g.recipe.MaxAge), record{}, ""
 	}

@@ -28,7 +28,7 @@ func (h *hostPlan) ready() bool {
 }
 
 // decide compares a VM, of a pool whose earlier hosts are decided, to the Spec.
-func (h *hostPlan) decide(s Spec, q *poolPlan, existing []VMInfo, force *RebuildOptions) {
+func (h *hostPlan) decide(s Spec, o *observation, q *poolPlan, existing []VMInfo, force *RebuildOptions) {
 	set := func(a Action, format string, args ...any) { h.Action, h.Reason = a, fmt.Sprintf(format, args...) }
 	if len(existing) == 0 {
 		set(ActionClone, "does not exist")
@@ -39,7 +39,7 @@ func (h *hostPlan) decide(s Spec, q *poolPlan, existing []VMInfo, force *Rebuild
 		set(ActionRefuse, "the hypervisor says: %s; repair or remove it", h.info.Problem)
 		return
 	}
-	if o, ok := ours(s.Name, h.info); len(existing) > 1 || !ok || o.Layer != h.role.Name {
+	if mark, ok := ours(s.Name, h.info); len(existing) > 1 || !ok || mark.Layer != h.role.Name {
 		set(ActionRefuse, "%s", inTheWay(existing...))
 		return
 	}
@@ -62,6 +62,7 @@ func (h *hostPlan) decide(s Spec, q *poolPlan, existing []VMInfo, force *Rebuild
 		strings.Replace(s.rolePrint(h.role, h.vm, h.golden.rec.Build).diff(rec.Parts), "golden changed", "was cloned from an earlier golden", 1),
 		h.needsRebuilt(q.hosts, rec),
 		h.otherState(rec, snap),
+		o.misplaced(h.info, h.VM),
 	} {
 		if why != "" {
 			set(ActionRebuild, "%s", why)

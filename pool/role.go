@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/poolready/poolready/pool/internal/lease"
@@ -101,13 +100,6 @@ func (r *run) clear(ctx context.Context, h *hostPlan, inv *Inventory, id string)
 		return err
 	}
 	if !vm.foreignSnapshots() {
-		clones, err := r.spec.Provider.Clones(ctx, vm.ID)
-		if err != nil {
-			return err
-		}
-		if len(clones) > 0 {
-			return fmt.Errorf("not removing the VM: %s depend on its disks; remove or move them first", strings.Join(clones, ", "))
-		}
 		return r.spec.Provider.Destroy(ctx, vm.ID)
 	}
 	if vm.On {

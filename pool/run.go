@@ -290,7 +290,11 @@ func (r *run) preflight(ctx context.Context, end time.Time) error {
 	for _, hosts := range r.plan.roles {
 		for _, h := range hosts {
 			if h.builds() {
-				c := r.hostClone(h, golden{})
+				var source golden
+				if g := h.golden; g.Action == ActionReuse {
+					source = golden{id: g.info.ID, snapshot: g.snap, build: g.rec.Build}
+				}
+				c := r.hostClone(h, source)
 				if h.Action == ActionRebuild {
 					c.Owner = h.info.Owner // what has the name now goes first
 				}
