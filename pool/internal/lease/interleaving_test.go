@@ -1,0 +1,246 @@
+package lease
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Two builders and two tests want pool 1 of one ledger. All orders in which their reads and writes
+// can come are tried, and each may be the last step of its process; whoever is alive and works on
+// the pool does so alone.
+
+// A world is one run of the four processes, step by step.
+type world struct {
+	t       *testing.T
+	store   *fakeStore
+	procs   []*proc
+	working map[string]bool // processes that work on the pool
+	ctx     context.Context
+}
+
+// A proc is one process. It stops at every step until it is let go on.
+type proc struct {
+	name string
+	w    *world
+	gate chan struct{} // a send lets one step happen
+	at   bool          // it stands before a step
+	done bool
+	dead bool
+	next string // what that step is
+	read string // what it has read last: with next, all that its future rests on
+
+	shard, revision string // of a write that is its next step
+}
+
+func (p *proc) step(next string) error {
+	p.at, p.next = true, next
+	select {
+	case <-p.gate:
+		p.at = false
+		return nil
+	case <-p.w.ctx.Done():
+		return p.w.ctx.Err()
+	}
+}
+
+// Read and Write make the ledger of a process a Store.
+func (p *proc) Read(ctx context.Context, shards ...string) (*Contents, error) {
+	if err := p.step(fmt.Sprint("read ", shards)); err != nil {
+		return nil, err
+	}
+	c, err := p.w.store.Read(ctx, shards...)
+	if err == nil {
+		p.read = canonical(c.Shards)
+	}
+	return c, err
+}
+
+func (p *proc) Write(ctx context.Context, shard, revision string, values map[string]string) error {
+	p.shard, p.revision = shard, revision
+	if err := p.step("write"); err != nil {
+		return err
+	}
+	return p.w.store.Write(ctx, shard, revision, values)
+}
+
+// use is what a process does with the pool that it has.
+func (p *proc) use() {
+	p.w.working[p.name] = true
+	_ = p.step("work")
+	delete(p.w.working, p.name)
+}
+
+func (p *proc) ledger() *Ledger {
+	return &Ledger{Store: p, Term: 1000 * time.Hour, By: p.name, self: &Process{Boot: p.name}, ended: func(q *Process) bool {
+		return slices.ContainsFunc(p.w.procs, func(other *proc) bool { return q != nil && other.name == q.Boot && other.dead })
+	}}
+}
+
+func (p *proc) build() {
+	l := p.ledger()
+	x, _, err := l.TakeClaim(p.w.ctx, ClaimRequest{Purpose: "building", Fresh: true, Covers: func(*Snapshot) []int { return []int{1} }})
+	if err != nil {
+		return
+	}
+	var made []int
+	s, err := l.Read(p.w.ctx)
+	switch {
+	case err != nil:
+		return
+	case !s.Made(1):
+		p.use()
+		if x.Make(p.w.ctx, 1, nil, Built("b1", nil, nil)) == nil {
+			made = []int{1}
+		}
+	case x.Cover(p.w.ctx, nil, []int{1}) == nil:
+		if y, _, err := l.Build(p.w.ctx, Request{Pool: 1, Purpose: "building"}); err == nil {
+			p.use()
+			_ = y.Release(p.w.ctx, Built("b2", nil, nil))
+		}
+	}
+	_ = x.ReleaseClaim(p.w.ctx, nil, made)
+}
+
+func (p *proc) test() {
+	x, _, err := p.ledger().Acquire(p.w.ctx, Request{Pool: 1, Purpose: "test"})
+	if err != nil {
+		return
+	}
+	p.use()
+	_ = x.Release(p.w.ctx, Used("test"))
+}
+
+// canonical is what there is in shards but for times and tokens.
+func canonical(shards map[string]Shard) string {
+	var all []string
+	for _, name := range slices.Sorted(maps.Keys(shards)) {
+		text := shards[name].Values[entryKey]
+		if name == claimShard {
+			c, _ := decode[claim](text)
+			holder := ""
+			if c.Lease != nil {
+				holder = c.Lease.Holder
+			}
+			all = append(all, fmt.Sprint(name, holder, c.Covers, c.Unmade))
+			continue
+		}
+		e, _ := decode[Entry](text)
+		holder := ""
+		if e.Lease != nil {
+			holder = e.Lease.Holder
+		}
+		all = append(all, fmt.Sprint(name, e.Stored, holder, e.Build))
+	}
+	return strings.Join(all, ";")
+}
+
+// A move lets a process make its next step, or kills it.
+type move struct {
+	proc int
+	kill bool
+}
+
+// play makes moves in a new world, and returns the state that it is in then, and who can go on.
+func play(t *testing.T, shard bool, builders, tests int, moves []move) (state string, next []int) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{t: t, store: newFakeStore(), working: map[string]bool{}}
+		var stop context.CancelFunc
+		w.ctx, stop = context.WithCancel(t.Context())
+		if shard {
+			w.store.make(t, in(Dirty), 1)
+		}
+		runs := append(slices.Repeat([]func(*proc){(*proc).build}, builders), slices.Repeat([]func(*proc){(*proc).test}, tests)...)
+		for i, run := range runs {
+			p := &proc{name: fmt.Sprint("process ", i), w: w, gate: make(chan struct{})}
+			w.procs = append(w.procs, p)
+			go func() {
+				defer func() { p.done = true }()
+				run(p)
+			}()
+		}
+		synctest.Wait()
+		for _, m := range moves {
+			p := w.procs[m.proc]
+			if m.kill {
+				p.dead = true
+				delete(w.working, p.name)
+				continue
+			}
+			p.gate <- struct{}{}
+			synctest.Wait()
+			for !p.at && !p.done { // it pauses between two tries
+				time.Sleep(time.Second)
+				synctest.Wait()
+			}
+		}
+		var alive []string
+		for name := range w.working {
+			alive = append(alive, name)
+		}
+		require.LessOrEqual(t, len(alive), 1, "%v work on one pool after %+v", alive, moves)
+		state = canonical(w.store.shards)
+		for i, p := range w.procs {
+			switch {
+			case p.dead:
+				state += "|dead"
+			case p.done:
+				state += "|done"
+			case p.next == "write": // which comes too late, or is as what was read made it
+				late := w.store.shards[p.shard].Revision != p.revision
+				state += fmt.Sprintf("|%v %s %s", late, p.shard, p.read)
+			default:
+				state += "|" + p.next
+			}
+			if !p.done && !p.dead {
+				next = append(next, i)
+			}
+		}
+		stop()
+		synctest.Wait()
+		time.Sleep(2000 * time.Hour) // for those who look after a lease that they gave up
+	})
+	return state, next
+}
+
+func TestNoInterleavingGivesAPoolToTwo(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ builders, tests int }{{2, 1}, {1, 2}, {2, 2}} {
+		for _, shard := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%d builders, %d tests, the pool has a shard: %v", tt.builders, tt.tests, shard), func(t *testing.T) {
+				t.Parallel()
+				if tt.builders+tt.tests > 3 && os.Getenv("POOLREADY_CRASH") == "" {
+					t.Skip("some minutes: set POOLREADY_CRASH")
+				}
+				seen := map[string]bool{}
+				worked := 0
+				var explore func(moves []move, killed bool)
+				explore = func(moves []move, killed bool) {
+					state, next := play(t, shard, tt.builders, tt.tests, moves)
+					if seen[state] || t.Failed() {
+						return
+					}
+					seen[state] = true
+					worked += strings.Count(state, "|work")
+					for _, i := range next {
+						explore(append(slices.Clone(moves), move{proc: i}), killed)
+						if !killed { // one death
+							explore(append(slices.Clone(moves), move{proc: i, kill: true}), true)
+						}
+					}
+				}
+				explore(nil, false)
+				t.Logf("%d states, in %d of them one works on the pool", len(seen), worked)
+				require.Positive(t, worked)
+			})
+		}
+	}
+}
