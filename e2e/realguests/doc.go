@@ -53,7 +53,12 @@
 //
 // # Not shown
 //
-// RHEL and what is like it: no image is built. Of its branch of the recipe, what Debian has too
-// (nmcli, firewall-cmd, chronyc, podman) is run here; dnf, rpm, needs-restarting, SELinux and the
-// names of units and packages are not. Ubuntu is not built either.
+// RHEL and what is like it: no image is built. Of its branch of the recipe, what Debian has too (nmcli,
+// firewall-cmd, chronyc, podman, sudo) is run here; unconfirmed are dnf (install, update, remove,
+// clean), rpm -q and -qa, needs-restarting, SELinux, and the names of units, packages and files.
+// Ubuntu is not built either.
+//
+// A DHCP server that goes by client identifiers: ifupdown's client sends another one than networkd and
+// NetworkManager are told to, so that golden's address changes under the recipe's step "network",
+// whose connection is lost. Those of the lab go by MAC.
 package realguests
