@@ -15,8 +15,8 @@ import (
 )
 
 // Two builders and two tests want pool 1 of one ledger. All orders in which their reads and writes
-// can come are tried, and each may be the last step of its process; whoever is alive and works on
-// the pool does so alone.
+// can come are tried, and each may be the last step of its process, or the one before a write that is
+// done after its death; whoever is alive and works on the pool does so alone.
 
 // A world is one run of the four processes, step by step.
 type world struct {
@@ -39,6 +39,7 @@ type proc struct {
 	read string // what it has read last: with next, all that its future rests on
 
 	shard, revision string // of a write that is its next step
+	values          map[string]string
 }
 
 func (p *proc) step(next string) error {
@@ -65,7 +66,7 @@ func (p *proc) Read(ctx context.Context, shards ...string) (*Contents, error) {
 }
 
 func (p *proc) Write(ctx context.Context, shard, revision string, values map[string]string) error {
-	p.shard, p.revision = shard, revision
+	p.shard, p.revision, p.values = shard, revision, values
 	if err := p.step("write"); err != nil {
 		return err
 	}
@@ -143,14 +144,14 @@ func canonical(shards map[string]Shard) string {
 	return strings.Join(all, ";")
 }
 
-// A move lets a process make its next step, or kills it.
+// A move lets a process make its next step, kills it, or does the write of one that was killed.
 type move struct {
-	proc int
-	kill bool
+	proc        int
+	kill, stray bool
 }
 
-// play makes moves in a new world, and returns the state that it is in then, and who can go on.
-func play(t *testing.T, shard bool, builders, tests int, moves []move) (state string, next []int) {
+// play makes moves in a new world, and returns the state that it is in then, and the moves from there.
+func play(t *testing.T, shard bool, builders, tests int, moves []move) (state string, next []move) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, store: newFakeStore(), working: map[string]bool{}}
 		var stop context.CancelFunc
@@ -175,6 +176,11 @@ func play(t *testing.T, shard bool, builders, tests int, moves []move) (state st
 				delete(w.working, p.name)
 				continue
 			}
+			if m.stray {
+				_ = w.store.Write(w.ctx, p.shard, p.revision, p.values)
+				p.next = ""
+				continue
+			}
 			p.gate <- struct{}{}
 			synctest.Wait()
 			for !p.at && !p.done { // it pauses between two tries
@@ -190,18 +196,21 @@ func play(t *testing.T, shard bool, builders, tests int, moves []move) (state st
 		state = canonical(w.store.shards)
 		for i, p := range w.procs {
 			switch {
-			case p.dead:
+			case p.dead && p.next != "write":
 				state += "|dead"
 			case p.done:
 				state += "|done"
 			case p.next == "write": // which comes too late, or is as what was read made it
 				late := w.store.shards[p.shard].Revision != p.revision
-				state += fmt.Sprintf("|%v %s %s", late, p.shard, p.read)
+				state += fmt.Sprintf("|%v %v %s %s", p.dead, late, p.shard, p.read)
 			default:
 				state += "|" + p.next
 			}
-			if !p.done && !p.dead {
-				next = append(next, i)
+			switch {
+			case p.dead && p.next == "write":
+				next = append(next, move{proc: i, stray: true})
+			case !p.dead && !p.done:
+				next = append(next, move{proc: i}, move{proc: i, kill: true})
 			}
 		}
 		stop()
@@ -230,10 +239,9 @@ func TestNoInterleavingGivesAPoolToTwo(t *testing.T) {
 					}
 					seen[state] = true
 					worked += strings.Count(state, "|work")
-					for _, i := range next {
-						explore(append(slices.Clone(moves), move{proc: i}), killed)
-						if !killed { // one death
-							explore(append(slices.Clone(moves), move{proc: i, kill: true}), true)
+					for _, m := range next {
+						if !killed || !m.kill { // one death
+							explore(append(slices.Clone(moves), m), killed || m.kill)
 						}
 					}
 				}
