@@ -1,10 +1,15 @@
 package pool
 
 import (
+	"crypto/pbkdf2"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // A fingerprint is what a layer (golden or the VM of a role) was or should be built from: its
@@ -35,7 +40,8 @@ func (f *fingerprint) recipe(steps []Step, checks []Check) {
 	}
 }
 
-func (f *fingerprint) vm(vm VM) {
+// vm adds what a VM of a set is made of.
+func (f *fingerprint) vm(set string, vm VM) {
 	f.add("hardware", vm.Datastore, vm.ResourcePool,
 		strconv.Itoa(vm.CPUs), strconv.Itoa(vm.MemoryMiB), strconv.Itoa(vm.DiskGiB))
 	var nics []string
@@ -46,19 +52,44 @@ func (f *fingerprint) vm(vm VM) {
 		}
 	}
 	f.add("network interfaces", nics...)
-	var env []string
-	for k, v := range vm.Env {
-		env = append(env, hash(k, v))
-	}
-	slices.Sort(env)
-	f.add("parameters (VM.Env)", env...)
+	f.add("parameters (VM.Env)", hashEnv(set, vm))
 }
 
+// hashEnv stands for the values of VM.Env, which may be secrets, in records that everybody sees who
+// may read vCenter: it is slow, so that guessing is, and salted by set and VM, so that a guess is
+// good for one VM only.
+func hashEnv(set string, vm VM) string {
+	if len(vm.Env) == 0 {
+		return ""
+	}
+	var all []string
+	for _, k := range slices.Sorted(maps.Keys(vm.Env)) {
+		all = append(all, strconv.Quote(k), strconv.Quote(vm.Env[k]))
+	}
+	text, salt := strings.Join(all, " "), fmt.Sprintf("poolready %q %q", set, vm.Name)
+	type input struct{ text, salt string }
+	if known, ok := envHashes.Load(input{text, salt}); ok {
+		return known.(string)
+	}
+	key, err := pbkdf2.Key(sha256.New, text, []byte(salt), envRounds, 16)
+	if err != nil {
+		panic("pool: hash of VM.Env: " + err.Error()) // its arguments are constant but for the texts
+	}
+	sum := hex.EncodeToString(key)
+	envHashes.Store(input{text, salt}, sum)
+	return sum
+}
+
+// envRounds take some milliseconds for each VM, once in a process.
+const envRounds = 10_000
+
+var envHashes sync.Map // of inputs, to hashes
+
 // print is the fingerprint of golden on a datastore. template is the template's identity.
-func (g Golden) print(vm VM, template string) fingerprint {
+func (g Golden) print(set string, vm VM, template string) fingerprint {
 	var f fingerprint
 	f.add("template", g.Template, template)
-	f.vm(vm)
+	f.vm(set, vm)
 	f.recipe(g.Steps, g.Checks)
 	return f
 }
@@ -67,7 +98,7 @@ func (g Golden) print(vm VM, template string) fingerprint {
 func (s Spec) rolePrint(r Role, vm VM, golden string) fingerprint {
 	var f fingerprint
 	f.add("golden", golden)
-	f.vm(vm)
+	f.vm(s.Name, vm)
 	if r.Ready == ReadyRunning { // ReadyOff is no part: VMs stay ready that were before there was a choice
 		f.add("memory of the ready snapshot")
 	}

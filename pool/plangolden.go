@@ -30,7 +30,7 @@ func (g *goldenPlan) decide(s Spec, o *observation, byName map[string][]VMInfo, 
 	base := g.vm.Name
 	template, found := o.inv.Templates[g.recipe.Template]
 	g.layer = "golden/" + base
-	g.print = g.recipe.print(g.vm, template)
+	g.print = g.recipe.print(s.Name, g.vm, template)
 	g.from = hash(g.recipe.Template, template, fmt.Sprint(g.print[1]))
 	g.Action, g.Reason = ActionClone, "does not exist"
 	var mine []VMInfo

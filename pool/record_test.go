@@ -69,3 +69,23 @@ func TestFingerprintParts(t *testing.T) {
 	assert.Empty(t, one.diff(one))
 	assert.Equal(t, "b changed, c is gone", fingerprint{{"a", "1"}, {"b", "2"}}.diff(fingerprint{{"a", "1"}, {"b", "3"}, {"c", "4"}}))
 }
+
+// Whoever reads vCenter reads the hash: one guess must not be good for all VMs, nor quick.
+func TestHashesOfEnvAreSalted(t *testing.T) {
+	t.Parallel()
+	vm := func(name, value string) VM { return VM{Name: name, Env: map[string]string{"PASSWORD": value}} }
+	all := map[string]bool{}
+	for _, h := range []string{
+		hashEnv("lab", vm("con1", "secret")), hashEnv("lab", vm("con2", "secret")),
+		hashEnv("other", vm("con1", "secret")), hashEnv("lab", vm("con1", "secret2")),
+	} {
+		all[h] = true
+	}
+	assert.Len(t, all, 4)
+	assert.Equal(t, hashEnv("lab", vm("con1", "secret")), hashEnv("lab", vm("con1", "secret")))
+	assert.Empty(t, hashEnv("lab", VM{Name: "con1"}))
+	assert.GreaterOrEqual(t, envRounds, 10_000)
+	split := VM{Name: "con1", Env: map[string]string{"A": `1" "B" "2`}}
+	joined := VM{Name: "con1", Env: map[string]string{"A": "1", "B": "2"}}
+	assert.NotEqual(t, hashEnv("lab", split), hashEnv("lab", joined), "values do not run together")
+}
