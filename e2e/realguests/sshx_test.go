@@ -244,7 +244,7 @@ func (m *machine) testCancel(t *testing.T) {
 		assert.Equal(
 			t,
 			"none",
-			run(t, c, sshx.Cmd{Script: "pgrep -f 'sleep 532[12]' || echo none"}),
+			run(t, c, sshx.Cmd{Script: "pgrep -ax sleep | grep ' 532[12]$' || echo none"}),
 			"as %q",
 			user,
 		)
@@ -300,7 +300,7 @@ func (m *machine) testJobs(t *testing.T) {
 	assert.Equal(
 		t,
 		"none",
-		run(t, m.dial(t, "root", ""), sshx.Cmd{Script: `pgrep -f 'sleep 432[12]' || echo none
+		run(t, m.dial(t, "root", ""), sshx.Cmd{Script: `pgrep -ax sleep | grep ' 432[12]$' || echo none
 systemctl list-units 'sshx-*' --no-legend --plain --all`}),
 	)
 }
