@@ -170,9 +170,6 @@ func (s *Site) Close() {
 	s.release()
 }
 
-// Dir is where consoles and logs are while the Site is open.
-func (s *Site) Dir() string { return s.dir }
-
 // KeyFile is the private key that logs in to guests as root.
 func (s *Site) KeyFile() string { return filepath.Join(s.image.dir, keyFile) }
 

@@ -57,9 +57,9 @@ func newMachine(t *testing.T) *machine {
 			return site.wire.sites[0].dial(ctx, to)
 		}),
 	}}
-	patience := 5 * time.Minute
+	limit := 5 * time.Minute
 	if site.kind == VMs {
-		patience *= 6
+		limit *= 6
 	}
 	require.Eventually(t, func() bool {
 		for _, nic := range g.Info().NICs {
@@ -70,7 +70,7 @@ func newMachine(t *testing.T) *machine {
 			}
 		}
 		return m.cfg.Address != ""
-	}, patience, 100*time.Millisecond, "no address")
+	}, limit, 100*time.Millisecond, "no address")
 	c, err := sshx.WaitReady(t.Context(), m.cfg, sshx.Ready{SystemState: true})
 	require.NoError(t, err)
 	defer c.Close()
