@@ -50,7 +50,7 @@ func TestCloneAndLogIn(t *testing.T) {
 	go func() { done <- run(ctx, []string{"-addr", "127.0.0.1:0", "-jump", "127.0.0.1:0"}, out) }()
 	t.Cleanup(func() {
 		cancel()
-		<-done
+		assert.NoError(t, <-done)
 	})
 	for !strings.Contains(out.String(), "Ctrl-C") {
 		select {
