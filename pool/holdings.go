@@ -64,9 +64,9 @@ func (h *holdings) add(x *lease.Held, was lease.Entry) {
 	} else {
 		h.pools[x.Pool], h.was[x.Pool] = x, was
 	}
-	context.AfterFunc(x.Context(), func() {
-		if cause := context.Cause(x.Context()); errors.Is(cause, ErrLeaseLost) {
-			h.lost(cause)
+	x.AfterEnd(func() {
+		if err := x.Check(); errors.Is(err, ErrLeaseLost) {
+			h.lost(err)
 		}
 	})
 }

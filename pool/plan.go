@@ -104,18 +104,15 @@ type poolPlan struct {
 	hosts  []*hostPlan // in the order of roles
 }
 
-// builds reports whether any host of the pool is made or remade.
-func (p *poolPlan) builds() bool { return slices.ContainsFunc(p.hosts, (*hostPlan).builds) }
-
 // works reports whether there is anything to do for the pool that only its holder may do: what is
 // not reused as it is, and the first shard of a pool that has none.
-func (p *poolPlan) works() bool {
-	return p.state == lease.Absent || slices.ContainsFunc(p.hosts, func(h *hostPlan) bool { return h.Action != ActionReuse })
+func (q *poolPlan) works() bool {
+	return q.state == lease.Absent || slices.ContainsFunc(q.hosts, func(h *hostPlan) bool { return h.Action != ActionReuse })
 }
 
 // isNew reports whether no VM of the pool exists, so that nobody can hold it.
-func (p *poolPlan) isNew() bool {
-	return !slices.ContainsFunc(p.hosts, func(h *hostPlan) bool { return h.info.ID != "" })
+func (q *poolPlan) isNew() bool {
+	return !slices.ContainsFunc(q.hosts, func(h *hostPlan) bool { return h.info.ID != "" })
 }
 
 // pool returns the plan of a pool that the Spec is about.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -157,6 +156,3 @@ func (s Spec) only(n int) Spec {
 	s.Only, s.MinPools = []int{n}, 1
 	return s
 }
-
-// hasPool reports whether a pool is one that the Spec is about.
-func (s Spec) hasPool(n int) bool { return slices.Contains(s.numbers(), n) }

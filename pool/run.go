@@ -248,7 +248,7 @@ func (r *run) awaitCreated(ctx context.Context) error {
 		}
 		say(strings.Join(names, ", "))
 		if wait.Sleep(ctx, pause) != nil {
-			return nil //nolint:nilerr // the plan refuses what is still being created
+			return nil // the plan refuses what is still being created
 		}
 		if err := r.observe(ctx); err != nil {
 			return err

@@ -38,7 +38,7 @@ type Lease struct {
 }
 
 // PoolStatus is the state of one pool.
-type PoolStatus struct {
+type PoolStatus struct { //nolint:revive // a Status is the set's
 	Pool  int   `json:"pool"`
 	State State `json:"state"`
 	// Ready reports whether every host is ready and on, so that Open has nothing to do for the pool.

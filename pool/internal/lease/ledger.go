@@ -284,11 +284,12 @@ func (l *Ledger) change(ctx context.Context, shard string, first *Snapshot, f fu
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		var s *Snapshot
 		var err error
-		if first != nil {
+		switch {
+		case first != nil:
 			s, first = first, nil
-		} else if shardPool(shard) > 0 {
+		case shardPool(shard) > 0:
 			s, err = l.read(ctx, shard, claimShard)
-		} else {
+		default:
 			s, err = l.read(ctx, shard)
 		}
 		if err == nil {

@@ -60,7 +60,7 @@ func (l *Ledger) take(ctx context.Context, r Request, how func(*Lease) Transitio
 	if err != nil {
 		return nil, Entry{}, err
 	}
-	go x.renew()
+	go x.renew() //nolint:contextcheck // it lasts as long as the lease
 	return x, was, nil
 }
 
@@ -220,7 +220,7 @@ func (l *Ledger) TakeClaim(ctx context.Context, r ClaimRequest) (x *Held, unchan
 		l.undo(ctx, x)
 		return nil, false, fmt.Errorf("the claim to build: %w: it expired before the write was confirmed: the ledger takes longer to answer than the lease of %s lasts", ErrLost, l.Term)
 	}
-	go x.renew()
+	go x.renew() //nolint:contextcheck // it lasts as long as the lease
 	return x, unchanged, nil
 }
 
