@@ -128,6 +128,7 @@ type Server struct {
 
 	http     *simulator.Server
 	dir      string
+	release  func() // of the claim on dir; nil: not claimed
 	adminPwd string
 	notHere  func() // tells that this process no longer serves it
 
@@ -208,6 +209,9 @@ func NewUnstartedServer(t T) *Server {
 	return s
 }
 
+// sweep is what the first Server of a process does for those of processes that were killed.
+var sweep sync.Once
+
 // Start builds the inventory and serves it. It ends the test if that fails.
 func (s *Server) Start() {
 	if s.t != nil {
@@ -231,6 +235,7 @@ func (s *Server) start() (err error) {
 	}
 	s.lat = s.Latency.scaled()
 	s.adminPwd = randomHex(16)
+	sweep.Do(func() { removeLeftovers(os.TempDir()) })
 	if s.dir, err = os.MkdirTemp("", "vspheretest-"); err != nil {
 		return err
 	}
@@ -244,6 +249,9 @@ func (s *Server) start() (err error) {
 	}
 	on, err := s.build()
 	if err != nil {
+		return err
+	}
+	if s.release, err = claim(s.dir, s.simulatorDirs()); err != nil {
 		return err
 	}
 	if k, ok := s.OS.(interface{ HostKeys() []string }); ok {
@@ -295,11 +303,31 @@ func (s *Server) Close() {
 	}
 	s.work.Wait()
 	if s.model != nil {
+		for _, dir := range s.simulatorDirs() {
+			_ = os.RemoveAll(dir)
+		}
 		s.model.Remove()
 	}
 	if s.dir != "" {
 		_ = os.RemoveAll(s.dir)
 	}
+	if s.release != nil {
+		s.release()
+	}
+}
+
+// simulatorDirs returns the directories that vcsim has made; for a Model it makes a second one and
+// forgets the first. What is loaded may name those of another process, which are not ours.
+func (s *Server) simulatorDirs() (dirs []string) {
+	if s.Load != "" || s.model.Service == nil {
+		return nil
+	}
+	for _, o := range s.model.Map().OptionManager().Setting {
+		if o := o.GetOptionValue(); o.Key == "vcsim.home" {
+			dirs = append(dirs, fmt.Sprint(o.Value))
+		}
+	}
+	return dirs
 }
 
 // goWork runs f on a goroutine that Close waits for. It does nothing once the Server is closed.
