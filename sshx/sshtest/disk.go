@@ -26,6 +26,7 @@ type Disk struct {
 	open   map[uint64]int    // open files per inode
 	size   int64
 	used   int64
+	booted time.Time // what /proc/uptime counts from
 }
 
 const rootInode = 1
@@ -50,7 +51,7 @@ func (d *Disk) Clone() *Disk {
 	d.gen = generations.Add(1)
 	return &Disk{
 		inodes: d.inodes, shared: true, gen: generations.Add(1), next: d.next,
-		open: map[uint64]int{}, size: d.size, used: d.used,
+		open: map[uint64]int{}, size: d.size, used: d.used, booted: d.booted,
 	}
 }
 
@@ -234,7 +235,7 @@ type inode struct {
 	entries map[string]uint64 // of a directory
 	parent  uint64            // of a directory
 	target  string            // of a symbolic link
-	device  string            // null, zero, full or random
+	device  string            // null, zero, full or random; uptime is a file that is written when it is opened
 }
 
 // grow makes room for n bytes in a file. The caller holds the disk's mu and owns i.

@@ -51,8 +51,8 @@
 //
 // Users are subject to owners, groups, modes, sticky directories and umask. There are no ACLs,
 // capabilities, SELinux labels or quotas; access times are not kept; contents count against the
-// disk's size, metadata does not. /proc has the boot id and the kernel's release; /run and /dev/shm
-// are empty after Boot.
+// disk's size, metadata does not. /proc has the boot id, the kernel's release and the uptime;
+// /run and /dev/shm are empty after Boot.
 //
 // # sshd
 //

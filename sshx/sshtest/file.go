@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"io"
 	"io/fs"
@@ -207,11 +208,40 @@ func (v view) open(p string, flag int, mode fs.FileMode) (f *file, err error) {
 				_ = v.d.resize(i, 0)
 			}
 		}
+		device := v.d.inodes[at.ino].device
+		if device == "uptime" {
+			device = ""
+			v.d.writeUptime(at.ino)
+		}
 		v.d.open[at.ino]++
-		f = &file{d: v.d, name: p, ino: at.ino, flag: flag, device: v.d.inodes[at.ino].device}
+		f = &file{d: v.d, name: p, ino: at.ino, flag: flag, device: device}
 		return nil
 	})
 	return f, err
+}
+
+// setUptime makes /proc/uptime, which counts from the time booted.
+func (d *Disk) setUptime(booted time.Time) {
+	const file = "/proc/uptime"
+	_ = d.Remove(file)
+	_ = d.WriteFile(file, nil, 0o444)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.booted = booted
+	if at, err := d.root().find(file, false); err == nil && at.ino != 0 {
+		d.own(at.ino).device = "uptime"
+		d.writeUptime(at.ino)
+	}
+}
+
+// writeUptime writes the file's content anew. The caller holds mu.
+func (d *Disk) writeUptime(ino uint64) {
+	up := time.Since(d.booted).Seconds()
+	text := fmt.Sprintf("%-32s\n", fmt.Sprintf("%.2f %.2f", up, up)) // of one size always
+	i := d.own(ino)
+	if d.resize(i, 0) == nil && d.resize(i, int64(len(text))) == nil {
+		copy(i.data, text)
+	}
 }
 
 func (f *file) Read(b []byte) (int, error) {

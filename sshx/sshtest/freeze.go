@@ -69,6 +69,7 @@ func (h *Host) Resume(frozen []byte) error {
 	h.Halt()
 	b := newBoot(h)
 	b.since, b.lastPID = b.since.Add(-m.Uptime), m.LastPID
+	h.disk.setUptime(b.since)
 	base := h.clock()
 	h.mu.Lock()
 	h.up, h.bootID, h.offset = b, m.BootID, m.Clock.Sub(base())

@@ -32,6 +32,7 @@ func TestAFrozenMachineGoesOn(t *testing.T) {
 	assert.Equal(t, boot+"\nrun\nshm\ndisk\n", run(later, "cat /proc/sys/kernel/random/boot_id /run/f /dev/shm/f /var/f"))
 	assert.Equal(t, "2026-03-04 06:06\n", run(later, "date -u '+%F %H:%M'"), "the clock stood still")
 	assert.True(t, later.SSHDRunning())
+	assert.Equal(t, "up\n", run(later, "read -r up idle </proc/uptime; case $up in [0-9]*.[0-9][0-9]) echo up ;; esac"))
 
 	later.Boot()
 	assert.NotEqual(t, boot, later.BootID())

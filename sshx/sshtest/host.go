@@ -122,6 +122,7 @@ func (h *Host) Boot() {
 	_ = d.makeHostKeys()
 
 	b := newBoot(h)
+	d.setUptime(b.since)
 	h.mu.Lock()
 	h.up, h.bootID, h.offset = b, id, 0
 	h.mu.Unlock()
