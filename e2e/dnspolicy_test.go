@@ -26,7 +26,7 @@ var refusalFaults = []fault{
 		name: "con asks whom its resolv.conf names", on: Con, script: "sed -i /no-resolv/d /etc/dnsmasq.d/poolready.conf" + restartDNS,
 		want: []string{"con dns-upstream", "dis dns-policy"},
 	},
-	{name: "dis is served no names", on: Con, script: "firewall-cmd --remove-service=dns", want: []string{"con firewall-services", "dis con-names", "dis dns-policy"}},
+	{name: "dis is served no names", on: Con, script: "firewall-cmd --remove-service=dns", want: []string{"con firewall", "dis con-names", "dis dns-policy"}},
 	{name: "con itself has no names", on: Con, script: "sed -i /10.0.1.8/d /etc/resolv.conf", want: []string{"con internet", "con resolver"}},
 }
 

@@ -25,7 +25,8 @@
 //     systemd-networkd does: files of ifupdown and netplan are put aside under another name;
 //   - firewalld is installed and is the firewall, with the rules that RHEL has. ufw must not be active;
 //   - apt does nothing in the background any more, so that no host changes by itself;
-//   - the line of 127.0.1.1 goes from /etc/hosts, since dnsmasq would serve it.
+//   - the line of 127.0.1.1 goes from /etc/hosts, since dnsmasq would serve it;
+//   - cloud-init, where it is, is disabled: it would configure every clone's network anew.
 //
 // Users are administrators by files in sudoers.d, whatever the group for that is called. What
 // Ubuntu has beside Debian (netplan, systemd-resolved) follows its documentation, and has been run

@@ -29,18 +29,26 @@ var faults = []fault{
 	{name: "firewalld does not start at boot", on: Dis, script: "systemctl disable firewalld", want: []string{"dis firewalld"}},
 	{
 		name: "firewalld is stopped", on: Con, script: "systemctl stop firewalld",
-		want: []string{"con firewall-ports", "con firewall-services", "con firewalld", "con masquerade"},
+		want: []string{"con firewall", "con firewalld", "con forwarding"},
 	},
-	{name: "masquerading for this boot only", on: Con, script: "firewall-cmd --permanent --remove-masquerade", want: []string{"con masquerade"}},
-	{name: "masquerading not yet", on: Dis, script: "firewall-cmd --remove-masquerade", want: []string{"dis masquerade"}},
-	{name: "no forwarding", on: Con, script: "sysctl -w net.ipv4.ip_forward=0", want: []string{"con ip-forward"}},
+	{name: "masquerading for this boot only", on: Con, script: "firewall-cmd --permanent --remove-masquerade", want: []string{"con firewall"}},
+	{name: "masquerading not yet", on: Dis, script: "firewall-cmd --remove-masquerade", want: []string{"dis firewall"}},
+	{name: "no forwarding", on: Con, script: "sysctl -w net.ipv4.ip_forward=0", want: []string{"con forwarding", "con ip-forward"}},
 	{name: "forwarding for this boot only", on: Dis, script: "rm /etc/sysctl.d/90-poolready.conf; : >/etc/sysctl.d/empty.conf", want: []string{"dis ip-forward"}},
-	{name: "a stale port", on: Con, script: "firewall-cmd --permanent --add-port=5000/tcp", want: []string{"con firewall-ports"}},
-	{name: "a stale port of this boot", on: Dis, script: "firewall-cmd --add-port=8443/tcp", want: []string{"dis firewall-ports"}},
-	{name: "time is not served", on: Con, script: "firewall-cmd --remove-service=ntp", want: []string{"con firewall-services"}},
+	{name: "a stale port", on: Con, script: "firewall-cmd --permanent --add-port=5000/tcp", want: []string{"con firewall"}},
+	{name: "a stale port of this boot", on: Dis, script: "firewall-cmd --add-port=8443/tcp", want: []string{"dis firewall"}},
+	{
+		name: "no forwarding within the zone", on: Con, script: "firewall-cmd --remove-forward",
+		want: []string{"con firewall"},
+	},
+	{
+		name: "the VLAN is not in the zone's file", on: Con, script: "firewall-cmd --permanent --remove-interface=ens224.10",
+		want: []string{"con forwarding"},
+	},
+	{name: "time is not served", on: Con, script: "firewall-cmd --remove-service=ntp", want: []string{"con firewall"}},
 	{
 		name: "names are not served", on: Con, script: "firewall-cmd --remove-service=dns",
-		want: []string{"con firewall-services", "dis con-names", "dis dns-policy"},
+		want: []string{"con firewall", "dis con-names", "dis dns-policy"},
 	},
 	{name: "chronyd does not start at boot", on: Con, script: "systemctl disable chronyd", want: []string{"con chronyd"}},
 	{name: "chronyd is stopped", on: Dis, script: "systemctl stop chronyd", want: []string{"dis chronyd", "dis ntp"}},
@@ -106,10 +114,10 @@ var faults = []fault{
 	{name: "products are told to ask the lab", on: Con, script: "nmcli connection modify ens192 ipv4.dns 10.0.1.8", want: []string{"con lab-dns"}},
 	{
 		name: "con goes out by the lab", on: Con, script: "nmcli connection modify ens192 ipv4.never-default no && nmcli connection up ens192",
-		want: []string{"con default-route"},
+		want: []string{"con default-route", "con forwarding"},
 	},
 	{name: "the internet's name servers count", on: Con, script: "nmcli connection modify ens256 ipv4.ignore-auto-dns no", want: []string{"con ext-dns"}},
-	{name: "con has no internet", on: Con, script: "nmcli connection down ens256", want: []string{"con default-route", "con internet"}},
+	{name: "con has no internet", on: Con, script: "nmcli connection down ens256", want: []string{"con default-route", "con forwarding", "con internet"}},
 	{name: "con has IPv6", on: Con, script: "nmcli connection modify ens256 ipv6.method auto && nmcli connection up ens256", want: []string{"con internet"}},
 	{name: "dnsmasq does not start at boot", on: Con, script: "systemctl disable dnsmasq", want: []string{"con dnsmasq"}},
 	{
@@ -140,6 +148,21 @@ var faults = []fault{
 	{name: "the registry's port is taken", on: Dis, do: func(r *rig, h Host) {
 		r.guests[h.Name].Serve(8443, func(net.Conn) {})
 	}, want: []string{"dis port-free"}},
+	{name: "golden has a lease of its own", on: Golden, do: func(r *rig, h Host) {
+		mac := r.guests[h.Name].MAC(0)
+		r.write(h, "/var/lib/dhcp/dhclient.ens192.leases", "lease {\n  option dhcp-client-identifier 1:"+mac+";\n}\n")
+	}, want: []string{"golden duid-bound", "golden mac-bound"}},
+	{name: "golden has a profile for its own MAC", on: Golden, do: func(r *rig, h Host) {
+		r.write(h, "/etc/NetworkManager/system-connections/ens192.nmconnection", "[ethernet]\nmac-address="+strings.ToUpper(r.guests[h.Name].MAC(0))+"\n")
+	}, want: []string{"golden mac-bound"}},
+	{name: "golden has a DUID", on: Golden, do: func(r *rig, h Host) {
+		r.write(h, "/etc/systemd/networkd.conf", "[DHCPv4]\n#DUIDRawData=\nDUIDRawData=00:00:ab:11\n")
+	}, want: []string{"golden duid-bound"}},
+	{name: "golden has a name", on: Golden, script: "hostnamectl set-hostname golden", want: []string{"golden name-bound"}},
+	{name: "golden's name has an address", on: Golden, script: "echo '127.0.1.1 golden' >>/etc/hosts", want: []string{"golden name-bound"}},
+	{name: "golden serves names", on: Golden, script: "systemctl enable --now dnsmasq", want: []string{"golden dnsmasq"}},
+	{name: "dis serves names", on: Dis, script: "systemctl start dnsmasq", want: []string{"dis dnsmasq"}},
+	{name: "the host's own name is not in its hosts file", on: Dis, script: "sed -i '/# poolready$/d' /etc/hosts", want: []string{"dis hostname"}},
 	{name: "golden has a machine id", on: Golden, script: "echo 0123456789abcdef0123456789abcdef >/etc/machine-id", want: []string{"golden machine-id"}},
 }
 

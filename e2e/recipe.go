@@ -5,6 +5,8 @@ import (
 	"embed"
 	"path"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/poolready/poolready/pool"
 )
@@ -12,11 +14,18 @@ import (
 //go:embed scripts
 var scripts embed.FS
 
-// script returns the text of a step or check.
+// sourcing is the line by which a script has what scripts/lib.sh has.
+const sourcing = `. "${0%/*}/../lib.sh"` + "\n"
+
+// script returns the text of a step or check, whole: it goes to hosts without any other file.
 func script(kind, name string) string {
-	text, err := scripts.ReadFile(path.Join("scripts", kind, name+".sh"))
+	return strings.Replace(embeddedText(path.Join("scripts", kind, name+".sh")), sourcing, embeddedText("scripts/lib.sh"), 1)
+}
+
+func embeddedText(file string) string {
+	text, err := scripts.ReadFile(file)
 	if err != nil {
-		panic(err) // the lists below name what is embedded; TestScripts says so
+		panic(err) // the lists below name what is embedded; TestEveryScriptIsUsed says so
 	}
 	return string(text)
 }
@@ -32,16 +41,16 @@ var steps = map[string][]string{
 	Dis:    {"ssh", "update", "hostname", "network", "firewall", "resolver", "wait-con", "time", "user", "secrets", "marker", "strip", "clean", "cut"},
 }
 
+const openAsItShould = "stale ports: none, missing services: none, masquerade: yes, forward: yes"
+
 // Checks that more than one role has.
 var (
 	everywhere = []check{
 		{"os", "${OS}"},
 		{"timezone", "${TIMEZONE}"},
 		{"firewalld", "active enabled"},
-		{"masquerade", "now yes, then yes"},
+		{"firewall", "now: " + openAsItShould + "\nthen: " + openAsItShould},
 		{"ip-forward", "now 1, then 1"},
-		{"firewall-ports", "none"},
-		{"firewall-services", "none missing"},
 		{"chronyd", "active enabled"},
 		{"ntp", "${NTP_SERVER} via ${LAB_IF}"},
 		{"sshd", "clientalivecountmax 5 clientaliveinterval 60 permitrootlogin without-password"},
@@ -55,7 +64,7 @@ var (
 		{"containers", "none"},
 	}
 	conAndDis = []check{
-		{"hostname", "${HOST_NAME}"},
+		{"hostname", "now ${HOST_NAME}, then ${HOST_NAME}, at ${HOST_ADDR}"},
 		{"vlan-address", "${VLAN_ADDR}"},
 		{"mtu", "${LAB_IF}=${MTU} ${TRUNK_IF}=${MTU} ${VLAN_IF}=${MTU} ${EXT_IF}=${MTU}"},
 		{"dns-manager", "none"},
@@ -75,10 +84,15 @@ var (
 var checks = map[string][]check{
 	Golden: concat(everywhere, connected, []check{
 		{"mtu", "${LAB_IF}=${MTU} ${TRUNK_IF}=${MTU} ${EXT_IF}=${MTU}"},
-		{"machine-id", "empty"},
+		{"machine-id", "none"},
+		{"mac-bound", "none"},
+		{"duid-bound", "none"},
+		{"name-bound", "none"},
+		{"dnsmasq", "inactive disabled"},
 		{"product", "absent"},
 	}),
 	Con: concat(everywhere, conAndDis, connected, []check{
+		{"forwarding", "out by ${EXT_IF}\nnow not in the zone: none\nthen not in the zone: none"},
 		{"dnsmasq", "active enabled"},
 		{"dns-records", "all answer"},
 		{"dns-upstream", "${OUTSIDE_NAMES}"},
@@ -90,6 +104,7 @@ var checks = map[string][]check{
 		{"internet", "open: none\nclosed: icmp tcp80 tcp443 dns-udp dns-tcp http-by-name icmp6 tcp443-6 proxy-env"},
 		{"default-route", "none"},
 		{"ext-link", "DOWN, addresses: none"},
+		{"dnsmasq", "inactive disabled"},
 		{"con-ping", "answers"},
 		{"con-ssh", "${CON_NAME}\n${CON_NAME}"},
 		{"con-names", "${CON_LAB_ADDR}\n${DIS_LAB_ADDR}\n${CON_LAB_ADDR}"},
@@ -127,6 +142,8 @@ func (t Topology) steps(role string) []pool.Step {
 			s = update(s, updates)
 		case "introduce":
 			s = introduce()
+		case "wait-con": // it says itself what it waited for in vain
+			s.Timeout = time.Duration(t.WaitCon)*time.Second + 2*time.Minute
 		}
 		list = append(list, s)
 	}

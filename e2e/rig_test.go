@@ -147,6 +147,14 @@ func (r *rig) scripts(h Host, texts ...string) []output {
 	return outputs
 }
 
+// write puts a file on a host's disk.
+func (r *rig) write(h Host, file, text string) {
+	r.t.Helper()
+	d := r.guests[h.Name].Host().Disk()
+	require.NoError(r.t, d.MkdirAll(path.Dir(file), 0o755))
+	require.NoError(r.t, d.WriteFile(file, []byte(text), 0o600))
+}
+
 // script is scripts for one.
 func (r *rig) script(h Host, text string) (stdout, stderr string, code int) {
 	r.t.Helper()

@@ -17,7 +17,7 @@ func (t Topology) Spec(provider pool.Provider, ssh sshx.Config) pool.Spec {
 		Provider: provider,
 		Pools:    t.Pools,
 		Only:     t.Only,
-		Facts:    script("", "facts"),
+		Facts:    embeddedText("scripts/facts.sh"),
 		Golden:   t.golden(t.Host(Golden, 0), t.Template),
 		Roles: []pool.Role{
 			{

@@ -258,6 +258,7 @@ func (t Topology) env(h Host) map[string]string {
 		"DIS_LAB_ADDR": dis.Lab.String(), "DIS_VLAN_ADDR": dis.VLAN.String(),
 		"WAIT_CON": strconv.Itoa(t.WaitCon),
 	})
+	env["HOST_ADDR"], env["HOST_FQDN"] = h.Lab.String(), t.FQDN(h)
 	switch h.Role {
 	case Con:
 		var records []string

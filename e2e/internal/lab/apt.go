@@ -44,7 +44,7 @@ var debianMirror = map[string]pkg{
 		"/etc/NetworkManager/NetworkManager.conf": "[main]\nplugins=ifupdown,keyfile\n\n[ifupdown]\nmanaged=false\n",
 	}},
 	"firewalld": {version: "1.3.3-1~deb12u1", commands: []string{"firewall-cmd"}, units: []string{"firewalld"}, files: map[string]string{
-		zoneFileDefault: "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<zone>\n  <short>Public</short>\n  <service name=\"ssh\"/>\n  <service name=\"dhcpv6-client\"/>\n</zone>\n",
+		zoneFileDefault: "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<zone>\n  <short>Public</short>\n  <service name=\"ssh\"/>\n  <service name=\"dhcpv6-client\"/>\n  <forward/>\n</zone>\n", firewalldConf: "# firewalld config file\nDefaultZone=public\n",
 	}},
 	"dnsmasq": {version: "2.90-4~deb12u1", commands: []string{"dnsmasq"}, units: []string{"dnsmasq"}, files: map[string]string{
 		"/etc/dnsmasq.conf": "# Configuration file for dnsmasq.\n#conf-dir=/etc/dnsmasq.d\n",

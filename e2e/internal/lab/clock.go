@@ -11,10 +11,13 @@ import (
 	"github.com/poolready/poolready/sshx/sshtest"
 )
 
-// chrony is chronyd's configuration, as it read it when it started.
+// chrony is what chronyd knows: its configuration, as it read it when it started, and whether it has
+// taken the time from a server since then. Having done so it takes itself to be right, whatever
+// becomes of the clock: as a real one does until its next measurement, which is minutes later.
 type chrony struct {
 	servers []string
 	allow   []netip.Prefix
+	synced  bool
 }
 
 // chronyStart knows the directives server, pool, allow, driftfile, makestep, rtcsync, keyfile,
@@ -86,6 +89,29 @@ func (g *Guest) sources(ctx context.Context) (list []netip.Addr, answers []bool)
 	return list, answers
 }
 
+// synchronise sets the clock by a server that answers, once after a start, as "makestep 1.0 3" has
+// it, and reports whether it was ever set so.
+func (g *Guest) synchronise(ctx context.Context) bool {
+	g.mu.Lock()
+	synced := g.time.synced
+	g.mu.Unlock()
+	if synced {
+		return true
+	}
+	if _, answers := g.sources(ctx); !slices.Contains(answers, true) {
+		return false
+	}
+	now := time.Now
+	if g.host.Now != nil {
+		now = g.host.Now
+	}
+	g.host.SetClock(now())
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.time.synced = true
+	return true
+}
+
 // chronyc knows: [-c] [-n] sources, waitsync [TRIES [CORRECTION [SKEW [INTERVAL]]]], makestep,
 // accheck ADDRESS. waitsync does not wait: what does not answer now is taken not to answer later.
 func (g *Guest) chronyc(ctx context.Context, p *sshtest.Proc) int {
@@ -110,6 +136,7 @@ func (g *Guest) chronyc(ctx context.Context, p *sshtest.Proc) int {
 	verb, args := args[0], args[1:]
 	switch {
 	case verb == "sources" && len(args) == 0:
+		g.synchronise(ctx)
 		if !csv {
 			return p.NotSimulated("sources without -c")
 		}
@@ -126,7 +153,7 @@ func (g *Guest) chronyc(ctx context.Context, p *sshtest.Proc) int {
 			fmt.Fprintf(p.Stdout, "^,%s,%s,2,6,%d,12,0.000012,0.000012,0.000300\n", state, a, reach)
 		}
 	case verb == "waitsync" && len(args) <= 4:
-		if _, answers := g.sources(ctx); !slices.Contains(answers, true) {
+		if !g.synchronise(ctx) {
 			fmt.Fprintln(p.Stdout, "try: 1, refid: 00000000, correction: 0.000000000, skew: 0.000")
 			return 1
 		}
@@ -197,6 +224,11 @@ func (g *Guest) hostnamectl(_ context.Context, p *sshtest.Proc) int {
 	case len(args) == 2 && args[0] == "set-hostname":
 		if p.User != "root" {
 			return p.Fail(1, "Could not set static hostname: Access denied")
+		}
+		if args[1] == "" {
+			_ = g.disk.Remove("/etc/hostname") // the name is the default one, localhost
+			g.machine.Changed()
+			return 0
 		}
 		if err := g.disk.WriteFile("/etc/hostname", []byte(args[1]+"\n"), 0o644); err != nil {
 			return p.Fail(1, "Could not set static hostname: %v", err)

@@ -25,7 +25,10 @@ var rhel = &distro{
 	mirror: rhelMirror, inTemplate: rhelTemplate, enabled: []string{"sshd", "NetworkManager", "chronyd", "firewalld"},
 	absent:     []string{"apt-get", "dpkg-query", "networkctl", "dhclient", "resize2fs"},
 	chronyConf: "/etc/chrony.conf", root: "/dev/sda2", fs: "xfs",
-	prepare: func(*sshtest.Disk) {},
+	prepare: func(d *sshtest.Disk) {
+		_ = d.MkdirAll("/etc/yum.repos.d", 0o755)
+		_ = d.WriteFile(dnfRepo, []byte("[base]\nname=base\nbaseurl=https://"+mirrorHost+"/\nenabled=1\nskip_if_unavailable=1\n"), 0o644)
+	},
 }
 
 var debian = &distro{

@@ -51,7 +51,11 @@ func (g *Guest) dnsmasqConfig() (*dnsmasq, error) {
 	if !c.noHosts {
 		for name, list := range g.hostsFile() {
 			key := dns.Fqdn(name)
-			c.hosts[key] = append(c.hosts[key], list...)
+			for _, a := range list {
+				if !slices.Contains(c.hosts[key], a) {
+					c.hosts[key] = append(c.hosts[key], a)
+				}
+			}
 		}
 	}
 	return c, nil

@@ -13,15 +13,20 @@ import (
 	"github.com/poolready/poolready/sshx/sshtest"
 )
 
-// A zone is firewalld's public zone, which all interfaces are in, as its file has it.
+// A zone is firewalld's public zone, its default one, as its file has it. What comes in by an
+// interface that is in no zone is filtered by it, too, but it passes packets on only between its
+// own interfaces.
 type zone struct {
 	XMLName    xml.Name      `xml:"zone"`
 	Short      string        `xml:"short,omitempty"`
+	Interfaces []zoneService `xml:"interface"`
 	Services   []zoneService `xml:"service"`
 	Ports      []zonePort    `xml:"port"`
 	Masquerade *struct{}     `xml:"masquerade"`
+	Forward    *struct{}     `xml:"forward"`
 }
 
+// A zoneService is an element of a zone that is but a name.
 type zoneService struct {
 	Name string `xml:"name,attr"`
 }
@@ -34,6 +39,7 @@ type zonePort struct {
 const (
 	zoneFile        = "/etc/firewalld/zones/public.xml"
 	zoneFileDefault = "/usr/lib/firewalld/zones/public.xml"
+	firewalldConf   = "/etc/firewalld/firewalld.conf"
 )
 
 // firewallServices are those that firewalld defines.
@@ -62,7 +68,7 @@ func (z zone) filter() *netsim.Filter {
 }
 
 func (z zone) clone() zone {
-	z.Services, z.Ports = slices.Clone(z.Services), slices.Clone(z.Ports)
+	z.Services, z.Ports, z.Interfaces = slices.Clone(z.Services), slices.Clone(z.Ports), slices.Clone(z.Interfaces)
 	return z
 }
 
@@ -108,9 +114,25 @@ func (g *Guest) firewallLoad() error {
 	return nil
 }
 
+// zoneInterfaces are those in the zone: what its file names, and where NetworkManager has a profile
+// active, which it tells firewalld of. The caller holds mu.
+func (g *Guest) zoneInterfaces(z zone) []string {
+	var names []string
+	for _, i := range z.Interfaces {
+		names = append(names, i.Name)
+	}
+	for name, a := range g.conns {
+		if a.byNetworkManager && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // firewallCmd knows: [-q|--quiet] [--permanent] [--zone=public] and one of --state, --reload,
-// --list-ports, --list-services, --query-|--add-|--remove- masquerade, port=PORT/PROTOCOL,
-// service=NAME.
+// --list-all, --list-ports, --list-services, --query-|--add-|--remove- masquerade, forward,
+// port=PORT/PROTOCOL, service=NAME, interface=NAME.
 func (g *Guest) firewallCmd(_ context.Context, p *sshtest.Proc) int {
 	quiet, permanent, action := false, false, ""
 	for _, a := range p.Args[1:] {
@@ -161,6 +183,8 @@ func (g *Guest) firewallCmd(_ context.Context, p *sshtest.Proc) int {
 	switch word, what, _ := strings.Cut(strings.TrimPrefix(action, "--"), "-"); word {
 	case "list":
 		switch what {
+		case "all":
+			g.listAll(p, z, permanent)
 		case "ports":
 			var list []string
 			for _, port := range z.Ports {
@@ -214,6 +238,37 @@ func (g *Guest) firewallCmd(_ context.Context, p *sshtest.Proc) int {
 	return code
 }
 
+// listAll prints a zone with the fields that firewalld 1.x has.
+func (g *Guest) listAll(p *sshtest.Proc, z zone, permanent bool) {
+	yes := map[bool]string{true: "yes", false: "no"}
+	var interfaces, services, ports []string
+	if permanent {
+		for _, i := range z.Interfaces {
+			interfaces = append(interfaces, i.Name)
+		}
+	} else {
+		g.mu.Lock()
+		interfaces = g.zoneInterfaces(z)
+		g.mu.Unlock()
+	}
+	for _, s := range z.Services {
+		services = append(services, s.Name)
+	}
+	for _, port := range z.Ports {
+		ports = append(ports, port.Port+"/"+port.Protocol)
+	}
+	slices.Sort(services)
+	fmt.Fprintln(p.Stdout, "public (active)")
+	for _, row := range [][2]string{
+		{"target", "default"}, {"icmp-block-inversion", "no"}, {"interfaces", strings.Join(interfaces, " ")}, {"sources", ""},
+		{"services", strings.Join(services, " ")}, {"ports", strings.Join(ports, " ")}, {"protocols", ""},
+		{"forward", yes[z.Forward != nil]}, {"masquerade", yes[z.masquerades()]}, {"forward-ports", ""},
+		{"source-ports", ""}, {"icmp-blocks", ""}, {"rich rules", ""},
+	} {
+		fmt.Fprintf(p.Stdout, "  %s: %s\n", row[0], row[1])
+	}
+}
+
 var errUnknown = errors.New("unknown")
 
 // alter queries, adds or removes what, and tells whether it was there before.
@@ -227,6 +282,23 @@ func (z *zone) alter(verb, what string) (have bool, err error) {
 			z.Masquerade = new(struct{})
 		case "remove":
 			z.Masquerade = nil
+		}
+	case "forward":
+		have = z.Forward != nil
+		switch verb {
+		case "add":
+			z.Forward = new(struct{})
+		case "remove":
+			z.Forward = nil
+		}
+	case "interface":
+		i := zoneService{value}
+		have = slices.Contains(z.Interfaces, i)
+		switch {
+		case verb == "add" && !have:
+			z.Interfaces = append(z.Interfaces, i)
+		case verb == "remove":
+			z.Interfaces = slices.DeleteFunc(z.Interfaces, func(o zoneService) bool { return o == i })
 		}
 	case "service":
 		if firewallServices[value] == nil {

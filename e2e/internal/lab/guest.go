@@ -63,6 +63,13 @@ type link struct {
 // Host is the machine inside, for tests that look at it or break it.
 func (g *Guest) Host() *sshtest.Host { return g.host }
 
+// MAC is that of a NIC, by its number.
+func (g *Guest) MAC(nic int) string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return strings.ToLower(g.hw.NICs[nic].MAC)
+}
+
 // Serve makes a program listen on a TCP port until the next reboot, for tests.
 func (g *Guest) Serve(port uint16, h func(conn net.Conn)) {
 	g.node.HandleTCP(port, func(conn net.Conn, _ netip.AddrPort) { h(conn) })
@@ -149,8 +156,10 @@ func (g *Guest) apply() {
 	if g.active["firewalld"] {
 		cfg.Filter = g.zone.filter()
 		cfg.Masquerade = g.zone.masquerades()
-		// firewalld passes on between the interfaces of a zone only if it masquerades.
-		cfg.Forward4 = cfg.Forward4 && cfg.Masquerade
+		cfg.Between = []string{}
+		if g.zone.Forward != nil {
+			cfg.Between = g.zoneInterfaces(g.zone)
+		}
 		cfg.Forward6 = false
 	}
 	g.node.Configure(cfg)

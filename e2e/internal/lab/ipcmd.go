@@ -12,7 +12,8 @@ import (
 )
 
 // ip knows: [-4|-6] [-o] [-br] addr|link [show [dev] [DEV]], link set [dev] DEV up|down, addr flush
-// dev DEV, [-4|-6] route [show [default]], [-4|-6] route get ADDRESS.
+// dev DEV, [-4|-6] route [show [default]], [-4|-6] route get ADDRESS
+// [from ADDRESS iif DEV].
 func (g *Guest) ip(_ context.Context, p *sshtest.Proc) int {
 	args := p.Args[1:]
 	flags := map[string]bool{}
@@ -47,6 +48,9 @@ func (g *Guest) ip(_ context.Context, p *sshtest.Proc) int {
 	case "r", "route":
 		if len(args) == 2 && args[0] == "get" {
 			return g.ipRouteGet(p, args[1])
+		}
+		if len(args) == 6 && args[0] == "get" && args[2] == "from" && args[4] == "iif" {
+			return g.ipForwarded(p, args[1], args[3], args[5])
 		}
 		if len(args) > 0 && args[0] == "show" {
 			args = args[1:]
@@ -252,5 +256,37 @@ func (g *Guest) ipRouteGet(p *sshtest.Proc, to string) int {
 		via = " via " + next.String()
 	}
 	fmt.Fprintf(p.Stdout, "%s%s dev %s src %s uid 0 \n    cache \n", a, via, dev, src)
+	return 0
+}
+
+// ipForwarded says which way a packet would be passed on that came in by an interface.
+func (g *Guest) ipForwarded(p *sshtest.Proc, to, from, in string) int {
+	a, err := netip.ParseAddr(to)
+	if err != nil {
+		return p.Fail(1, "Error: any valid prefix is expected rather than %q.", to)
+	}
+	if _, err := netip.ParseAddr(from); err != nil {
+		return p.Fail(1, "Error: any valid prefix is expected rather than %q.", from)
+	}
+	g.mu.Lock()
+	l := g.link(in)
+	forwards := g.sysctl["net.ipv4.ip_forward"] == "1"
+	up := l != nil && g.running(l)
+	g.mu.Unlock()
+	if l == nil {
+		return p.Fail(1, "Cannot find device %q", in)
+	}
+	dev, next, _, ok := g.node.Route(a)
+	switch {
+	case !ok:
+		return p.Fail(2, "RTNETLINK answers: Network is unreachable")
+	case !forwards || !up:
+		return p.Fail(2, "RTNETLINK answers: No route to host")
+	}
+	via := ""
+	if next != a {
+		via = " via " + next.String()
+	}
+	fmt.Fprintf(p.Stdout, "%s from %s%s dev %s \n    cache iif %s \n", a, from, via, dev, in)
 	return 0
 }

@@ -40,6 +40,7 @@ type frozenConn struct {
 	OnDisk bool
 	DNS    []netip.Addr
 	Metric int
+	ByNM   bool
 }
 
 // Freeze implements vspheretest.Freezer.
@@ -55,7 +56,7 @@ func (g *Guest) Freeze() (vspheretest.Disk, []byte, error) {
 		m.Links = append(m.Links, frozenLink{l.name, l.mac, l.parent, l.port, l.vlan, l.mtu, l.up, l.dynamic, l.addrs, l.routes})
 	}
 	for name, a := range g.conns {
-		m.Conns[name] = frozenConn{a.profile.props, a.profile.onDisk, a.dns, a.metric}
+		m.Conns[name] = frozenConn{a.profile.props, a.profile.onDisk, a.dns, a.metric, a.byNetworkManager}
 	}
 	for _, p := range g.wired {
 		m.Wired = append(m.Wired, frozenConn{Props: p.props, OnDisk: p.onDisk})
@@ -83,7 +84,7 @@ func (l *Lab) Resume(m *vspheretest.Machine, frozen []byte) (vspheretest.Guest, 
 	}
 	g.conns = map[string]active{}
 	for name, c := range then.Conns {
-		g.conns[name] = active{profile{c.Props, c.OnDisk}, c.DNS, c.Metric}
+		g.conns[name] = active{profile{c.Props, c.OnDisk}, c.DNS, c.Metric, c.ByNM}
 	}
 	for _, w := range then.Wired {
 		g.wired = append(g.wired, profile{w.Props, w.OnDisk})

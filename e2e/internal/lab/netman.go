@@ -18,6 +18,8 @@ type active struct {
 	profile profile // as it was when it was activated
 	dns     []netip.Addr
 	metric  int // of its default route; 0 if it has none
+	// Whether NetworkManager has activated it, not systemd-networkd or ifupdown.
+	byNetworkManager bool
 }
 
 // networkConf returns the value of key in a section of NetworkManager's configuration: the last
@@ -161,6 +163,11 @@ func (g *Guest) activate(p profile) error {
 		return fmt.Errorf("Connection '%s' is not available on device %s because device has no carrier", p.id(), name)
 	}
 	ok := g.configure(p, l)
+	if a, on := g.conns[name]; on {
+		a.byNetworkManager = true
+		g.conns[name] = a
+		g.apply()
+	}
 	g.mu.Unlock()
 	g.machine.Changed()
 	if !ok {
@@ -205,6 +212,9 @@ func (g *Guest) device(p profile) (*link, error) {
 	name := p.iface()
 	if p.get("connection.type") != "vlan" {
 		if l := g.link(name); l != nil {
+			if !p.fits(l) {
+				return nil, fmt.Errorf("Connection activation failed: No suitable device found for this connection (device %s not available because profile is not compatible with device (mac-address mismatch))", name)
+			}
 			return l, nil
 		}
 		return nil, fmt.Errorf("Connection activation failed: No suitable device found for this connection (device %s does not exist)", name)

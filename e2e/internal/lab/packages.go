@@ -44,7 +44,7 @@ var rhelMirror = map[string]pkg{
 		"/etc/NetworkManager/NetworkManager.conf": "# Configuration file for NetworkManager.\n[main]\n#plugins=keyfile,ifcfg-rh\n\n[logging]\n",
 	}},
 	"firewalld": {version: "1.3.4-1", commands: []string{"firewall-cmd"}, units: []string{"firewalld"}, files: map[string]string{
-		zoneFileDefault: "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<zone>\n  <short>Public</short>\n  <service name=\"ssh\"/>\n  <service name=\"dhcpv6-client\"/>\n  <service name=\"cockpit\"/>\n</zone>\n",
+		zoneFileDefault: "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<zone>\n  <short>Public</short>\n  <service name=\"ssh\"/>\n  <service name=\"dhcpv6-client\"/>\n  <service name=\"cockpit\"/>\n  <forward/>\n</zone>\n", firewalldConf: "# firewalld config file\nDefaultZone=public\n",
 	}},
 	"dnsmasq": {version: "2.85-16", commands: []string{"dnsmasq"}, units: []string{"dnsmasq"}, files: map[string]string{
 		"/etc/dnsmasq.conf": "# Configuration file for dnsmasq.\nuser=dnsmasq\ngroup=dnsmasq\ninterface=lo\nbind-interfaces\nconf-dir=/etc/dnsmasq.d,.rpmnew,.rpmsave,.rpmorig\n",
@@ -152,13 +152,29 @@ func (g *Guest) dnfMirror(ctx context.Context) error {
 	}
 }
 
+// dnfRepo is the mirror's entry, which has dnf go on without it, as many of third parties have.
+const dnfRepo = "/etc/yum.repos.d/base.repo"
+
+// dnfSkips reports whether dnf does without the mirror if that cannot be had.
+func (g *Guest) dnfSkips() bool {
+	data, _ := g.disk.ReadFile(dnfRepo)
+	for line := range strings.Lines(string(data)) {
+		if k, v, _ := strings.Cut(strings.TrimSpace(line), "="); k == "skip_if_unavailable" {
+			return v == "1" || strings.EqualFold(v, "true")
+		}
+	}
+	return false
+}
+
 // dnf knows: [-y] [-q] install|remove PACKAGE..., [-y] [-q] update|upgrade, [-q] check-update, [-q]
-// clean all.
+// clean all, and --setopt=*.skip_if_unavailable=0|1.
 func (g *Guest) dnf(ctx context.Context, p *sshtest.Proc) int {
 	var words []string
-	yes := false
+	yes, skips := false, g.dnfSkips()
 	for _, a := range p.Args[1:] {
 		switch {
+		case a == "--setopt=*.skip_if_unavailable=0", a == "--setopt=*.skip_if_unavailable=1":
+			skips = strings.HasSuffix(a, "1")
 		case a == "-y":
 			yes = true
 		case a == "-q":
@@ -186,8 +202,16 @@ func (g *Guest) dnf(ctx context.Context, p *sshtest.Proc) int {
 		return p.Fail(1, "Error: This command has to be run with superuser privileges (under the root user on most systems).")
 	}
 	if verb != "remove" {
-		if err := g.dnfMirror(ctx); err != nil {
+		switch err := g.dnfMirror(ctx); {
+		case err == nil:
+		case !skips:
 			return p.Fail(1, "Error: Failed to download metadata for repo 'base': Cannot download repomd.xml: %v", err)
+		default:
+			fmt.Fprintf(p.Stderr, "Errors during downloading metadata for repository 'base':\n  - %v\nIgnoring repositories: base\n", err)
+			if verb == "install" {
+				return p.Fail(1, "Error: Unable to find a match: %s", strings.Join(args, " "))
+			}
+			return 0
 		}
 		_ = g.disk.WriteFile("/var/cache/dnf/base/repomd.xml", []byte("<repomd/>\n"), 0o644)
 	}

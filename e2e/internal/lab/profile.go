@@ -3,6 +3,7 @@ package lab
 import (
 	"crypto/sha1"
 	"fmt"
+	"net"
 	"net/netip"
 	"path"
 	"slices"
@@ -32,6 +33,7 @@ var properties = []property{
 	{"connection.type", "connection", "type", "", oneOf("802-3-ethernet", "vlan")},
 	{"connection.interface-name", "connection", "interface-name", "", nonEmpty},
 	{"connection.autoconnect", "connection", "autoconnect", "yes", yesNo},
+	{"802-3-ethernet.mac-address", "ethernet", "mac-address", "", isMAC},
 	{"802-3-ethernet.mtu", "ethernet", "mtu", "auto", number(0, 9216)},
 	{"vlan.id", "vlan", "id", "", number(1, 4094)},
 	{"vlan.parent", "vlan", "parent", "", nonEmpty},
@@ -47,6 +49,11 @@ var properties = []property{
 
 func nonEmpty(s string) bool { return s != "" }
 func yesNo(s string) bool    { return s == "yes" || s == "no" }
+
+func isMAC(s string) bool {
+	mac, err := net.ParseMAC(s)
+	return err == nil && len(mac) == 6
+}
 
 func isAddr(s string) bool {
 	a, err := netip.ParseAddr(s)
@@ -99,6 +106,12 @@ func (p profile) get(name string) string {
 func (p profile) id() string    { return p.get("connection.id") }
 func (p profile) iface() string { return p.get("connection.interface-name") }
 func (p profile) auto() bool    { return p.get("connection.autoconnect") == "yes" }
+
+// fits reports whether p may be activated on a link.
+func (p profile) fits(l *link) bool {
+	mac := p.get("802-3-ethernet.mac-address")
+	return mac == "" || strings.EqualFold(mac, l.mac)
+}
 
 // set changes a property; "" puts it back to its default.
 func (p profile) set(name, value string) error {

@@ -64,6 +64,13 @@ var (
 // lookup resolves a name as libc does: a literal, /etc/hosts, then the name servers of
 // resolv.conf, one after the other, with the search domains for names without a dot.
 func (g *Guest) lookup(ctx context.Context, name string, six bool) ([]netip.Addr, error) {
+	return g.lookupIn(ctx, lookups{files: true, dns: true}, name, six)
+}
+
+// lookups says where names are looked up.
+type lookups struct{ files, dns bool }
+
+func (g *Guest) lookupIn(ctx context.Context, in lookups, name string, six bool) ([]netip.Addr, error) {
 	want := func(a netip.Addr) bool { return a.Is6() == six }
 	if a, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil {
 		if !want(a) {
@@ -71,10 +78,13 @@ func (g *Guest) lookup(ctx context.Context, name string, six bool) ([]netip.Addr
 		}
 		return []netip.Addr{a}, nil
 	}
-	if list, ok := g.hostsFile()[strings.ToLower(name)]; ok {
+	if list, ok := g.hostsFile()[strings.ToLower(name)]; ok && in.files {
 		if list = slices.DeleteFunc(list, func(a netip.Addr) bool { return !want(a) }); len(list) > 0 {
 			return list, nil
 		}
+		return nil, errNoName
+	}
+	if !in.dns {
 		return nil, errNoName
 	}
 	servers, search := g.nameServers()
@@ -230,9 +240,21 @@ func (g *Guest) dig(ctx context.Context, p *sshtest.Proc) int {
 	return 9
 }
 
-// getent knows: passwd [NAME], group [NAME], hosts NAME, ahostsv4 NAME.
+// getent knows: passwd [NAME], group [NAME], [-s files|dns] hosts NAME, [-s files|dns] ahostsv4 NAME.
 func (g *Guest) getent(ctx context.Context, p *sshtest.Proc) int {
-	args := p.Args[1:]
+	args, from := p.Args[1:], lookups{files: true, dns: true}
+	if len(args) > 2 && args[0] == "-s" {
+		switch args[1] {
+		case "files", "dns":
+			from = lookups{files: args[1] == "files", dns: args[1] == "dns"}
+		default:
+			return p.NotSimulated("-s " + args[1])
+		}
+		args = args[2:]
+		if args[0] == "passwd" || args[0] == "group" {
+			return p.NotSimulated("-s with " + args[0])
+		}
+	}
 	if len(args) == 0 || len(args) > 2 {
 		return p.NotSimulated(strings.Join(args, " "))
 	}
@@ -256,7 +278,7 @@ func (g *Guest) getent(ctx context.Context, p *sshtest.Proc) int {
 		if len(args) == 1 {
 			return p.NotSimulated(args[0] + " without a name")
 		}
-		list, err := g.lookup(ctx, args[1], false)
+		list, err := g.lookupIn(ctx, from, args[1], false)
 		if err != nil {
 			return 2
 		}

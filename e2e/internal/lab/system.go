@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"fmt"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -91,8 +92,11 @@ func (g *Guest) sysctlCmd(_ context.Context, p *sshtest.Proc) int {
 }
 
 // podman knows: ps -q, ps -aq, rm -f ID. Containers are lines "ID STATE NAME" of a file in
-// the storage of the user.
+// the storage of the user. That of a user who may not enter the working directory fails.
 func (g *Guest) podman(_ context.Context, p *sshtest.Proc) int {
+	if !g.mayEnter(p.User, p.Dir) {
+		return p.Fail(125, "cannot chdir to %s: Permission denied", p.Dir)
+	}
 	file := "/var/lib/containers/containers"
 	if p.User != "root" {
 		file = g.home(p.User) + "/.local/share/containers/containers"
@@ -121,6 +125,24 @@ func (g *Guest) podman(_ context.Context, p *sshtest.Proc) int {
 		return p.NotSimulated(strings.Join(args, " "))
 	}
 	return 0
+}
+
+// mayEnter reports whether a user may be in a directory.
+func (g *Guest) mayEnter(user, dir string) bool {
+	for ; user != "root" && dir != "/" && dir != "."; dir = path.Dir(dir) {
+		info, err := g.disk.Stat(dir)
+		if err != nil {
+			return false
+		}
+		mode := info.Mode().Perm()
+		if owner, ok := info.Sys().(*sshtest.Owner); ok && owner.User == user {
+			mode >>= 6
+		}
+		if mode&1 == 0 { // groups are not looked at: what they open is open to others, too
+			return false
+		}
+	}
+	return true
 }
 
 var sudoersLine = regexp.MustCompile(`^(#.*|@include.*|Defaults\b.*|[%A-Za-z_][\w-]*\s+ALL=\([\w:]+\)\s+((NO)?PASSWD:\s*)?\S+)?$`)

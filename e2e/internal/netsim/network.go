@@ -58,6 +58,9 @@ type Config struct {
 	Routes []Route
 	// Forward4 and Forward6 pass on what is not for the machine itself.
 	Forward4, Forward6 bool
+	// Between, if it is not nil, names the only interfaces that it passes on between, what answers
+	// to what has been passed on excepted.
+	Between []string
 	// Masquerade gives what is passed on the address of the interface that it leaves by, IPv4 only.
 	Masquerade bool
 	// Filter is nil for a machine that lets everything in.

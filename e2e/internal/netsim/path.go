@@ -3,6 +3,7 @@ package netsim
 import (
 	"errors"
 	"net/netip"
+	"slices"
 )
 
 // What a sender sees when nothing comes back.
@@ -58,7 +59,7 @@ func (n *Network) reach(from *Node, p packet) (*Node, netip.Addr, error) {
 // walk follows p to the machine that owns its destination. first is the source that the sender
 // chose.
 func (n *Network) walk(from *Node, p packet) (to *Node, seen, first netip.Addr, nat []mapping, err error) {
-	cur := from
+	cur, in := from, ""
 	for range maxHops {
 		var out Interface
 		var next netip.Addr
@@ -79,7 +80,10 @@ func (n *Network) walk(from *Node, p packet) (to *Node, seen, first netip.Addr, 
 				return nil, seen, first, nil, ErrNoRoute
 			}
 			first = p.src
-		} else if p.dst.Is4() && cur.cfg.Masquerade {
+		} else if !cur.cfg.passesOn(in, out.Name) {
+			return nil, seen, first, nil, ErrUnreachable // firewalld rejects
+		}
+		if cur != from && p.dst.Is4() && cur.cfg.Masquerade {
 			masked := out.source(next)
 			if !masked.IsValid() {
 				return nil, seen, first, nil, ErrTimeout
@@ -87,7 +91,7 @@ func (n *Network) walk(from *Node, p packet) (to *Node, seen, first netip.Addr, 
 			nat = append(nat, mapping{cur, p.src, masked})
 			p.src = masked
 		}
-		peer := n.neighbour(cur, out, next)
+		peer, by := n.neighbour(cur, out, next)
 		if peer == nil {
 			return nil, seen, first, nil, ErrUnreachable
 		}
@@ -100,7 +104,7 @@ func (n *Network) walk(from *Node, p packet) (to *Node, seen, first netip.Addr, 
 		if !peer.cfg.forwards(p.dst) {
 			return nil, seen, first, nil, ErrTimeout
 		}
-		cur = peer
+		cur, in = peer, by
 	}
 	return nil, seen, first, nil, ErrTimeout
 }
@@ -127,7 +131,7 @@ func (n *Network) walkBack(to, from *Node, seen, sender netip.Addr, nat []mappin
 		if !ok {
 			return ErrTimeout
 		}
-		peer := n.neighbour(cur, out, next)
+		peer, _ := n.neighbour(cur, out, next)
 		if peer == nil {
 			return ErrTimeout
 		}
@@ -139,13 +143,12 @@ func (n *Network) walkBack(to, from *Node, seen, sender netip.Addr, nat []mappin
 	return ErrTimeout
 }
 
-// neighbour returns the machine with address a on the segment that out is plugged into; nil if
-// there is none, or more than one.
-func (n *Network) neighbour(self *Node, out Interface, a netip.Addr) *Node {
+// neighbour returns the machine with address a on the segment that out is plugged into, and its
+// interface there; nil if there is none, or more than one.
+func (n *Network) neighbour(self *Node, out Interface, a netip.Addr) (found *Node, by string) {
 	if out.VLAN != 0 && !out.Trunk {
-		return nil // an access port drops tagged frames
+		return nil, "" // an access port drops tagged frames
 	}
-	var found *Node
 	for _, m := range n.nodes {
 		for _, i := range m.cfg.Interfaces {
 			if !i.Up || i.Segment != out.Segment || i.VLAN != out.VLAN || !i.has(a) || i.VLAN != 0 && !i.Trunk {
@@ -155,12 +158,17 @@ func (n *Network) neighbour(self *Node, out Interface, a netip.Addr) *Node {
 				continue
 			}
 			if found != nil {
-				return nil
+				return nil, ""
 			}
-			found = m
+			found, by = m, i.Name
 		}
 	}
-	return found
+	return found, by
+}
+
+// passesOn reports whether packets that came in by one interface may leave by another.
+func (c Config) passesOn(in, out string) bool {
+	return c.Between == nil || slices.Contains(c.Between, in) && slices.Contains(c.Between, out)
 }
 
 func (c Config) forwards(dst netip.Addr) bool {

@@ -2,7 +2,8 @@
 # Who writes resolv.conf: NetworkManager's setting, or the daemons that would.
 set -eu
 if systemctl is-active --quiet NetworkManager; then
-	NetworkManager --print-config | sed -n 's/^dns=//p'
+	config=$(NetworkManager --print-config)
+	printf '%s\n' "$config" | sed -n 's/^dns=//p'
 	exit 0
 fi
 got=

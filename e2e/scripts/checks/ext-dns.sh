@@ -3,8 +3,7 @@
 set -eu
 if systemctl is-active --quiet NetworkManager; then
 	nmcli -g ipv4.ignore-auto-dns connection show "$EXT_IF"
-elif networkctl status "$EXT_IF" | grep -qE '^ *DNS:'; then
-	echo no
-else
-	echo yes
+	exit 0
 fi
+status=$(networkctl status "$EXT_IF")
+if printf '%s\n' "$status" | grep -qE '^ *DNS:'; then echo no; else echo yes; fi

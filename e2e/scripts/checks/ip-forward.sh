@@ -1,4 +1,7 @@
 #!/bin/sh
 # The kernel forwards IPv4, and will after the next start.
 set -eu
-echo "now $(sysctl -n net.ipv4.ip_forward), then $(cat /etc/sysctl.d/*.conf | sed -n -E 's/^net\.ipv4\.ip_forward *= *//p' | tail -n 1)"
+now=$(sysctl -n net.ipv4.ip_forward)
+then=$(cat /etc/sysctl.d/*.conf)
+then=$(printf '%s\n' "$then" | sed -n -E 's/^net\.ipv4\.ip_forward *= *//p' | tail -n 1)
+echo "now $now, then $then"

@@ -1,7 +1,9 @@
 #!/bin/sh
 # root and the default user have the same key pair, and let it and the runner in.
 set -eu
-home=$(getent passwd "$ADMIN_USER" | cut -d: -f6)
+. "${0%/*}/../lib.sh"
+runner=$(printf '%s\n' "$RUNNER_KEY" | cut -d' ' -f1,2)
+home=$(home_of "$ADMIN_USER")
 got=
 for dir in /root "$home"; do
 	if ! [ -s "$dir/.ssh/id_ed25519" ]; then
@@ -9,7 +11,9 @@ for dir in /root "$home"; do
 		continue
 	fi
 	cmp -s "$dir/.ssh/id_ed25519" /root/.ssh/id_ed25519 || got="$got; $dir: another key than root"
-	for public in "$(ssh-keygen -y -f "$dir/.ssh/id_ed25519" | cut -d' ' -f1,2)" "$(echo "$RUNNER_KEY" | cut -d' ' -f1,2)"; do
+	own=$(ssh-keygen -y -f "$dir/.ssh/id_ed25519")
+	own=$(printf '%s\n' "$own" | cut -d' ' -f1,2)
+	for public in "$own" "$runner"; do
 		grep -qF "$public" "$dir/.ssh/authorized_keys" || got="$got; $dir: does not authorize $public"
 	done
 done

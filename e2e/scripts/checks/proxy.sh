@@ -1,8 +1,9 @@
 #!/bin/sh
 # The proxy scripts, and whether any shell or login uses a proxy by itself.
 set -eu
+. "${0%/*}/../lib.sh"
 for user in root "$ADMIN_USER"; do
-	home=$(getent passwd "$user" | cut -d: -f6)
+	home=$(home_of "$user")
 	if [ -e "$home/.proxy-set.sh" ]; then scripts=there; else scripts=absent; fi
 	used=off
 	for rc in "$home/.bashrc" "$home/.bash_profile" "$home/.profile" /etc/environment; do

@@ -1,4 +1,5 @@
 #!/bin/sh
 # The name servers of resolv.conf.
 set -eu
-sed -n -E 's/^nameserver +//p' /etc/resolv.conf | tr '\n' ' '
+conf=$(cat /etc/resolv.conf)
+printf '%s\n' "$conf" | sed -n -E 's/^nameserver +//p' | tr '\n' ' '

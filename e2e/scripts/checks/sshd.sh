@@ -1,4 +1,5 @@
 #!/bin/sh
 # What sshd makes of its configuration.
 set -eu
-sshd -T | grep -E '^(permitrootlogin|clientaliveinterval|clientalivecountmax) ' | sort | tr '\n' ' '
+conf=$(sshd -T)
+printf '%s\n' "$conf" | grep -E '^(permitrootlogin|clientaliveinterval|clientalivecountmax) ' | sort | tr '\n' ' '

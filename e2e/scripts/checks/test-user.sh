@@ -1,10 +1,11 @@
 #!/bin/sh
 # The test user exists, may sudo, and logs in with its own key.
 set -eu
-getent passwd "$TEST_USER" >/dev/null || {
+. "${0%/*}/../lib.sh"
+if ! home=$(home_of "$TEST_USER"); then
 	echo "no user $TEST_USER"
 	exit 0
-}
-home=$(getent passwd "$TEST_USER" | cut -d: -f6)
+fi
 echo "sudo: $(sudo -n -u "$TEST_USER" sudo -n id -un || true)"
-echo "ssh: $(sudo -n -u "$TEST_USER" ssh -o BatchMode=yes -o ConnectTimeout=5 -o IdentitiesOnly=yes -i "$home/.ssh/id_ed25519" "$TEST_USER@localhost" id -un || true)"
+key=$home/.ssh/id_ed25519
+echo "ssh: $(sudo -n -u "$TEST_USER" ssh -o BatchMode=yes -o ConnectTimeout=5 -o IdentitiesOnly=yes -i "$key" "$TEST_USER@localhost" id -un || true)"

@@ -1,4 +1,5 @@
 #!/bin/sh
 # The timezone.
 set -eu
-timedatectl show -p Timezone --value
+zone=$(readlink /etc/localtime)
+printf '%s\n' "${zone##*/zoneinfo/}"

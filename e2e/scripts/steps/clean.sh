@@ -1,17 +1,17 @@
 #!/bin/sh
 # Nothing of the build stays: package caches, containers, caches in home directories.
 set -eu
+. "${0%/*}/../lib.sh"
 
-# shellcheck source=/dev/null
-. /etc/os-release
-case " $ID ${ID_LIKE:-} " in
-*" debian "*) apt-get clean ;; # the lists stay, so that "apt-get install" works without "update"
-*) dnf -q clean all ;;
+case $like in
+debian) run_apt clean ;; # the lists stay, so that "apt-get install" works without "update"
+*) run_dnf clean all ;;
 esac
 for user in root "$ADMIN_USER"; do
-	for id in $(sudo -n -u "$user" podman ps -aq); do
+	containers=$(sudo -n -u "$user" podman ps -aq)
+	for id in $containers; do
 		sudo -n -u "$user" podman rm -f "$id"
 	done
-	home=$(getent passwd "$user" | cut -d: -f6)
+	home=$(home_of "$user")
 	rm -rf "$home/.cache" "$home/.bash_history"
 done

@@ -1,25 +1,22 @@
 #!/bin/sh
-# firewalld with masquerading, forwarding, and no port open that somebody left behind.
+# firewalld with masquerading and forwarding, and with nothing open that somebody left behind: its
+# default zone has what is written here and no more. The zone names its interfaces, since firewalld
+# passes packets on only between those; NetworkManager would assign them, networkd does not.
 set -eu
+. "${0%/*}/../lib.sh"
 
-systemctl enable --now firewalld
+put /etc/sysctl.d/90-poolready.conf 'net.ipv4.ip_forward = 1'
+sysctl -q -p /etc/sysctl.d/90-poolready.conf
 
-conf=/etc/sysctl.d/90-poolready.conf
-if [ "$(cat "$conf" 2>/dev/null || true)" != "net.ipv4.ip_forward = 1" ]; then
-	printf 'net.ipv4.ip_forward = 1\n' >"$conf"
-fi
-sysctl -q -p "$conf"
-
-firewall-cmd -q --permanent --query-masquerade || firewall-cmd -q --permanent --add-masquerade
-ports=$(firewall-cmd --permanent --list-ports)
-for port in $ports; do
-	case " $FIREWALL_PORTS " in
-	*" $port "*) ;;
-	*) firewall-cmd -q --permanent --remove-port="$port" ;;
-	esac
+set -- '<?xml version="1.0" encoding="utf-8"?>' '<zone>' '  <short>poolready</short>'
+for interface in "$LAB_IF" "$TRUNK_IF" "$EXT_IF" "$VLAN_IF"; do
+	set -- "$@" "  <interface name=\"$interface\"/>"
 done
 for service in $FIREWALL_SERVICES; do
-	firewall-cmd -q --permanent --query-service="$service" ||
-		firewall-cmd -q --permanent --add-service="$service"
+	set -- "$@" "  <service name=\"$service\"/>"
 done
+zone=$(sed -n 's/^DefaultZone=//p' /etc/firewalld/firewalld.conf)
+put "/etc/firewalld/zones/${zone:-public}.xml" "$@" '  <masquerade/>' '  <forward/>' '</zone>'
+
+systemctl enable --now firewalld
 firewall-cmd -q --reload # drops what was opened for this boot only

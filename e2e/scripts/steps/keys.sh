@@ -1,10 +1,11 @@
 #!/bin/sh
 # One key pair for root and the default user, which every clone inherits, so that all hosts of a set
-# reach each other: the one that the runner has put into SECRETS_DIR, or one that is made here. The clones keep golden's host keys too, so
-# one line tells every host what every other one has to prove.
+# reach each other: the one that the runner has put into SECRETS_DIR, or one that is made here. The
+# clones keep golden's host keys too, so one line tells every host what every other one has to prove.
 set -eu
+. "${0%/*}/../lib.sh"
 
-home=$(getent passwd "$ADMIN_USER" | cut -d: -f6)
+home=$(home_of "$ADMIN_USER")
 key=/root/.ssh/id_ed25519
 if [ -e "$SECRETS_DIR/id_ed25519" ]; then
 	if ! cmp -s "$SECRETS_DIR/id_ed25519" "$key"; then
@@ -28,7 +29,8 @@ done
 
 : >/etc/ssh/ssh_known_hosts.new
 for public in /etc/ssh/ssh_host_*_key.pub; do
-	printf '* %s\n' "$(cut -d' ' -f1,2 "$public")" >>/etc/ssh/ssh_known_hosts.new
+	key=$(cut -d' ' -f1,2 "$public")
+	printf '* %s\n' "$key" >>/etc/ssh/ssh_known_hosts.new
 done
 cmp -s /etc/ssh/ssh_known_hosts.new /etc/ssh/ssh_known_hosts ||
 	install -m 644 /etc/ssh/ssh_known_hosts.new /etc/ssh/ssh_known_hosts

@@ -2,11 +2,12 @@
 # What tells a product that it runs under test, and the proxy scripts: there, but not loaded
 # by themselves.
 set -eu
+. "${0%/*}/../lib.sh"
 
 grep -qxF "$MARKER" /etc/environment || printf '%s\n' "$MARKER" >>/etc/environment
 
 for user in root "$ADMIN_USER"; do
-	home=$(getent passwd "$user" | cut -d: -f6)
+	home=$(home_of "$user")
 	if [ ! -e "$home/.proxy-set.sh" ]; then
 		printf 'export http_proxy=%s https_proxy=%s no_proxy=%s\n' \
 			"$PROXY" "$PROXY" "localhost,127.0.0.1,.$HOST_DOMAIN" >"$home/.proxy-set.sh"

@@ -8,6 +8,7 @@
 #   VLAN   static address; on dis, con is the gateway until the internet is cut
 #   ext    golden, con: DHCP, the default route, its name servers ignored; dis: disabled
 set -eu
+. "${0%/*}/../lib.sh"
 
 # Debian's ifupdown and Ubuntu's netplan: their files are kept under another name. A DHCP client that
 # ifupdown has started is ended without giving up the address.
@@ -28,6 +29,9 @@ put_aside() {
 		[ -e "$file" ] || continue
 		mv "$file" "$file.poolready-off"
 	done
+	if [ -d /etc/cloud ]; then # it would configure every clone anew, and give it other host keys
+		touch /etc/cloud/cloud-init.disabled
+	fi
 }
 
 profile() { # NAME TYPE [PROPERTY VALUE]...: makes it if it is missing
@@ -38,29 +42,33 @@ profile() { # NAME TYPE [PROPERTY VALUE]...: makes it if it is missing
 		nmcli connection add type "$type" con-name "$name" ifname "$name" "$@"
 }
 
+# set_profile sets properties of a profile. Where NetworkManager has made it from what another DHCP
+# client left, it is bound to the MAC, which clones do not have.
+set_profile() { # NAME [PROPERTY VALUE]...
+	nmcli connection modify "$@" 802-3-ethernet.mac-address '' 802-3-ethernet.mtu "$MTU" ipv6.method disabled
+}
+
 with_networkmanager() {
 	# On Debian it leaves alone what ifupdown has, and looks for that when it starts.
 	[ -z "$aside" ] || systemctl restart NetworkManager
 
 	# The lab's DHCP server may hand out jumbo frames; the profile's MTU wins.
 	profile "$LAB_IF" ethernet
-	nmcli connection modify "$LAB_IF" connection.autoconnect yes 802-3-ethernet.mtu "$MTU" \
-		ipv4.method auto ipv4.never-default yes ipv4.dhcp-client-id mac ipv6.method disabled
+	set_profile "$LAB_IF" connection.autoconnect yes ipv4.method auto \
+		ipv4.addresses '' ipv4.gateway '' ipv4.never-default yes ipv4.dhcp-client-id mac
 
 	profile "$TRUNK_IF" ethernet
-	nmcli connection modify "$TRUNK_IF" connection.autoconnect yes 802-3-ethernet.mtu "$MTU" \
-		ipv4.method disabled ipv6.method disabled
+	set_profile "$TRUNK_IF" connection.autoconnect yes ipv4.method disabled
 
 	profile "$EXT_IF" ethernet
 	case $ROLE in
 	dis)
-		nmcli connection modify "$EXT_IF" connection.autoconnect no 802-3-ethernet.mtu "$MTU" \
-			ipv4.method disabled ipv6.method disabled
+		set_profile "$EXT_IF" connection.autoconnect no ipv4.method disabled
 		;;
 	*)
-		nmcli connection modify "$EXT_IF" connection.autoconnect yes 802-3-ethernet.mtu "$MTU" \
+		set_profile "$EXT_IF" connection.autoconnect yes \
 			ipv4.method auto ipv4.never-default no ipv4.ignore-auto-dns yes \
-			ipv4.dhcp-client-id mac ipv6.method disabled
+			ipv4.dhcp-client-id mac
 		;;
 	esac
 
@@ -69,14 +77,14 @@ with_networkmanager() {
 	fi
 	case $ROLE in
 	con)
-		nmcli connection modify "$VLAN_IF" connection.autoconnect yes 802-3-ethernet.mtu "$MTU" \
+		set_profile "$VLAN_IF" connection.autoconnect yes \
 			ipv4.method manual ipv4.addresses "$VLAN_ADDR" ipv4.gateway '' \
-			ipv4.never-default yes ipv6.method disabled
+			ipv4.never-default yes
 		;;
 	dis)
-		nmcli connection modify "$VLAN_IF" connection.autoconnect yes 802-3-ethernet.mtu "$MTU" \
+		set_profile "$VLAN_IF" connection.autoconnect yes \
 			ipv4.method manual ipv4.addresses "$VLAN_ADDR" ipv4.never-default no \
-			ipv4.gateway "$CON_VLAN_ADDR" ipv4.dns "$CON_VLAN_ADDR" ipv6.method disabled
+			ipv4.gateway "$CON_VLAN_ADDR" ipv4.dns "$CON_VLAN_ADDR"
 		;;
 	esac
 
@@ -88,7 +96,7 @@ with_networkmanager() {
 		unmanaged=/etc/NetworkManager/conf.d/90-poolready-unmanaged.conf
 		if [ ! -e "$unmanaged" ]; then
 			nmcli connection down "$EXT_IF" || true # it may be down
-			printf '[keyfile]\nunmanaged-devices=interface-name:%s\n' "$EXT_IF" >"$unmanaged"
+			put "$unmanaged" '[keyfile]' "unmanaged-devices=interface-name:$EXT_IF"
 			systemctl reload NetworkManager
 		fi
 		ip link set dev "$EXT_IF" down
@@ -96,12 +104,15 @@ with_networkmanager() {
 		nmcli connection up "$EXT_IF"
 	fi
 
-	for uuid in $(nmcli -g UUID connection show); do
-		case $(nmcli -g connection.type connection show "$uuid") in
+	uuids=$(nmcli -g UUID connection show)
+	for uuid in $uuids; do
+		type=$(nmcli -g connection.type connection show "$uuid")
+		case $type in
 		802-3-ethernet | vlan) ;;
 		*) continue ;; # loopback, bridges of containers
 		esac
-		case $(nmcli -g connection.id connection show "$uuid") in
+		id=$(nmcli -g connection.id connection show "$uuid")
+		case $id in
 		"$LAB_IF" | "$TRUNK_IF" | "$VLAN_IF" | "$EXT_IF") ;;
 		*) nmcli connection delete "$uuid" ;;
 		esac
@@ -111,73 +122,63 @@ with_networkmanager() {
 # The first file for an interface counts, in the order of names: ours come before netplan's.
 networkd=/etc/systemd/network/05-poolready
 
-config() { # FILE LINE...: writes it unless it is so already
-	file=$1
-	shift
-	text=$(printf '%s\n' "$@")
-	[ "$(cat "$file" 2>/dev/null || true)" != "$text" ] || return 0
-	mkdir -p "${file%/*}"
-	printf '%s\n' "$text" >"$file"
+has_address() { # INTERFACE
+	addr=$(ip -4 -o addr show dev "$1" 2>/dev/null) && [ -n "$addr" ]
 }
 
-address_of() { # INTERFACE: returns once it has an IPv4 address
-	left=60 # seconds
-	until ip -4 -o addr show dev "$1" 2>/dev/null | grep -q inet; do
-		left=$((left - 1))
-		[ "$left" -gt 0 ] || {
-			echo "$1 has no address after a minute" >&2
-			exit 1
-		}
-		sleep 1
-	done
+await_address() { # INTERFACE
+	if ! within 60 has_address "$1"; then
+		echo "$1 has had no address for a minute" >&2
+		exit 1
+	fi
 }
 
 with_networkd() {
 	# No boot waits for the trunk, which has no address, or for the internet.
-	config "$networkd-$LAB_IF.network" '[Match]' "Name=$LAB_IF" '[Link]' "MTUBytes=$MTU" \
+	put "$networkd-$LAB_IF.network" '[Match]' "Name=$LAB_IF" '[Link]' "MTUBytes=$MTU" \
 		'[Network]' DHCP=ipv4 LinkLocalAddressing=no IPv6AcceptRA=no \
 		'[DHCPv4]' ClientIdentifier=mac UseRoutes=no
 	vlan=
 	[ "$ROLE" = golden ] || vlan="VLAN=$VLAN_IF"
-	config "$networkd-$TRUNK_IF.network" '[Match]' "Name=$TRUNK_IF" \
+	put "$networkd-$TRUNK_IF.network" '[Match]' "Name=$TRUNK_IF" \
 		'[Link]' "MTUBytes=$MTU" RequiredForOnline=no \
 		'[Network]' LinkLocalAddressing=no IPv6AcceptRA=no ${vlan:+"$vlan"}
 	case $ROLE in
 	dis)
-		config "$networkd-$EXT_IF.network" '[Match]' "Name=$EXT_IF" '[Link]' Unmanaged=yes
+		put "$networkd-$EXT_IF.network" '[Match]' "Name=$EXT_IF" '[Link]' Unmanaged=yes
 		;;
 	*)
-		config "$networkd-$EXT_IF.network" '[Match]' "Name=$EXT_IF" \
+		put "$networkd-$EXT_IF.network" '[Match]' "Name=$EXT_IF" \
 			'[Link]' "MTUBytes=$MTU" RequiredForOnline=no \
 			'[Network]' DHCP=ipv4 LinkLocalAddressing=no IPv6AcceptRA=no \
 			'[DHCPv4]' ClientIdentifier=mac UseDNS=no
 		;;
 	esac
 	if [ "$ROLE" != golden ]; then
-		config "$networkd-$VLAN_IF.netdev" '[NetDev]' "Name=$VLAN_IF" Kind=vlan '[VLAN]' "Id=$VLAN_ID"
-		config "$networkd-$VLAN_IF.network" '[Match]' "Name=$VLAN_IF" '[Link]' "MTUBytes=$MTU" \
+		put "$networkd-$VLAN_IF.netdev" '[NetDev]' "Name=$VLAN_IF" Kind=vlan '[VLAN]' "Id=$VLAN_ID"
+		put "$networkd-$VLAN_IF.network" '[Match]' "Name=$VLAN_IF" '[Link]' "MTUBytes=$MTU" \
 			'[Network]' "Address=$VLAN_ADDR" LinkLocalAddressing=no IPv6AcceptRA=no
 	fi
 	if [ "$ROLE" = dis ]; then # until the cut
-		config "$networkd-$VLAN_IF.network.d/gateway.conf" '[Network]' "Gateway=$CON_VLAN_ADDR" "DNS=$CON_VLAN_ADDR"
+		put "$networkd-$VLAN_IF.network.d/gateway.conf" '[Network]' "Gateway=$CON_VLAN_ADDR" "DNS=$CON_VLAN_ADDR"
 	fi
 
 	systemctl enable systemd-networkd
 	systemctl start systemd-networkd
 	networkctl reload
 	networkctl reconfigure "$LAB_IF" "$TRUNK_IF"
-	address_of "$LAB_IF"
+	await_address "$LAB_IF"
 	if [ "$ROLE" = dis ]; then
 		ip link set dev "$EXT_IF" down
 		ip addr flush dev "$EXT_IF"
 	else
 		networkctl reconfigure "$EXT_IF"
-		address_of "$EXT_IF"
+		await_address "$EXT_IF"
 	fi
 	if [ "$ROLE" != golden ]; then
-		address_of "$VLAN_IF" # networkd makes it in the background
+		await_address "$VLAN_IF" # networkd makes it in the background
 		networkctl reconfigure "$VLAN_IF"
-		address_of "$VLAN_IF"
+		await_address "$VLAN_IF"
 	fi
 }
 

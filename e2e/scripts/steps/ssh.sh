@@ -2,9 +2,10 @@
 # The runner's public key for root and the default user, root by key only, and an sshd that
 # notices dead clients.
 set -eu
+. "${0%/*}/../lib.sh"
 
 authorize() { # USER
-	home=$(getent passwd "$1" | cut -d: -f6)
+	home=$(home_of "$1")
 	install -d -m 700 -o "$1" -g "$1" "$home/.ssh"
 	keys=$home/.ssh/authorized_keys
 	[ -e "$keys" ] || install -m 600 -o "$1" -g "$1" /dev/null "$keys"
@@ -16,14 +17,7 @@ authorize root
 authorize "$ADMIN_USER"
 
 # The default user is an administrator without a password.
-sudoers=/etc/sudoers.d/90-poolready-$ADMIN_USER
-line="$ADMIN_USER ALL=(ALL) NOPASSWD: ALL"
-if [ "$(cat "$sudoers" 2>/dev/null || true)" != "$line" ]; then
-	printf '%s\n' "$line" >"$sudoers.new"
-	chmod 440 "$sudoers.new"
-	visudo -cqf "$sudoers.new"
-	mv "$sudoers.new" "$sudoers"
-fi
+sudoer "$ADMIN_USER"
 
 # The first value in sshd's configuration counts: ours come before everything else.
 config=/etc/ssh/sshd_config
@@ -40,10 +34,8 @@ else
 	cat "$config.new" >"$config" # keeps owner, mode and label
 	rm "$config.new"
 	sshd -t
-	# shellcheck source=/dev/null
-	. /etc/os-release
-	case " $ID ${ID_LIKE:-} " in
-	*" debian "*) systemctl restart ssh ;;
+	case $like in
+	debian) systemctl restart ssh ;;
 	*) systemctl restart sshd ;;
 	esac
 fi

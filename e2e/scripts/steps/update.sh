@@ -1,36 +1,25 @@
 #!/bin/sh
 # All updates, with three tries. The last line of the output says whether a reboot is needed.
 set -eu
+. "${0%/*}/../lib.sh"
 
-# shellcheck source=/dev/null
-. /etc/os-release
-case " $ID ${ID_LIKE:-} " in
-*" debian "*)
-	export DEBIAN_FRONTEND=noninteractive
-	# shellcheck disable=SC2016 # expanded by dpkg-query
-	list() { dpkg-query -W -f '${Package} ${Version} ${db:Status-Abbrev}\n'; }
+case $like in
+debian)
 	# A new kernel is a new package, which upgrade would not install.
-	update() { apt-get -qq update && apt-get -y -qq dist-upgrade; }
+	update() { run_apt update && run_apt dist-upgrade; }
 	# What dnf's needs-restarting minds, by Debian's names.
 	running() { grep -qE '^(linux-image|firmware|(amd64|intel)-microcode|libc6|systemd|udev|dbus|libssl|libgnutls)'; }
 	;;
 *)
-	list() { rpm -qa | sort; }
-	update() { dnf -y -q update; }
+	update() { run_dnf update; }
 	running() { ! command -v needs-restarting >/dev/null || ! needs-restarting -r >/dev/null; }
 	;;
 esac
 
-before=$(list)
-try=1
-until update; do
-	[ "$try" -lt 3 ] || exit 1
-	try=$((try + 1))
-	sleep "$RETRY_PAUSE"
-done
-
-# Lines that are there once are new ones.
-new=$(printf '%s\n' "$before" "$before" "$(list)" | sort | uniq -u)
+before=$(list_packages)
+three_times update
+after=$(list_packages)
+new=$(printf '%s\n' "$before" "$before" "$after" | sort | uniq -u) # lines that were not there
 if [ -e /run/reboot-required ]; then
 	echo "reboot needed"
 elif [ -z "$new" ]; then
