@@ -298,8 +298,11 @@ func (p *Provider) makeShard(ctx context.Context, op operation, set, shard strin
 
 	for try := 1; ; try++ {
 		var at location
+		var host *types.ManagedObjectReference
 		if err := p.lookUp(ctx, func(t *tree) (err error) {
-			at, err = t.locate(p.cfg, p.ledgerPlace(set))
+			if at, err = t.locate(p.cfg, p.ledgerPlace(set)); err == nil {
+				host, err = p.host(t, at)
+			}
 			return err
 		}); err != nil {
 			return p.fail(op, err)
@@ -321,7 +324,7 @@ func (p *Provider) makeShard(ctx context.Context, op operation, set, shard strin
 			return err == nil && read.Config != nil, err
 		}
 		op.submit = func(ctx context.Context, c *conn) (types.ManagedObjectReference, error) {
-			res, err := methods.CreateVM_Task(ctx, c, &types.CreateVM_Task{This: folder, Config: config, Pool: at.pool.ref})
+			res, err := methods.CreateVM_Task(ctx, c, &types.CreateVM_Task{This: folder, Config: config, Pool: at.pool.ref, Host: host})
 			if err != nil {
 				return none, err
 			}

@@ -103,6 +103,8 @@ func (p *Provider) preflightPlaces(ctx context.Context, clones []pool.CloneSpec,
 			at, err := t.locate(p.cfg, c.VM)
 			if err != nil {
 				last = append(last, fmt.Errorf("VM %q: %w", c.VM.Name, err))
+			} else if hosts, why := t.reach(at); len(hosts) == 0 && why != "" {
+				last = append(last, fmt.Errorf("VM %q: %w", c.VM.Name, t.unreachable(at, why)))
 			}
 			need.on(at.datastore.ref, datastorePrivileges...)
 			need.on(at.pool.ref, poolPrivileges...)

@@ -122,7 +122,7 @@ type operation struct {
 func (p *Provider) perform(ctx context.Context, op operation) (types.AnyType, error) {
 	w := p.supervise(ctx, op)
 	defer w.stop()
-	result, err := p.carryOut(w.ctx, op)
+	result, err := p.carryOut(w.ctx, op) //nolint:contextcheck // it is derived from ctx
 	if err == nil {
 		return result, nil
 	}
@@ -196,7 +196,7 @@ func (p *Provider) hopeless(ctx context.Context, op operation, err error) error 
 	d, lookErr := p.diagnose(ctx, op.entity)
 	switch {
 	case lookErr != nil:
-		return nil
+		return nil //nolint:nilerr // then err alone is what is known
 	case d.Template && op.bound == 0: // a full clone's source may be one
 		return refuse("the VM is a template now, made so by hand; make it a VM again, or remove it: %w", err)
 	case d.Problem != "", d.Question != "":

@@ -42,7 +42,7 @@ func (p *Provider) supervise(ctx context.Context, op operation) *watch {
 	bounded, cancel := context.WithCancelCause(bounded)
 	w := &watch{p: p, op: op, ctx: bounded}
 	var look sync.WaitGroup
-	look.Go(func() { w.look(cancel) })
+	look.Go(func() { w.look(cancel) }) //nolint:contextcheck // it has w.ctx, which is derived from ctx
 	w.stop = func() {
 		cancel(nil)
 		expire()
@@ -84,7 +84,7 @@ func (w *watch) look(end context.CancelCauseFunc) {
 // explain adds to the error of an operation that was not waited for any longer what kept it.
 func (w *watch) explain(outer context.Context, err error) error {
 	switch {
-	case w.ctx.Err() == nil, errors.Is(err, errQuestion), errors.Is(context.Cause(w.ctx), errQuestion):
+	case w.ctx.Err() == nil, errors.Is(err, errQuestion), errors.Is(context.Cause(w.ctx), errQuestion): //nolint:contextcheck // it is derived from outer
 		return err
 	case outer.Err() != nil && !errors.Is(outer.Err(), context.DeadlineExceeded):
 		return err // cancelled: nobody wants to know

@@ -102,7 +102,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	defer l.unlock()
 	srv := l.srv
 	srv.Logf = func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
-	if err := start(srv); err != nil {
+	if err := start(srv); err != nil { //nolint:contextcheck // the Server lives as long as the process
 		return err
 	}
 	defer srv.Close()

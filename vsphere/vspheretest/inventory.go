@@ -308,7 +308,7 @@ func (s *Server) buildTemplate(ctx *simulator.Context, t Template) error {
 		t.Datastore = s.nameOf(host.Datastore[0])
 	}
 	if len(t.Networks) == 0 {
-		t.Networks = s.firstNetworks(ctx)
+		t.Networks = s.firstNetworks()
 	}
 	ds := datastoreIn(ctx, s.at.dc, t.Datastore)
 	if ds == nil {

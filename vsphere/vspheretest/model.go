@@ -183,7 +183,7 @@ func sortedRefs(objs []mo.Reference) (refs []types.ManagedObjectReference) {
 }
 
 // firstNetworks is the first network that VMs of the first datacenter can be on.
-func (s *Server) firstNetworks(ctx *simulator.Context) []string {
+func (s *Server) firstNetworks() []string {
 	if len(s.Networks) > 0 {
 		return s.Networks[:1]
 	}

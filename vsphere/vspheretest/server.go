@@ -442,7 +442,7 @@ func (s *Server) Env() []string {
 	add("GOVC_DATACENTER", datacenter)
 	add("GOVC_DATASTORE", datastore)
 	if s.at.dc != nil {
-		add("GOVC_NETWORK", first(s.firstNetworks(ctx)))
+		add("GOVC_NETWORK", first(s.firstNetworks()))
 	}
 	add("GOVC_RESOURCE_POOL", pool)
 	return env

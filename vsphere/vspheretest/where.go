@@ -125,9 +125,9 @@ func (s *Server) pathOf(ctx *simulator.Context, ref types.ManagedObjectReference
 func (s *Server) atPath(ctx *simulator.Context, p string) mo.Reference {
 	at := contentOf(ctx.Map).RootFolder
 	for name := range strings.SplitSeq(strings.Trim(p, "/"), "/") {
-		i := -1
 		all := children(ctx, at)
-		if i = slices.IndexFunc(all, func(r types.ManagedObjectReference) bool { return s.nameOf(r) == name }); i < 0 {
+		i := slices.IndexFunc(all, func(r types.ManagedObjectReference) bool { return s.nameOf(r) == name })
+		if i < 0 {
 			return nil
 		}
 		at = all[i]

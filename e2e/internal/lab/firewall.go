@@ -260,10 +260,19 @@ func (g *Guest) listAll(p *sshtest.Proc, z zone, permanent bool) {
 	slices.Sort(services)
 	fmt.Fprintln(p.Stdout, "public (active)")
 	for _, row := range [][2]string{
-		{"target", "default"}, {"icmp-block-inversion", "no"}, {"interfaces", strings.Join(interfaces, " ")}, {"sources", ""},
-		{"services", strings.Join(services, " ")}, {"ports", strings.Join(ports, " ")}, {"protocols", ""},
-		{"forward", yes[z.Forward != nil]}, {"masquerade", yes[z.masquerades()]}, {"forward-ports", ""},
-		{"source-ports", ""}, {"icmp-blocks", ""}, {"rich rules", ""},
+		{"target", "default"},
+		{"icmp-block-inversion", "no"},
+		{"interfaces", strings.Join(interfaces, " ")},
+		{"sources", ""},
+		{"services", strings.Join(services, " ")},
+		{"ports", strings.Join(ports, " ")},
+		{"protocols", ""},
+		{"forward", yes[z.Forward != nil]},
+		{"masquerade", yes[z.masquerades()]},
+		{"forward-ports", ""},
+		{"source-ports", ""},
+		{"icmp-blocks", ""},
+		{"rich rules", ""},
 	} {
 		fmt.Fprintf(p.Stdout, "  %s: %s\n", row[0], row[1])
 	}

@@ -3,6 +3,7 @@
 set -eu
 . "${0%/*}/../lib.sh"
 missing=
+# shellcheck disable=SC2153 # it is of the environment
 for package in $PACKAGES; do
 	case " $PACKAGES_REMOVED " in *" $package "*) continue ;; esac
 	installed "$package" || missing="$missing $package"

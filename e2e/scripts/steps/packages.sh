@@ -17,6 +17,7 @@ if [ "$like" = debian ]; then
 		'Dpkg::Options:: "--force-confdef";' 'Dpkg::Options:: "--force-confold";'
 fi
 missing=
+# shellcheck disable=SC2153 # it is of the environment
 for package in $PACKAGES; do
 	installed "$package" || missing="$missing $package"
 done
