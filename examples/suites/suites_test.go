@@ -69,10 +69,10 @@ func TestPackagesShareOneSet(t *testing.T) {
 				continue
 			}
 			if last := held[e.Vm.Name]; last != nil && next != nil && last.Token != next.Token {
-				assert.False(t, e.CreatedTime.Before(last.Until), "%s: taken by %s at %s, from %s", e.Vm.Name, next.Owner, e.CreatedTime, last.Owner)
+				assert.False(t, e.CreatedTime.Before(last.ExpiresAt), "%s: taken by %s at %s, from %s", e.Vm.Name, next.Holder, e.CreatedTime, last.Holder)
 			}
-			if held[e.Vm.Name] = next; next != nil && strings.Contains(next.For, "Test") {
-				users[next.Owner[strings.LastIndex(next.Owner, " ")+1:]] = true // it ends with the program
+			if held[e.Vm.Name] = next; next != nil && strings.Contains(next.Purpose, "Test") {
+				users[next.Holder[strings.LastIndex(next.Holder, " ")+1:]] = true // it ends with the program
 			}
 		}
 	}
@@ -166,8 +166,8 @@ func events(t *testing.T, env []string) []types.BaseEvent {
 
 // A lease is what the ledger says of who holds a pool.
 type lease struct {
-	Owner, For, Token string
-	Until             time.Time
+	Holder, Purpose, Token string
+	ExpiresAt              time.Time
 }
 
 // leaseIn returns the lease that a write to the ledger leaves, nil if nobody's, and whether it is
