@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,8 +19,16 @@ import (
 // ask the host, that the interpreter lacks, or that know fewer options than scripts use.
 func (s *shell) call(ctx context.Context, args []string) ([]string, error) {
 	hc := interp.HandlerCtx(ctx)
+	for i, a := range args {
+		if a == emptyField {
+			args[i] = ""
+		}
+	}
 	if j := s.job(hc); j != nil && j.ctx.Err() != nil && args[0] != ourVars+"end" {
 		return []string{"exit", strconv.Itoa(exitKilled(j.ctx))}, nil
+	}
+	if text := s.p.sigs.next(); text != "" {
+		return []string{"eval", text + "\n" + quoteAll(args...)}, nil
 	}
 	out, err := s.turn(ctx, hc, args)
 	if ns, ok := errors.AsType[*notSimulated](err); ok {
@@ -32,6 +39,11 @@ func (s *shell) call(ctx context.Context, args []string) ([]string, error) {
 
 func (s *shell) turn(ctx context.Context, hc interp.HandlerContext, args []string) ([]string, error) {
 	refuse := func(what string) ([]string, error) { return nil, &notSimulated{what, hc.Pos} }
+	if s.dash {
+		if out, ok := s.turnDash(args); ok {
+			return out, nil
+		}
+	}
 	switch name := args[0]; name {
 	case ourVars + "raw": // for the interpreter alone
 		return args[1:], nil
@@ -56,7 +68,7 @@ func (s *shell) turn(ctx context.Context, hc interp.HandlerContext, args []strin
 		return s.turnTest(hc, args)
 	case "shift":
 		n := quoteAll(slices.Concat(args, []string{"1"})[1])
-		return []string{"eval", `if [ "$#" -ge ` + n + " ]; then " + ourVars + "raw shift " + n + "; else false; fi"}, nil
+		return []string{"eval", `if [ "$#" -ge ` + n + " ]; then " + ourVars + "raw shift " + n + "; else " + s.orExit("false") + "; fi"}, nil
 	case "exit":
 		if len(args) > 1 && !isNumber(args[1]) {
 			return []string{"eval", ourVars + "fail 2 " + quoteAll("exit: "+args[1]+": numeric argument required") + "; " + ourVars + "raw exit 2"}, nil
@@ -69,6 +81,9 @@ func (s *shell) turn(ctx context.Context, hc interp.HandlerContext, args []strin
 	case "umask":
 		return turnUmask(args, refuse)
 	case "wait":
+		if slices.Contains(args, "-n") {
+			return refuse(strings.Join(args, " "))
+		}
 		out := []string{"wait"}
 		for _, a := range args[1:] {
 			if pid, err := strconv.Atoi(a); err == nil {
@@ -79,10 +94,14 @@ func (s *shell) turn(ctx context.Context, hc interp.HandlerContext, args []strin
 			out = append(out, a)
 		}
 		return out, nil
+	case "shopt":
+		if slices.Contains(args, "nocasematch") {
+			return refuse(strings.Join(args, " "))
+		}
 	case "trap":
-		return turnTrap(args)
+		return s.turnTrap(args)
 	case "eval":
-		text, err := again(strings.Join(args[1:], " "))
+		text, err := s.again(strings.Join(args[1:], " "))
 		return orFail([]string{"eval", text}, err)
 	case ".", "source":
 		return s.turnSource(hc, args)
@@ -109,28 +128,35 @@ func (s *shell) turn(ctx context.Context, hc interp.HandlerContext, args []strin
 				err = syscall.ENOTDIR
 			}
 			if err = cmp.Or(err, v.access(dir, mayExec)); err != nil {
-				return complain(1, "cd: "+rest[0]+": "+reason(err))
+				code := 1
+				if s.dash {
+					code = 2
+				}
+				return complain(code, "cd: "+rest[0]+": "+reason(err))
 			}
 		}
 		return append([]string{"cd"}, rest...), nil
-	case "echo": // -ne is -n -e
-		if len(args) > 1 && echoFlags.MatchString(args[1]) {
-			out := []string{name}
-			for _, f := range args[1][1:] {
-				out = append(out, "-"+string(f))
-			}
-			return append(out, args[2:]...), nil
-		}
+	case "echo":
+		return []string{ourVars + "out", echoText(args[1:], s.dash), "", "0"}, nil
 	case "printf":
-		if len(args) > 1 && args[1] == "--" {
-			return append([]string{"printf"}, args[2:]...), nil
+		rest := args[1:]
+		if len(rest) > 2 && rest[0] == "-v" && !s.dash {
+			out, _, code, err := printfText(rest[2:], false)
+			if err != nil || code != 0 || !syntax.ValidName(rest[1]) {
+				return refuse(strings.Join(args, " "))
+			}
+			return []string{"eval", rest[1] + "=" + quoteAll(out)}, nil
 		}
-		if len(args) > 1 && args[1] == "-v" {
-			return refuse("printf -v")
+		if len(rest) > 0 && rest[0] == "--" {
+			rest = rest[1:]
 		}
-		if n := notANumber(args[1:]); n != "" {
-			return complain(1, "printf: "+n+": invalid number")
+		out, errs, code, err := printfText(rest, s.dash)
+		if err != nil {
+			return refuse(strings.Join(args, " "))
 		}
+		return []string{ourVars + "out", out, errs, strconv.Itoa(code)}, nil
+	case "read":
+		return s.turnRead(hc, args)
 	}
 	return args, nil
 }
@@ -155,12 +181,21 @@ func complain(code int, text string) ([]string, error) {
 
 // turnTest refuses what would ask the host, answers -t, and rejects what only looks like a number.
 func (s *shell) turnTest(hc interp.HandlerContext, args []string) ([]string, error) {
-	out := slices.Clone(args)
+	out, name := slices.Clone(args), args[0]
 	for i, a := range args[1:] {
 		if slices.Contains([]string{"=", "==", "!="}, args[i]) {
 			continue // it is an operand itself
 		}
 		switch a {
+		case "<", ">":
+			if len(args) == 4 || len(args) == 5 && name == "[" {
+				if i == 1 && (args[1] < args[3]) == (a == "<") && args[1] != args[3] {
+					return []string{"true"}, nil
+				} else if i == 1 {
+					return []string{"false"}, nil
+				}
+			}
+			return nil, &notSimulated{args[0] + " " + a, hc.Pos}
 		case "-O", "-G", "-N", "-ef":
 			return nil, &notSimulated{args[0] + " " + a, hc.Pos}
 		case "-t":
@@ -195,32 +230,6 @@ func (s *shell) onTerminal(hc interp.HandlerContext, fd string) bool {
 	return t.terminal && fd == "2" && t.isOutput(hc.Stderr)
 }
 
-var conversion = regexp.MustCompile(`%(?:%|[-+ #0]*\d*([a-zA-Z]))`)
-
-// notANumber returns the first argument of printf that a numeric conversion could not read, or "".
-func notANumber(args []string) string {
-	if len(args) < 2 {
-		return ""
-	}
-	var kinds []string
-	for _, m := range conversion.FindAllStringSubmatch(args[0], -1) {
-		if m[1] != "" {
-			kinds = append(kinds, m[1])
-		}
-	}
-	for i, a := range args[1:] {
-		if len(kinds) == 0 || !strings.ContainsAny(kinds[i%len(kinds)], "diouxX") || a == "" {
-			continue
-		}
-		if _, err := strconv.ParseInt(a, 0, 64); err != nil {
-			return a
-		}
-	}
-	return ""
-}
-
-var echoFlags = regexp.MustCompile(`^-[neE]{2,}$`)
-
 // turnCommand takes "command -v", which would look through the host's PATH.
 func (s *shell) turnCommand(ctx context.Context, hc interp.HandlerContext, args []string) ([]string, error) {
 	rest := args[1:]
@@ -229,7 +238,11 @@ func (s *shell) turnCommand(ctx context.Context, hc interp.HandlerContext, args 
 	}
 	switch rest[0] {
 	case "-v", "-V":
-		return []string{"eval", lookup(ourVars+"command"+rest[0], rest[1:])}, nil
+		names := rest[1:]
+		if len(names) > 0 && names[0] == "--" {
+			names = names[1:]
+		}
+		return []string{"eval", lookup(ourVars+"command"+rest[0], names)}, nil
 	case "-p":
 		rest = rest[1:]
 	case "--":
@@ -288,9 +301,9 @@ func turnUmask(args []string, refuse func(string) ([]string, error)) ([]string, 
 	return refuse(strings.Join(args, " "))
 }
 
-// turnTrap leaves EXIT and ERR to the interpreter. Traps on signals are taken and never run: a
-// process of the machine that gets a signal ends.
-func turnTrap(args []string) ([]string, error) {
+// turnTrap leaves EXIT and ERR to the interpreter, and keeps the traps on signals, which call runs
+// before the next command. A signal to the whole process group ends the shell all the same.
+func (s *shell) turnTrap(args []string) ([]string, error) {
 	if len(args) < 3 {
 		return args, nil
 	}
@@ -298,7 +311,7 @@ func turnTrap(args []string) ([]string, error) {
 	if rest[0] == "--" {
 		rest = rest[1:]
 	}
-	text, err := again(rest[0])
+	text, err := s.again(rest[0])
 	if err != nil {
 		return orFail(args, err)
 	}
@@ -307,15 +320,18 @@ func turnTrap(args []string) ([]string, error) {
 		out = []string{"trap", "-"}
 	}
 	n := len(out)
-	for _, sig := range rest[1:] {
-		name := strings.TrimPrefix(sig, "SIG")
-		no, _ := strconv.Atoi(sig)
-		switch {
-		case sig == "0":
+	for _, name := range rest[1:] {
+		switch sig := signalNamed(name); {
+		case name == "0" || name == "EXIT":
 			out = append(out, "EXIT")
-		case slices.ContainsFunc(signals, func(s *signal) bool { return s.name == name || s.no == no }):
+		case sig != nil:
+			s.p.sigs.set(sig, strings.TrimSpace(text), rest[0] == "-")
+		case name == "ERR":
+			out = append(out, name)
+		case name == "DEBUG" || name == "RETURN":
+			return []string{ourVars + "refuse", "trap " + name}, nil
 		default:
-			out = append(out, sig)
+			return complain(1, "trap: "+name+": invalid signal specification")
 		}
 	}
 	if len(out) == n {
@@ -340,9 +356,20 @@ func (s *shell) turnSource(hc interp.HandlerContext, args []string) ([]string, e
 	for _, c := range candidates {
 		var data []byte
 		if data, err = v.readFile(c); err == nil {
-			text, err := again(string(data))
+			text, err := s.again(string(data))
 			return orFail(append([]string{".", sourcedPrefix + text}, args[2:]...), err)
 		}
 	}
+	if s.dash {
+		return []string{"eval", ourVars + "fail 2 " + quoteAll(args[1]+": "+reason(err)) + "; " + ourVars + "raw exit 2"}, nil
+	}
 	return complain(1, args[1]+": "+reason(err))
+}
+
+// orExit is what a special builtin does that fails: in dash, it ends the shell.
+func (s *shell) orExit(otherwise string) string {
+	if s.dash {
+		return ourVars + "raw exit 2"
+	}
+	return otherwise
 }

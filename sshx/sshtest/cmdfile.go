@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -56,8 +57,18 @@ func copyTo(ctx context.Context, w io.Writer, r io.Reader) error {
 }
 
 // input opens an operand, of which "-" is stdin.
+// readAll reads a file, or stdin if its name is "-".
+func (p *Proc) readAll(name string) ([]byte, error) {
+	f, err := p.input(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
+}
+
 func (p *Proc) input(name string) (io.ReadCloser, error) {
-	if name == "-" {
+	if name == "-" || slices.Contains(stdins, name) {
 		return io.NopCloser(p.Stdin), nil
 	}
 	f, err := p.view().open(p.Path(name), os.O_RDONLY, 0)

@@ -3,6 +3,7 @@ package sshtest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -22,10 +23,18 @@ func cmdKill(_ context.Context, p *Proc) int {
 	}
 	switch {
 	case len(args) > 0 && args[0] == "-l":
-		for _, s := range signals {
-			fmt.Fprintln(p.Stdout, s.name)
+		if len(args) == 2 {
+			if no, err := strconv.Atoi(args[1]); err == nil {
+				if i := slices.IndexFunc(signals, func(s *signal) bool { return s.no == no || s.exitCode() == no }); i >= 0 {
+					fmt.Fprintln(p.Stdout, signals[i].name)
+					return 0
+				}
+			} else if s := signalNamed(args[1]); s != nil {
+				fmt.Fprintln(p.Stdout, s.no)
+				return 0
+			}
 		}
-		return 0
+		return p.NotSimulated(strings.Join(args, " "))
 	case len(args) > 1 && args[0] == "-s":
 		if !set(args[1]) {
 			return 1
@@ -72,7 +81,7 @@ func (p *Proc) signal(pid int, sig *signal, probe bool) error {
 		case pid < 0:
 			return b.killGroup(-pid, sig, p.User)
 		}
-		x.kill(sig)
+		x.send(sig)
 		return nil
 	}
 	return syscall.ESRCH

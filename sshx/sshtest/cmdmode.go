@@ -203,7 +203,13 @@ func cmdChown(_ context.Context, p *Proc) int {
 		}
 		uid, gid = i.uid, i.gid
 	} else if len(o.args) > 0 {
-		user, group, both := strings.Cut(o.args[0], ":")
+		owner := o.args[0]
+		if user, group, ok := strings.Cut(owner, "."); ok && !strings.Contains(owner, ":") && p.name() == "chown" {
+			if _, known := p.Host.disk.accounts().user(owner); !known {
+				owner = user + ":" + group // the old spelling, about which newer chowns warn
+			}
+		}
+		user, group, both := strings.Cut(owner, ":")
 		if p.name() == "chgrp" {
 			user, group = "", o.args[0]
 		}

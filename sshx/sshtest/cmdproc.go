@@ -31,6 +31,7 @@ func cmdShell(ctx context.Context, p *Proc) int {
 	var opts []string
 	args := p.Args[1:]
 	command, stdin, login := false, false, false
+	dash := p.Host.runsDash(p.name())
 flags:
 	for len(args) > 0 {
 		a := args[0]
@@ -83,7 +84,7 @@ flags:
 		if code, ok := p.Host.wrapper(ctx, &q, text); ok {
 			return code
 		}
-		return p.Host.shell(ctx, p, source{text: text, name: name, params: args, opts: opts, login: login})
+		return p.Host.shell(ctx, p, source{text: text, name: name, params: args, opts: opts, login: login, dash: dash, posix: p.name() == "sh"})
 	case len(args) > 0 && !stdin:
 		file := args[0]
 		data, err := p.view().readFile(p.Path(file))
@@ -99,7 +100,7 @@ flags:
 			}
 			return p.Fail(code, "%s: %s", file, reason(err))
 		}
-		return p.Host.shell(ctx, p, source{text: string(data), name: file, params: args[1:], opts: opts, login: login})
+		return p.Host.shell(ctx, p, source{text: string(data), name: file, params: args[1:], opts: opts, login: login, dash: dash, posix: p.name() == "sh"})
 	}
 	in, err := p.task.reader(p.Stdin)
 	if err != nil {
@@ -107,7 +108,7 @@ flags:
 	}
 	q := *p
 	q.Stdin = in
-	return p.Host.shell(ctx, &q, source{lines: in, name: p.Args[0], params: args, opts: opts, login: login})
+	return p.Host.shell(ctx, &q, source{lines: in, name: p.Args[0], params: args, opts: opts, login: login, dash: dash, posix: p.name() == "sh"})
 }
 
 // cmdBuiltin runs what the shell has built in, for sudo, xargs, find and env.

@@ -281,10 +281,12 @@ func cmdWc(ctx context.Context, p *Proc) int {
 		return p.NotSimulated("-c with -m")
 	}
 	var total [3]int
-	width := 1
+	width, sum := 1, int64(0)
 	for _, name := range o.args {
 		if i, err := p.view().stat(p.Path(name)); err == nil {
-			width = max(width, len(strconv.FormatInt(i.size, 10)))
+			if sum += i.size; !i.IsDir() {
+				width = len(strconv.FormatInt(sum, 10))
+			}
 		}
 	}
 	switch columns := len(o.list); {

@@ -26,14 +26,18 @@
 // redirected, outlive the script, and can be killed and waited for. Scripts on the disk run by
 // their #! line.
 //
-// Refused, with exit 64: process substitution, coprocesses, descriptors above 2, <>, [[ -ef -O -G
-// -N ]], ulimit, fg, bg, jobs, printf -v, cd -P, and PIPESTATUS, FUNCNAME, SECONDS and their like.
-// Different from a real shell: traps on signals are accepted and never run, as a process that is
-// signalled ends at once and what it called ends with it; nor is a trap on EXIT that a subshell
-// sets; a command substitution does not wait for background jobs inside of it; a closed descriptor
-// is /dev/null; [[ -t ]] is false on terminals too; of read's options there are -r -s -a -p; of
-// set's -a -e -f -n -u -x and pipefail; pathname expansion, arithmetic (08 is 0, and division by 0
-// no end) and quoting are the interpreter's.
+// Called sh, the shell is dash on a disk that has /etc/debian_version, and bash elsewhere; called dash
+// it is dash, which has none of what only bash knows.
+//
+// Refused, with exit code 64: process substitution, coprocesses, descriptors above 2, <>, [[ -ef -O -G
+// -N ]], ulimit, fg, bg, jobs, select, cd -P, wait -n, ${x/#a/b}, ${x@Q}, a quoted expansion in a
+// pattern, declare -i -l -u, traps in subshells, arithmetic on what is no number, setting a constant,
+// scripts with CR LF, and PIPESTATUS, FUNCNAME, SECONDS, $- and their like. Different from a real
+// shell: a trap on a signal runs before the next command of a shell that is signalled itself, but a
+// signal to the process group ends the shell; a command substitution does not wait for background
+// jobs inside of it; a closed descriptor is /dev/null; [[ -t ]] is false on terminals too; how much of
+// a script runs after an error in an expansion. testdata has the statements that are compared with
+// real shells and tools, and agreement.json how many come out differently.
 //
 // The texts that package sshx wraps scripts in cannot run in this shell. "sh -c" knows them and
 // does natively what they do: script from stdin, process group killed when stdin ends, detached
@@ -46,8 +50,9 @@
 // cmdTar and cmdSudo what theirs are; BaseCommands names them. They are in /usr/bin and /usr/sbin,
 // where test -x finds them, though ls does not. They are GNU's in the C locale, and what is in a
 // directory comes to find, tar, grep -r and SFTP in no order to count on. Time zones are those of
-// Go on the machine that the test runs on. There is no awk, no perl, no python, and nothing about
-// networks, packages or services: that is for embedders.
+// Go on the machine that the test runs on. Commands that every real machine has and that are not
+// simulated, awk and ps among them, are there and refuse. Nothing is known about networks, packages
+// or services: that is for embedders.
 //
 // Users are subject to owners, groups, modes, sticky directories and umask. There are no ACLs,
 // capabilities, SELinux labels or quotas; access times are not kept; contents count against the

@@ -35,7 +35,7 @@ func cmdGrep(ctx context.Context, p *Proc) int {
 		case "-e":
 			patterns = append(patterns, strings.Split(x[1], "\n")...)
 		case "-f":
-			data, err := p.ReadFile(x[1])
+			data, err := p.readAll(x[1])
 			if err != nil {
 				return p.Fail(2, "%s: %s", x[1], reason(err))
 			}

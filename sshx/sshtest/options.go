@@ -99,7 +99,10 @@ func init() { // in init, as commands look up commands
 		"sh": cmdShell, "bash": cmdShell, "dash": cmdShell,
 		"[": cmdBuiltin, "test": cmdBuiltin, "echo": cmdBuiltin, "printf": cmdBuiltin, "pwd": cmdBuiltin,
 		"true": func(context.Context, *Proc) int { return 0 }, "false": func(context.Context, *Proc) int { return 1 },
-		"sftp-server": serveSFTP,
+		"sftp-server": serveSFTP, "which": cmdWhich, "printenv": cmdPrintenv, "tac": cmdTac,
+	}
+	for _, name := range lacking {
+		base[name] = cmdLacking
 	}
 	for _, more := range []map[string]Command{fileCommands, modeCommands, textCommands, sysCommands, procCommands, userCommands, sshCommands} {
 		for name, c := range more {

@@ -16,6 +16,14 @@ func (t *task) isOutput(w io.Writer) bool {
 	return ok && (o == t.out || o == t.err)
 }
 
+// exitWith is the error that stands for an exit code.
+func exitWith(code string) error {
+	if n, _ := strconv.Atoi(code); n != 0 {
+		return interp.ExitStatus(uint8(n))
+	}
+	return nil
+}
+
 // ours runs the helpers that rewrite and call put into scripts.
 func (s *shell) ours(hc interp.HandlerContext, args []string) error {
 	status := func(ok bool) error {
@@ -29,10 +37,30 @@ func (s *shell) ours(hc interp.HandlerContext, args []string) error {
 		if j := s.job(hc); j != nil {
 			s.p.task.ended(j)
 		}
-		if n, _ := strconv.Atoi(args[1]); n != 0 {
-			return interp.ExitStatus(uint8(n))
+		return exitWith(args[1])
+	case "status":
+		return exitWith(args[1])
+	case "arith":
+		return s.arithmetic(hc, args[1:])
+	case "ifs":
+		_, err := io.WriteString(hc.Stdout, ifsFields(hc, args[1]))
+		return err
+	case "count":
+		_, err := fmt.Fprint(hc.Stdout, len(args)-1)
+		return err
+	case "out": // stdout, stderr and exit code of a builtin
+		_, _ = io.WriteString(hc.Stderr, args[2])
+		if _, err := io.WriteString(hc.Stdout, args[1]); err != nil {
+			return interp.ExitStatus(1)
 		}
-		return nil
+		return exitWith(args[3])
+	case "timed":
+		text := "\nreal\t0m0.000s\nuser\t0m0.000s\nsys\t0m0.000s\n"
+		if args[2] == "-p" {
+			text = "real 0.00\nuser 0.00\nsys 0.00\n"
+		}
+		_, _ = io.WriteString(hc.Stderr, text)
+		return exitWith(args[1])
 	case "forked":
 		pid, _ := strconv.Atoi(args[1])
 		s.p.task.nameJob(pid, args[2])
@@ -51,7 +79,10 @@ func (s *shell) ours(hc interp.HandlerContext, args []string) error {
 		code, _ := strconv.Atoi(args[1])
 		return interp.ExitStatus(uint8(code))
 	case "command-v", "command-V":
-		return status(s.describe(hc, args[1:], strings.HasSuffix(args[0], "V"), ""))
+		if err := status(s.describe(hc, args[1:], strings.HasSuffix(args[0], "V"), "")); err == nil || !s.dash {
+			return err
+		}
+		return interp.ExitStatus(127)
 	case "hash":
 		if slices.Equal(args[1:], []string{"-r"}) {
 			return nil
@@ -72,7 +103,10 @@ func (s *shell) ours(hc interp.HandlerContext, args []string) error {
 			}
 			opt, rest = rest[0], rest[1:]
 		}
-		return status(s.describe(hc, rest, true, opt))
+		if err := status(s.describe(hc, rest, true, opt)); err == nil || !s.dash {
+			return err
+		}
+		return interp.ExitStatus(127)
 	}
 	return fmt.Errorf("sshtest: unknown helper %q", args[0])
 }

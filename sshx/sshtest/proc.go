@@ -36,6 +36,7 @@ type Proc struct {
 	pid   int
 	ppid  int
 	death *death // of the process, which several Procs may be
+	sigs  *traps // and its traps
 }
 
 // A death is what ended a process, if a signal did.
@@ -228,7 +229,8 @@ func (h *Host) execute(ctx context.Context, p *Proc) int {
 	ctx, cancel, done := p.task.child(ctx)
 	defer done()
 	p.ppid = p.pid
-	p.pid = b.register(&process{args: p.Args, user: p.User, kill: cancel, task: p.task})
+	p.sigs = &traps{}
+	p.pid = b.register(&process{args: p.Args, user: p.User, kill: cancel, task: p.task, sigs: p.sigs})
 	defer b.unregister(p.pid)
 	if f, ok := p.Stdin.(*os.File); ok {
 		done := make(chan struct{})
@@ -269,7 +271,7 @@ func (h *Host) start(ctx context.Context, p *Proc) int {
 		}
 	}
 	switch {
-	case errors.Is(err, syscall.ENOENT) && !strings.Contains(p.Args[0], "/"):
+	case p.Args[0] == "", errors.Is(err, syscall.ENOENT) && !strings.Contains(p.Args[0], "/"):
 		fmt.Fprintf(p.Stderr, "bash: %s: command not found\n", p.Args[0])
 		return 127
 	case errors.Is(err, syscall.ENOENT):
@@ -287,6 +289,9 @@ func (h *Host) start(ctx context.Context, p *Proc) int {
 		fmt.Fprintf(p.Stderr, "bash: %s: %s\n", p.Args[0], reason(err))
 		return 126
 	}
+	if strings.Contains(p.Args[0], "/") {
+		file = p.Args[0] // $0 is what the script was called by
+	}
 	return h.script(ctx, p, file, text)
 }
 
@@ -301,13 +306,13 @@ func (h *Host) script(ctx context.Context, p *Proc, file string, text []byte) in
 	if !ok {
 		return h.shell(ctx, p, source{text: string(text), name: file, params: p.Args[1:]})
 	}
-	interp := strings.Fields(string(bang))
+	interp := strings.FieldsFunc(string(bang), func(c rune) bool { return c == ' ' || c == '\t' })
 	if len(interp) == 0 {
 		return h.shell(ctx, p, source{text: string(text), name: file, params: p.Args[1:]})
 	}
 	if _, err := p.which(interp[0]); err != nil || !strings.HasPrefix(interp[0], "/") {
 		fmt.Fprintf(p.Stderr, "bash: %s: %s: bad interpreter: No such file or directory\n", file, interp[0])
-		return 126
+		return 127
 	}
 	return p.Run(ctx, slices.Concat(interp, []string{file}, p.Args[1:])...)
 }

@@ -94,6 +94,8 @@ func translate(s string, extended bool) (string, error) {
 			b.WriteString(`\^`)
 		case !extended && c == '$' && i+1 < len(s) && !strings.HasPrefix(s[i+1:], `\)`) && !strings.HasPrefix(s[i+1:], `\|`):
 			b.WriteString(`\$`)
+		case extended && (c == '?' || c == '+') && i > 1 && strings.IndexByte("*+?}", s[i-1]) >= 0 && s[i-2] != '\\':
+			return "", &notSimulated{what: s[i-1:i+1] + " in a pattern"} // to Go it is another operator
 		case extended && c == '{' && (wasStart || !isInterval(s[i:])):
 			b.WriteString(`\{`)
 		case extended && c == '}':

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"mvdan.cc/sh/v3/interp"
@@ -21,7 +22,27 @@ func (e *notSimulated) Error() string { return fmt.Sprintf("line %d: %s", e.pos.
 
 // rewrite refuses what would reach the host or be wrong in silence, gives $$, $PPID and $! to our
 // process table, and has background commands counted.
-func rewrite(f *syntax.File) error {
+func rewrite(f *syntax.File, dash, posix bool) error {
+	if dash {
+		rewriteForDash(f)
+	}
+	if setsIFS(f) {
+		splitByIFS(f)
+	}
+	traps := trapsOf(f)
+	counted := false // there is an associative array
+	syntax.Walk(f, func(n syntax.Node) bool {
+		if d, ok := n.(*syntax.DeclClause); ok {
+			for _, a := range d.Args {
+				counted = counted || a.Naked && a.Value != nil && strings.Contains(a.Value.Lit(), "A")
+			}
+		}
+		return true
+	})
+	var stmts []*syntax.Stmt
+	var readonly []string
+	constants := 0
+	errexit := callsAny(f, map[string]bool{"set": true})
 	var bad error
 	var back []*syntax.Stmt
 	var here *syntax.Word // the text of the here document that was met last
@@ -36,6 +57,42 @@ func rewrite(f *syntax.File) error {
 			refuse(n.Pos(), "process substitution")
 		case *syntax.CoprocClause:
 			refuse(n.Pos(), "coproc")
+		case *syntax.Subshell:
+			if callsAny(n, traps) {
+				refuse(n.Pos(), "trap in a subshell")
+			}
+		case *syntax.DeclClause:
+			for _, a := range n.Args {
+				if a.Naked && a.Value != nil {
+					if o := a.Value.Lit(); strings.HasPrefix(o, "-") && strings.ContainsAny(o, "ilu") || o == "-p" && n.Variant.Value != "declare" {
+						refuse(n.Pos(), n.Variant.Value+" "+o)
+					}
+				}
+				if n.Variant.Value == "readonly" && a.Name != nil {
+					readonly = append(readonly, a.Name.Value)
+				}
+			}
+		case *syntax.Assign:
+			if n.Name != nil && slices.Contains(readonly, n.Name.Value) && n.Value != nil {
+				if constants++; constants > len(readonly) {
+					refuse(n.Pos(), "setting a constant")
+				}
+			}
+		case *syntax.ForClause:
+			if n.Select {
+				refuse(n.Pos(), "select")
+			}
+		case *syntax.CmdSubst:
+			if len(n.Stmts) > 1 && errexit && !posix { // bash takes set -e back there, unless it is sh
+				n.Stmts = append(parseStmts(ourVars+"raw set +e"), n.Stmts...)
+			}
+			if callsAny(n, traps) {
+				refuse(n.Pos(), "trap in a command substitution")
+			}
+		case *syntax.CallExpr:
+			if len(n.Args) == 1 && n.Args[0].Lit() == "return" { // the interpreter's returns 0
+				n.Args = append(n.Args, &syntax.Word{Parts: []syntax.WordPart{&syntax.ParamExp{Short: true, Param: &syntax.Lit{Value: "?"}}}})
+			}
 		case *syntax.UnaryTest:
 			switch n.Op {
 			case syntax.TsUsrOwn, syntax.TsGrpOwn, syntax.TsModif:
@@ -53,6 +110,9 @@ func rewrite(f *syntax.File) error {
 				rewriteTilde(n)
 			}
 		case *syntax.ParamExp:
+			if what := wrongExpansion(n, counted); what != "" {
+				refuse(n.Pos(), what)
+			}
 			if n.Param != nil {
 				switch n.Param.Value {
 				case "$":
@@ -61,7 +121,7 @@ func rewrite(f *syntax.File) error {
 					n.Param.Value, n.Short = varPPID, false
 				case "!":
 					n.Param.Value, n.Short = varBack, false
-				case "PIPESTATUS", "BASHPID", "FUNCNAME", "BASH_SOURCE", "BASH_LINENO", "BASH_COMMAND", "BASH_VERSINFO", "SECONDS", "EPOCHSECONDS",
+				case "PIPESTATUS", "-", "BASHPID", "FUNCNAME", "BASH_SOURCE", "BASH_LINENO", "BASH_COMMAND", "BASH_VERSINFO", "SECONDS", "EPOCHSECONDS",
 					"EPOCHREALTIME", "SHLVL", "OSTYPE", "HOSTTYPE", "MACHTYPE":
 					if n.Exp == nil { // the interpreter takes them for empty
 						refuse(n.Pos(), "$"+n.Param.Value)
@@ -78,6 +138,7 @@ func rewrite(f *syntax.File) error {
 			if n.Coprocess || n.Disown {
 				refuse(n.Pos(), "coprocess")
 			}
+			stmts = append(stmts, n)
 			if n.Background {
 				back = append(back, n)
 			}
@@ -87,10 +148,61 @@ func rewrite(f *syntax.File) error {
 	if bad != nil {
 		return bad
 	}
+	for _, st := range stmts {
+		if t, ok := st.Cmd.(*syntax.TimeClause); ok && t.Stmt != nil {
+			how := "-"
+			if t.PosixFormat {
+				how = "-p"
+			}
+			st.Cmd = &syntax.Block{Stmts: append([]*syntax.Stmt{t.Stmt}, parseStmts(ourVars+"timed $? "+how)...)}
+		}
+		checkArithmetic(st, dash)
+	}
 	for _, st := range back {
 		background(st)
 	}
 	return nil
+}
+
+// wrongExpansion says what the interpreter would expand wrongly, or "". It makes of ${11} and, in a
+// script that has associative arrays, of ${#a[@]} what is expanded right.
+func wrongExpansion(n *syntax.ParamExp, counted bool) string {
+	if n.Param == nil {
+		return ""
+	}
+	name := n.Param.Value
+	if _, err := strconv.Atoi(name); err == nil && len(name) > 1 && n.Slice == nil {
+		if n.Exp != nil || n.Repl != nil || n.Length {
+			return printNode(&syntax.Word{Parts: []syntax.WordPart{n}})
+		}
+		number := func(s string) syntax.ArithmExpr {
+			return &syntax.Word{Parts: []syntax.WordPart{&syntax.Lit{Value: s}}}
+		}
+		n.Param.Value, n.Short = "@", false
+		n.Slice = &syntax.Slice{Offset: number(name), Length: number("1")}
+	}
+	if n.Length && counted && n.Index != nil {
+		return "the length of an array, in a script with associative ones"
+	}
+	if n.Exp != nil && n.Exp.Op == syntax.OtherParamOps {
+		return printNode(&syntax.Word{Parts: []syntax.WordPart{n}})
+	}
+	if n.Repl != nil && n.Repl.Orig != nil && len(n.Repl.Orig.Parts) > 0 {
+		if lit, ok := n.Repl.Orig.Parts[0].(*syntax.Lit); ok && !n.Repl.All && strings.HasPrefix(lit.Value, "#") || ok && strings.HasPrefix(lit.Value, "%") {
+			return printNode(&syntax.Word{Parts: []syntax.WordPart{n}})
+		}
+	}
+	if n.Exp != nil && n.Exp.Word != nil && slices.Contains([]syntax.ParExpOperator{
+		syntax.RemSmallPrefix, syntax.RemLargePrefix, syntax.RemSmallSuffix, syntax.RemLargeSuffix,
+	}, n.Exp.Op) {
+		for _, p := range n.Exp.Word.Parts { // what is quoted is no pattern
+			q, ok := p.(*syntax.DblQuoted)
+			if ok && slices.ContainsFunc(q.Parts, func(p syntax.WordPart) bool { _, lit := p.(*syntax.Lit); return !lit }) {
+				return "a quoted expansion as pattern"
+			}
+		}
+	}
+	return ""
 }
 
 var tilde = regexp.MustCompile(`^~([A-Za-z_][A-Za-z0-9._-]*)(/|$)`)
@@ -197,12 +309,15 @@ func background(st *syntax.Stmt) {
 const sourcedPrefix = "/nonexistent-sshtest\x00"
 
 // again rewrites a text that the interpreter would parse by itself.
-func again(text string) (string, error) {
-	f, err := syntax.NewParser(syntax.Variant(syntax.LangBash)).Parse(strings.NewReader(text), "eval")
+func (s *shell) again(text string) (string, error) {
+	if strings.Contains(text, "\r\n") {
+		return "", &notSimulated{what: crlfText}
+	}
+	f, err := syntax.NewParser(syntax.Variant(s.language())).Parse(strings.NewReader(text), "eval")
 	if err != nil {
 		return "", err
 	}
-	if err := rewrite(f); err != nil {
+	if err := rewrite(f, s.dash, s.posix); err != nil {
 		return "", err
 	}
 	var buf bytes.Buffer

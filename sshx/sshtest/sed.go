@@ -74,7 +74,7 @@ func cmdSed(ctx context.Context, p *Proc) int {
 		case "-e", "--expression":
 			script = append(script, x[1])
 		case "-f":
-			data, err := p.ReadFile(x[1])
+			data, err := p.readAll(x[1])
 			if err != nil {
 				return p.Fail(4, "couldn't open file %s: %s", x[1], reason(err))
 			}

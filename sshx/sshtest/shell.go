@@ -27,7 +27,21 @@ type source struct {
 	params []string // $1...
 	opts   []string // -e, -u, ...
 	login  bool     // profiles come first
+	dash   bool     // it is dash, not bash
+	posix  bool     // it is bash, called sh
 }
+
+// crlfText is refused: to a real shell each carriage return is part of a word.
+const crlfText = "lines that end with CR LF"
+
+func language(dash bool) syntax.LangVariant {
+	if dash {
+		return syntax.LangPOSIX
+	}
+	return syntax.LangBash
+}
+
+func (s *shell) language() syntax.LangVariant { return language(s.dash) }
 
 // Variables of ours in every shell. The interpreter knows no process ids of its own, and takes
 // those of the host for $$ and $PPID, so rewrite puts these in their place.
@@ -75,17 +89,27 @@ func (e *shellEnv) Each(yield func(name string, v expand.Variable) bool) {
 type shell struct {
 	h        *Host
 	p        *Proc
+	dash     bool
+	posix    bool
 	replaced atomic.Bool // by exec: the death of what it calls is its own
 }
 
 // shell runs src as p, and returns its exit code.
 func (h *Host) shell(ctx context.Context, p *Proc, src source) int {
-	parser := syntax.NewParser(syntax.Variant(syntax.LangBash))
+	parser := syntax.NewParser(syntax.Variant(language(src.dash)))
 	var file *syntax.File
+	var fault error // of the syntax, some lines into the script
 	if src.lines == nil {
+		if strings.Contains(src.text, "\r\n") {
+			return p.shellError(&notSimulated{what: crlfText})
+		}
 		var err error
-		if file, err = parser.Parse(strings.NewReader(src.text), src.name); err == nil {
-			err = rewrite(file)
+		file, err = parser.Parse(strings.NewReader(src.text), src.name)
+		if pe, ok := errors.AsType[syntax.ParseError](err); ok && pe.Pos.Line() > 1 {
+			file, fault, err = beforeError(parser, src.text, pe.Pos.Line()), err, nil
+		}
+		if err == nil {
+			err = rewrite(file, src.dash, src.posix)
 		}
 		if err != nil {
 			return p.shellError(err)
@@ -101,7 +125,11 @@ func (h *Host) shell(ctx context.Context, p *Proc, src source) int {
 		}
 	}
 	if src.lines == nil {
-		return p.exitStatus(ctx, r.Run(ctx, file))
+		code := p.exitStatus(ctx, r.Run(ctx, file))
+		if fault != nil && !r.Exited() && ctx.Err() == nil {
+			return p.shellError(fault)
+		}
+		return code
 	}
 	return runLines(ctx, p, r, parser, src)
 }
@@ -117,7 +145,7 @@ unset __sshtest_file
 func (h *Host) profile(ctx context.Context, p *Proc, r *interp.Runner, parser *syntax.Parser) (code int) {
 	f, err := parser.Parse(strings.NewReader(profiles), "profile")
 	must(err)
-	must(rewrite(f))
+	must(rewrite(f, false, false))
 	for _, st := range f.Stmts {
 		if code = p.exitStatus(ctx, r.Run(ctx, st)); r.Exited() || ctx.Err() != nil {
 			break
@@ -139,7 +167,7 @@ func runLines(ctx context.Context, p *Proc, r *interp.Runner, parser *syntax.Par
 		}
 		for _, st := range stmts {
 			f := &syntax.File{Name: src.name, Stmts: []*syntax.Stmt{st}}
-			if err := rewrite(f); err != nil {
+			if err := rewrite(f, src.dash, src.posix); err != nil {
 				return p.shellError(err)
 			}
 			code = p.exitStatus(ctx, r.Run(ctx, st))
@@ -193,7 +221,7 @@ func (p *Proc) exitStatus(ctx context.Context, err error) int {
 }
 
 func (h *Host) interpreter(p *Proc, src source) (*interp.Runner, error) {
-	s := &shell{h: h, p: p}
+	s := &shell{h: h, p: p, dash: src.dash, posix: src.posix}
 	v := p.view()
 	stdin, err := p.task.reader(p.Stdin)
 	if err != nil {
@@ -252,6 +280,12 @@ func (s *shell) open(ctx context.Context, name string, flag int, _ fs.FileMode) 
 	if text, ok := strings.CutPrefix(name, sourcedPrefix); ok {
 		return readOnly{strings.NewReader(text)}, nil
 	}
+	if w := stream(hc, name, flag); w != nil {
+		return w, nil
+	}
+	if slices.Contains(stdins, name) {
+		return nil, &os.PathError{Op: "bash:", Path: name, Err: errors.New("not simulated as a redirection")}
+	}
 	f, err := s.view(hc).open(abs(hc, name), flag, 0o666)
 	if err != nil {
 		return nil, &os.PathError{Op: "bash:", Path: name, Err: errors.New(reason(err))}
@@ -262,6 +296,28 @@ func (s *shell) open(ctx context.Context, name string, flag int, _ fs.FileMode) 
 	}
 	return s.p.task.reader(f)
 }
+
+// stdins are the names of a process's own stdin.
+var stdins = []string{"/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"}
+
+// stream is /dev/stdout or /dev/stderr, open for writing, or nil.
+func stream(hc interp.HandlerContext, name string, flag int) io.ReadWriteCloser {
+	if flag&(os.O_WRONLY|os.O_RDWR) == 0 {
+		return nil
+	}
+	switch name {
+	case "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1":
+		return writeOnly{hc.Stdout}
+	case "/dev/stderr", "/dev/fd/2", "/proc/self/fd/2":
+		return writeOnly{hc.Stderr}
+	}
+	return nil
+}
+
+type writeOnly struct{ io.Writer }
+
+func (writeOnly) Read([]byte) (int, error) { return 0, fs.ErrPermission }
+func (writeOnly) Close() error             { return nil }
 
 type readOnly struct{ *strings.Reader }
 

@@ -143,3 +143,44 @@ func TestShellSeesNothingOfTheHost(t *testing.T) {
 		})
 	}
 }
+
+// sh is dash where the system has dash, as Debian does.
+func TestShIsDashOnDebian(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	for _, tc := range []struct {
+		script, rhel, debian string
+	}{
+		{"sh -c '[[ a = a ]]; echo $?'", "0\n", "127\n"},
+		{"sh -c 'a=(1 2); echo ${a[1]}' ; echo $?", "2\n0\n", "2\n"},
+		{"sh -c '[ a == a ] 2>/dev/null; echo $?'", "0\n", "2\n"},
+		{`sh -c 'echo "a\tb"'`, "a\\tb\n", "a\tb\n"},
+		{"sh -c 'set -o pipefail; echo on' 2>/dev/null || echo $?", "on\n", "2\n"},
+		{"printf '#!/bin/sh\\nsource /dev/null\\necho $?\\n' >/tmp/s; chmod +x /tmp/s; /tmp/s 2>/dev/null", "0\n", "127\n"},
+		{"sh -c 'echo {a,b}'", "a b\n", "{a,b}\n"},
+		{"sh -c 'f() { local x=1; export Y=$x; sh -c \"echo \\$Y\"; }; f'", "1\n", "1\n"},
+		{"bash -c '[[ a = a ]]; echo $?'", "0\n", "0\n"},
+		{"dash -c '[[ a = a ]]; echo $?' 2>/dev/null", "127\n", "127\n"},
+	} {
+		_ = h.Disk().Remove("/etc/debian_version")
+		out, _ := h.Run(t.Context(), "exec 2>/dev/null; "+tc.script)
+		assert.Equal(t, tc.rhel, out, "RHEL: %s", tc.script)
+		require.NoError(t, h.Disk().WriteFile("/etc/debian_version", []byte("12.5\n"), 0o644))
+		out, _ = h.Run(t.Context(), "exec 2>/dev/null; "+tc.script)
+		assert.Equal(t, tc.debian, out, "Debian: %s", tc.script)
+	}
+}
+
+// A signal to a shell runs its trap before the next command; without one it ends the shell.
+func TestTrapsOnSignals(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	scripts(t, h, []struct{ user, script, want string }{
+		{"", "bash -c 'trap \"echo term\" TERM; kill $$; echo after'", "term\nafter\n=0\n"},
+		{"", "bash -c 'trap \"echo int; exit 3\" INT; kill -INT $$; echo never'", "int\n=3\n"},
+		{"", "bash -c 'trap \"\" HUP; kill -HUP $$; echo on'", "on\n=0\n"},
+		{"", "bash -c 'trap \"echo no\" USR1; trap - USR1; kill -USR1 $$; echo never'; echo $?", "138\n=0\n"},
+		{"", "bash -c 'trap \"echo got\" TERM; kill -9 $$; echo never'; echo $?", "137\n=0\n"},
+		{"", "bash -c 'trap \"echo got; exit 4\" TERM; echo $$ >/tmp/up; while :; do sleep 0.01; done' & until [ -s /tmp/up ]; do sleep 0.01; done; kill $(cat /tmp/up); wait $!; echo $?", "got\n4\n=0\n"},
+	})
+}

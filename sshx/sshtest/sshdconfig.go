@@ -148,7 +148,11 @@ func (s *daemon) read(d *Disk, file string, depth int) error {
 				}
 			}
 		case acted:
-			s.lines = append(s.lines, configLine{key, strings.Trim(strings.Join(f[1:], " "), `"`), match})
+			value := strings.Trim(strings.Join(f[1:], " "), `"`)
+			if key == "forcecommand" { // the rest of the line as it is
+				value = strings.TrimLeft(strings.TrimSpace(line)[len(key):], " \t=")
+			}
+			s.lines = append(s.lines, configLine{key, value, match})
 		case slices.Contains(sshdIgnored, key):
 		case slices.Contains(sshdLacking, key):
 			return fmt.Errorf("%s: %w", where, &Refusal{Command: "sshd", What: f[0]})

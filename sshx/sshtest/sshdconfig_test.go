@@ -111,6 +111,11 @@ func TestForcedCommandsRunInsteadOfOthers(t *testing.T) {
 	require.Zero(t, code)
 	out, _, _ := g.ssh(g.dial("admin"), "id", "")
 	assert.Equal(t, "forced: id\n", out)
+	// ForceCommand is the rest of the line, quotes and runs of spaces too.
+	require.NoError(t, g.Disk().WriteFile("/etc/ssh/sshd_config.d/10.conf", []byte("ForceCommand echo \"a  b: $SSH_ORIGINAL_COMMAND\"\n"), 0o600))
+	require.NoError(t, g.StartSSHD())
+	out, _, _ = g.ssh(g.dial("root"), "id", "")
+	assert.Equal(t, "a  b: id\n", out)
 }
 
 func TestEnvironmentOfSessions(t *testing.T) {

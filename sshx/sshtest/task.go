@@ -56,6 +56,60 @@ type process struct {
 	user string
 	kill context.CancelCauseFunc
 	task *task // its process group
+	sigs *traps
+}
+
+// send delivers a signal: to a trap, or it ends the process.
+func (p *process) send(s *signal) {
+	if p.sigs == nil || !p.sigs.take(s) {
+		p.kill(s)
+	}
+}
+
+// traps are what a shell does on signals.
+type traps struct {
+	mu      sync.Mutex
+	texts   map[*signal]string // "" ignores the signal
+	pending []string
+}
+
+// set sets, or with reset takes back, the trap on a signal.
+func (t *traps) set(s *signal, text string, reset bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if reset {
+		delete(t.texts, s)
+		return
+	}
+	if t.texts == nil {
+		t.texts = map[*signal]string{}
+	}
+	t.texts[s] = text
+}
+
+func (t *traps) take(s *signal) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	text, ok := t.texts[s]
+	if !ok || s == sigKILL {
+		return false
+	}
+	if text != "" {
+		t.pending = append(t.pending, text)
+	}
+	return true
+}
+
+// next returns what a signal that has come is to run, or "".
+func (t *traps) next() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.pending) == 0 {
+		return ""
+	}
+	text := t.pending[0]
+	t.pending = t.pending[1:]
+	return text
 }
 
 func (b *boot) register(p *process) int {
