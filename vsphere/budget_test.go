@@ -3,6 +3,7 @@ package vsphere
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -76,7 +77,8 @@ func makeReady(ctx context.Context, p *Provider, id, mac, snapshot string, on bo
 	return snap, err
 }
 
-func TestBuildOfThreePoolsCostsAtMost120Calls(t *testing.T) {
+// What is asked of vCenter does not depend on the machine; how many events one wait gathers does.
+func TestBuildOfThreePoolsKeepsItsCallBudget(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, vspheretest.Brisk())
 	l.pace = defaultPace
@@ -87,8 +89,15 @@ func TestBuildOfThreePoolsCostsAtMost120Calls(t *testing.T) {
 	require.NoError(t, buildPools(ctx, l.p, 3))
 	require.NoError(t, l.p.Close(ctx))
 	calls, total := l.counts()
-	assert.LessOrEqual(t, total, 120, "SOAP calls: %v", calls)
-	t.Logf("%d SOAP calls", total)
+	t.Logf("%d SOAP calls: %v", total, calls)
+	waits, tasks := calls["WaitForUpdatesEx"]+calls["ModifyListView"], 0
+	for name, n := range calls {
+		if strings.HasSuffix(name, "_Task") {
+			tasks += n
+		}
+	}
+	assert.LessOrEqual(t, total-waits, 75)
+	assert.LessOrEqual(t, waits, 2*tasks, "for %d tasks", tasks)
 	assert.Equal(t, 7, calls["CloneVM_Task"], "one clone per VM")
 	assert.Equal(t, 13, calls["PowerOnVM_Task"])
 	assert.Equal(t, 1, calls["CreatePropertyCollector"], "one collector for all waits")
