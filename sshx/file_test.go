@@ -47,6 +47,9 @@ func TestPutAndGet(t *testing.T) {
 func list(t testing.TB, c *sshx.Client, dir string) []string {
 	t.Helper()
 	res, err := c.Run(t.Context(), sshx.Cmd{Args: []string{"find", "."}, Dir: dir})
+	for err != nil && strings.Contains(string(res.Stdout), "No such file") { // one went while it was listed
+		res, err = c.Run(t.Context(), sshx.Cmd{Args: []string{"find", "."}, Dir: dir})
+	}
 	require.NoError(t, err)
 	var names []string
 	for _, n := range strings.Fields(strings.ReplaceAll(string(res.Stdout), " ", "_")) {
