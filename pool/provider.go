@@ -22,10 +22,9 @@ type Provider interface {
 
 	// Preflight reports, without changing anything, every reason why the clones could not be
 	// made: datastores, resource pools and networks that do not exist or that no usable host of the
-	// resource pool reaches, a source whose disks lie elsewhere, missing privileges, names taken
-	// outside the set, static MACs that another VM on the same networks has. All reasons are joined
+	// resource pool reaches, missing privileges, names taken outside the set. All reasons are joined
 	// in one error. A source that does not exist yet has the Source and the Snapshot ""; give the
-	// one that there is, since only then is it checked.
+	// one that there is, since only then is it checked. That a static MAC is another VM's is not found.
 	Preflight(ctx context.Context, clones []CloneSpec) error
 
 	// Place returns, for each of the VMs, where Clone would put it, with all defaults resolved, in the
@@ -80,8 +79,7 @@ type Provider interface {
 	// the NIC of that MAC ("" is the first NIC), and returns it. With subnets, only an address in one
 	// of them counts. Of several, IPv4 is preferred, and one that came with a lease or has a subnet
 	// over one that stands alone (/32), which may be a virtual address that moves between machines;
-	// link-local addresses do not count. An address that another running VM reports too is not
-	// returned: if that lasts, it is an error that names both.
+	// link-local addresses do not count. Another running VM may report the same address.
 	Address(ctx context.Context, id, mac string, subnets ...netip.Prefix) (netip.Addr, error)
 
 	// Diagnose reads, at once and without waiting for anything, how one VM is. A VM that does not
