@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Destroy removes the set: the VMs of all roles, the goldens, and the ledger; only those with our
@@ -35,21 +38,50 @@ func destroy(ctx context.Context, s Spec) (removed []string, err error) {
 	}
 	held, done := r.held.bind(ctx, 0)
 	defer done()
+	vms := r.obs.inv.mineAll(s.Name)
+	why, err := r.removeAll(held, vms)
 	var kept []error
-	for _, vm := range r.obs.inv.mineAll(s.Name) {
-		if err := r.held.confirm(ctx, 0); err != nil {
-			return removed, err
+	for i, why := range why {
+		if why == "" {
+			removed = append(removed, vms[i].Name)
+		} else {
+			kept = append(kept, fmt.Errorf("%s: kept: %s", vms[i].Name, why))
 		}
-		if why := removeVM(held, s.Provider, r.obs.inv, vm); why != "" {
-			kept = append(kept, fmt.Errorf("%s: kept: %s", vm.Name, why))
-			continue
-		}
-		removed = append(removed, vm.Name)
 	}
-	if len(kept) > 0 {
-		return removed, errors.Join(kept...)
+	if err := errors.Join(append(kept, err)...); err != nil {
+		return removed, err
 	}
 	return removed, r.removeLedger(ctx)
+}
+
+// removeAtOnce is how many VMs are removed at a time.
+const removeAtOnce = 8
+
+// removeAll removes VMs in their order, those that are neither or both goldens some at a time, and
+// asks the ledger before each time whether the set is still held. It returns for each of those that
+// it came to why it was kept, or "".
+func (r *run) removeAll(ctx context.Context, vms []VMInfo) (why []string, err error) {
+	golden := func(vm VMInfo) bool {
+		owner, _ := ours(r.spec.Name, vm)
+		return strings.HasPrefix(owner.Layer, "golden/")
+	}
+	for len(vms) > 0 {
+		n := 1
+		for n < min(len(vms), removeAtOnce) && golden(vms[n]) == golden(vms[0]) {
+			n++
+		}
+		if err := r.held.confirm(ctx, 0); err != nil {
+			return why, err
+		}
+		these := make([]string, n)
+		var wg sync.WaitGroup
+		for i, vm := range vms[:n] {
+			wg.Go(func() { these[i] = removeVM(ctx, r.spec.Provider, r.obs.inv, vm) })
+		}
+		wg.Wait()
+		why, vms = append(why, these...), vms[n:]
+	}
+	return why, nil
 }
 
 // survey reads the ledger, then the inventory, without a plan.
@@ -138,10 +170,17 @@ func (r *run) removeLedger(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, id := range now.IDs() {
-		if err := r.spec.Provider.Destroy(ctx, id); err != nil {
-			return err
-		}
+	ids := now.IDs()
+	if len(ids) == 0 {
+		return nil
 	}
-	return nil
+	var g errgroup.Group
+	g.SetLimit(removeAtOnce)
+	for _, id := range ids[:len(ids)-1] {
+		g.Go(func() error { return r.spec.Provider.Destroy(ctx, id) })
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return r.spec.Provider.Destroy(ctx, ids[len(ids)-1])
 }

@@ -83,17 +83,18 @@ func sweep(ctx context.Context, s Spec, o SweepOptions) (all []Leftover, err err
 			}
 		}
 	}
+	var these []*Leftover
+	var vms []VMInfo
 	for i := range all {
-		if all[i].Spared != "" {
-			continue
+		if all[i].Spared == "" {
+			these, vms = append(these, &all[i]), append(vms, all[i].info)
 		}
-		if err := r.held.confirm(ctx, 0); err != nil {
-			return all, err
-		}
-		all[i].Spared = removeVM(ctx, s.Provider, r.obs.inv, all[i].info)
-		all[i].Gone = all[i].Spared == ""
 	}
-	return all, nil
+	why, err := r.removeAll(ctx, vms)
+	for i, why := range why {
+		these[i].Spared, these[i].Gone = why, why == ""
+	}
+	return all, err
 }
 
 // holdForRemoval leases a pool of which VMs are to be removed, unless somebody has it. A pool that

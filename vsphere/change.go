@@ -92,14 +92,23 @@ func (p *Provider) Destroy(ctx context.Context, id string) error {
 	}
 	op.accept = func(ctx context.Context, err error, _ bool) (bool, types.AnyType, error) {
 		if has[*types.ResourceInUse](err) { // as by a clone that was begun since
-			return false, nil, p.childless(ctx, vm)
+			_, err := p.childless(ctx, vm)
+			return false, nil, err
 		}
 		return isGone(err, vm), nil, nil
 	}
-	if err := p.childless(ctx, vm); isGone(err, vm) {
+	on, err := p.childless(ctx, vm)
+	if isGone(err, vm) {
 		return nil
 	} else if err != nil {
 		return p.fail(op, err)
+	}
+	if on {
+		if _, err := p.powerOff(ctx, id); isGone(err, vm) {
+			return nil
+		} else if err != nil {
+			return err
+		}
 	}
 	for cut := false; ; cut = true {
 		_, err := p.perform(ctx, op)
@@ -118,25 +127,26 @@ func (p *Provider) Destroy(ctx context.Context, id string) error {
 	}
 }
 
-// childless returns an error that names the VMs whose disks hang on those of vm, if there are any.
+// childless returns an error that names the VMs whose disks hang on those of vm, if there are any; on
+// reports whether vm runs.
 // One whose disks cannot be read counts for golden (see Clones), but here it would keep everything
 // on its datastore from being destroyed.
-func (p *Provider) childless(ctx context.Context, vm types.ManagedObjectReference) error {
-	clones, _, making, err := p.clonesOf(ctx, vm)
+func (p *Provider) childless(ctx context.Context, vm types.ManagedObjectReference) (on bool, err error) {
+	c, err := p.clonesOf(ctx, vm)
 	switch {
 	case errors.Is(err, errUnreadable):
-		return nil // it is being made, or vCenter will not remove it
+		return false, nil // it is being made, or vCenter will not remove it
 	case err != nil:
-		return err
-	case len(clones)+len(making) == 0:
-		return nil
+		return false, err
+	case len(c.sure)+len(c.making) == 0:
+		return c.on, nil
 	}
-	paths, err := p.vmPaths(ctx, clones)
+	paths, err := p.vmPaths(ctx, c.sure)
 	if err != nil {
-		return err
+		return false, err
 	}
-	return refuse("%w: %s; destroy those first, or give them disks of their own (in the vSphere client: Consolidate or migrate)",
-		pool.ErrHasClones, list(append(paths, making...)))
+	return false, refuse("%w: %s; destroy those first, or give them disks of their own (in the vSphere client: Consolidate or migrate)",
+		pool.ErrHasClones, list(append(paths, c.making...)))
 }
 
 // isGone reports whether err says that this very object does not exist.

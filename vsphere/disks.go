@@ -113,26 +113,30 @@ func diskMode(backing types.BaseVirtualDeviceBackingInfo) string {
 // cannot be read now counts as a clone, since it may be one, and so does one that is being made of
 // this VM, which may have no path yet.
 func (p *Provider) Clones(ctx context.Context, id string) ([]string, error) {
-	sure, unsure, making, err := p.clonesOf(ctx, vmRef(id))
+	c, err := p.clonesOf(ctx, vmRef(id))
 	if err != nil {
 		return nil, p.errorf(err, "clones of %s", p.label(id))
 	}
-	paths, err := p.vmPaths(ctx, append(sure, unsure...))
-	return append(paths, making...), err
+	paths, err := p.vmPaths(ctx, append(c.sure, c.unsure...))
+	return append(paths, c.making...), err
 }
 
 // errUnreadable is the error of a VM whose configuration vCenter does not know now.
 var errUnreadable = errors.New("its own disks cannot be read now; try again later")
 
-// clonesOf returns the VMs whose disks hang on those of vm, those of which that cannot be told now,
-// and descriptions of clones that are being made.
-func (p *Provider) clonesOf(ctx context.Context, vm types.ManagedObjectReference) (
-	sure, unsure []mo.VirtualMachine, making []string, err error,
-) {
-	fail := func(err error) ([]mo.VirtualMachine, []mo.VirtualMachine, []string, error) { return nil, nil, nil, err }
+// dependants are the VMs whose disks hang on those of a VM.
+type dependants struct {
+	sure   []mo.VirtualMachine
+	unsure []mo.VirtualMachine // of which that cannot be told now
+	making []string            // descriptions of clones that are being made
+	on     bool                // the VM itself runs
+}
+
+// clonesOf returns what hangs on the disks of vm.
+func (p *Provider) clonesOf(ctx context.Context, vm types.ManagedObjectReference) (c dependants, err error) {
 	objects, err := p.chains.read(ctx, vm, p.readChains)
 	if err != nil {
-		return fail(err)
+		return c, err
 	}
 	var all []mo.VirtualMachine
 	var self mo.VirtualMachine // of which there are two readings
@@ -143,11 +147,11 @@ func (p *Provider) clonesOf(ctx context.Context, vm types.ManagedObjectReference
 			continue
 		}
 		if err := missing(o); err != nil && o.Obj == vm {
-			return fail(err)
+			return c, err
 		}
 		m, err := asVM(o)
 		if err != nil {
-			return fail(err)
+			return c, err
 		}
 		switch {
 		case o.Obj != vm && m.Name != "":
@@ -156,29 +160,30 @@ func (p *Provider) clonesOf(ctx context.Context, vm types.ManagedObjectReference
 			self.Config = m.Config
 		case o.Obj == vm && m.LayoutEx != nil:
 			self.LayoutEx, self.RecentTask = m.LayoutEx, m.RecentTask
+			c.on = m.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn
 		case o.Obj == vm && m.RecentTask != nil:
 			self.RecentTask = m.RecentTask
 		}
 	}
 	own := ownFiles(self)
 	if self.Config == nil {
-		return fail(errUnreadable)
+		return c, errUnreadable
 	}
 	for _, o := range tasks {
 		if slices.Contains(self.RecentTask, o.Obj) && isCloning(o) {
-			making = append(making, fmt.Sprintf("a clone that is being made (%s)", o.Obj.Value))
+			c.making = append(c.making, fmt.Sprintf("a clone that is being made (%s)", o.Obj.Value))
 		}
 	}
 
 	for _, m := range all {
 		switch {
 		case m.Config == nil:
-			unsure = append(unsure, m)
+			c.unsure = append(c.unsure, m)
 		case slices.ContainsFunc(disksOf(m).foreign, func(f string) bool { return own[f] }):
-			sure = append(sure, m)
+			c.sure = append(c.sure, m)
 		}
 	}
-	return sure, unsure, making, nil
+	return c, nil
 }
 
 // readChains reads the disks of all VMs on the datastores of those named, and of those all files and
@@ -192,7 +197,7 @@ func (p *Provider) readChains(ctx context.Context, refs []types.ManagedObjectRef
 		ReportMissingObjectsInResults: types.NewBool(true),
 	}
 	self := types.PropertyFilterSpec{ // the files of all its snapshots too, whichever it is at now
-		PropSet:                       []types.PropertySpec{{Type: "VirtualMachine", PathSet: []string{"layoutEx.file", "recentTask"}}},
+		PropSet:                       []types.PropertySpec{{Type: "VirtualMachine", PathSet: []string{"layoutEx.file", "recentTask", "runtime.powerState"}}},
 		ReportMissingObjectsInResults: types.NewBool(true),
 	}
 	for _, ref := range refs {

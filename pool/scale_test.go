@@ -1,0 +1,40 @@
+package pool_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/poolready/poolready/pool"
+)
+
+// light is a set of many pools: what is done on their machines is not the point.
+func (r *rig) light(pools int) pool.Spec {
+	s := r.spec(pools)
+	for i := range s.Roles {
+		s.Roles[i].Steps, s.Roles[i].Checks, s.Roles[i].Needs = nil, nil, nil
+	}
+	return s
+}
+
+func TestWhatDestroyAsksGrowsWithTheSet(t *testing.T) {
+	t.Parallel()
+	perVM := func(pools int) float64 {
+		r := newRig(t, nil)
+		spec := r.light(pools)
+		r.open(spec).Close()
+		n := len(r.Requests())
+		removed, err := pool.Destroy(t.Context(), spec)
+		require.NoError(t, err)
+		require.Len(t, removed, 2*pools+1)
+		asked := count(methods(r.Requests()[n:]))
+		t.Logf("%d VMs: %v", len(removed), asked)
+		calls := len(r.Requests()) - n - asked["WaitForUpdatesEx"] - asked["ModifyListView"]
+		return float64(calls) / float64(len(removed))
+	}
+	few, many := perVM(4), perVM(16)
+	t.Logf("%.1f and %.1f calls per VM, without waits", few, many)
+	assert.LessOrEqual(t, many, 6.)
+	assert.LessOrEqual(t, many, few)
+}
