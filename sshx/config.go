@@ -94,7 +94,7 @@ func (c Config) String() string {
 
 // filled returns c with its defaults.
 func (c Config) filled() Config {
-	if c.Address != "" {
+	if c.Address != "" && !strings.ContainsAny(c.Address, "@/ \t") { // those are faults, and told as they are
 		if _, _, err := net.SplitHostPort(c.Address); err != nil {
 			c.Address = net.JoinHostPort(strings.Trim(c.Address, "[]"), "22")
 		}
@@ -133,6 +133,12 @@ func (c Config) validate() error {
 	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if _, port, err := net.SplitHostPort(c.Address); c.Address == "" {
 		fault("Config.Address is empty")
+	} else if strings.Contains(c.Address, "://") {
+		fault("Config.Address %q is a URL; want host or host:port", c.Address)
+	} else if i := strings.LastIndex(c.Address, "@"); i >= 0 {
+		fault("Config.Address %q has a user; want Address %q and User %q", c.Address, c.Address[i+1:], c.Address[:i])
+	} else if strings.ContainsAny(c.Address, " \t/") {
+		fault("Config.Address %q is not a host; want host or host:port", c.Address)
 	} else if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 {
 		fault("Config.Address %q has no port from 1 to 65535", c.Address)
 	}

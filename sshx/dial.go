@@ -98,13 +98,18 @@ func handshake(ctx context.Context, cfg Config, conn net.Conn) (*Client, error) 
 		conn.Close()
 		return nil, fmt.Errorf("sshx: %s: %w", cfg.Name, err)
 	}
+	for _, err := range trust.known.unreadable {
+		cfg.Logf("%s: WARNING: %v", cfg.Name, err)
+	}
 	log := &login{trust: trust}
+	all := ssh.SupportedAlgorithms() // the default leaves out some that hardened machines insist on
 	w := watch(conn)
 	// Closing is what ends a handshake for sure: a connection through a jump host knows no deadline.
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	sc, chans, reqs, err := ssh.NewClientConn(w, trust.addr, &ssh.ClientConfig{
+		Config:            ssh.Config{KeyExchanges: all.KeyExchanges, Ciphers: all.Ciphers, MACs: all.MACs},
 		User:              cfg.User,
-		Auth:              []ssh.AuthMethod{ssh.PublicKeys(keys...)},
+		Auth:              []ssh.AuthMethod{ssh.PublicKeys(keys...), ssh.KeyboardInteractive(log.answer)},
 		AuthCallback:      log.auth,
 		BannerCallback:    log.saw,
 		HostKeyCallback:   trust.check,
@@ -135,6 +140,24 @@ type login struct {
 	banners strings.Builder
 	refused bool // at least one method other than "none" was tried and refused, or none is possible
 	allowed []string
+	passed  []string // methods that were accepted, but are not enough
+	asked   []string // what keyboard-interactive asked
+}
+
+// errQuestions is a login that asks what keys do not answer.
+var errQuestions = errors.New("the login asks questions")
+
+// answer answers a machine that has no questions, as some have after a key.
+func (l *login) answer(_, _ string, questions []string, _ []bool) ([]string, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(questions) > 0 {
+		for _, q := range questions {
+			l.asked = append(l.asked, clean(q))
+		}
+		return nil, errQuestions
+	}
+	return nil, nil
 }
 
 func (l *login) saw(message string) error {
@@ -156,22 +179,22 @@ func (l *login) banner() string {
 func (l *login) auth(ctx *ssh.ClientAuthContext) (ssh.AuthMethod, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.allowed = ctx.AllowedMethods
-	l.refused = slices.Contains(ctx.TriedMethods, "publickey") || !slices.Contains(ctx.AllowedMethods, "publickey")
+	l.allowed, l.passed = ctx.AllowedMethods, ctx.PartialSuccessMethods
+	l.refused = len(l.passed) > 0 || slices.Contains(ctx.TriedMethods, "publickey") || !slices.Contains(ctx.AllowedMethods, "publickey")
 	return nil, nil
 }
 
 // fault gives a failed handshake its type.
 func (l *login) fault(ctx context.Context, cfg Config, keys []ssh.Signer, err error) error {
 	l.mu.Lock()
-	refused, allowed := l.refused, l.allowed
+	refused, allowed, passed, asked := l.refused, l.allowed, l.passed, l.asked
 	l.mu.Unlock()
 	if l.trust.err != nil {
 		return l.trust.err
 	}
 	if ne, ok := errors.AsType[*ssh.AlgorithmNegotiationError](err); ok && l.trust.knowsSomething() && strings.Contains(ne.Error(), "host key") {
 		t := l.trust
-		return &HostKeyError{Host: cfg.Name, Want: slices.Concat(t.pinned, t.authorities, t.knownKeys, t.knownCAs), Cause: err}
+		return &HostKeyError{Host: cfg.Name, Want: t.want(), Cause: err}
 	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -180,7 +203,7 @@ func (l *login) fault(ctx context.Context, cfg Config, keys []ssh.Signer, err er
 	// A peer that hangs up during the login has refused nothing: pam_nologin does so while a
 	// machine boots. "Too many" comes as a disconnect in place of an answer.
 	if refused && !hungUp(err) && !errors.Is(err, errSign) || strings.Contains(err.Error(), "Too many authentication failures") {
-		e := &AuthError{Host: cfg.Name, User: cfg.User, Allowed: allowed, Banner: cfg.said(l.banner()), Cause: cfg.redactErr(err)}
+		e := &AuthError{Host: cfg.Name, User: cfg.User, Allowed: allowed, Passed: passed, Asked: asked, Banner: cfg.said(l.banner()), Cause: cfg.redactErr(err)}
 		for _, k := range keys {
 			e.Offered = append(e.Offered, fingerprint(k.PublicKey()))
 		}

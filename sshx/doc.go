@@ -1,5 +1,5 @@
 // Package sshx is SSH as a test harness needs it: connections that end when their context does,
-// commands that are killed when nobody wants them any more, host keys that are verified on
+// commands that are killed when their context ends, host keys that are verified on
 // machines that were cloned a minute ago, and errors that tell a failed command from a lost
 // connection, a refused login and a machine that is not up yet.
 //
@@ -28,13 +28,16 @@
 // that sshd refuses (it frees places late, and MaxSessions may be lower) is asked for again. It
 // is never a reason to close the connection, on which others run.
 //
-// Logins are by key: Config.Keys, at most five, since OpenSSH hangs up at the sixth.
+// Logins are by key: Config.Keys, at most five, since OpenSSH hangs up at the sixth. A login that
+// asks questions after the key is an *AuthError that tells them; one without questions is answered.
+// All algorithms that golang.org/x/crypto/ssh does not call insecure are offered.
 //
 // # Host keys
 //
 // Keys are looked up under Config.Name, not under the address of the day, so that they may be
 // pinned to a machine's identity and recorded with its snapshot: HostKeys.Pinned. Other sources
-// are a known_hosts file, which is only read, and CAs that sign host certificates. Only kinds of
+// are a known_hosts file, which is only read, as OpenSSH reads it, and CAs that sign host
+// certificates; a line that cannot be read is skipped, and told to Config.Logf. Only kinds of
 // keys that are known are asked for, so that a server with several shows the right one. A wrong
 // key is a *HostKeyError, at once and for good, except with Ready.FirstBoot. TrustOnFirstUse accepts
 // the key of the first login, of jump hosts too if their HostKeys say so, tells Config.Logf, and
@@ -77,7 +80,7 @@
 //	*DisconnectedError  its end is not known
 //	*CanceledError      its context ended; Killed tells whether it is known to be gone
 //	*SudoError          sudo refused
-//	*StartError         it did not start for another reason of the machine's
+//	*StartError         it did not start because of the host: disk full, no such directory
 //	*SessionError       no session for it to run in
 //	*InterruptedError   a job that a reboot ended
 //	*JobLostError       a job that left no exit code
@@ -94,11 +97,11 @@
 //
 // Put and PutTree write under a temporary name, and rename: a transfer that fails, or whose
 // connection is lost, leaves what was there, and nothing else. Put proves size and (up to a size)
-// SHA-256; a file is on the disk before it has its name, and keeps mode, owner and group of the one
-// that it replaces, unless told otherwise. PutTree keeps the directories that are there, and
+// SHA-256; a file is on the disk before it has its name, and keeps mode, owner, group and ACL of the
+// one that it replaces, unless told otherwise. PutTree keeps the directories that are there, and
 // replaces files one by one. Both can write as root, and skip what is the same.
 //
-// Get and GetTree bear with files that are written to meanwhile, or with GetOptions.Verify compare
+// Get and GetTree tolerate files that are written to meanwhile, or with GetOptions.Verify compare
 // SHA-256, and return a *ChangedError. GetTree checks every name and link on our side. Trees are
 // one tar stream, or go over SFTP with machines without tar. None of this needs the sftp subsystem;
 // SFTP is there for the rest, also as root.

@@ -48,6 +48,8 @@ func FromEnv(prefix string, logf func(format string, args ...any)) (Config, erro
 		}
 		if one.Address == "" {
 			bad("SSH_JUMP", "has the hop %q, which names no host; write [user@]host[:port],...", hop)
+		} else if strings.Contains(hop, "://") {
+			bad("SSH_JUMP", "has the hop %q, which is a URL; write [user@]host[:port],...", hop)
 		}
 		jump = append(jump, one)
 	}

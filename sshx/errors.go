@@ -89,7 +89,7 @@ type SudoError struct {
 func (e *SudoError) Error() string {
 	hint := ""
 	switch {
-	case strings.Contains(e.Text, "password is required"):
+	case strings.Contains(e.Text, "password is required"), strings.Contains(e.Text, "authentication is required"): // sudo-rs
 		hint = "; give the login user NOPASSWD in sudoers, or set Config.SudoPassword"
 	case strings.Contains(e.Text, "must have a tty"):
 		hint = "; remove requiretty from sudoers"
@@ -97,8 +97,8 @@ func (e *SudoError) Error() string {
 	return fmt.Sprintf("sshx: %s: run %s as %s: %s%s", e.Host, e.Cmd, e.User, e.Text, hint)
 }
 
-// A StartError is a command that did not start for a reason of the machine's: no space for the
-// script, no such directory, no shell, a restricted account.
+// A StartError is a command that did not start because of the host: no space for the script, no
+// such directory, no shell, a restricted account.
 type StartError struct {
 	Host string
 	Cmd  string
@@ -157,7 +157,7 @@ func (e *SessionError) Error() string {
 // Unwrap returns the last refusal.
 func (e *SessionError) Unwrap() error { return e.Cause }
 
-// A HostKeyError is a machine that did not prove to be the one that was meant.
+// A HostKeyError is a machine that presented an untrusted host key.
 type HostKeyError struct {
 	Host string
 	Want []ssh.PublicKey // known keys or authorities; empty if nothing was known
@@ -207,6 +207,8 @@ type AuthError struct {
 	User    string
 	Offered []string // fingerprints of the keys that were offered
 	Allowed []string // the methods that the machine accepts, as far as it said
+	Passed  []string // the methods that it accepted already, but wants another after
+	Asked   []string // what it asked by keyboard-interactive, which is not answered
 	Banner  string   // what it said before
 	Cause   error
 }
@@ -216,8 +218,14 @@ func (e *AuthError) Error() string {
 	if len(e.Offered) > 0 {
 		s += "; offered " + strings.Join(e.Offered, ", ")
 	}
-	if len(e.Allowed) > 0 && !slices.Contains(e.Allowed, "publickey") {
+	switch {
+	case len(e.Passed) > 0:
+		s += "; it accepted " + strings.Join(e.Passed, ", ") + ", and then wants " + strings.Join(e.Allowed, ", ")
+	case len(e.Allowed) > 0 && !slices.Contains(e.Allowed, "publickey"):
 		s += "; it accepts only " + strings.Join(e.Allowed, ", ")
+	}
+	if len(e.Asked) > 0 {
+		s += fmt.Sprintf("; it asks %q", e.Asked)
 	}
 	if e.Banner != "" {
 		s += fmt.Sprintf("; it said %q", e.Banner)

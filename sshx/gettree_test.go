@@ -125,6 +125,42 @@ func TestGetTreeOfNamesThatAreNotUTF8(t *testing.T) {
 	}
 }
 
+func TestNamesThatAreNotUTF8GoUpAsTheyCameDown(t *testing.T) {
+	t.Parallel()
+	onAllMachines(t, func(t *testing.T, m machine) {
+		if !m.real() {
+			t.Skip("its shell refuses names that are not UTF-8")
+		}
+		src := t.TempDir()
+		require.NoError(t, os.Mkdir(src+"/d\xff", 0o755))
+		require.NoError(t, os.WriteFile(src+"/d\xff/\xff\xfe", []byte("x"), 0o644))
+		require.NoError(t, os.Symlink("\xff\xfe", src+"/d\xff/l\xff"))
+		c := dial(t, m)
+		dst := m.dir(t) + "/tree"
+		for range 2 {
+			require.NoError(t, c.PutTree(t.Context(), dst, sshx.DirFS(src), sshx.PutOptions{IfChanged: true}))
+		}
+		back := t.TempDir()
+		require.NoError(t, c.GetTree(t.Context(), dst, back, sshx.GetOptions{Verify: true}))
+		assert.Equal(t, treeOf(t, src), treeOf(t, back))
+		err := c.PutTree(t.Context(), dst, os.DirFS(src), sshx.PutOptions{})
+		require.ErrorContains(t, err, "sshx.DirFS")
+	})
+}
+
+func TestDirFSIsAnFS(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	require.NoError(t, os.MkdirAll(dir+"/a/b", 0o755))
+	require.NoError(t, os.WriteFile(dir+"/a/f", []byte("x"), 0o644))
+	fsys := sshx.DirFS(dir + "/a")
+	require.NoError(t, fstest.TestFS(fsys, "f", "b"))
+	for _, name := range []string{"../a/f", "/f", "b/../f", "", "\xff/../f"} {
+		_, err := fsys.Open(name)
+		assert.ErrorIs(t, err, fs.ErrInvalid, name)
+	}
+}
+
 func TestGetTreeOfFilesThatGrow(t *testing.T) {
 	t.Parallel()
 	onAllMachines(t, func(t *testing.T, m machine) {

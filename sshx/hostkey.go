@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"slices"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/crypto/ssh/knownhosts"
 )
 
 // trust decides on the host keys of one machine.
@@ -19,12 +17,9 @@ type trust struct {
 	addr        string // under which host keys are looked up, always with a port
 	pinned      []ssh.PublicKey
 	authorities []ssh.PublicKey
-	known       ssh.HostKeyCallback // of the known_hosts file; nil without one
+	known       knownHosts // what the known_hosts file says of addr
 	first       bool
 	ignore      bool
-
-	knownKeys []ssh.PublicKey // that the file has for addr
-	knownCAs  []ssh.PublicKey
 
 	// What was decided first, for the caller of the handshake: errors come back from there as text.
 	got     ssh.PublicKey
@@ -48,48 +43,15 @@ func newTrust(c Config) (*trust, error) {
 		return nil, err
 	}
 	if file := c.HostKeys.KnownHosts; file != "" {
-		if err := t.readKnownHosts(file); err != nil {
+		if t.known, err = readKnownHosts(file, t.addr); err != nil {
 			return nil, fmt.Errorf("HostKeys.KnownHosts: %w", err)
 		}
 	}
 	return t, nil
 }
 
-// readKnownHosts reads the file, and which keys it has for addr.
-func (t *trust) readKnownHosts(file string) error {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	if t.known, err = knownhosts.New(file); err != nil {
-		return err
-	}
-	// Asking for a key that nobody has tells those that are known, authorities among them.
-	if ke, ok := errors.AsType[*knownhosts.KeyError](t.lookUp(nobody{})); ok {
-		lines := strings.Split(string(text), "\n")
-		for _, k := range ke.Want {
-			if k.Line <= len(lines) && strings.HasPrefix(strings.TrimSpace(lines[k.Line-1]), "@cert-authority") {
-				t.knownCAs = append(t.knownCAs, k.Key)
-			} else {
-				t.knownKeys = append(t.knownKeys, k.Key)
-			}
-		}
-	}
-	return nil
-}
-
-// lookUp asks the known_hosts file for a key.
-func (t *trust) lookUp(key ssh.PublicKey) error { return t.known(t.addr, nowhere, key) }
-
 // nowhere is in the place of the network address: keys are looked up by name.
 var nowhere net.Addr = &net.TCPAddr{}
-
-// nobody is a public key of a kind that does not exist.
-type nobody struct{}
-
-func (nobody) Type() string                        { return "sshx-nobody" }
-func (nobody) Marshal() []byte                     { return []byte("sshx-nobody") }
-func (nobody) Verify([]byte, *ssh.Signature) error { return errors.New("not a key") }
 
 // algorithms returns the host key algorithms to ask for: those of the keys that are known.
 func (t *trust) algorithms() []string {
@@ -101,11 +63,11 @@ func (t *trust) algorithms() []string {
 			}
 		}
 	}
-	if len(t.authorities)+len(t.knownCAs) > 0 {
+	if len(t.authorities)+len(t.known.authorities) > 0 {
 		add(ssh.CertAlgoED25519v01, ssh.CertAlgoECDSA256v01, ssh.CertAlgoECDSA384v01, ssh.CertAlgoECDSA521v01,
 			ssh.CertAlgoRSASHA512v01, ssh.CertAlgoRSASHA256v01)
 	}
-	for _, k := range slices.Concat(t.pinned, t.knownKeys) {
+	for _, k := range slices.Concat(t.pinned, t.known.keys) {
 		if k.Type() == ssh.KeyAlgoRSA {
 			add(ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256)
 		} else {
@@ -123,7 +85,7 @@ func (t *trust) algorithms() []string {
 
 // knowsSomething reports whether any source has a key for the machine.
 func (t *trust) knowsSomething() bool {
-	return len(t.pinned)+len(t.authorities)+len(t.knownKeys)+len(t.knownCAs) > 0
+	return len(t.want()) > 0
 }
 
 // check is the ssh.HostKeyCallback. It keeps its first verdict in t; it is called again whenever
@@ -141,29 +103,21 @@ func (t *trust) decide(key ssh.PublicKey) error {
 	if t.ignore {
 		return nil
 	}
-	no := &HostKeyError{Host: t.host, Got: key, Want: slices.Concat(t.pinned, t.authorities, t.knownKeys, t.knownCAs)}
-	plain, signer := key, ssh.PublicKey(nobody{})
+	no := &HostKeyError{Host: t.host, Got: key, Want: t.want()}
+	plain, signer := key, ssh.PublicKey(nil)
 	cert, isCert := key.(*ssh.Certificate)
 	if isCert {
 		plain, signer = cert.Key, cert.SignatureKey
 	}
-	if t.known != nil {
-		for _, k := range []ssh.PublicKey{plain, signer} {
-			if err := t.lookUp(k); errors.As(err, new(*knownhosts.RevokedError)) {
-				no.Cause = err
-				return no
-			}
-		}
-		err := t.lookUp(key)
-		if err == nil || t.lookUp(plain) == nil {
-			return nil
-		}
-		if isCert {
-			no.Cause = err
-		}
+	if contains(t.known.revoked, plain) || isCert && contains(t.known.revoked, signer) {
+		no.Cause = errors.New("the known_hosts file revokes it")
+		return no
 	}
-	if contains(t.authorities, signer) {
-		checker := ssh.CertChecker{IsHostAuthority: func(k ssh.PublicKey, _ string) bool { return contains(t.authorities, k) }}
+	if contains(t.known.keys, key) || contains(t.known.keys, plain) {
+		return nil
+	}
+	if all := slices.Concat(t.authorities, t.known.authorities); isCert && contains(all, signer) {
+		checker := ssh.CertChecker{IsHostAuthority: func(k ssh.PublicKey, _ string) bool { return contains(all, k) }}
 		if no.Cause = checker.CheckHostKey(t.addr, nowhere, key); no.Cause == nil {
 			return nil
 		}
@@ -176,7 +130,15 @@ func (t *trust) decide(key ssh.PublicKey) error {
 		t.pinned = []ssh.PublicKey{key} // for when keys are exchanged anew
 		return nil
 	}
+	if no.Cause == nil && len(no.Want) == 0 {
+		no.Cause = errors.Join(t.known.unreadable...)
+	}
 	return no
+}
+
+// want returns all keys and authorities that are known for the machine.
+func (t *trust) want() []ssh.PublicKey {
+	return slices.Concat(t.pinned, t.authorities, t.known.keys, t.known.authorities)
 }
 
 func contains(keys []ssh.PublicKey, key ssh.PublicKey) bool {

@@ -37,9 +37,36 @@ func ParseKey(pem []byte, passphrase string) (ssh.Signer, error) {
 		if _, _, _, _, perr := ssh.ParseAuthorizedKey(pem); perr == nil {
 			return nil, errors.New("sshx: parse key: it is a public key; the private one is in the file without .pub")
 		}
-		return nil, fmt.Errorf("sshx: parse key: %w", err)
+		return nil, fmt.Errorf("sshx: parse key: %w%s", err, mangled(string(pem)))
 	}
 	return key, nil
+}
+
+// mangled says what the text of a key that cannot be read looks like, and what to do, or nothing.
+func mangled(text string) string {
+	trimmed := strings.TrimSpace(text)
+	lines := strings.Split(trimmed, "\n")
+	switch {
+	case trimmed == "":
+		return "; it is empty"
+	case strings.HasPrefix(text, "\ufeff"):
+		return "; it begins with a byte order mark (BOM): save it without"
+	case strings.HasPrefix(trimmed, "PuTTY-User-Key-File"):
+		return "; it is a key of PuTTY: convert it with puttygen KEY -O private-openssh -o NEW"
+	case strings.Contains(trimmed, "BEGIN ENCRYPTED PRIVATE KEY"):
+		return "; it is encrypted PKCS#8, which is not supported: convert it with ssh-keygen -p -f KEY"
+	case !strings.Contains(trimmed, "-----BEGIN "):
+		return "; it is not the text of a key, which begins with -----BEGIN; is it a path, or in base64?"
+	case strings.Contains(trimmed, `\n`):
+		return `; it has \n in the place of line ends, as of a variable that was quoted: put line ends there`
+	case len(lines) < 3:
+		return "; its line ends are gone, as of a variable that was not quoted: keep it in a file, or quote it"
+	case !strings.Contains(trimmed, "-----END "):
+		return "; its end is missing"
+	case lines[1] != strings.TrimLeft(lines[1], " \t"):
+		return "; its lines are indented: remove the blanks"
+	}
+	return ""
 }
 
 // AuthorizedKey returns the public half of a key as a line of authorized_keys, without comment

@@ -5,10 +5,13 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -54,6 +57,39 @@ func TestReadKeyTellsWhatIsWrong(t *testing.T) {
 		}
 		require.NoError(t, err)
 		assert.Equal(t, line.Marshal(), key.PublicKey().Marshal())
+	}
+}
+
+func TestMangledKeysAreNamedAsWhatTheyAre(t *testing.T) {
+	t.Parallel()
+	_, text := newKey(t)
+	whole := string(text)
+	for name, c := range map[string]struct{ text, want string }{
+		"CRLF":               {strings.ReplaceAll(whole, "\n", "\r\n"), ""},
+		"no last line end":   {strings.TrimSpace(whole), ""},
+		"blank lines around": {"\n\n" + whole + "\n\n", ""},
+		"a byte order mark":  {"\ufeff" + whole, "byte order mark"},
+		"quoted line ends":   {strings.ReplaceAll(whole, "\n", `\n`), `it has \n in the place of line ends`},
+		"line ends are gone": {strings.ReplaceAll(whole, "\n", " "), "its line ends are gone"},
+		"indented":           {"  " + strings.ReplaceAll(whole, "\n", "\n  "), "indented"},
+		"the end is missing": {whole[:len(whole)/2], "its end is missing"},
+		"in base64":          {base64.StdEncoding.EncodeToString(text), "in base64"},
+		"a path":             {"~/.ssh/id_ed25519\n", "is it a path"},
+		"empty":              {"", "it is empty"},
+		"PuTTY":              {"PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\n", "puttygen"},
+		"encrypted PKCS#8":   {string(pem.EncodeToMemory(&pem.Block{Type: "ENCRYPTED PRIVATE KEY", Bytes: text})), "encrypted PKCS#8"},
+	} {
+		_, err := sshx.ParseKey([]byte(c.text), "")
+		if c.want == "" {
+			assert.NoError(t, err, name)
+		} else {
+			assert.ErrorContains(t, err, c.want, name)
+		}
+		_, err = sshx.ParseKey([]byte(c.text), "open sesame")
+		if c.want != "" {
+			assert.ErrorContains(t, err, c.want, name+", with a passphrase")
+		}
+		assert.NotContains(t, fmt.Sprint(err), strings.Split(whole, "\n")[1], name)
 	}
 }
 

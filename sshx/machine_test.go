@@ -142,7 +142,7 @@ func newSSHD(t testing.TB, lines ...string) *sshd {
 	conf := append(lines,
 		"HostKey "+dir+"/host", "AuthorizedKeysFile "+dir+"/authorized", "StrictModes no", "PidFile none",
 		"PasswordAuthentication no", "KbdInteractiveAuthentication no", "UsePAM no", "PermitRootLogin yes",
-		"LogLevel VERBOSE", "PrintMotd no", "MaxStartups 100", // the default drops some of more than ten logins at once
+		"LogLevel VERBOSE", "PrintMotd no",
 		"SetEnv HOME="+dir, "") // bash reads the .bashrc of whoever runs the tests otherwise
 	if !slices.Contains(lines, "#no sftp") {
 		server := "internal-sftp"

@@ -13,8 +13,10 @@ import (
 	"strings"
 )
 
-// PutOptions are the zero value for a file that keeps mode, owner and group of the one that it
-// replaces, or else has mode 0644 and belongs to the user logged in as.
+// PutOptions say how files are written. With the zero value, a file keeps the mode, owner, group and
+// ACL of the one that it replaces, or else has mode 0644 and belongs to the login user. The ACL is
+// kept with the host's setfacl; without that, a file that has one is not replaced. Other extended
+// attributes, such as file capabilities, are lost.
 type PutOptions struct {
 	// Mode is the permissions, with setuid and the like; 0 means those of what is replaced or 0644,
 	// and in a tree those that each file has.
@@ -42,7 +44,7 @@ const defaultVerifyUpTo = 64 << 20
 // chmod, since it takes setuid away. fail cleans up first: nobody may be there to read what it
 // says. Where SELinux is on, the file gets the label of its place.
 const putScript = `set -eu
-dst=$1 tmp=$2 mode=$3 owner=$4 size=$5 sum=$6
+dst=$1 tmp=$2 mode=$3 owner=$4 size=$5 sum=$6 acl=
 if [ -d "$dst" ]; then echo "$dst: is a directory" >&2; exit 1; fi
 if [ -e "$dst" ] && [ ! -f "$dst" ] && [ ! -L "$dst" ]; then echo "$dst: is neither file nor link" >&2; exit 1; fi
 trap 'rm -f "$tmp"' EXIT
@@ -63,8 +65,14 @@ if [ -f "$dst" ] && [ ! -L "$dst" ]; then
 	if [ -z "$owner" ] && [ "$had" != "$(stat -c %u:%g "$tmp")" ]; then
 		chown "$had" "$tmp" || fail "$dst belongs to $had, which cannot be kept: write as root, or remove it first"
 	fi
+	case $(ls -ld "$dst") in
+	??????????+*)
+		if ! command -v setfacl >/dev/null 2>&1; then fail "$dst has an ACL, which cannot be kept without setfacl"; fi
+		acl=$(getfacl -cp "$dst") || fail "$dst has an ACL, which cannot be read" ;;
+	esac
 fi
 if [ -n "$owner" ]; then chown "$owner" "$tmp"; fi
+if [ -n "$acl" ]; then printf '%s\n' "$acl" | setfacl --set-file=- "$tmp"; fi
 chmod "${mode:-0644}" "$tmp"
 sync "$tmp" 2>/dev/null || sync
 mv -f "$tmp" "$dst"

@@ -110,8 +110,6 @@ func TestStandInAnswersAsSSHD(t *testing.T) {
 	t.Parallel()
 	standIn := newSim(t)
 	connect(standIn, nil)
-	require.NoError(t, standIn.Disk().WriteFile("/etc/ssh/sshd_config.d/10.conf", []byte("MaxStartups 100\n"), 0o600)) // as authentic
-	require.NoError(t, standIn.StartSSHD())
 	authentic := newSSHD(t, "AcceptEnv LC_*")
 	var version [2]int
 	_, err := fmt.Sscanf(string(plain(t, authentic).ServerVersion()), "SSH-2.0-OpenSSH_%d.%d", &version[0], &version[1])

@@ -121,7 +121,7 @@ func (d *dialogue) refusal(cfg Config, err error) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	text := cfg.said(string(d.text))
+	text := cfg.said(wire.Strip(string(d.text)))
 	switch {
 	case text == "":
 		text = err.Error()

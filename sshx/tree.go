@@ -125,7 +125,7 @@ func listTree(src fs.FS, o PutOptions) ([]entry, error) {
 	var entries []entry
 	err := fs.WalkDir(src, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
-			return err
+			return notUTF8(name, err)
 		}
 		info, err := d.Info()
 		if err != nil {
@@ -189,7 +189,7 @@ func (t *treePut) writeTar(w *io.PipeWriter, _ io.Reader, last string, sent *cou
 
 // copy has to copy a file, which must be as long as it was when it was listed.
 func (t *treePut) copy(e entry, to func(*whole) error) error {
-	f, err := t.src.Open(e.name)
+	f, err := openIn(t.src, e.name)
 	if err != nil {
 		return err
 	}

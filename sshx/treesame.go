@@ -100,7 +100,7 @@ func (c *Client) settle(ctx context.Context, dst string, same []entry, o PutOpti
 }
 
 func sumFile(src fs.FS, name string) (string, error) {
-	f, err := src.Open(name)
+	f, err := openIn(src, name)
 	if err != nil {
 		return "", err
 	}
