@@ -69,21 +69,16 @@ func (s *Set) acquire(ctx context.Context, test string) (_ *Pool, err error) {
 		}
 	}()
 	for again := false; ; again = true {
-		done, err := s.queue.next(ctx, again)
-		if err != nil {
-			return nil, fmt.Errorf("none was free: %w; %s", err, s.holders(ctx))
-		}
-		x, was, err := s.wait(ctx, test)
-		done()
+		x, was, err := s.lease(ctx, test, again)
 		if err != nil {
 			return nil, err
 		}
 		p, err := s.prepare(ctx, x, was)
 		if err == nil {
 			p.test = test
-			s.queue.hold(test, p.Number)
 			return p, nil
 		}
+		s.queue.hold(test, 0)
 		if ctx.Err() != nil {
 			_ = s.free(x, lease.Released())
 			return nil, fmt.Errorf("prepare pool %d: %w", x.Pool, err)
@@ -92,65 +87,103 @@ func (s *Set) acquire(ctx context.Context, test string) (_ *Pool, err error) {
 	}
 }
 
-// wait waits for a pool that is free and that no earlier waiter will take, and leases it. was is
-// what the ledger said of it before.
-func (s *Set) wait(ctx context.Context, test string) (x *lease.Held, was lease.Entry, err error) {
-	numbers := s.numbers()
-	w := s.ledger.Wait(test, numbers)
+// lease waits for a pool that is free and that no earlier waiter will take, and leases it. was is
+// what the ledger said of it before. Tests choose in turn, and what they chose they lease at once.
+func (s *Set) lease(ctx context.Context, test string, again bool) (x *lease.Held, was lease.Entry, err error) {
+	w := s.ledger.Wait(test, s.numbers())
 	defer w.Leave(ctx)
+	for {
+		done, err := s.queue.next(ctx, again)
+		if err != nil {
+			return nil, was, fmt.Errorf("none was free: %w; %s", err, s.holders(ctx))
+		}
+		n, snapshot, err := s.choose(ctx, w, test)
+		done()
+		if err != nil {
+			return nil, was, err
+		}
+		x, was, err = s.ledger.Acquire(ctx, lease.Request{Pool: n, Purpose: test, First: snapshot})
+		if err == nil {
+			guard(x)
+			return x, was, nil // if ctx has ended, preparing the pool releases it
+		}
+		s.queue.hold(test, 0)
+		if !errors.As(err, new(*BusyError)) {
+			return nil, was, s.late(ctx, err, "")
+		}
+		_ = wait.Sleep(ctx, wait.Jitter(firstPoll)) // somebody was faster
+		again = true
+	}
+}
+
+// late is the error of a wait that ended with err, or with ctx, and what the pools were then.
+func (s *Set) late(ctx context.Context, err error, pools string) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	if pools == "" { // the time was over before the ledger was read
+		pools = s.holders(ctx)
+	}
+	return fmt.Errorf("none was free: %w; %s", context.Cause(ctx), pools)
+}
+
+// choose waits until a pool is free for w and returns it, with the reading of the ledger that says so;
+// from then on the test holds it, in this process.
+func (s *Set) choose(ctx context.Context, w *lease.Waiter, test string) (int, *lease.Snapshot, error) {
 	say := s.log.wait(fmt.Sprintf("%s: waiting for a pool", test), firstWord)
 	most := min(lastPoll, s.ledger.Term/20)
-	var now availability
-	late := func(err error) error {
-		if ctx.Err() == nil {
-			return err
-		}
-		who := now.String()
-		if who == "" { // the time was over before the ledger was read
-			who = s.holders(ctx)
-		}
-		return fmt.Errorf("none was free: %w; %s", context.Cause(ctx), who)
-	}
 	for pause := firstPoll; ; pause = min(pause*3/2, most) {
 		freed := s.queue.wake()
+		if n, snapshot := s.chooseAgain(w, test); n > 0 {
+			return n, snapshot, nil
+		}
 		snapshot, err := s.ledger.Read(ctx)
 		if err != nil {
-			return nil, was, late(err)
+			return 0, nil, s.late(ctx, err, "")
 		}
-		if numbers = s.numbers(); len(numbers) == 0 {
-			return nil, was, fmt.Errorf("no pool is left: %w", errors.Join(s.queue.unusable()...))
+		numbers := s.numbers()
+		if len(numbers) == 0 {
+			return 0, nil, fmt.Errorf("no pool is left: %w", errors.Join(s.queue.unusable()...))
 		}
-		now = available(snapshot, numbers)
-		n := w.Choose(snapshot, now.free, numbers)
-		if n > 0 {
-			x, was, err = s.ledger.Acquire(ctx, lease.Request{Pool: n, Purpose: test})
-			if err == nil {
-				guard(x)
-				return x, was, nil // if ctx has ended, preparing the pool releases it
-			}
-			if !errors.As(err, new(*BusyError)) {
-				return nil, was, late(err)
-			}
-			pause = firstPoll
-		} else if now.none() {
-			return nil, was, fmt.Errorf("no pool is left: %s", now)
+		s.queue.see(snapshot, freed)
+		now := available(snapshot, numbers)
+		n := w.Choose(snapshot, s.queue.untaken(now.free), numbers)
+		if n == 0 && now.none() {
+			return 0, nil, fmt.Errorf("no pool is left: %s", now)
 		}
 		for _, n := range now.broken {
 			s.repair(n)
 		}
-		if n == 0 {
-			if err := w.Keep(ctx, snapshot, numbers); err != nil {
-				return nil, was, late(err)
-			}
+		if n > 0 {
+			s.queue.hold(test, n)
+			return n, snapshot, nil
+		}
+		if err := w.Keep(ctx, snapshot, numbers); err != nil {
+			return 0, nil, s.late(ctx, err, now.String())
 		}
 		say(now.String())
 		select {
 		case <-ctx.Done():
-			return nil, was, late(nil)
+			return 0, nil, s.late(ctx, nil, now.String())
 		case <-freed:
 		case <-time.After(wait.Jitter(pause)):
 		}
 	}
+}
+
+// chooseAgain chooses by the last reading of the ledger, if that is recent and this process has freed
+// no pool since. Of pools that others have leased since, leasing fails.
+func (s *Set) chooseAgain(w *lease.Waiter, test string) (int, *lease.Snapshot) {
+	snapshot := s.queue.seen()
+	if snapshot == nil || snapshot.Age() > min(time.Second, s.ledger.Term/10) {
+		return 0, nil
+	}
+	numbers := s.numbers()
+	n := w.Choose(snapshot, s.queue.untaken(available(snapshot, numbers).free), numbers)
+	if n > 0 {
+		s.queue.hold(test, n)
+	}
+	return n, snapshot
 }
 
 // merge returns a context that ends when ctx or other does.

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/poolready/poolready/pool/internal/lease"
 )
 
 // A queue orders the tests of this process: one at a time goes to the ledger, in the order in which
@@ -17,6 +19,8 @@ type queue struct {
 	busy     bool
 	freed    chan struct{} // closed, and replaced, when this process has freed a pool
 	excluded map[int]error // pools that are not what this process wants
+	last     *lease.Snapshot
+	lastFor  <-chan struct{} // freed, when last was asked for
 }
 
 func newQueue() *queue {
@@ -40,7 +44,7 @@ func (q *queue) join(test string) error {
 	return nil
 }
 
-// hold notes which pool a test holds.
+// hold notes which pool a test holds, or is about to lease; 0 is none.
 func (q *queue) hold(test string, n int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -112,6 +116,34 @@ func (q *queue) free() {
 	defer q.mu.Unlock()
 	close(q.freed)
 	q.freed = make(chan struct{})
+}
+
+// see notes a reading of the ledger, before which wake returned freed.
+func (q *queue) see(s *lease.Snapshot, freed <-chan struct{}) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.last, q.lastFor = s, freed
+}
+
+// seen is the last reading of the ledger, or nil if this process has freed a pool since.
+func (q *queue) seen() *lease.Snapshot {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.lastFor != q.freed {
+		return nil
+	}
+	return q.last
+}
+
+// untaken are those of some pools that no test of this process holds or is about to lease.
+func (q *queue) untaken(pools []int) []int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	taken := map[int]bool{}
+	for _, n := range q.tests {
+		taken[n] = true
+	}
+	return slices.DeleteFunc(slices.Clone(pools), func(n int) bool { return taken[n] })
 }
 
 // exclude makes a pool unusable for this process.

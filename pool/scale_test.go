@@ -1,6 +1,8 @@
 package pool_test
 
 import (
+	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -37,4 +39,29 @@ func TestWhatDestroyAsksGrowsWithTheSet(t *testing.T) {
 	t.Logf("%.1f and %.1f calls per VM, without waits", few, many)
 	assert.LessOrEqual(t, many, 6.)
 	assert.LessOrEqual(t, many, few)
+}
+
+func TestManyFirstLeasesAtOnceShareReadings(t *testing.T) {
+	t.Parallel()
+	const pools = 24
+	r := newRig(t, nil)
+	spec := r.light(pools)
+	r.open(spec).Close()
+	set := r.open(spec)
+	n := len(r.Requests())
+	var got [pools]*fakeT
+	var wg sync.WaitGroup
+	for i := range got {
+		got[i] = testOf(t, fmt.Sprint("TestFirst", i))
+		wg.Go(func() { assert.NotNil(t, got[i].acquire(set), "%v", got[i].errs) })
+	}
+	wg.Wait()
+	asked := count(methods(r.Requests()[n:]))
+	t.Logf("%d leases: %v", pools, asked)
+	for _, ft := range got {
+		ft.end()
+		assert.Empty(t, ft.errs)
+	}
+	assert.LessOrEqual(t, asked["RetrievePropertiesEx"], 2*pools/3, "each does not read the ledger for itself")
+	assert.LessOrEqual(t, asked["ReconfigVM_Task"], 2*pools+2)
 }
