@@ -43,12 +43,15 @@ func (l *Ledger) Build(ctx context.Context, r Request) (x *Held, was Entry, err 
 	return l.take(ctx, r, build)
 }
 
-// take leases a pool. A lease that has expired by the time it is confirmed is tried once more: the
-// machine may have slept.
+// take leases a pool. A lease that has expired by the time it is confirmed is tried once more, and so
+// is one that this process slept too long to get.
 func (l *Ledger) take(ctx context.Context, r Request, how func(*Lease) Transition) (x *Held, was Entry, err error) {
 	for try := 1; ; try++ {
 		x, was, err = l.tryTake(ctx, r, how)
 		r.First = nil
+		if errors.Is(err, errSlept) && try == 1 && ctx.Err() == nil {
+			continue
+		}
 		if err != nil || !x.late() {
 			break
 		}
@@ -108,11 +111,20 @@ func (l *Ledger) tryTake(ctx context.Context, r Request, how func(*Lease) Transi
 	return x, was, nil
 }
 
+// errSlept says that a try to lease ended so long after its time that this process cannot have been
+// running: it was stopped, or its machine slept.
+var errSlept = errors.New("this process was stopped for a while")
+
 // within bounds a try to lease by the time for which a lease is good.
 func (l *Ledger) within(ctx context.Context, f func(context.Context) error) error {
+	began := time.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, l.Term, fmt.Errorf("no lease within %s", l.Term))
 	defer cancel()
-	return f(ctx)
+	err := f(ctx)
+	if err != nil && !errors.As(err, new(*BusyError)) && time.Since(began) > l.Term+l.Term/8 {
+		return fmt.Errorf("%w: %w", errSlept, err)
+	}
+	return err
 }
 
 // undo makes sure that a lease that was asked for is not there, though the answer is unknown, or
@@ -171,6 +183,15 @@ type ClaimRequest struct {
 // TakeClaim makes this process the one that builds, unless another one is: then the error is a
 // *BusyError. unchanged reports that the claim was taken with r.First: nobody had written it since.
 func (l *Ledger) TakeClaim(ctx context.Context, r ClaimRequest) (x *Held, unchanged bool, err error) {
+	x, unchanged, err = l.tryClaim(ctx, r)
+	if errors.Is(err, errSlept) && ctx.Err() == nil {
+		r.First = nil
+		x, unchanged, err = l.tryClaim(ctx, r)
+	}
+	return x, unchanged, err
+}
+
+func (l *Ledger) tryClaim(ctx context.Context, r ClaimRequest) (x *Held, unchanged bool, err error) {
 	x = newHeld(l, 0)
 	attempted, placeholder := false, false
 	err = l.within(ctx, func(ctx context.Context) error {

@@ -440,3 +440,53 @@ func TestNeverTwoBuildersNorABuilderAndATest(t *testing.T) {
 		})
 	}
 }
+
+func TestAProcessThatSleptWhileItLeasesTriesOnceMore(t *testing.T) {
+	t.Parallel()
+	for name, take := range map[string]func(*Ledger) error{
+		"a pool": func(l *Ledger) error {
+			x, _, err := l.Acquire(context.Background(), Request{Pool: 1, Purpose: "test"})
+			if err == nil {
+				defer kill(x)
+			}
+			return err
+		},
+		"the claim": func(l *Ledger) error {
+			x, _, err := l.TakeClaim(context.Background(), ClaimRequest{Purpose: "building", Fresh: true})
+			if err == nil {
+				defer kill(x)
+			}
+			return err
+		},
+	} {
+		t.Run(name+", stopped", func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f := newFakeStore()
+				f.make(t, Entry{Stored: Clean}, 1)
+				slept := false
+				f.fault = func(string) (bool, error) {
+					if slept {
+						return true, nil
+					}
+					slept = true
+					time.Sleep(f.process("").Term * 5 / 4) // nothing ends it: nothing runs
+					return false, errors.New("the answer was lost")
+				}
+				require.NoError(t, take(f.process("a")))
+			})
+		})
+		t.Run(name+", without an answer", func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f := newFakeStore()
+				f.make(t, Entry{Stored: Clean}, 1)
+				f.deaf = true
+				began, l := time.Now(), f.process("a")
+				require.ErrorIs(t, take(l), context.DeadlineExceeded)
+				assert.GreaterOrEqual(t, time.Since(began), l.Term)
+				assert.Less(t, time.Since(began), 2*l.Term)
+			})
+		})
+	}
+}
