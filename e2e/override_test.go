@@ -66,7 +66,7 @@ func TestWhatCannotBeOtherwise(t *testing.T) {
 		{"two MACs", "pool-1: {con-macs: [00:50:56:00:00:01, 00:50:56:00:00:02]}", "pool-1.con-macs: are 2, must be 3"},
 		{"no MAC", "pool-1: {con-macs: [00:50:56:00:00:01, x, 00:50:56:00:00:02]}", `pool-1.con-macs: "x" is no unicast MAC`},
 		{"a MAC twice", "pool-1: {con-macs: [00:50:56:00:00:01, 00:50:56:00:00:01, 00:50:56:00:00:02]}", "00:50:56:00:00:01 of con1 is that of another NIC"},
-		{"a MAC that is derived for another", "\npool-1:\n  con-macs: 00:50:56:2c:02:05 00:50:56:00:00:01 00:50:56:00:00:02", "t.yaml:3: pool-1.con-macs: 00:50:56:2c:02:05 of dis2 is that of another NIC"},
+		{"a MAC that is derived for another", "\npool-1:\n  con-macs: 00:50:56:3d:02:05 00:50:56:00:00:01 00:50:56:00:00:02", "t.yaml:3: pool-1.con-macs: 00:50:56:3d:02:05 of dis2 is that of another NIC"},
 		{"an address of another", "pool-2: {con-lab: 10.0.2.10}", "t.yaml:1: pool-2.con-lab: con2 would have 10.0.2.10, which is that of con1"},
 		{"the address of one that comes later", "\npool-1:\n  dis-vlan: 10.10.20.3", "t.yaml:3: pool-1.dis-vlan: con2's VLAN interface would have 10.10.20.3, which is that of dis1's"},
 		{"an address outside", "pool-2: {con-vlan: 10.9.0.1}", "pool-2.con-vlan: con2's VLAN interface would have 10.9.0.1, which is not in"},

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"maps"
@@ -39,8 +40,10 @@ type Topology struct {
 	VLANPrefix            netip.Prefix // con of pool N has address 2N-1 in it, dis 2N
 	LabPrefix             netip.Prefix
 	PoolBase              netip.Addr // pool N has the ten lab addresses from PoolBase+10N: con, dis, node, API, apps
-	MACPrefix             string     // of 4 bytes; the fifth is the pool, the sixth the NIC
-	MTU                   int
+	// MACPrefix is 4 bytes; the fifth is the pool, the sixth the NIC. "" is one of 00:50:56:00 to
+	// 00:50:56:3f, derived from Set, so that sets on one network have MACs of their own.
+	MACPrefix string
+	MTU       int
 
 	Domain     string // pool N is pN.Domain
 	NameServer netip.Addr
@@ -88,7 +91,7 @@ func DefaultTopology() Topology {
 		LabIF: "ens192", TrunkIF: "ens224", ExtIF: "ens256",
 		VLAN: 10, VLANPrefix: netip.MustParsePrefix("10.10.20.0/24"),
 		LabPrefix: netip.MustParsePrefix("10.0.0.0/20"), PoolBase: netip.MustParseAddr("10.0.2.0"),
-		MACPrefix: "00:50:56:2c", MTU: 1500,
+		MTU:    1500,
 		Domain: "example.com", NameServer: netip.MustParseAddr("10.0.1.8"), OutsideNames: "allowed", NTPServer: netip.MustParseAddr("10.0.1.8"),
 		Timezone: "Asia/Singapore", AdminUser: "steve", TestUser: "testy",
 		Packages:        strings.Fields("tmux git make podman rsync dnsmasq chrony firewalld rhel:bind-utils debian:bind9-dnsutils debian:curl debian:cloud-guest-utils"),
@@ -134,9 +137,18 @@ func (t Topology) Host(role string, n int) Host {
 		VLAN: offset(t.VLANPrefix.Masked().Addr(), 2*n-1+first),
 	}
 	for i := range 3 {
-		h.MACs = append(h.MACs, fmt.Sprintf("%s:%02x:%02x", t.MACPrefix, n, 3*first+i+1))
+		h.MACs = append(h.MACs, fmt.Sprintf("%s:%02x:%02x", t.macPrefix(), n, 3*first+i+1))
 	}
 	return t.Override[n].host(h)
+}
+
+// macPrefix is MACPrefix, or the one that is derived from Set.
+func (t Topology) macPrefix() string {
+	if t.MACPrefix != "" {
+		return t.MACPrefix
+	}
+	sum := sha256.Sum256([]byte(t.Set))
+	return fmt.Sprintf("00:50:56:%02x", sum[0]&0x3f)
 }
 
 // Hosts returns golden, dis's own golden if it has one, and then all hosts of the pools in use,
@@ -222,6 +234,9 @@ func (t Topology) VM(h Host) pool.VM {
 		nic := pool.NIC{Network: network}
 		if i < len(h.MACs) {
 			nic.MAC = h.MACs[i]
+		}
+		if i == 0 {
+			nic.Subnet = t.LabPrefix
 		}
 		nic.Unplugged = h.Role == Dis && i == extNIC
 		vm.NICs = append(vm.NICs, nic)

@@ -19,11 +19,11 @@ func TestTheDefaultTopologyIsThatOfTheDocument(t *testing.T) {
 	con2, dis3 := topology.Host(Con, 2), topology.Host(Dis, 3)
 	assert.Equal(t, Host{
 		Role: Con, OS: "rhel9", Pool: 2, Name: "con2", Lab: netip.MustParseAddr("10.0.2.20"), VLAN: netip.MustParseAddr("10.10.20.3"),
-		MACs: []string{"00:50:56:2c:02:01", "00:50:56:2c:02:02", "00:50:56:2c:02:03"},
+		MACs: []string{"00:50:56:3d:02:01", "00:50:56:3d:02:02", "00:50:56:3d:02:03"},
 	}, con2)
 	assert.Equal(t, Host{
 		Role: Dis, OS: "rhel9", Pool: 3, Name: "dis3", Lab: netip.MustParseAddr("10.0.2.31"), VLAN: netip.MustParseAddr("10.10.20.6"),
-		MACs: []string{"00:50:56:2c:03:04", "00:50:56:2c:03:05", "00:50:56:2c:03:06"},
+		MACs: []string{"00:50:56:3d:03:04", "00:50:56:3d:03:05", "00:50:56:3d:03:06"},
 	}, dis3)
 	records := map[string]string{}
 	for name, a := range topology.Records(1) {
@@ -39,13 +39,25 @@ func TestTheDefaultTopologyIsThatOfTheDocument(t *testing.T) {
 		"registry.p1.example.com": "10.0.2.10", "con1.example.com": "10.0.2.10", "dis1.example.com": "10.0.2.11",
 	}, records)
 	vm := topology.VM(dis3)
+	lab := netip.MustParsePrefix("10.0.0.0/20")
 	assert.Equal(t, "pool3", vm.Folder)
 	assert.Equal(t, []pool.NIC{
-		{Network: "Lab Network", MAC: "00:50:56:2c:03:04"},
-		{Network: "Private Network", MAC: "00:50:56:2c:03:05"},
-		{Network: "External Network", MAC: "00:50:56:2c:03:06", Unplugged: true},
+		{Network: "Lab Network", MAC: "00:50:56:3d:03:04", Subnet: lab},
+		{Network: "Private Network", MAC: "00:50:56:3d:03:05"},
+		{Network: "External Network", MAC: "00:50:56:3d:03:06", Unplugged: true},
 	}, vm.NICs)
 	assert.Empty(t, topology.Warnings())
+}
+
+func TestSetsHaveMACsOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	one, two := DefaultTopology(), DefaultTopology()
+	two.Set = "another"
+	require.NoError(t, two.Validate())
+	assert.Empty(t, two.Warnings())
+	assert.NotEqual(t, one.Host(Con, 1).MACs, two.Host(Con, 1).MACs)
+	two.MACPrefix = "02:00:00:01"
+	assert.Equal(t, "02:00:00:01:01:01", two.Host(Con, 1).MACs[0])
 }
 
 func TestFlagsWinOverTheEnvironmentOverTheFileOverDefaults(t *testing.T) {

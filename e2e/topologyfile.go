@@ -43,7 +43,7 @@ var settings = []setting[Topology]{
 	prefix("vlan-prefix", "con of pool N has address 2N-1 in it, dis 2N", func(t *Topology) *netip.Prefix { return &t.VLANPrefix }),
 	prefix("lab-prefix", "the lab's network", func(t *Topology) *netip.Prefix { return &t.LabPrefix }),
 	addr("pool-base", "pool N has ten lab addresses from 10N after it", func(t *Topology) *netip.Addr { return &t.PoolBase }),
-	text("mac-prefix", "four bytes; the fifth is the pool, the sixth the NIC", func(t *Topology) *string { return &t.MACPrefix }),
+	text("mac-prefix", "four bytes; the fifth is the pool, the sixth the NIC; empty is derived from set", func(t *Topology) *string { return &t.MACPrefix }),
 	number("mtu", "of all NICs", func(t *Topology) *int { return &t.MTU }),
 	text("domain", "pool N is pN in it", func(t *Topology) *string { return &t.Domain }),
 	addr("name-server", "the lab's", func(t *Topology) *netip.Addr { return &t.NameServer }),

@@ -66,7 +66,7 @@ func (t Topology) faults() []topologyFault {
 	if ifs := []string{t.LabIF, t.TrunkIF, t.ExtIF}; len(slices.Compact(slices.Sorted(slices.Values(ifs)))) != 3 {
 		fault("lab-if", "the three NICs %q must have three names", ifs)
 	}
-	if mac, err := net.ParseMAC(t.MACPrefix + ":00:00"); err != nil || len(mac) != 6 || mac[0]&1 != 0 {
+	if mac, err := net.ParseMAC(t.macPrefix() + ":00:00"); err != nil || len(mac) != 6 || mac[0]&1 != 0 {
 		fault("mac-prefix", "%q is not four bytes of a unicast MAC, such as 00:50:56:2c", t.MACPrefix)
 	}
 	if t.LabPrefix.Overlaps(t.VLANPrefix) {
@@ -139,5 +139,5 @@ func warnKept(key, addr string) []string {
 
 // Warnings are what may be meant, but should be known.
 func (t Topology) Warnings() []string {
-	return append(warnKept("mac-prefix", t.MACPrefix+":00:00"), t.overrideWarnings()...)
+	return append(warnKept("mac-prefix", t.macPrefix()+":00:00"), t.overrideWarnings()...)
 }

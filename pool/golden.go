@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -119,13 +118,6 @@ func removeVM(ctx context.Context, p Provider, inv *Inventory, vm VMInfo) (why s
 		if _, err := decodeRecord(snap.Record); err != nil {
 			return fmt.Sprintf("its snapshot %q is not ours", snap.Name)
 		}
-	}
-	clones, err := p.Clones(ctx, vm.ID)
-	if err != nil {
-		return err.Error()
-	}
-	if len(clones) > 0 {
-		return strings.Join(clones, ", ") + " depend on its disks"
 	}
 	if err := p.Destroy(ctx, vm.ID); err != nil {
 		return err.Error()

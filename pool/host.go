@@ -233,7 +233,7 @@ func (h *Host) powerOn(ctx context.Context, report func(string)) error {
 func (h *Host) reach(ctx context.Context, report func(string)) error {
 	report("waiting for its address")
 	find := func(ctx context.Context) (string, error) {
-		addr, err := h.provider.Address(ctx, h.id, h.VM.mac())
+		addr, err := h.provider.Address(ctx, h.id, h.VM.mac(), h.VM.subnets()...)
 		if err != nil {
 			return "", err
 		}
@@ -344,6 +344,14 @@ func (vm VM) mac() string {
 		return "" // none given: validate has looked at the others
 	}
 	return mac.String()
+}
+
+// subnets are those that the address for SSH may lie in; none is any.
+func (vm VM) subnets() []netip.Prefix {
+	if len(vm.NICs) == 0 || !vm.NICs[0].Subnet.IsValid() {
+		return nil
+	}
+	return []netip.Prefix{vm.NICs[0].Subnet}
 }
 
 // poll calls f until it succeeds or ctx ends, and then returns the last error that f had before.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -236,6 +237,7 @@ func (o *observation) plan(s Spec, force *RebuildOptions) (*Plan, error) {
 		}
 		p.pools = append(p.pools, q)
 	}
+	p.shareAddrs()
 	p.roles = make([][]*hostPlan, len(s.Roles))
 	for _, q := range p.pools {
 		for i, h := range q.hosts {
@@ -252,6 +254,24 @@ func (o *observation) plan(s Spec, force *RebuildOptions) (*Plan, error) {
 		}
 	}
 	return p, errors.Join(missing...)
+}
+
+// shareAddrs finds hosts that report one address, of which none is used.
+func (p *Plan) shareAddrs() {
+	seen := map[netip.Addr]*hostPlan{}
+	for _, q := range p.pools {
+		for _, h := range q.hosts {
+			a := h.info.addr(h.vm)
+			if !a.IsValid() || !h.info.On {
+				continue
+			}
+			if other := seen[a]; other != nil && len(other.info.Placement.Networks) > 0 && len(h.info.Placement.Networks) > 0 &&
+				other.info.Placement.Networks[0] == h.info.Placement.Networks[0] {
+				other.shared, h.shared = true, true
+			}
+			seen[a] = h
+		}
+	}
 }
 
 // uses reports whether a host is cloned from a golden.

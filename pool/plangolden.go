@@ -67,7 +67,7 @@ func (g *goldenPlan) decide(s Spec, o *observation, byName map[string][]VMInfo, 
 		}
 		if taken := byName[g.vm.Name]; len(taken) > 0 {
 			g.info = taken[0]
-			g.Action, g.Reason = ActionRefuse, inTheWay(taken[0])
+			g.Action, g.Reason = ActionRefuse, inTheWay(taken...)
 		}
 	}
 	g.VM = g.vm.Name

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path"
 	"slices"
 	"strings"
 )
@@ -17,6 +18,7 @@ type hostPlan struct {
 	info   VMInfo // of the existing VM, if any
 	snap   string // the ready snapshot's ID
 	rec    record // of the ready snapshot, if ready
+	shared bool   // another VM of the set reports its address, too
 }
 
 // builds reports whether the VM is made or remade.
@@ -182,12 +184,36 @@ func (vm VMInfo) foreignSnapshots() bool {
 	})
 }
 
+// inTheWay says why the VMs that have a name cannot be used, and what to do.
 func inTheWay(existing ...VMInfo) string {
 	if len(existing) > 1 {
-		return fmt.Sprintf("%d VMs in the set's folder have this name; rename or remove those that are not the pool's", len(existing))
+		var all []string
+		for _, vm := range existing {
+			all = append(all, vm.path()+vm.whose())
+		}
+		return fmt.Sprintf("%d VMs in the set's folder have this name: %s; rename, move or remove those that are not the pool's",
+			len(existing), strings.Join(all, " and "))
 	}
-	if existing[0].Owner == "" {
+	vm := existing[0]
+	switch {
+	case vm.CopyOf != "":
+		return fmt.Sprintf("%s is a copy of a VM that poolready made, or made by an earlier version; rename, move or remove it", vm.path())
+	case vm.Owner == "":
 		return "a VM of this name exists that poolready did not make; rename or remove it"
 	}
-	return fmt.Sprintf("a VM of this name exists, made as %q; rename or remove it", existing[0].Owner)
+	return fmt.Sprintf("a VM of this name exists, made as %q; rename or remove it", vm.Owner)
+}
+
+// path is that of the VM below the set's folder.
+func (vm VMInfo) path() string { return path.Join(vm.Folder, vm.Name) }
+
+// whose says what is known of who made the VM.
+func (vm VMInfo) whose() string {
+	switch {
+	case vm.CopyOf != "":
+		return " (a copy)"
+	case vm.Owner == "":
+		return " (not made by poolready)"
+	}
+	return ""
 }

@@ -24,7 +24,8 @@ type Provider interface {
 	// made: datastores, resource pools and networks that do not exist or that no usable host of the
 	// resource pool reaches, missing privileges, names taken outside the set. All reasons are joined
 	// in one error. A source that does not exist yet has the Source and the Snapshot ""; give the
-	// one that there is, since only then is it checked. That a static MAC is another VM's is not found.
+	// one that there is, since only then is it checked. A static MAC is taken if another VM on the same
+	// network has it, unless one of the clones replaces that VM: the error names it.
 	Preflight(ctx context.Context, clones []CloneSpec) error
 
 	// Place returns, for each of the VMs, where Clone would put it, with all defaults resolved, in the
@@ -79,7 +80,8 @@ type Provider interface {
 	// the NIC of that MAC ("" is the first NIC), and returns it. With subnets, only an address in one
 	// of them counts. Of several, IPv4 is preferred, and one that came with a lease or has a subnet
 	// over one that stands alone (/32), which may be a virtual address that moves between machines;
-	// link-local addresses do not count. Another running VM may report the same address.
+	// link-local addresses do not count, nor one that another running VM on the same network reports:
+	// the error names both VMs, and why that may be.
 	Address(ctx context.Context, id, mac string, subnets ...netip.Prefix) (netip.Addr, error)
 
 	// Diagnose reads, at once and without waiting for anything, how one VM is. A VM that does not
@@ -130,7 +132,7 @@ type VMInfo struct {
 	// a Provider that is no NICConnector.
 	NICs map[string]NICState
 	// Addrs maps the MACs of NICs, in lower case, to the addresses the guest last reported
-	// there. They may be stale: only a host that proves its key is the host.
+	// there, in the order in which Address prefers them. They may be stale: only a host that proves its key is the host.
 	Addrs map[string][]netip.Addr
 }
 

@@ -202,11 +202,34 @@ func (h *hostPlan) newHost(s Spec) *Host {
 	if len(h.info.MACs) > 0 {
 		host.mac = h.info.MACs[0]
 	}
-	for _, a := range h.info.Addrs[h.vm.mac()] {
-		host.addr = a
-		break
-	}
+	host.addr = h.addr()
 	return host
+}
+
+// addr is where the host was last seen, or invalid.
+func (h *hostPlan) addr() netip.Addr {
+	if h.shared {
+		return netip.Addr{}
+	}
+	return h.info.addr(h.vm)
+}
+
+// addr is the address, of those that the guest last reported on the first NIC, that SSH goes to.
+func (info VMInfo) addr(vm VM) netip.Addr {
+	for _, a := range info.Addrs[info.mac(vm)] {
+		if subnets := vm.subnets(); len(subnets) == 0 || subnets[0].Contains(a) {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
+// mac is that of the NIC SSH goes to, if it is known.
+func (info VMInfo) mac(vm VM) string {
+	if mac := vm.mac(); mac != "" || len(info.MACs) == 0 {
+		return mac
+	}
+	return info.MACs[0]
 }
 
 func (r *run) buildHost(ctx context.Context, st *stage, h *hostPlan) (string, error) {

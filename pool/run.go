@@ -276,6 +276,9 @@ func (r *run) preflight(ctx context.Context, end time.Time) error {
 	if !r.plan.Builds() {
 		return nil
 	}
+	if err := r.preflightRemovals(ctx); err != nil {
+		return err
+	}
 	if !end.IsZero() {
 		if err := r.plan.fits(time.Now(), end); err != nil {
 			return err
@@ -306,6 +309,35 @@ func (r *run) preflight(ctx context.Context, end time.Time) error {
 		return fmt.Errorf("set %q: nothing was touched: %w", r.spec.Name, err)
 	}
 	return nil
+}
+
+// preflightRemovals fails the pools of which a VM is to be destroyed on whose disks others hang: else
+// earlier hosts of the pool would be gone before that is found.
+func (r *run) preflightRemovals(ctx context.Context) error {
+	var old []*hostPlan
+	for _, q := range r.plan.pools {
+		for _, h := range q.hosts {
+			if h.Action == ActionRebuild && !h.info.foreignSnapshots() && !r.hasFailed(h.Pool) {
+				old = append(old, h)
+			}
+		}
+	}
+	var mu sync.Mutex
+	var errs []error
+	forAll(old, len(old), func(h *hostPlan) {
+		clones, err := r.spec.Provider.Clones(ctx, h.info.ID)
+		if len(clones) > 0 {
+			r.fail(h.Pool, &HostError{Host: h.VM, Pool: h.Pool, Stage: "plan", Err: fmt.Errorf("%s: %s; but %w: %s; remove these first, or rename the VM",
+				h.Action, h.Reason, ErrHasClones, strings.Join(clones, ", "))})
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		errs = append(errs, err)
+	})
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("%w; nothing was touched", err)
+	}
+	return r.enough()
 }
 
 // enough says that MinPools can no longer be ready, before anything is touched.

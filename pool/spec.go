@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -142,6 +143,9 @@ type NIC struct {
 	// MAC is in the form 00:50:56:00:01:02; "" lets the hypervisor choose. vCenter wants static
 	// ones from 00:50:56:00:00:00 to 00:50:56:3f:ff:ff.
 	MAC string
+	// Subnet is the one that the address for SSH lies in, of the first NIC; the zero value takes any.
+	// It keeps a virtual address that moves between machines (keepalived, kube-vip) from being taken.
+	Subnet netip.Prefix
 	// Unplugged tells that the NIC is disconnected in the hypervisor when the host is ready: that
 	// happens after the last step and before the checks, and is proved by every reset. The NIC must
 	// have a MAC, not be the first one, nor golden's, and the Provider be a NICConnector.

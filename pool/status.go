@@ -124,7 +124,7 @@ func readStatus(ctx context.Context, s Spec) (*Status, error) {
 	}
 	for _, vm := range o.inv.VMs {
 		if _, ok := ours(s.Name, vm); !ok {
-			st.Foreign = append(st.Foreign, strings.TrimPrefix(vm.Folder+"/"+vm.Name, "/"))
+			st.Foreign = append(st.Foreign, vm.path())
 		}
 	}
 	slices.Sort(st.Foreign)
@@ -166,9 +166,8 @@ func (q *poolPlan) status(s *lease.Snapshot) PoolStatus {
 // status is what the inventory tells of a host.
 func (h *hostPlan) status() HostStatus {
 	st := HostStatus{Host: h.VM, Role: h.Role, Pool: h.Pool, Ready: h.Action == ActionReuse, Action: h.Action, Reason: h.Reason}
-	for _, a := range h.info.Addrs[h.vm.mac()] {
+	if a := h.addr(); a.IsValid() {
 		st.Addr = a.String()
-		break
 	}
 	if h.ready() {
 		st.Fingerprint = h.rec.Fingerprint

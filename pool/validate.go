@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"reflect"
 	"regexp"
 	"slices"
@@ -310,6 +311,13 @@ func (f *faults) vm(at string, vm VM, most int) {
 	}
 	for i, nic := range vm.NICs {
 		f.text(fmt.Sprintf("%s.NICs[%d].Network", at, i), nic.Network)
+		switch {
+		case nic.Subnet == netip.Prefix{}:
+		case !nic.Subnet.IsValid():
+			f.addf(fmt.Sprintf("%s.NICs[%d].Subnet", at, i), "is no subnet")
+		case i > 0:
+			f.addf(fmt.Sprintf("%s.NICs[%d].Subnet", at, i), "SSH goes to the first NIC only")
+		}
 		if nic.MAC != "" {
 			f.mac(fmt.Sprintf("%s.NICs[%d].MAC", at, i), nic.MAC)
 		}

@@ -250,6 +250,9 @@ func isCloning(task types.ObjectContent) bool {
 		(state == types.TaskInfoStateQueued || state == types.TaskInfoStateRunning)
 }
 
+// unreadable follows the path of a VM whose configuration was not read.
+const unreadable = " (its disks cannot be read now)"
+
 // vmPaths returns the inventory paths of VMs, sorted.
 func (p *Provider) vmPaths(ctx context.Context, vms []mo.VirtualMachine) ([]string, error) {
 	if len(vms) == 0 {
@@ -268,7 +271,7 @@ func (p *Provider) vmPaths(ctx context.Context, vms []mo.VirtualMachine) ([]stri
 				}
 			}
 			if vm.Config == nil {
-				path += " (its disks cannot be read now)"
+				path += unreadable
 			}
 			paths = append(paths, path)
 		}

@@ -101,7 +101,7 @@ func classify(err error) class {
 		soapy  interface{ Fault() types.BaseMethodFault }
 	)
 	switch {
-	case errors.Is(err, errQuestion), errors.As(err, new(*boundError)), errors.As(err, new(*stuckError)):
+	case errors.Is(err, errQuestion), errors.As(err, new(*boundError)), errors.As(err, new(*stuckError)), errors.As(err, new(*twinError)):
 		return permanent
 	case errors.As(err, &lost), errors.Is(err, errVanished), errors.Is(err, errNoAnswer):
 		return unknown

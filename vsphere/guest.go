@@ -100,7 +100,7 @@ func (s *vmState) address(mac string, subnets ...netip.Prefix) (netip.Addr, bool
 	if len(all) == 0 {
 		return netip.Addr{}, false
 	}
-	return slices.MaxFunc(all, func(a, b guestAddr) int { return cmp.Compare(a.rank(), b.rank()) }).addr, true
+	return slices.MinFunc(all, better).addr, true
 }
 
 // guestAddr is an address as guest tools report it.
@@ -109,6 +109,9 @@ type guestAddr struct {
 	bits   int    // the subnet's length; 0 is not known
 	origin string // types.NetIpConfigInfoIpAddressOrigin, or ""
 }
+
+// better orders addresses by rank, the best first.
+func better(a, b guestAddr) int { return cmp.Compare(b.rank(), a.rank()) }
 
 // rank orders the addresses of one NIC. One without a subnet is, as a rule, a virtual address that
 // keepalived or kube-vip has put there, and may be another machine's a moment later.
@@ -173,10 +176,11 @@ func nicAddrs(nics []types.GuestNicInfo) map[string][]guestAddr {
 	return all
 }
 
-// plainAddrs is nicAddrs without what else is known of the addresses.
+// plainAddrs is nicAddrs without what else is known of the addresses, the best first.
 func plainAddrs(nics []types.GuestNicInfo) map[string][]netip.Addr {
 	all := map[string][]netip.Addr{}
 	for mac, addrs := range nicAddrs(nics) {
+		slices.SortStableFunc(addrs, better)
 		for _, a := range addrs {
 			all[mac] = append(all[mac], a.addr)
 		}

@@ -34,6 +34,7 @@ type lab struct {
 func quick() pace {
 	p := defaultPace
 	p.gather, p.gap, p.enter = time.Millisecond, time.Millisecond, 50*time.Millisecond
+	p.near, p.twins = 20*time.Millisecond, 500*time.Millisecond
 	return p
 }
 

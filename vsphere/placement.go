@@ -66,23 +66,35 @@ func (t *tree) named(ref types.ManagedObjectReference) string {
 	return t.path(ref)
 }
 
-// network is the path of the network that a NIC is on.
+// network is the path of the network that a NIC is on, or what its backing says.
 func (t *tree) network(backing types.BaseVirtualDeviceBackingInfo) string {
+	if ref := t.networkRef(backing); ref.Value != "" {
+		return t.named(ref)
+	}
 	switch b := backing.(type) {
 	case *types.VirtualEthernetCardNetworkBackingInfo:
-		if b.Network != nil {
-			return t.named(*b.Network)
-		}
 		return b.DeviceName
-	case *types.VirtualEthernetCardDistributedVirtualPortBackingInfo:
-		return t.named(types.ManagedObjectReference{Type: "DistributedVirtualPortgroup", Value: b.Port.PortgroupKey})
 	case *types.VirtualEthernetCardOpaqueNetworkBackingInfo:
-		for ref, pl := range t.all {
-			if sum, ok := pl.props["summary"].(types.OpaqueNetworkSummary); ok && sum.OpaqueNetworkId == b.OpaqueNetworkId {
-				return t.named(ref)
-			}
-		}
 		return b.OpaqueNetworkId
 	}
 	return fmt.Sprintf("%T", backing)
+}
+
+// networkRef is the network that a NIC is on; its Value is "" if that cannot be told.
+func (t *tree) networkRef(backing types.BaseVirtualDeviceBackingInfo) (none types.ManagedObjectReference) {
+	switch b := backing.(type) {
+	case *types.VirtualEthernetCardNetworkBackingInfo:
+		if b.Network != nil {
+			return *b.Network
+		}
+	case *types.VirtualEthernetCardDistributedVirtualPortBackingInfo:
+		return types.ManagedObjectReference{Type: "DistributedVirtualPortgroup", Value: b.Port.PortgroupKey}
+	case *types.VirtualEthernetCardOpaqueNetworkBackingInfo:
+		for ref, pl := range t.all {
+			if sum, ok := pl.props["summary"].(types.OpaqueNetworkSummary); ok && sum.OpaqueNetworkId == b.OpaqueNetworkId {
+				return ref
+			}
+		}
+	}
+	return none
 }

@@ -244,14 +244,10 @@ func (p *Provider) Address(ctx context.Context, id, mac string, subnets ...netip
 			return netip.Addr{}, p.errorf(err, "address of %s", p.label(id))
 		}
 	}
-	var addr netip.Addr
-	err := p.pump.watch(ctx, vm, func(s *vmState) (ok bool) {
-		addr, ok = s.address(want, subnets...)
-		return ok
-	})
+	addr, err := p.address(ctx, vm, want, subnets)
 	if errors.Is(err, errVanished) {
 		err = refuse("%s does not exist", p.label(id))
-	} else if err != nil {
+	} else if err != nil && !errors.As(err, new(*twinError)) {
 		var so string
 		p.pump.state(vm, func(s *vmState) { so = s.describe() })
 		err = fmt.Errorf("%w; last seen: %s", err, so)
@@ -260,6 +256,35 @@ func (p *Provider) Address(ctx context.Context, id, mac string, subnets ...netip
 		}
 	}
 	return addr, p.errorf(err, "address of %s on the NIC %s", p.label(id), want)
+}
+
+// address waits for an address that no other running VM reports. For a while it may be one of before
+// that another VM has got since.
+func (p *Provider) address(ctx context.Context, vm types.ManagedObjectReference, mac string, subnets []netip.Prefix) (addr netip.Addr, err error) {
+	var since time.Time // another VM has it
+	for {
+		err := p.pump.watch(ctx, vm, func(s *vmState) (ok bool) {
+			addr, ok = s.address(mac, subnets...)
+			return ok
+		})
+		if err != nil {
+			return netip.Addr{}, err
+		}
+		other, err := p.twin(ctx, vm, mac, addr)
+		if err != nil || other == nil {
+			return addr, err
+		}
+		twins := &twinError{addr, *other}
+		if since.IsZero() {
+			since = time.Now()
+		}
+		if time.Since(since) >= p.pace.twins {
+			return netip.Addr{}, twins
+		}
+		if !sleep(ctx, p.pace.near) {
+			return netip.Addr{}, fmt.Errorf("%w; %w", context.Cause(ctx), twins)
+		}
+	}
 }
 
 // firstMAC returns the MAC of the VM's first NIC.

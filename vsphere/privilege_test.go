@@ -72,7 +72,7 @@ func TestPreflightAsksForNoPrivilegeThatTheWorkDoesNotTake(t *testing.T) {
 	l := newLab(t, vspheretest.Fast())
 	ctx := within(t, 3*time.Minute)
 	plain := goldenSpec("plain")
-	plain.Set = "other"
+	plain.Set, plain.VM.NICs = "other", nil
 	_, err := l.p.Clone(ctx, plain)
 	require.NoError(t, err)
 

@@ -37,6 +37,7 @@ type Provider struct {
 
 	clones, powers, snapshots gate
 
+	near    *neighbourhood
 	places  *places // of the inventory: folders, datastores, resource pools, networks
 	sources sources // what snapshots hold
 	newVMs  batches[map[types.ManagedObjectReference]mo.VirtualMachine]
@@ -68,7 +69,7 @@ func newProvider(cfg Config, end endpoint, pace pace) *Provider {
 	return &Provider{
 		cfg: cfg, s: s, pump: newPump(s, pace), patience: pace.patient, pace: pace,
 		clones: make(gate, maxClones), powers: make(gate, maxPowers), snapshots: make(gate, maxSnapshots),
-		places: newPlaces(), sources: newSources(),
+		near: newNeighbourhood(), places: newPlaces(), sources: newSources(),
 		names: map[types.ManagedObjectReference]string{}, ledgers: map[string]pool.VM{}, shards: map[string]types.ManagedObjectReference{},
 	}
 }

@@ -153,6 +153,9 @@ func (w *walker) follow(from types.ManagedObjectReference, path string) []types.
 	if v, ok := get(w.ctx, from).(*containerView); ok && path == "view" {
 		return v.members(w.ctx)
 	}
+	if path == "vm" && derives(from.Type, "Network") {
+		return serverOf(w.ctx).onNetwork(w.ctx, from)
+	}
 	body := stock.RetrievePropertiesEx(w.ctx, &types.RetrievePropertiesEx{SpecSet: []types.PropertyFilterSpec{{
 		PropSet:                       []types.PropertySpec{{Type: from.Type, PathSet: []string{path}}},
 		ObjectSet:                     []types.ObjectSpec{{Obj: from}},

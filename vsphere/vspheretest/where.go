@@ -1,6 +1,7 @@
 package vspheretest
 
 import (
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -59,6 +60,23 @@ func networkIn(ctx *simulator.Context, dc *simulator.Datacenter, name string) (t
 		}
 	}
 	return types.ManagedObjectReference{}, false
+}
+
+// onNetwork lists the VMs that have a NIC on a network, templates among them. vcsim does not keep
+// Network.vm up to date.
+func (s *Server) onNetwork(ctx *simulator.Context, network types.ManagedObjectReference) []types.ManagedObjectReference {
+	s.mu.Lock()
+	all := slices.Collect(maps.Values(s.vms))
+	s.mu.Unlock()
+	var refs []types.ManagedObjectReference
+	for _, v := range all {
+		v.look(ctx, func(o *mo.VirtualMachine) {
+			if slices.Contains(o.Network, network) {
+				refs = append(refs, v.ref)
+			}
+		})
+	}
+	return refs
 }
 
 // asCompute returns the properties of a host by itself or of a cluster.
