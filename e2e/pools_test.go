@@ -114,6 +114,15 @@ func TestPools(t *testing.T) {
 	if e == nil {
 		return
 	}
+	t.Run("records are small", func(t *testing.T) {
+		inv, err := spec.Provider.Inventory(t.Context(), spec.Name)
+		require.NoError(t, err)
+		for _, vm := range inv.VMs {
+			for _, snap := range vm.Snapshots {
+				assert.LessOrEqual(t, len(snap.Record), 512, "%s: %s", vm.Name, snap.Record)
+			}
+		}
+	})
 	t.Run("again", func(t *testing.T) {
 		before := len(e.server.Requests())
 		again := pool.Ensure(t, e.spec(t))

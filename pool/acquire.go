@@ -55,7 +55,7 @@ func acquireContext(t T) (context.Context, context.CancelFunc) {
 }
 
 func (s *Set) acquire(ctx context.Context, test string) (_ *Pool, err error) {
-	ctx, stop := merge(ctx, s.ctx)
+	ctx, stop := merge(notices(ctx, s.log.notice), s.ctx)
 	defer stop()
 	if err := context.Cause(ctx); err != nil {
 		return nil, err

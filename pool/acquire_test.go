@@ -252,7 +252,7 @@ func TestAllThatIsInTheWayIsNamedAtOnce(t *testing.T) {
 		inv := spec.Provider.(readyProvider).inv
 		inv.vm("con2").Owner = ""
 		golden := &inv.vm("golden").Snapshots[0]
-		golden.Record = strings.Replace(golden.Record, `"poolready":1`, `"poolready":2`, 1)
+		golden.Record = strings.Replace(golden.Record, `"poolready":2`, `"poolready":3`, 1)
 		_, err := Open(t.Context(), spec)
 		var not *NotReadyError
 		require.ErrorAs(t, err, &not)

@@ -3,6 +3,7 @@ package pool_test
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -119,5 +120,43 @@ func TestASecondSetWithTheSameMACsIsRefused(t *testing.T) {
 	}
 	for vm, what := range r.plan(r.spec(1)) {
 		assert.Equal(t, "reuse", what, vm)
+	}
+}
+
+// Somebody takes the machine away under a test: the error says what the hypervisor says of it, and
+// nothing waits for a boot that does not come.
+func TestAHostThatIsTakenAwayUnderALeaseIsToldAsSuch(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		take func(r *rig)
+		says string
+	}{
+		"powered off": {func(r *rig) { r.byHand(r.vm("con1").PowerOff) }, "the VM is powered off"},
+		"destroyed": {func(r *rig) {
+			r.byHand(r.vm("con1").PowerOff)
+			r.byHand(r.vm("con1").Destroy)
+		}, "the VM no longer exists"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, nil)
+			set := r.open(r.shared(1, time.Minute))
+			t.Run("test", func(t *testing.T) {
+				con := set.Acquire(t).Host("con")
+				conn, err := con.SSH(t.Context())
+				require.NoError(t, err)
+				done := make(chan error, 1)
+				go func() {
+					_, err := con.Run(t.Context(), "sleep", "600")
+					done <- err
+				}()
+				c.take(r)
+				conn.Close() // what keepalives find out after half a minute
+				require.ErrorContains(t, <-done, c.says)
+				_, err = con.Run(t.Context(), "true")
+				require.ErrorContains(t, err, c.says)
+				require.ErrorContains(t, err, "con1")
+			})
+		})
 	}
 }

@@ -171,4 +171,4 @@ func (w *stopwatch) measure(what string, f func() error) error {
 	return err
 }
 
-func (w *stopwatch) of(what string) time.Duration { return record{Took: w.took}.took(what) }
+func (w *stopwatch) of(what string) time.Duration { return account{Took: w.took}.took(what) }

@@ -20,7 +20,29 @@ func (h *Host) SSH(ctx context.Context) (*sshx.Client, error) {
 		return nil, err
 	}
 	defer done()
-	return h.connect(ctx, sshx.Ready{})
+	if h.use.Load() != nil && h.lost() {
+		// Nobody powers it on again, so that there is nothing to wait for.
+		if err := h.diagnose(ctx, fmt.Errorf("%s: no connection: %w", h.Name, sshx.ErrDead)); errors.As(err, new(*diagnosedError)) {
+			return nil, err
+		}
+	}
+	c, err := h.connect(ctx, sshx.Ready{})
+	return c, h.blame(err)
+}
+
+// lost reports whether there was a connection, which has ended by itself.
+func (h *Host) lost() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.client == nil {
+		return false
+	}
+	select {
+	case <-h.client.Done():
+		return true
+	default:
+		return false
+	}
 }
 
 // connect returns the connection that is alive, or waits, as long as a boot may take, until the

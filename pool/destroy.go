@@ -29,6 +29,7 @@ func destroy(ctx context.Context, s Spec) (removed []string, err error) {
 	ctx, lost := context.WithCancelCause(ctx)
 	defer lost(nil)
 	r := newRun(s, nil, nil, lost)
+	ctx = notices(ctx, r.log.notice)
 	defer r.held.releaseAll(ctx)
 	if err := r.survey(ctx); err != nil || len(r.obs.inv.mineAll(s.Name)) == 0 && r.obs.ledger.Empty() {
 		return nil, err
@@ -104,7 +105,7 @@ func (inv *Inventory) mineAll(set string) []VMInfo {
 		owner, ok := ours(set, vm)
 		switch {
 		case !ok:
-		case strings.HasPrefix(owner.Layer, "golden/"):
+		case strings.HasPrefix(owner.Layer, goldenLayer):
 			goldens = append(goldens, vm)
 		default:
 			roles = append(roles, vm)

@@ -46,6 +46,9 @@ func (d Diagnosis) String() string {
 	return strings.Join(all, "; ")
 }
 
+// healthy reports whether nothing is known that would keep the VM from answering.
+func (d Diagnosis) healthy() bool { return d == Diagnosis{On: true, Tools: d.Tools, Tasks: d.Tasks} }
+
 type noticeKey struct{}
 
 // WithNotices returns a context under which a Provider's methods report to f what somebody who
@@ -53,6 +56,14 @@ type noticeKey struct{}
 // called from any goroutine.
 func WithNotices(ctx context.Context, f func(text string)) context.Context {
 	return context.WithValue(ctx, noticeKey{}, f)
+}
+
+// notices is WithNotices unless ctx has somebody who wants to know already.
+func notices(ctx context.Context, f func(text string)) context.Context {
+	if ctx.Value(noticeKey{}) != nil {
+		return ctx
+	}
+	return WithNotices(ctx, f)
 }
 
 // Notice reports to whoever called WithNotices. A Provider calls it; without WithNotices it does

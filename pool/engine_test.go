@@ -147,7 +147,7 @@ func TestOldGoldenStaysWhileSomebodysCloneHangsOnIt(t *testing.T) {
 	spec.Golden.Steps[0] = pool.Script("base", "echo base > /etc/base # new")
 	r.open(spec).Close()
 	assert.Contains(t, r.names(), "golden")
-	assert.Contains(t, strings.Join(r.said, "\n"), "colleagues depend on its disks")
+	assert.Contains(t, strings.Join(r.said, "\n"), `disks of other VMs hang on its disks: "/Datacenter/vm/colleagues"`)
 
 	vm, err := find.NewFinder(r.client().Client).VirtualMachine(t.Context(), "/Datacenter/vm/colleagues")
 	require.NoError(t, err)

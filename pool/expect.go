@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// What is assumed of VMs when no record of an earlier build tells.
+// What is assumed of VMs when no account of an earlier build tells.
 const (
 	expectClone = 30 * time.Second // a linked clone: 3-10 s, and the queue
 	expectBoot  = time.Minute
@@ -13,7 +13,7 @@ const (
 
 // expect predicts how long the plan takes: stage by stage, since stages are barriers, and
 // within a stage as many rounds as the limits make necessary.
-func (p *Plan) expect(s Spec) time.Duration {
+func (p *Plan) expect(s Spec, o *observation) time.Duration {
 	var total, golden time.Duration
 	for _, g := range p.goldens {
 		if g.Action == ActionReuse {
@@ -22,7 +22,8 @@ func (p *Plan) expect(s Spec) time.Duration {
 		d := g.recipe.Expect
 		for _, old := range g.old {
 			if rec, _, _, err := readySnapshot(old, g.recipe.Snapshot); err == nil {
-				d = or(rec.took(tookAll), d)
+				a, _ := o.account(rec)
+				d = or(a.took(tookAll), d)
 			}
 		}
 		golden = max(golden, d)
@@ -35,7 +36,8 @@ func (p *Plan) expect(s Spec) time.Duration {
 		var seenClone, seenWork time.Duration
 		for _, h := range hosts {
 			if rec, _, _, err := readySnapshot(h.info, h.role.Snapshot); err == nil {
-				seenClone, seenWork = max(seenClone, rec.took(tookClone)), max(seenWork, rec.took(tookAll))
+				a, _ := o.account(rec)
+				seenClone, seenWork = max(seenClone, a.took(tookClone)), max(seenWork, a.took(tookAll))
 			}
 			switch {
 			case h.builds():

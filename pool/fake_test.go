@@ -132,7 +132,7 @@ func (f *fakeLedger) built(t *testing.T, pools int) {
 		build := hash(fmt.Sprint("build of con", n), fmt.Sprint("build of dis", n))
 		require.NoError(t, x.Make(t.Context(), n, nil, lease.Built(build, &lease.Proof{At: time.Now()}, nil)))
 	}
-	require.NoError(t, x.ReleaseClaim(t.Context(), nil, all))
+	require.NoError(t, x.ReleaseClaim(t.Context(), nil, all, nil))
 }
 
 // breakPool makes a pool one that must be rebuilt.
@@ -146,6 +146,17 @@ func planOf(t *testing.T, s Spec, inv *Inventory) (*Plan, error) {
 	t.Helper()
 	f := newFakeLedger()
 	f.built(t, max(s.Pools, 1))
+	if all, ok := accounts.Load(inv); ok {
+		for n, values := range all.(map[int]map[string]string) {
+			shard := "build"
+			if n > 0 {
+				shard = fmt.Sprint("pool-", n)
+			}
+			if s, ok := f.shards[shard]; ok {
+				maps.Copy(s.Values, values)
+			}
+		}
+	}
 	snapshot, err := f.process("reader").Read(t.Context())
 	require.NoError(t, err)
 	o := &observation{ledger: snapshot, inv: inv, at: now}

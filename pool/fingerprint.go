@@ -13,22 +13,53 @@ import (
 )
 
 // A fingerprint is what a layer (golden or the VM of a role) was or should be built from: its
-// parts, each a name and a hash, in order. It is kept in the record part by part, so that a
-// plan can say which of them changed.
+// parts, each a name and a hash, in order. The record has its sum; an account has it part by part, so
+// that a plan can say which of them changed.
 type fingerprint []part
 
-// part is a [2]string so that a record's JSON stays short.
+// part is a [2]string so that an account's JSON stays short.
 type part [2]string
+
+// ofTemplate reports whether the part is one of the template, without which golden can be compared,
+// too.
+func (p part) ofTemplate() bool { return strings.HasPrefix(p[0], templatePart) }
+
+const templatePart = "template"
 
 func (f *fingerprint) add(name string, of ...string) { *f = append(*f, part{name, hash(of...)[:10]}) }
 
+// part returns the part of that name.
+func (f fingerprint) part(name string) part {
+	i := slices.IndexFunc(f, func(p part) bool { return p[0] == name })
+	return f[i]
+}
+
 // sum is the fingerprint in one word.
-func (f fingerprint) sum() string {
-	var all []string
+func (f fingerprint) sum() string { return f.sumWith(f.template()) }
+
+// sumWith is sum with another template.
+func (f fingerprint) sumWith(template string) string {
+	all := []string{template}
 	for _, p := range f {
-		all = append(all, p[0], p[1])
+		if !p.ofTemplate() {
+			all = append(all, p[0], p[1])
+		}
 	}
 	return hash(all...)
+}
+
+// template is what there is of the template in one word; "" if there is none.
+func (f fingerprint) template() string {
+	var all []string
+	for _, p := range f {
+		if p.ofTemplate() {
+			all = append(all, p[0], p[1])
+		}
+	}
+	if all == nil {
+		return ""
+	}
+	return hash(all...)[:10]
 }
 
 func (f *fingerprint) recipe(steps []Step, checks []Check) {
@@ -88,7 +119,11 @@ var envHashes sync.Map // of inputs, to hashes
 // print is the fingerprint of golden on a datastore. template is the template's identity.
 func (g Golden) print(set string, vm VM, template string) fingerprint {
 	var f fingerprint
-	f.add("template", g.Template, template)
+	f.add(templatePart, g.Template)
+	for value := range strings.SplitSeq(template, ";") {
+		name, _, _ := strings.Cut(value, "=")
+		f.add(templatePart+"'s "+name, value)
+	}
 	f.vm(set, vm)
 	f.recipe(g.Steps, g.Checks)
 	return f

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -30,7 +31,7 @@ func (r *run) makeGoldens(ctx context.Context) {
 	defer st.end()
 	forAll(todo, r.spec.Limits.Clones, func(g *goldenPlan) {
 		start := time.Now()
-		ready, err := r.makeGolden(ctx, st, g)
+		ready, err := r.makeGolden(WithNotices(ctx, func(text string) { st.at(g.VM, text) }), st, g)
 		st.finished(g.VM, "is "+g.recipe.Snapshot, time.Since(start), err)
 		if err != nil {
 			r.fail(0, err)
@@ -115,7 +116,7 @@ func removeVM(ctx context.Context, p Provider, inv *Inventory, vm VMInfo) (why s
 		return "the inventory was read incompletely: " + inv.Incomplete
 	}
 	for _, snap := range vm.Snapshots {
-		if _, err := decodeRecord(snap.Record); err != nil {
+		if _, err := decodeRecord(snap.Record); errors.Is(err, errNoRecord) {
 			return fmt.Sprintf("its snapshot %q is not ours", snap.Name)
 		}
 	}

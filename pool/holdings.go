@@ -26,12 +26,13 @@ type holdings struct {
 	made    []int           // covered by the claim, whose shards were made
 	now     *lease.Snapshot // a reading of the claim, when they were
 	pools   map[int]*lease.Held
-	was     map[int]lease.Entry // what pools were before
-	trying  map[int]*sync.Mutex // held while a pool is tried
+	was     map[int]lease.Entry       // what pools were before
+	trying  map[int]*sync.Mutex       // held while a pool is tried
+	notes   map[int]map[string]string // values to be written with the release of a pool, or with 0 of the claim
 }
 
 func newHoldings(l *lease.Ledger, log *progress, lost context.CancelCauseFunc) *holdings {
-	return &holdings{ledger: l, log: log, lost: lost, covered: map[int]bool{}, pools: map[int]*lease.Held{}, was: map[int]lease.Entry{}, trying: map[int]*sync.Mutex{}}
+	return &holdings{ledger: l, log: log, lost: lost, covered: map[int]bool{}, pools: map[int]*lease.Held{}, was: map[int]lease.Entry{}, trying: map[int]*sync.Mutex{}, notes: map[int]map[string]string{}}
 }
 
 // of returns the lease under which a pool is worked on, or with 0 golden and the set; nil if there
@@ -227,11 +228,23 @@ func (h *holdings) try(ctx context.Context, n int, purpose string, how func(cont
 	return err
 }
 
+// note has values written with the release of a pool, or with 0 with that of the claim.
+func (h *holdings) note(pool int, values map[string]string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.notes[pool] == nil {
+		h.notes[pool] = map[string]string{}
+	}
+	maps.Copy(h.notes[pool], values)
+}
+
 // release ends the hold on one pool, with what has become of it: it makes the shard of a pool that
 // the claim covers. now, if not nil, is a recent reading of the claim.
 func (h *holdings) release(ctx context.Context, n int, now *lease.Snapshot, t lease.Transition) error {
 	h.mu.Lock()
 	x, covered, claim := h.pools[n], h.covered[n], h.claim
+	t = t.With(h.notes[n])
+	delete(h.notes, n)
 	delete(h.pools, n)
 	delete(h.covered, n)
 	h.mu.Unlock()
@@ -275,7 +288,7 @@ func (h *holdings) releaseAll(ctx context.Context) {
 	h.mu.Unlock()
 	forAll(pools, 8, func(n int) { _ = h.release(ctx, n, nil, lease.Released()) })
 	h.mu.Lock()
-	claim, made := h.claim, h.made
+	claim, made, notes := h.claim, h.made, h.notes[0]
 	h.claim = nil
 	h.mu.Unlock()
 	if claim == nil {
@@ -283,7 +296,7 @@ func (h *holdings) releaseAll(ctx context.Context) {
 	}
 	ctx, cancel := lease.Afterwards(ctx)
 	defer cancel()
-	if err := claim.ReleaseClaim(ctx, h.now, made); err != nil {
+	if err := claim.ReleaseClaim(ctx, h.now, made, notes); err != nil {
 		h.log.linef("the claim to build was not released, so it is free when it expires: %v", err)
 	}
 }

@@ -91,14 +91,48 @@ func (h *Host) bind(ctx context.Context) (context.Context, func(), error) {
 // blame adds the cause to an error, if the use of the host is over.
 func (h *Host) blame(err error) error {
 	u := h.use.Load()
-	if err == nil || u == nil || u.ctx.Err() == nil {
+	if err == nil || u == nil {
 		return err
+	}
+	if u.ctx.Err() == nil {
+		return h.diagnose(u.ctx, err)
 	}
 	if cause := context.Cause(u.ctx); !errors.Is(err, cause) {
 		return fmt.Errorf("%s: %w: %w", h.Name, cause, err)
 	}
 	return err
 }
+
+// diagnoseTime bounds the question what has become of a VM that does not answer.
+const diagnoseTime = 10 * time.Second
+
+// diagnose adds to the loss of a connection, or to one that does not come about, what the hypervisor
+// says of the VM, if that may be why.
+func (h *Host) diagnose(ctx context.Context, err error) error {
+	lost := errors.As(err, new(*sshx.DisconnectedError)) || errors.As(err, new(*sshx.DialError)) || errors.As(err, new(*sshx.NotReadyError)) ||
+		errors.Is(err, sshx.ErrDead)
+	if !lost || errors.As(err, new(*diagnosedError)) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, diagnoseTime)
+	defer cancel()
+	d, lookErr := h.provider.Diagnose(ctx, h.id)
+	if lookErr != nil || d.healthy() {
+		return err
+	}
+	return &diagnosedError{err, d}
+}
+
+// A diagnosedError is an error of SSH with what the hypervisor says of the VM.
+type diagnosedError struct {
+	err error
+	d   Diagnosis
+}
+
+func (e *diagnosedError) Error() string {
+	return fmt.Sprintf("%v; the hypervisor says: %s", e.err, e.d)
+}
+func (e *diagnosedError) Unwrap() error { return e.err }
 
 // leased returns the host for one lease, which takes the connection over.
 func (h *Host) leased(u *usage) *Host {

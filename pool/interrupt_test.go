@@ -131,7 +131,10 @@ func (s *standing) leases(spec pool.Spec) (all []*pool.Lease) {
 	l, err := spec.Provider.Ledger(s.t.Context(), spec.Name)
 	require.NoError(s.t, err)
 	for _, shard := range l.Shards {
-		for _, text := range shard.Values {
+		for key, text := range shard.Values {
+			if strings.HasPrefix(key, "account.") {
+				continue
+			}
 			var entry struct {
 				Lease *pool.Lease `json:"lease"`
 			}

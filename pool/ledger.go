@@ -42,7 +42,7 @@ func newLedger(s Spec) *lease.Ledger {
 func guard(x *lease.Held) {
 	forget := atKill(func(ctx context.Context) {
 		if x.Pool == 0 {
-			_ = x.ReleaseClaim(ctx, nil, nil) // what fails expires
+			_ = x.ReleaseClaim(ctx, nil, nil, nil) // what fails expires
 			return
 		}
 		_ = x.Release(ctx, lease.Released())

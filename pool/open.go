@@ -78,6 +78,7 @@ func open(ctx context.Context, spec Spec, end time.Time, force *RebuildOptions) 
 	ctx, lost := context.WithCancelCause(ctx)
 	defer lost(nil)
 	r := newRun(spec.withDefaults(), force, nil, lost)
+	ctx = WithNotices(ctx, r.log.notice)
 	defer r.held.releaseAll(ctx)
 	fail := func(err error) (*Set, error) { return nil, fmt.Errorf("set %q: %w", spec.Name, err) }
 	err := r.observe(ctx)
@@ -192,6 +193,6 @@ func (r *run) pool(s *Set, q *poolPlan) *Pool {
 // newSet is a Set without pools.
 func (r *run) newSet() *Set {
 	s := &Set{Name: r.spec.Name, spec: r.spec, log: r.log, checks: r.checks, ledger: r.ledger, queue: newQueue(), repairing: map[int]bool{}, boots: map[int][]string{}}
-	s.ctx, s.cancel = context.WithCancelCause(interrupted())
+	s.ctx, s.cancel = context.WithCancelCause(WithNotices(interrupted(), s.log.notice))
 	return s
 }

@@ -189,6 +189,7 @@ func TestWhatAPersonKeepsMeanwhileIsNotRemoved(t *testing.T) {
 		once.Do(func() {
 			r.snapshot("golden", "mine")
 			r.snapshot("dis1", "mine")
+			r.byHand(r.vm("dis2").PowerOff) // or it would have the new one's MAC and address
 			r.byHand(func(ctx context.Context) (*object.Task, error) { return r.vm("dis2").Rename(ctx, "dis2-mine") })
 		})
 	}}

@@ -33,7 +33,7 @@ const (
 type Plan struct {
 	Set   string
 	Items []Item
-	// Expect is how long it will take, from the times of earlier builds in the records, or
+	// Expect is how long it will take, from the times of earlier builds in the ledger, or
 	// from Golden.Expect and Role.Expect.
 	Expect time.Duration
 
@@ -137,6 +137,7 @@ type observation struct {
 }
 
 func observe(ctx context.Context, s Spec, l *lease.Ledger) (*observation, error) {
+	ctx = notices(ctx, newProgress(s.Logf).notice)
 	snapshot, err := l.Read(ctx)
 	if err != nil {
 		return nil, err
@@ -246,7 +247,7 @@ func (o *observation) plan(s Spec, force *RebuildOptions) (*Plan, error) {
 	}
 	p.goldens = slices.DeleteFunc(p.goldens, func(g *goldenPlan) bool { return !p.uses(g) })
 	p.list()
-	p.Expect = p.expect(s)
+	p.Expect = p.expect(s, o)
 	var missing []error
 	for _, g := range p.goldens {
 		if _, found := o.inv.Templates[g.recipe.Template]; !found && g.Action != ActionReuse {

@@ -3,7 +3,9 @@ package pool
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -48,6 +50,9 @@ func twoRoles(pools int) Spec {
 	}
 }
 
+// accounts has, for inventories that ready made, what the ledger has of the builds, by pool.
+var accounts sync.Map
+
 // unused is a Provider that must not be asked.
 type unused struct{ Provider }
 
@@ -57,30 +62,40 @@ func ready(t *testing.T, s Spec) *Inventory {
 	s = s.withDefaults()
 	inv := &Inventory{Templates: map[string]string{}}
 	for _, g := range s.goldens() {
-		inv.Templates[g.Template] = "uuid v1"
+		inv.Templates[g.Template] = "vm=1;disks=1;snapshot=none"
 	}
 	w, err := planOf(t, s, inv)
 	require.NoError(t, err)
-	add := func(vm VM, layer, from, snapshot string, rec record) {
-		rec.Set, rec.VM, rec.Layer, rec.At, rec.Fingerprint = s.Name, vm.Name, layer, now.Add(-time.Hour), rec.Parts.sum()
+	all := map[int]map[string]string{}
+	add := func(vm VM, layer, from, snapshot string, rec record, a account) {
+		rec.Set, rec.VM, rec.Layer, rec.At = s.Name, vm.Name, layer, seconds{now.Add(-time.Hour)}
+		rec.Fingerprint, rec.Template = a.Parts.sum(), a.Parts.template()
 		rec.Build = "build of " + vm.Name
+		a.Build = rec.Build
+		if all[rec.Pool] == nil {
+			all[rec.Pool] = map[string]string{}
+		}
+		maps.Copy(all[rec.Pool], a.values(accountName(rec)))
 		inv.VMs = append(inv.VMs, VMInfo{
 			ID: "id-" + vm.Name, Name: vm.Name, Owner: owner{s.Name, vm.Name, layer, from}.String(), On: layer == "con" || layer == "dis",
 			Snapshots: []Snapshot{{ID: "snap-" + vm.Name, Name: snapshot, Record: rec.encode()}},
 		})
 	}
 	for _, g := range w.goldens {
-		add(g.vm, g.layer, g.from, "golden-ready", record{Parts: g.print, Took: []took{{tookAll, 600}}})
+		add(g.vm, g.layer, g.from, "golden-ready", record{}, account{Parts: g.print, Took: []took{{tookAll, 600}}})
 	}
 	for _, hosts := range w.roles {
 		for _, h := range hosts {
-			rec := record{Parts: s.rolePrint(h.role, h.vm, "build of "+h.golden.vm.Name), Pool: h.Pool, Took: []took{{tookClone, 5}, {tookAll, 60}}}
+			golden := "build of " + h.golden.vm.Name
+			rec := record{Golden: golden, Pool: h.Pool}
+			a := account{Parts: s.rolePrint(h.role, h.vm, golden), Took: []took{{tookClone, 5}, {tookAll, 60}}}
 			for _, n := range h.role.Needs {
 				rec.Needs = map[string]string{n.Role: fmt.Sprint("build of ", n.Role, h.Pool)}
 			}
-			add(h.vm, h.role.Name, "b", "pool-ready", rec)
+			add(h.vm, h.role.Name, "b", "pool-ready", rec, a)
 		}
 	}
+	accounts.Store(inv, all)
 	return inv
 }
 
@@ -190,14 +205,14 @@ func TestPlan(t *testing.T) {
 		},
 		{
 			name: "a record of a later version is not understood, and said so",
-			inv:  func(inv *Inventory) { inv.vm("dis1").Snapshots[0].Record = `{"poolready": 2}` },
-			want: map[string]string{"dis1": `refuse: snapshot "pool-ready": its record has format 2, this program knows format 1: use one version of poolready for one set`},
+			inv:  func(inv *Inventory) { inv.vm("dis1").Snapshots[0].Record = `{"poolready": 3}` },
+			want: map[string]string{"dis1": `refuse: snapshot "pool-ready": its record has format 3, this program knows format 2: use one version of poolready for one set`},
 		},
 		{
 			name: "golden's too",
-			inv:  func(inv *Inventory) { inv.vm("golden").Snapshots[0].Record = `{"poolready": 2}` },
+			inv:  func(inv *Inventory) { inv.vm("golden").Snapshots[0].Record = `{"poolready": 3}` },
 			want: map[string]string{
-				"golden": `refuse: snapshot "golden-ready": its record has format 2, this program knows format 1: use one version of poolready for one set`,
+				"golden": `refuse: snapshot "golden-ready": its record has format 3, this program knows format 2: use one version of poolready for one set`,
 				"con1":   "rebuild: golden is rebuilt", "con2": "rebuild: golden is rebuilt",
 				"dis1": "rebuild: golden is rebuilt", "dis2": "rebuild: golden is rebuilt",
 			},
@@ -206,9 +221,52 @@ func TestPlan(t *testing.T) {
 			name: "a damaged record does not count",
 			inv: func(inv *Inventory) {
 				snap := &inv.vm("dis1").Snapshots[0]
-				snap.Record = strings.Replace(snap.Record, "harden", "soften", 1)
+				snap.Record = strings.Replace(snap.Record, `"at":`, `"at":"then","was":`, 1)
 			},
-			want: map[string]string{"dis1": `rebuild: snapshot "pool-ready": damaged record: the fingerprint is not that of its parts`},
+			want: map[string]string{"dis1": `rebuild: snapshot "pool-ready": damaged record: strconv.ParseInt: parsing "\"then\"": invalid syntax`},
+		},
+		{
+			name: "a record that the hypervisor has cut is told as one, and not built again",
+			inv: func(inv *Inventory) {
+				for _, name := range []string{"golden", "dis1"} {
+					snap := &inv.vm(name).Snapshots[0]
+					snap.Record = snap.Record[:60]
+				}
+			},
+			want: map[string]string{
+				"golden": `refuse: snapshot "golden-ready": ` + errCutRecord.Error(), "dis1": `refuse: snapshot "pool-ready": ` + errCutRecord.Error(),
+				"con1": "rebuild: golden is rebuilt", "con2": "rebuild: golden is rebuilt", "dis2": "rebuild: golden is rebuilt",
+			},
+		},
+		{
+			name: "without the ledger's accounts it is known that something changed, and not what",
+			spec: func(s *Spec) { s.Roles[1].Steps[0].Version = "2" },
+			inv:  func(inv *Inventory) { accounts.Delete(inv) },
+			want: map[string]string{
+				"dis1": "rebuild: steps, checks, hardware or parameters changed (the ledger no longer has what was there before)",
+				"dis2": "rebuild: steps, checks, hardware or parameters changed (the ledger no longer has what was there before)",
+			},
+		},
+		{
+			name: "nor what changed of the template",
+			inv: func(inv *Inventory) {
+				accounts.Delete(inv)
+				inv.Templates["rhel9"] = "vm=1;disks=2;snapshot=none"
+			},
+			want: map[string]string{
+				"golden-g2": "rebuild: the template changed (the ledger no longer has what was there before)",
+				"golden":    "remove: an older generation; it goes when no clone depends on its disks",
+				"con1":      "rebuild: golden-g2 is rebuilt", "con2": "rebuild: golden-g2 is rebuilt",
+				"dis1": "rebuild: golden-g2 is rebuilt", "dis2": "rebuild: golden-g2 is rebuilt",
+			},
+		},
+		{
+			name: "without accounts a template that is gone is no change",
+			inv: func(inv *Inventory) {
+				accounts.Delete(inv)
+				delete(inv.Templates, "rhel9")
+			},
+			want: map[string]string{"golden": "reuse: " + since + `; template "rhel9" is gone and was not compared`},
 		},
 		{
 			name: "the record of another VM does not count",
@@ -271,9 +329,9 @@ func TestPlan(t *testing.T) {
 		},
 		{
 			name: "a changed template does so too",
-			inv:  func(inv *Inventory) { inv.Templates["rhel9"] = "uuid v2" },
+			inv:  func(inv *Inventory) { inv.Templates["rhel9"] = "vm=1;disks=2;snapshot=none" },
 			want: map[string]string{
-				"golden-g2": `rebuild: template changed`,
+				"golden-g2": `rebuild: template's disks changed`,
 				"golden":    "remove: an older generation; it goes when no clone depends on its disks",
 				"con1":      "rebuild: golden-g2 is rebuilt", "con2": "rebuild: golden-g2 is rebuilt",
 				"dis1": "rebuild: golden-g2 is rebuilt", "dis2": "rebuild: golden-g2 is rebuilt",

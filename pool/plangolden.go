@@ -24,14 +24,17 @@ type goldenPlan struct {
 	old    []VMInfo
 }
 
+// goldenLayer begins the names of goldens' layers.
+const goldenLayer = "golden/"
+
 // decide chooses, among the existing generations, the one to reuse or to finish, or names the next
 // one.
 func (g *goldenPlan) decide(s Spec, o *observation, byName map[string][]VMInfo, force *RebuildOptions) {
 	base := g.vm.Name
 	template, found := o.inv.Templates[g.recipe.Template]
-	g.layer = "golden/" + base
+	g.layer = goldenLayer + base
 	g.print = g.recipe.print(s.Name, g.vm, template)
-	g.from = hash(g.recipe.Template, template, fmt.Sprint(g.print[1]))
+	g.from = hash(g.recipe.Template, template, fmt.Sprint(g.print.part("hardware")))
 	g.Action, g.Reason = ActionClone, "does not exist"
 	var mine []VMInfo
 	for _, vm := range o.inv.VMs {
@@ -82,34 +85,32 @@ func (g *goldenPlan) judge(vm VMInfo, o *observation, base string, templateFound
 		return ActionRebuild, "the hypervisor says: " + vm.Problem, record{}, ""
 	case errors.Is(err, errUnfinished) && len(vm.Snapshots) == 0 && mark.From == g.from:
 		return ActionFinish, "was left unfinished", record{}, ""
-	case errors.Is(err, errOtherForm):
+	case errors.Is(err, errOtherForm), errors.Is(err, errCutRecord): // the next one would be cut, too
 		return ActionRefuse, why, record{}, ""
 	case err != nil:
 		return ActionRebuild, why, record{}, ""
 	case force.includes("golden"):
 		return ActionRebuild, requested, record{}, ""
 	}
-	print := g.print
-	note := ""
-	if !templateFound { // golden outlives its template
-		print = slices.Clone(print)
-		if len(rec.Parts) > 0 {
-			print[0] = rec.Parts[0]
-		}
+	note, d := "", ""
+	if templateFound {
+		d = o.changed(g.print, rec)
+	} else { // golden outlives its template
+		d = o.changedWithout(g.print, rec)
 		note = fmt.Sprintf("; template %q is gone and was not compared", g.recipe.Template)
 	}
-	if d := print.diff(rec.Parts); d != "" {
+	if d != "" {
 		return ActionRebuild, d, record{}, ""
 	}
 	// Linked clones lie where golden's disks are, which somebody may have moved.
 	if d := o.misplaced(vm, base); d != "" {
 		return ActionRebuild, d, record{}, ""
 	}
-	age := o.at.Sub(rec.At)
+	age := o.at.Sub(rec.At.Time)
 	if g.recipe.MaxAge > 0 && age > g.recipe.MaxAge {
 		return ActionRebuild, fmt.Sprintf("is %s old, more than MaxAge %s", round(age), g.recipe.MaxAge), record{}, ""
 	}
-	return ActionReuse, fmt.Sprintf("ready since %s%s", stamp(rec.At), note), rec, snap
+	return ActionReuse, fmt.Sprintf("ready since %s%s", stamp(rec.At.Time), note), rec, snap
 }
 
 // generation is 1 for the base name and n for "<base>-g<n>".

@@ -47,7 +47,7 @@ func (h *hostPlan) decide(s Spec, o *observation, q *poolPlan, existing []VMInfo
 	}
 	rec, snap, why, err := readySnapshot(h.info, h.role.Snapshot)
 	switch {
-	case errors.Is(err, errForeign), errors.Is(err, errOtherForm):
+	case errors.Is(err, errForeign), errors.Is(err, errOtherForm), errors.Is(err, errCutRecord):
 		set(ActionRefuse, "%s", why)
 		return
 	case err != nil:
@@ -61,7 +61,7 @@ func (h *hostPlan) decide(s Spec, o *observation, q *poolPlan, existing []VMInfo
 		return
 	}
 	for _, why := range []string{
-		strings.Replace(s.rolePrint(h.role, h.vm, h.golden.rec.Build).diff(rec.Parts), "golden changed", "was cloned from an earlier golden", 1),
+		h.changed(s, o, rec),
 		h.needsRebuilt(q.hosts, rec),
 		h.otherState(rec, snap),
 		o.misplaced(h.info, h.VM),
@@ -76,15 +76,27 @@ func (h *hostPlan) decide(s Spec, o *observation, q *poolPlan, existing []VMInfo
 		return
 	}
 	h.rec, h.snap = rec, snap
-	switch set(ActionReuse, "ready since %s", stamp(rec.At)); {
+	switch set(ActionReuse, "ready since %s", stamp(rec.At.Time)); {
 	case differentNIC(h.vm, h.info) != "":
 		set(ActionReset, "%s", differentNIC(h.vm, h.info))
 	case h.info.On:
 	case rec.Boot != "":
-		set(ActionReset, "is off, and runs when ready; ready since %s", stamp(rec.At))
+		set(ActionReset, "is off, and runs when ready; ready since %s", stamp(rec.At.Time))
 	default:
-		set(ActionPowerOn, "is off; ready since %s", stamp(rec.At))
+		set(ActionPowerOn, "is off; ready since %s", stamp(rec.At.Time))
 	}
+}
+
+// changed says what is not as it was when the VM became ready, or returns "".
+func (h *hostPlan) changed(s Spec, o *observation, rec record) string {
+	const earlier = "was cloned from an earlier golden"
+	print := s.rolePrint(h.role, h.vm, h.golden.rec.Build)
+	if rec.Golden != h.golden.rec.Build {
+		if _, ok := o.account(rec); !ok {
+			return earlier
+		}
+	}
+	return strings.Replace(o.changed(print, rec), "golden changed", earlier, 1)
 }
 
 // otherState says why the ready snapshot is not of the state that the role asks for, or returns "".

@@ -21,6 +21,9 @@ type progress struct {
 	start time.Time
 
 	current atomic.Pointer[string] // the stage that last began
+
+	noticing sync.Mutex
+	noticed  time.Time // when a notice was last said
 }
 
 func newProgress(logf func(string, ...any)) *progress {
@@ -54,6 +57,16 @@ func (p *progress) stageName() string {
 		return "building: " + *name
 	}
 	return "building"
+}
+
+// notice says what a Provider reports, or leaves it out, since many calls that wait report the same.
+func (p *progress) notice(text string) {
+	p.noticing.Lock()
+	defer p.noticing.Unlock()
+	if now := time.Now(); now.Sub(p.noticed) >= firstWord {
+		p.noticed = now
+		p.linef("%s", text)
+	}
 }
 
 // wait returns a function that says what is awaited, whenever it is called after a silence, of

@@ -2,8 +2,8 @@ package pool
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
+	"sync"
 	"time"
 )
 
@@ -67,7 +67,11 @@ func (r *run) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec r
 	if err != nil {
 		return fail(err)
 	}
-	keys, err := c.HostKeys(ctx)
+	all, err := c.HostKeys(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	keys, err := pins(all)
 	if err != nil {
 		return fail(err)
 	}
@@ -82,11 +86,10 @@ func (r *run) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec r
 		return fail(err)
 	}
 	report("snapshot")
-	all := time.Since(start) + l.times.of(tookClone)
+	total := time.Since(start) + l.times.of(tookClone)
 	rec = record{
-		Set: r.spec.Name, VM: h.Name, Layer: l.name, Pool: l.pool, Fingerprint: l.print.sum(), Parts: l.print,
-		Build: rand.Text(), Golden: l.golden, Needs: l.needBuilds, Boot: boot, At: time.Now().UTC().Truncate(time.Second), By: r.by,
-		Took: append(l.times.took, took{tookAll, all.Round(time.Millisecond).Seconds()}), HostKeys: keys, Checks: digest(results),
+		Set: r.spec.Name, VM: h.Name, Layer: l.name, Pool: l.pool, Fingerprint: l.print.sum(), Template: l.print.template(),
+		Build: newBuild(), Golden: l.golden, Needs: l.needBuilds, Boot: boot, At: seconds{time.Now().UTC().Truncate(time.Second)}, HostKeys: keys,
 	}
 	if err := h.usable(); err != nil {
 		return fail(err)
@@ -97,17 +100,30 @@ func (r *run) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec r
 		}
 		return fail(err)
 	}
+	r.held.note(l.pool, account{
+		Build: rec.Build, Parts: l.print, By: r.by, Checks: digest(results),
+		Took: append(l.times.took, took{tookAll, total.Round(time.Millisecond).Seconds()}),
+	}.values(accountName(rec)))
 	h.pin(keys)
 	h.snapshotBoot = boot
 	return rec, snap, nil
 }
 
-// shutDown shuts the host down from inside, and says if that needed force.
+// shutDown shuts the host down from inside, and says if that needed force, and why.
 func (r *run) shutDown(ctx context.Context, report func(string), h *Host) error {
 	report("shutting down")
-	forced, err := h.shutDown(ctx)
+	var mu sync.Mutex
+	why := fmt.Sprintf("not off within Limits.Shutdown (%s)", h.limits.Shutdown)
+	forced, err := h.shutDown(WithNotices(ctx, func(text string) {
+		mu.Lock()
+		defer mu.Unlock()
+		why = text
+		report(text)
+	}))
 	if forced {
-		r.log.linef("%s: did not shut down within %s: its power was cut", h.Name, h.limits.Shutdown)
+		mu.Lock()
+		defer mu.Unlock()
+		r.log.linef("%s: did not shut down from inside, its power was cut: %s", h.Name, why)
 	}
 	return err
 }

@@ -113,6 +113,7 @@ func (s *Set) rebuild(ctx context.Context, n int) error {
 	ctx, lost := context.WithCancelCause(ctx)
 	defer lost(nil)
 	r := newRun(s.spec.only(n), nil, s.log, lost)
+	ctx = notices(ctx, r.log.notice)
 	defer r.held.releaseAll(ctx)
 	if err := r.observe(ctx); err != nil {
 		return err
@@ -127,7 +128,7 @@ func (s *Set) rebuild(ctx context.Context, n int) error {
 		return nil // another process has rebuilt it
 	}
 	if err := r.hold(ctx, time.Time{}); err != nil {
-		return err
+		return s.hopeless(n, err)
 	}
 	if !r.held.has(n) {
 		return errors.Join(r.failures()...)
@@ -147,6 +148,15 @@ func (s *Set) rebuild(ctx context.Context, n int) error {
 	r.closeHosts()
 	if ctx.Err() == nil && !errors.Is(err, ErrLeaseLost) { // else what failed was us
 		_ = r.held.release(ctx, n, nil, lease.BuildFailed(err)) // it has been told
+	}
+	return s.hopeless(n, err)
+}
+
+// hopeless excludes a pool whose rebuild failed in a way in which the next one would, too, until a
+// person has done something about it.
+func (s *Set) hopeless(n int, err error) error {
+	if errors.Is(err, ErrHasClones) || errors.Is(err, ErrRecord) {
+		s.exclude(n, err)
 	}
 	return err
 }

@@ -1,55 +1,96 @@
 package pool
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/poolready/poolready/sshx"
 )
 
-const recordFormat = 1
+const recordFormat = 2
+
+// maxRecord is how many bytes a record of an ordinary Spec takes at most. No document says how much
+// a description holds; what decides must not depend on much.
+const maxRecord = 512
 
 // A record is what a ready snapshot carries as its description, written in the call that takes
 // it: the snapshot and its record are there together or not at all. Nothing else that is
 // written to a VM decides whether it is ready, since a revert rolls the VM's own settings back
-// and a clone inherits them.
+// and a clone inherits them. It holds what decides; what explains is an account, in the ledger.
 type record struct {
-	Format      int         `json:"poolready"`
-	Set         string      `json:"set"`
-	VM          string      `json:"vm"`
-	Layer       string      `json:"layer"` // "golden" or the role
-	Pool        int         `json:"pool,omitempty"`
-	Fingerprint string      `json:"fingerprint"`
-	Parts       fingerprint `json:"parts"`
-	Build       string      `json:"build"`            // this build, unlike any other
-	Golden      string      `json:"golden,omitempty"` // the golden build it was cloned from
+	Format      int    `json:"poolready"`
+	Set         string `json:"set"`
+	VM          string `json:"vm"`
+	Layer       string `json:"layer"` // "golden/..." or the role
+	Pool        int    `json:"pool,omitempty"`
+	Fingerprint string `json:"print"`
+	Template    string `json:"template,omitempty"` // golden: fingerprint.template
+	Build       string `json:"build"`              // this build, unlike any other
+	Golden      string `json:"golden,omitempty"`   // the golden build it was cloned from
 	// Needs maps the earlier roles that it was made ready with to their builds: VMs of one
 	// pool belong together only while these are the current ones.
 	Needs map[string]string `json:"needs,omitempty"`
 	// Boot is the boot id of a VM that ran when the snapshot was taken, with its memory; else "".
-	Boot     string    `json:"boot,omitempty"`
-	At       time.Time `json:"at"`
-	By       string    `json:"by"`
-	Took     []took    `json:"took"`
-	HostKeys []string  `json:"hostKeys"`
-	Checks   string    `json:"checks"` // a digest of the checks' results
+	Boot     string  `json:"boot,omitempty"`
+	At       seconds `json:"at"`
+	HostKeys keys    `json:"keys"`
 }
 
-// took is how long one part of a build took.
-type took struct {
-	What    string  `json:"what"`
-	Seconds float64 `json:"s"`
+// seconds is a time that is short in JSON.
+type seconds struct{ time.Time }
+
+func (s seconds) MarshalJSON() ([]byte, error) { return strconv.AppendInt(nil, s.Unix(), 10), nil }
+
+func (s *seconds) UnmarshalJSON(data []byte) error {
+	n, err := strconv.ParseInt(string(data), 10, 64)
+	s.Time = time.Unix(n, 0).UTC()
+	return err
 }
 
-func (r record) took(what string) time.Duration {
-	for _, t := range r.Took {
-		if t.What == what {
-			return time.Duration(t.Seconds * float64(time.Second))
-		}
+// keys are pins of host keys, as sshx.Pin makes them, which in JSON lack what they have in common.
+type keys []string
+
+const pinHash = " SHA256:"
+
+func (k keys) MarshalJSON() ([]byte, error) {
+	short := []string{}
+	for _, s := range k {
+		short = append(short, strings.Replace(s, pinHash, ":", 1))
 	}
-	return 0
+	return json.Marshal(short)
 }
+
+func (k *keys) UnmarshalJSON(data []byte) error {
+	var short []string
+	err := json.Unmarshal(data, &short)
+	*k = nil
+	for _, s := range short {
+		*k = append(*k, strings.Replace(s, ":", pinHash, 1))
+	}
+	return err
+}
+
+// pins are the short forms of public keys.
+func pins(lines []string) (all keys, err error) {
+	for _, l := range lines {
+		k, _, _, _, err := ssh.ParseAuthorizedKey([]byte(l))
+		if err != nil {
+			return nil, fmt.Errorf("host key %q: %w", l, err)
+		}
+		all = append(all, sshx.Pin(k))
+	}
+	return all, nil
+}
+
+// newBuild is a name for one build, short, since records have several.
+func newBuild() string { return rand.Text()[:16] }
 
 func (r record) encode() string {
 	r.Format = recordFormat
@@ -63,6 +104,7 @@ func (r record) encode() string {
 var (
 	errNoRecord  = errors.New("no record: not taken by poolready")
 	errOtherForm = errors.New("use one version of poolready for one set")
+	errCutRecord = errors.New("the hypervisor has cut its record; see what limits the descriptions of snapshots there, then remove the VM")
 )
 
 // decodeRecord reads a snapshot's description. errNoRecord means that it is none of ours.
@@ -71,7 +113,13 @@ func decodeRecord(text string) (record, error) {
 	var probe struct {
 		Format *int `json:"poolready"`
 	}
-	if !strings.HasPrefix(text, "{") || json.Unmarshal([]byte(text), &probe) != nil || probe.Format == nil {
+	if !strings.HasPrefix(text, "{") {
+		return record{}, errNoRecord
+	}
+	if json.Unmarshal([]byte(text), &probe) != nil || probe.Format == nil {
+		if strings.HasPrefix(text, `{"poolready":`) {
+			return record{}, errCutRecord
+		}
 		return record{}, errNoRecord
 	}
 	if *probe.Format != recordFormat {
@@ -80,9 +128,6 @@ func decodeRecord(text string) (record, error) {
 	var r record
 	if err := json.Unmarshal([]byte(text), &r); err != nil {
 		return record{}, fmt.Errorf("damaged record: %w", err)
-	}
-	if r.Fingerprint != r.Parts.sum() {
-		return record{}, errors.New("damaged record: the fingerprint is not that of its parts")
 	}
 	return r, nil
 }

@@ -1,6 +1,9 @@
 package pool
 
 import (
+	"crypto/rand"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,17 +13,72 @@ import (
 
 func TestRecordComesBackAsItWas(t *testing.T) {
 	t.Parallel()
-	var f fingerprint
-	f.add(`step "a"`, "1")
 	r := record{
-		Format: recordFormat, Set: "lab", VM: "con1", Layer: "con", Pool: 1, Fingerprint: f.sum(), Parts: f, Build: "B", Golden: "G",
-		Needs: map[string]string{"con": "X"}, At: now, By: "me", Took: []took{{"all", 1.5}}, HostKeys: []string{"ssh-ed25519 AAAA"}, Checks: "c",
+		Format: recordFormat, Set: "lab", VM: "con1", Layer: "con", Pool: 1, Fingerprint: "F", Template: "T", Build: "B", Golden: "G",
+		Needs: map[string]string{"con": "X"}, Boot: "b", At: seconds{now.UTC().Truncate(time.Second)}, HostKeys: keys{"ssh-ed25519 SHA256:AAAA"},
 	}
 	got, err := decodeRecord(r.encode())
 	require.NoError(t, err)
 	assert.Equal(t, r, got)
+}
+
+// What a hypervisor has cut is no ready VM, and not somebody else's snapshot either: it is found, and
+// told.
+func TestACutRecordIsKnownAsOne(t *testing.T) {
+	t.Parallel()
+	text := record{Set: "lab", VM: "con1", Layer: "con"}.encode()
+	for n := len(`{"poolready":`); n < len(text); n++ {
+		_, err := decodeRecord(text[:n])
+		assert.ErrorIs(t, err, errCutRecord, text[:n])
+	}
+	vm := VMInfo{Name: "con1", Snapshots: []Snapshot{{Name: "pool-ready", Record: text[:40]}}}
+	assert.False(t, vm.foreignSnapshots())
+}
+
+// The longest that an ordinary Spec has: names of twenty characters, three host keys, two roles that
+// are needed, and a snapshot with memory.
+func TestARecordIsSmall(t *testing.T) {
+	t.Parallel()
+	sum := pinHash + strings.Repeat("x", 43)
+	r := record{
+		Set: strings.Repeat("s", 20), VM: strings.Repeat("v", 20), Layer: strings.Repeat("l", 10), Pool: 100, Fingerprint: hash("f"),
+		Build: newBuild(), Golden: newBuild(), Needs: map[string]string{"con": newBuild(), "registry": newBuild()},
+		Boot: "01234567-0123-0123-0123-0123456789ab", At: seconds{now}, HostKeys: keys{"ssh-ed25519" + sum, "ecdsa-sha2-nistp256" + sum, "ssh-rsa" + sum},
+	}
+	assert.LessOrEqual(t, len(r.encode()), maxRecord)
+}
+
+func TestAnAccountComesBackAsItWas(t *testing.T) {
+	t.Parallel()
+	var f fingerprint
+	for i := range 300 {
+		f.add(fmt.Sprintf("step %q", fmt.Sprint("number ", i)), fmt.Sprint(i))
+	}
+	a := account{Build: "B", Parts: f, Took: []took{{"all", 1.5}}, By: "me", Checks: "c"}
+	stored, longest := map[string]string{}, 0
+	for k, v := range a.values("con1") {
+		stored[strings.TrimPrefix(k, accountPrefix)] = v
+		longest = max(longest, len(v))
+	}
+	assert.Less(t, longest, 4096)
+	got, ok := accountOf(stored, "con1", "B")
+	require.True(t, ok)
+	assert.Equal(t, a, got)
 	assert.Equal(t, 1500*time.Millisecond, got.took("all"))
 	assert.Zero(t, got.took("nothing"))
+	_, ok = accountOf(stored, "con1", "another build")
+	assert.False(t, ok)
+	_, ok = accountOf(stored, "con2", "B")
+	assert.False(t, ok)
+	delete(stored, "con1.1")
+	_, ok = accountOf(stored, "con1", "B")
+	assert.False(t, ok, "a part of it is lost")
+	for range 10_000 {
+		f.add(rand.Text(), rand.Text())
+	}
+	for _, v := range (account{Build: "C", Parts: f}).values("con1") {
+		assert.Empty(t, v, "what does not fit removes what was there")
+	}
 }
 
 func TestOwnerIsReadStrictly(t *testing.T) {
@@ -42,10 +100,10 @@ func TestOwnerIsReadStrictly(t *testing.T) {
 func FuzzDecodeRecord(f *testing.F) {
 	f.Add("")
 	f.Add("before the upgrade")
-	f.Add(`{"poolready":1}`)
+	f.Add(`{"poolready":2}`)
 	f.Add(`{"poolready":7,"set":"x"}`)
 	f.Add(record{Set: "lab", VM: "con1"}.encode())
-	f.Add(`{"poolready":1,"took":[{"s":1e999}]}`)
+	f.Add(`{"poolready":2,"at":1e999,"keys":[null]}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		r, err := decodeRecord(text)
 		if err != nil {
@@ -54,7 +112,15 @@ func FuzzDecodeRecord(f *testing.F) {
 		again, err := decodeRecord(r.encode())
 		require.NoError(t, err)
 		assert.Equal(t, r.Fingerprint, again.Fingerprint)
-		assert.True(t, r.At.Equal(again.At))
+		assert.True(t, r.At.Equal(again.At.Time))
+	})
+}
+
+func FuzzAccountOf(f *testing.F) {
+	f.Add("", "")
+	f.Add(account{Build: "B"}.values("con1")[accountPrefix+"con1.0"], "")
+	f.Fuzz(func(_ *testing.T, one, two string) {
+		_, _ = accountOf(map[string]string{"con1.0": one, "con1.1": two}, "con1", "B")
 	})
 }
 

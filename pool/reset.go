@@ -257,6 +257,7 @@ func Reset(ctx context.Context, spec Spec) error {
 
 func resetPools(ctx context.Context, s Spec) error {
 	r := newRun(s, nil, nil, func(error) {})
+	ctx = notices(ctx, r.log.notice)
 	if err := r.observe(ctx); err != nil {
 		return err
 	}

@@ -390,7 +390,7 @@ func (r *run) batch(ctx context.Context, name string, hosts []*hostPlan, limit i
 	defer st.end()
 	forAll(hosts, limit, func(h *hostPlan) {
 		start := time.Now()
-		what, err := f(ctx, st, h)
+		what, err := f(WithNotices(ctx, func(text string) { st.at(h.VM, text) }), st, h)
 		took := time.Since(start)
 		st.finished(h.VM, what, took, err)
 		x := r.host(h)

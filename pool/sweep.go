@@ -58,6 +58,7 @@ func sweep(ctx context.Context, s Spec, o SweepOptions) (all []Leftover, err err
 	defer lost(nil)
 	s.Only = nil // it is about the whole set
 	r := newRun(s, nil, nil, lost)
+	ctx = notices(ctx, r.log.notice)
 	defer r.held.releaseAll(ctx)
 	if o.Remove {
 		if err := r.held.tryClaim(ctx, "sweep"); err != nil {
@@ -118,12 +119,12 @@ func (r *run) leftovers(o SweepOptions) (all []Leftover) {
 			continue
 		}
 		l := Leftover{VM: vm.Name, Why: fmt.Sprintf("a %s that the Spec no longer has", owner.Layer), info: vm}
-		if strings.HasPrefix(owner.Layer, "golden/") {
+		if strings.HasPrefix(owner.Layer, goldenLayer) {
 			l.Why = "an older golden"
 		}
 		for _, snap := range vm.Snapshots {
 			if rec, err := decodeRecord(snap.Record); err == nil {
-				l.Age = max(l.Age, r.obs.at.Sub(rec.At))
+				l.Age = max(l.Age, r.obs.at.Sub(rec.At.Time))
 			}
 		}
 		if l.Age < o.OlderThan {

@@ -67,7 +67,8 @@ type Dialer interface {
 // a key are asked of the machine, so a machine with keys of several kinds shows the one that is
 // known. A certificate is also accepted if the key in it is known.
 type HostKeys struct {
-	// Pinned are the machine's public keys, in authorized_keys form ("ssh-ed25519 AAAA...").
+	// Pinned are the machine's public keys, in authorized_keys form ("ssh-ed25519 AAAA...") or that of
+	// Pin ("ssh-ed25519 SHA256:...").
 	Pinned []string
 	// Authorities are public keys of CAs, in the same form, whose host certificates for Name are
 	// trusted.

@@ -199,8 +199,6 @@ func (e *HostKeyError) Unwrap() error { return e.Cause }
 // Changed reports whether another key was known: the machine was rebuilt, or is another one.
 func (e *HostKeyError) Changed() bool { return len(e.Want) > 0 }
 
-func fingerprint(k ssh.PublicKey) string { return k.Type() + " " + ssh.FingerprintSHA256(k) }
-
 // An AuthError is a login that was refused.
 type AuthError struct {
 	Host    string

@@ -1,7 +1,6 @@
 package sshx
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -36,7 +35,7 @@ func newTrust(c Config) (*trust, error) {
 		t.addr = net.JoinHostPort(strings.Trim(c.Name, "[]"), "22")
 	}
 	var err error
-	if t.pinned, err = parsePublic("HostKeys.Pinned", c.HostKeys.Pinned); err != nil {
+	if t.pinned, err = parsePins("HostKeys.Pinned", c.HostKeys.Pinned); err != nil {
 		return nil, err
 	}
 	if t.authorities, err = parsePublic("HostKeys.Authorities", c.HostKeys.Authorities); err != nil {
@@ -139,8 +138,4 @@ func (t *trust) decide(key ssh.PublicKey) error {
 // want returns all keys and authorities that are known for the machine.
 func (t *trust) want() []ssh.PublicKey {
 	return slices.Concat(t.pinned, t.authorities, t.known.keys, t.known.authorities)
-}
-
-func contains(keys []ssh.PublicKey, key ssh.PublicKey) bool {
-	return slices.ContainsFunc(keys, func(k ssh.PublicKey) bool { return bytes.Equal(k.Marshal(), key.Marshal()) })
 }

@@ -26,6 +26,14 @@ import (
 	"github.com/poolready/poolready/sshx/sshtest"
 )
 
+// pin is the short form of a key.
+func pin(t *testing.T, line string) string {
+	t.Helper()
+	k, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
+	require.NoError(t, err)
+	return sshx.Pin(k)
+}
+
 func TestHostKeysDecide(t *testing.T) {
 	t.Parallel()
 	onMachines(t, func(t *testing.T, m machine) {
@@ -53,6 +61,8 @@ func TestHostKeysDecide(t *testing.T) {
 		}{
 			"one pinned of several":   {"m1", sshx.HostKeys{Pinned: []string{key}}, true, false},
 			"another pinned":          {"m1", sshx.HostKeys{Pinned: []string{wrong}}, false, true},
+			"pinned by fingerprint":   {"m1", sshx.HostKeys{Pinned: []string{pin(t, key)}}, true, false},
+			"another's fingerprint":   {"m1", sshx.HostKeys{Pinned: []string{pin(t, wrong)}}, false, true},
 			"both pinned":             {"m1", sshx.HostKeys{Pinned: []string{wrong, key}}, true, false},
 			"nothing known":           {"m1", sshx.HostKeys{}, false, false},
 			"trust first":             {"m1", sshx.HostKeys{TrustOnFirstUse: true}, true, false},

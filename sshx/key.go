@@ -122,14 +122,20 @@ func (k multiSigner) Algorithms() []string { return k.multi.Algorithms() }
 func parsePublic(what string, lines []string) ([]ssh.PublicKey, error) {
 	var keys []ssh.PublicKey
 	for i, l := range lines {
-		k, _, options, rest, err := ssh.ParseAuthorizedKey([]byte(l))
+		k, err := parseKeyLine(l)
 		if err != nil {
 			return nil, fmt.Errorf("%s[%d] %q: %w", what, i, l, err)
-		}
-		if len(options) > 0 || len(strings.TrimSpace(string(rest))) > 0 {
-			return nil, fmt.Errorf("%s[%d] %q: more than one public key", what, i, l)
 		}
 		keys = append(keys, k)
 	}
 	return keys, nil
+}
+
+// parseKeyLine reads one key in authorized_keys form.
+func parseKeyLine(line string) (ssh.PublicKey, error) {
+	k, _, options, rest, err := ssh.ParseAuthorizedKey([]byte(line))
+	if err == nil && (len(options) > 0 || len(strings.TrimSpace(string(rest))) > 0) {
+		err = errors.New("more than one public key")
+	}
+	return k, err
 }

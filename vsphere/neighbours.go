@@ -190,10 +190,32 @@ func (p *Provider) twin(ctx context.Context, vm types.ManagedObjectReference, ma
 		return nil, err
 	}
 	start := time.Now()
-	all, err := p.guestsOn(ctx, net)
-	if err != nil {
-		return nil, err
+	for since := start.Add(-p.pace.near); ; since = start {
+		r, err := p.guestsOn(ctx, net, since)
+		if err != nil {
+			return nil, err
+		}
+		other, why := findTwin(r.vms, vm, mac, addr)
+		switch {
+		case other == nil:
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.unique[vm] = uniqueAddr{r.at, addr}
+			return nil, nil
+		case r.at.Before(start): // it may be gone by now
+			continue
+		}
+		paths, err := p.vmPaths(ctx, []mo.VirtualMachine{*other})
+		if err != nil {
+			return nil, err
+		}
+		return &twin{strings.TrimSuffix(paths[0], unreadable), why}, nil
 	}
+}
+
+// findTwin returns another VM that reports the address of a VM on the same network, and why that may
+// be.
+func findTwin(all []mo.VirtualMachine, vm types.ManagedObjectReference, mac string, addr netip.Addr) (other *mo.VirtualMachine, why string) {
 	ours, network := reports(all, vm, mac, addr)
 	for _, o := range all {
 		if o.Self == vm || o.Guest == nil || o.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOn ||
@@ -205,21 +227,12 @@ func (p *Provider) twin(ctx context.Context, vm types.ManagedObjectReference, ma
 				continue // private networks may use the same addresses
 			}
 			its := nicAddrs([]types.GuestNicInfo{nic})[normalMAC(nic.MacAddress)]
-			i := slices.IndexFunc(its, func(a guestAddr) bool { return a.addr == addr })
-			if i < 0 {
-				continue
+			if i := slices.IndexFunc(its, func(a guestAddr) bool { return a.addr == addr }); i >= 0 {
+				return &o, whyTwins(mac, normalMAC(nic.MacAddress), ours.origin, its[i].origin)
 			}
-			paths, err := p.vmPaths(ctx, []mo.VirtualMachine{o})
-			if err != nil {
-				return nil, err
-			}
-			return &twin{strings.TrimSuffix(paths[0], unreadable), whyTwins(mac, normalMAC(nic.MacAddress), ours.origin, its[i].origin)}, nil
 		}
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.unique[vm] = uniqueAddr{start, addr}
-	return nil, nil
+	return nil, ""
 }
 
 // reports returns how the VM itself reports the address, and the name of the network that it is on.
@@ -261,29 +274,30 @@ func whyTwins(ours, theirs, origin, other string) string {
 	return leased + "; or " + static
 }
 
-// guestsOn reads what the guests on a network report, or returns a reading that has just been made.
-func (p *Provider) guestsOn(ctx context.Context, net types.ManagedObjectReference) ([]mo.VirtualMachine, error) {
+// guestsOn reads what the guests on a network report, or returns a reading begun after since.
+func (p *Provider) guestsOn(ctx context.Context, net types.ManagedObjectReference, since time.Time) (guestsReading, error) {
 	n := p.near
 	if err := n.reading.enter(ctx); err != nil {
-		return nil, err
+		return guestsReading{}, err
 	}
 	defer n.reading.leave()
 	n.mu.Lock()
 	last := n.readings[net]
 	n.mu.Unlock()
-	if time.Since(last.at) < p.pace.near {
-		return last.vms, nil
+	if last.at.After(since) {
+		return last, nil
 	}
-	start := time.Now()
-	all, err := p.readNetworks(ctx, []types.ManagedObjectReference{net},
+	r := guestsReading{at: time.Now()}
+	var err error
+	r.vms, err = p.readNetworks(ctx, []types.ManagedObjectReference{net},
 		"name", "parent", "runtime.powerState", "guest.toolsRunningStatus", "guest.net")
 	if err != nil {
-		return nil, err
+		return r, err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.readings[net] = guestsReading{start, all}
-	return all, nil
+	n.readings[net] = r
+	return r, nil
 }
 
 // networkOf returns the network that the NIC of that MAC is on; none is one that cannot be told.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -156,7 +157,7 @@ func (x *Held) update(ctx context.Context, f func(now time.Time, e *Entry, c *cl
 	if f := x.purpose.Load(); f != nil {
 		purpose = (*f)()
 	}
-	err = x.write(ctx, nil, func(now time.Time, e *Entry, c *claim) error {
+	err = x.write(ctx, nil, nil, func(now time.Time, e *Entry, c *claim) error {
 		if c != nil {
 			c.Lease = c.Lease.renewed(now.Add(x.l.Term), purpose)
 		} else if err := renew(now.Add(x.l.Term), purpose).applyHeld(e, now); err != nil {
@@ -191,11 +192,16 @@ func (x *Held) pen(ctx context.Context) (_ context.Context, done func(), err err
 }
 
 // write changes the entry, or the claim, if it is ours. One that was lost is written again as it
-// was, but only as long as nobody else can have had it.
-func (x *Held) write(ctx context.Context, first *Snapshot, f func(now time.Time, e *Entry, c *claim) error) error {
+// was, but only as long as nobody else can have had it. also are values to be written besides.
+func (x *Held) write(ctx context.Context, first *Snapshot, also map[string]string, f func(now time.Time, e *Entry, c *claim) error) error {
 	var s *Snapshot
 	var e Entry
 	var c claim
+	with := func(text string) map[string]string {
+		values := map[string]string{entryKey: text}
+		maps.Copy(values, also)
+		return values
+	}
 	err := x.l.change(ctx, x.shard, first, func(now *Snapshot) (values map[string]string, err error) {
 		s = now
 		if x.Pool == 0 {
@@ -204,14 +210,14 @@ func (x *Held) write(ctx context.Context, first *Snapshot, f func(now time.Time,
 				return nil, err
 			}
 			text, err := c.text()
-			return map[string]string{entryKey: text}, err
+			return with(text), err
 		}
 		e, err = x.writeEntry(now, f)
 		if err != nil {
 			return nil, err
 		}
 		text, err := e.text()
-		return map[string]string{entryKey: text}, err
+		return with(text), err
 	})
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -301,25 +307,25 @@ func (x *Held) renew() {
 // Release ends the lease on a pool with a transition, if it is still ours. It waits no longer than
 // ctx; a lease that could not be released is over when it expires.
 func (x *Held) Release(ctx context.Context, t Transition) error {
-	return x.release(ctx, nil, func(now time.Time, e *Entry, _ *claim) error { return t.applyHeld(e, now) })
+	return x.release(ctx, nil, t.also, func(now time.Time, e *Entry, _ *claim) error { return t.applyHeld(e, now) })
 }
 
 // ReleaseClaim ends the claim, of which made are the pools that it covered and that have a shard
-// now. first, if not nil, is a recent reading of the claim to start from.
-func (x *Held) ReleaseClaim(ctx context.Context, first *Snapshot, made []int) error {
-	return x.release(ctx, first, func(_ time.Time, _ *Entry, c *claim) error {
+// now, and writes values besides. first, if not nil, is a recent reading of the claim to start from.
+func (x *Held) ReleaseClaim(ctx context.Context, first *Snapshot, made []int, values map[string]string) error {
+	return x.release(ctx, first, values, func(_ time.Time, _ *Entry, c *claim) error {
 		c.Lease, c.Covers, c.Unmade = nil, nil, c.Unmade.with(c.Covers).without(made)
 		return nil
 	})
 }
 
-func (x *Held) release(ctx context.Context, first *Snapshot, f func(now time.Time, e *Entry, c *claim) error) error {
+func (x *Held) release(ctx context.Context, first *Snapshot, also map[string]string, f func(now time.Time, e *Entry, c *claim) error) error {
 	x.end(ErrReleased)
 	<-x.gone
 	x.writing <- struct{}{} // it is free soon: the contexts of all who write have ended
 	defer func() { <-x.writing }()
 	written := false
-	err := x.write(ctx, first, func(now time.Time, e *Entry, c *claim) error {
+	err := x.write(ctx, first, also, func(now time.Time, e *Entry, c *claim) error {
 		written = true
 		return f(now, e, c)
 	})

@@ -108,7 +108,7 @@ func (p *proc) build() {
 			_ = y.Release(p.w.ctx, Built("b2", nil, nil))
 		}
 	}
-	_ = x.ReleaseClaim(p.w.ctx, nil, made)
+	_ = x.ReleaseClaim(p.w.ctx, nil, made, nil)
 }
 
 func (p *proc) test() {

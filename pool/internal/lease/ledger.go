@@ -208,10 +208,14 @@ func (s *Snapshot) Covered() []int {
 	return c.Covers
 }
 
-// Values returns what else there is in a pool's shard, by keys with a prefix, which is cut off.
+// Values returns what else there is in a pool's shard, or with 0 in that of the claim, by keys with a
+// prefix, which is cut off.
 func (s *Snapshot) Values(pool int, prefix string) map[string]string {
-	all := map[string]string{}
-	for k, v := range s.Shards[poolShard(pool)].Values {
+	all, shard := map[string]string{}, claimShard
+	if pool > 0 {
+		shard = poolShard(pool)
+	}
+	for k, v := range s.Shards[shard].Values {
 		if key, ok := strings.CutPrefix(k, prefix); ok && k != entryKey {
 			all[key] = v
 		}

@@ -117,7 +117,7 @@ func TestHoldersWriteThreeTimesATerm(t *testing.T) {
 		}
 		mustRelease(t, x)
 		w.Leave(t.Context())
-		require.NoError(t, claim.ReleaseClaim(t.Context(), nil, nil))
+		require.NoError(t, claim.ReleaseClaim(t.Context(), nil, nil, nil))
 	})
 }
 

@@ -227,6 +227,14 @@ type Transition struct {
 	Name string
 	from []State
 	do   func(e *Entry, now time.Time)
+	also map[string]string
+}
+
+// With has values written into the pool's shard together with the Entry, where the transition ends a
+// lease. Values of "" remove what has their key.
+func (t Transition) With(values map[string]string) Transition {
+	t.also = values
+	return t
 }
 
 // Apply changes the entry at a moment of the ledger's clock, or returns an error if its state is
@@ -252,7 +260,7 @@ func (e *Entry) stored(s State) {
 
 // hold puts the entry under a lease.
 func hold(name string, s State, l *Lease, from ...State) Transition {
-	return Transition{name, from, func(e *Entry, _ time.Time) {
+	return Transition{Name: name, from: from, do: func(e *Entry, _ time.Time) {
 		e.stored(s)
 		e.Lease = l
 	}}
@@ -269,7 +277,7 @@ func build(l *Lease) Transition { return hold("build", Building, l, Clean, Dirty
 
 // renew prolongs a lease; purpose, if not "", is what it is for from now on.
 func renew(expires time.Time, purpose string) Transition {
-	return Transition{"renew", []State{Leased, Building}, func(e *Entry, _ time.Time) {
+	return Transition{Name: "renew", from: []State{Leased, Building}, do: func(e *Entry, _ time.Time) {
 		e.Lease = e.Lease.renewed(expires, purpose)
 	}}
 }
@@ -291,7 +299,7 @@ func recovering(why string, until time.Time) Entry {
 
 // Resetting says that a test has ended and that its pool is being reset, under its lease.
 func Resetting(test string) Transition {
-	return Transition{"begin reset", []State{Leased}, func(e *Entry, _ time.Time) {
+	return Transition{Name: "begin reset", from: []State{Leased}, do: func(e *Entry, _ time.Time) {
 		l := *e.Lease
 		l.Purpose = "reset after " + test
 		e.Lease, e.LastUser = &l, test
@@ -300,7 +308,7 @@ func Resetting(test string) Transition {
 
 // Prepared says that the pool was reset, under the lease of the test that gets it now.
 func Prepared(build string, boots []string) Transition {
-	return Transition{"prepared", []State{Leased}, func(e *Entry, _ time.Time) {
+	return Transition{Name: "prepared", from: []State{Leased}, do: func(e *Entry, _ time.Time) {
 		e.succeeded(build, boots)
 		e.LastUser = e.Lease.Purpose
 	}}
@@ -308,7 +316,7 @@ func Prepared(build string, boots []string) Transition {
 
 // Cleaned ends the lease on a pool that was reset and proved clean.
 func Cleaned(build string, proof *Proof, boots []string) Transition {
-	return Transition{"cleaned", []State{Leased}, func(e *Entry, _ time.Time) {
+	return Transition{Name: "cleaned", from: []State{Leased}, do: func(e *Entry, _ time.Time) {
 		e.stored(Clean)
 		e.Proof = proof
 		e.succeeded(build, boots)
@@ -318,7 +326,7 @@ func Cleaned(build string, proof *Proof, boots []string) Transition {
 // Built ends the lease on a pool whose hosts have become ready: clean if there is a proof, else it
 // is reset before a test gets it.
 func Built(build string, proof *Proof, boots []string) Transition {
-	return Transition{"built", []State{Building}, func(e *Entry, _ time.Time) {
+	return Transition{Name: "built", from: []State{Building}, do: func(e *Entry, _ time.Time) {
 		e.stored(Dirty)
 		if proof != nil {
 			e.Stored, e.Proof = Clean, proof
@@ -334,12 +342,12 @@ func (e *Entry) succeeded(build string, boots []string) {
 
 // Released ends a lease, and nothing is known of the pool any more.
 func Released() Transition {
-	return Transition{"release", []State{Leased, Building}, func(e *Entry, _ time.Time) { e.stored(e.idle()) }}
+	return Transition{Name: "release", from: []State{Leased, Building}, do: func(e *Entry, _ time.Time) { e.stored(e.idle()) }}
 }
 
 // Used ends the lease of a test, whose pool is not reset yet.
 func Used(test string) Transition {
-	return Transition{"release", []State{Leased}, func(e *Entry, _ time.Time) {
+	return Transition{Name: "release", from: []State{Leased}, do: func(e *Entry, _ time.Time) {
 		e.stored(e.idle())
 		e.LastUser = test
 	}}
@@ -347,7 +355,7 @@ func Used(test string) Transition {
 
 // Untouched ends a lease under which nothing was done: the pool is what it was before.
 func Untouched(was Entry) Transition {
-	return Transition{"put back", []State{Leased, Building}, func(e *Entry, _ time.Time) {
+	return Transition{Name: "put back", from: []State{Leased, Building}, do: func(e *Entry, _ time.Time) {
 		e.stored(e.idle())
 		if was.Stored == Clean {
 			e.Stored, e.Proof = Clean, was.Proof
@@ -364,7 +372,7 @@ const (
 // ResetFailed ends the lease on a pool that could not be made clean. It must be rebuilt, if that
 // can help; after some failures it is quarantined.
 func ResetFailed(err error, rebuild bool) Transition {
-	return Transition{"fail reset", []State{Leased}, func(e *Entry, now time.Time) {
+	return Transition{Name: "fail reset", from: []State{Leased}, do: func(e *Entry, now time.Time) {
 		e.failed(now, err)
 		if rebuild {
 			e.Broken = firstLine(err)
@@ -378,7 +386,7 @@ func ResetFailed(err error, rebuild bool) Transition {
 
 // BuildFailed ends the lease on a pool that could not be rebuilt.
 func BuildFailed(err error) Transition {
-	return Transition{"fail build", []State{Building}, func(e *Entry, now time.Time) {
+	return Transition{Name: "fail build", from: []State{Building}, do: func(e *Entry, now time.Time) {
 		e.failed(now, err)
 		e.Broken = firstLine(err)
 		e.exclude(Quarantined, firstLine(err), now.Add(QuarantineTime))
@@ -387,7 +395,7 @@ func BuildFailed(err error) Transition {
 
 // VerifyFailed ends the lease on a pool that was clean, and of which a check fails.
 func VerifyFailed(err error) Transition {
-	return Transition{"fail verify", []State{Leased}, func(e *Entry, now time.Time) {
+	return Transition{Name: "fail verify", from: []State{Leased}, do: func(e *Entry, now time.Time) {
 		e.failed(now, err)
 		e.stored(e.idle())
 	}}
@@ -400,7 +408,7 @@ func (e *Entry) failed(now time.Time, err error) {
 
 // Keep ends the lease on a pool, or prolongs its time, to leave it as it is to a person.
 func Keep(reason string, until time.Time, lastUser string) Transition {
-	return Transition{"keep", []State{Leased, Kept}, func(e *Entry, _ time.Time) {
+	return Transition{Name: "keep", from: []State{Leased, Kept}, do: func(e *Entry, _ time.Time) {
 		e.exclude(Kept, reason, until)
 		if lastUser != "" {
 			e.LastUser = lastUser
@@ -416,7 +424,7 @@ func (e *Entry) exclude(s State, reason string, until time.Time) {
 // Free makes a pool usable that is kept or quarantined, or whose holder is gone; its failures are
 // forgotten. It is reset before a test gets it, and rebuilt if it is broken.
 func Free() Transition {
-	return Transition{"free", []State{Kept, Quarantined, Dirty, Broken}, func(e *Entry, _ time.Time) {
+	return Transition{Name: "free", from: []State{Kept, Quarantined, Dirty, Broken}, do: func(e *Entry, _ time.Time) {
 		e.stored(e.idle())
 		e.Failures = 0
 	}}

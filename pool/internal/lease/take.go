@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 )
@@ -287,6 +288,8 @@ func (x *Held) make(ctx context.Context, pool int, first *Snapshot, t Transition
 			return nil, err
 		}
 		wrote, err = e.text()
-		return map[string]string{entryKey: wrote}, err
+		values := map[string]string{entryKey: wrote}
+		maps.Copy(values, t.also)
+		return values, err
 	})
 }

@@ -35,7 +35,7 @@ func TestABuildOfManyPoolsWritesOneShardEachAndTwiceTheClaim(t *testing.T) {
 			_, _, err = f.process("bob").test(t, n)
 			require.ErrorAs(t, err, new(*BusyError), "the claim covers it until it is released")
 		}
-		require.NoError(t, x.ReleaseClaim(t.Context(), nil, pools))
+		require.NoError(t, x.ReleaseClaim(t.Context(), nil, pools, nil))
 		for n := range 50 {
 			assert.Equal(t, 1, f.written(poolShard(n+1)))
 		}
@@ -80,7 +80,7 @@ func TestABuilderThatDiesLeavesItsPoolsToTheNext(t *testing.T) {
 				s := f.read(t)
 				assert.True(t, s.Made(1))
 				assert.True(t, s.NeverHeld(2), "nobody has ever held it")
-				require.NoError(t, y.ReleaseClaim(t.Context(), nil, []int{1}))
+				require.NoError(t, y.ReleaseClaim(t.Context(), nil, []int{1}, nil))
 				e, err := f.read(t).Pool(2)
 				require.NoError(t, err)
 				assert.Equal(t, Absent, e.State(f.read(t).Now))
@@ -108,7 +108,7 @@ func TestALateBuilderMakesNoShard(t *testing.T) {
 		late.token, late.claim, late.ends = x.token, x.claim, time.Now().Add(time.Hour)
 		require.ErrorIs(t, late.Make(t.Context(), 1, nil, Built("b1", nil, nil)), ErrLost)
 		assert.Zero(t, f.written("pool-1"))
-		require.NoError(t, y.ReleaseClaim(t.Context(), nil, nil))
+		require.NoError(t, y.ReleaseClaim(t.Context(), nil, nil, nil))
 	})
 }
 
@@ -130,7 +130,7 @@ func TestALostAnswerOnTheWayToAShardMakesItOnce(t *testing.T) {
 				}
 				require.NoError(t, x.Make(t.Context(), 1, nil, Built("b1", nil, nil)))
 				assert.Equal(t, 1, f.written("pool-1"))
-				require.NoError(t, x.ReleaseClaim(t.Context(), nil, []int{1}))
+				require.NoError(t, x.ReleaseClaim(t.Context(), nil, []int{1}, nil))
 			})
 		})
 	}
@@ -156,7 +156,7 @@ func TestTheClaimIsRemovedByHand(t *testing.T) {
 			require.NoError(t, x.Check())
 			lose(f)
 			require.NoError(t, x.Make(t.Context(), 2, nil, Built("b1", nil, nil)), "written again first")
-			require.NoError(t, x.ReleaseClaim(t.Context(), nil, []int{2}))
+			require.NoError(t, x.ReleaseClaim(t.Context(), nil, []int{2}, nil))
 			y, _ := mustAcquire(t, f.process("bob"), 2)
 			mustRelease(t, y)
 		})
@@ -186,9 +186,9 @@ func TestTheClaimIsRemovedByHand(t *testing.T) {
 				require.ErrorAs(t, err, new(*BusyError), "two build")
 				time.Sleep(time.Second)
 			}
-			require.NoError(t, x.ReleaseClaim(t.Context(), nil, nil))
+			require.NoError(t, x.ReleaseClaim(t.Context(), nil, nil, nil))
 			y := mustClaim(t, f.process("late"))
-			require.NoError(t, y.ReleaseClaim(t.Context(), nil, nil))
+			require.NoError(t, y.ReleaseClaim(t.Context(), nil, nil, nil))
 		})
 	})
 }
@@ -220,7 +220,7 @@ func TestALeaseThatIsGivenUpWhileItIsTakenIsNotLeftBehind(t *testing.T) {
 					f := newFakeStore()
 					f.make(t, in(Dirty), 1)
 					if strings.Contains(tt.name, "exists") {
-						require.NoError(t, mustClaim(t, f.process("before")).ReleaseClaim(t.Context(), nil, nil))
+						require.NoError(t, mustClaim(t, f.process("before")).ReleaseClaim(t.Context(), nil, nil, nil))
 					}
 					ctx, cancel := context.WithCancelCause(t.Context())
 					first := true
@@ -408,7 +408,7 @@ func TestNeverTwoBuildersNorABuilderAndATest(t *testing.T) {
 						}
 						s, err := l.Read(t.Context())
 						if err != nil || s.Made(1) || len(s.Covered()) == 0 {
-							_ = x.ReleaseClaim(t.Context(), nil, nil)
+							_ = x.ReleaseClaim(t.Context(), nil, nil, nil)
 							continue
 						}
 						hold(x, time.Duration(roll(400))*time.Second)
@@ -417,9 +417,9 @@ func TestNeverTwoBuildersNorABuilderAndATest(t *testing.T) {
 							continue
 						}
 						if x.Make(t.Context(), 1, nil, Built("b1", nil, nil)) == nil {
-							_ = x.ReleaseClaim(t.Context(), nil, []int{1})
+							_ = x.ReleaseClaim(t.Context(), nil, []int{1}, nil)
 						} else {
-							_ = x.ReleaseClaim(t.Context(), nil, nil)
+							_ = x.ReleaseClaim(t.Context(), nil, nil, nil)
 						}
 					}
 				})
