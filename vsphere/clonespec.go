@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
+	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/poolready/poolready/pool"
@@ -19,13 +21,94 @@ type source struct {
 	snapshot *types.ManagedObjectReference // nil for a full clone
 	template bool
 	devices  []types.BaseVirtualDevice
+
+	cpus, cores int32 // cores are those per socket; 0 is not known
+	memoryMiB   int64
+	reservedMiB int64
+	locked      bool // all of its memory is reserved, however much it is
+	encrypted   bool
+	read        time.Time
 }
 
-// sources keeps the devices of snapshots, which do not change.
+// sources keeps what snapshots are for a moment, since the clones of a batch share it. It does not
+// last: a Storage vMotion moves the disks of a VM's snapshots, too.
 type sources struct {
 	reading gate
 	mu      sync.Mutex
 	bySnap  map[types.ManagedObjectReference]*source
+}
+
+// sourceProps are what is read of a source, below "config.".
+var sourceProps = []string{"hardware", "memoryReservationLockedToMax", "memoryAllocation", "keyId"}
+
+// configProps are sourceProps as they are asked for.
+func configProps(more ...string) []string {
+	for _, name := range sourceProps {
+		more = append(more, "config."+name)
+	}
+	return more
+}
+
+// take notes one of sourceProps.
+func (s *source) take(name string, val types.AnyType) {
+	switch v := val.(type) {
+	case types.VirtualHardware:
+		s.devices, s.cpus, s.memoryMiB = v.Device, v.NumCPU, int64(v.MemoryMB)
+		if v.NumCoresPerSocket != nil {
+			s.cores = *v.NumCoresPerSocket
+		}
+	case types.ResourceAllocationInfo:
+		if v.Reservation != nil {
+			s.reservedMiB = *v.Reservation
+		}
+	case types.CryptoKeyId:
+		s.encrypted = true
+	case bool:
+		s.locked = s.locked || v && name == "config.memoryReservationLockedToMax"
+	}
+}
+
+// usable refuses a source of which no pool can be made.
+func (s *source) usable(name string) error {
+	var tpm bool
+	for _, dev := range s.devices {
+		_, is := dev.(*types.VirtualTPM)
+		tpm = tpm || is
+	}
+	switch {
+	case tpm:
+		return refuse("%s cannot be cloned for pools: it has a virtual TPM, which encrypts the VM and whose secrets all clones would share; remove the TPM", name)
+	case s.encrypted:
+		return refuse("%s cannot be cloned for pools: it is encrypted, and cloning it takes keys and cryptographic privileges that are not asked for; use one that is not", name)
+	}
+	for _, disk := range s.disks() {
+		if mode := diskMode(disk.Backing); strings.HasPrefix(mode, "independent") {
+			return refuse("%s cannot be cloned for pools: disk %d is %s: no snapshot would hold it, and no revert clean it; change its mode to persistent",
+				name, disk.Key, mode)
+		}
+	}
+	return nil
+}
+
+// fits refuses hardware that a clone of the source cannot have.
+func (s *source) fits(vm pool.VM) error {
+	var errs []error
+	if s.cores > 1 && vm.CPUs != 0 && vm.CPUs%int(s.cores) != 0 {
+		errs = append(errs, refuse("VM.CPUs is %d, but the source has %d cores per socket; set a multiple of %d", vm.CPUs, s.cores, s.cores))
+	}
+	switch memory := int64(vm.MemoryMiB); {
+	case memory == 0 || memory == s.memoryMiB:
+	case s.locked:
+		errs = append(errs, refuse("VM.MemoryMiB is %d, but the source has all of its memory reserved (%d MiB); set that, or unlock its reservation", memory, s.memoryMiB))
+	case memory < s.reservedMiB:
+		errs = append(errs, refuse("VM.MemoryMiB is %d, but the source has %d MiB reserved; set that much, or reserve less", memory, s.reservedMiB))
+	}
+	if s.snapshot == nil {
+		if _, err := diskChange(s.disks(), vm.DiskGiB); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func newSources() sources {
@@ -51,25 +134,32 @@ func (p *Provider) source(ctx context.Context, spec pool.CloneSpec) (*source, er
 		}
 		vm = *ref
 	}
-	read, err := p.readVM(ctx, vm, "name", "config.template", "config.hardware.device", "runtime.connectionState")
+	objects, err := p.s.retrieve(ctx, types.PropertyFilterSpec{
+		PropSet:   []types.PropertySpec{{Type: "VirtualMachine", PathSet: configProps("name", "config.template", "runtime.connectionState")}},
+		ObjectSet: []types.ObjectSpec{{Obj: vm}},
+	})
 	if err != nil {
 		return nil, err
+	}
+	src := &source{vm: vm, read: time.Now()}
+	var read mo.VirtualMachine
+	for _, o := range objects {
+		if read, err = asVM(o); err != nil {
+			return nil, err
+		}
+		for _, prop := range o.PropSet {
+			src.take(prop.Name, prop.Val)
+		}
 	}
 	if why := problem(read); why != "" {
 		return nil, refuse("%s cannot be cloned: it is %s", p.nameOf(vm), why)
 	}
 	p.learn(vm, read.Name)
-	src := &source{vm: vm, template: read.Config.Template, devices: read.Config.Hardware.Device}
-	for _, disk := range src.disks() {
-		if mode := diskMode(disk.Backing); strings.HasPrefix(mode, "independent") {
-			return nil, refuse("%s cannot be cloned for pools: disk %d is %s: no snapshot would hold it, and no revert clean it; change its mode to persistent",
-				p.nameOf(vm), disk.Key, mode)
-		}
-	}
-	return src, nil
+	src.template = read.Config.Template
+	return src, src.usable(p.nameOf(vm))
 }
 
-// snapshotSource reads a snapshot once: the clones of a batch share it.
+// snapshotSource reads a snapshot, or takes a reading that has just been made.
 func (p *Provider) snapshotSource(ctx context.Context, vm, snap types.ManagedObjectReference) (*source, error) {
 	if err := p.sources.reading.enter(ctx); err != nil {
 		return nil, err
@@ -78,25 +168,23 @@ func (p *Provider) snapshotSource(ctx context.Context, vm, snap types.ManagedObj
 	p.sources.mu.Lock()
 	src := p.sources.bySnap[snap]
 	p.sources.mu.Unlock()
-	if src != nil {
+	if src != nil && time.Since(src.read) < p.pace.source {
 		return src, p.belongs(src, vm)
 	}
 	objects, err := p.s.retrieve(ctx, types.PropertyFilterSpec{
-		PropSet:   []types.PropertySpec{{Type: "VirtualMachineSnapshot", PathSet: []string{"vm", "config.hardware.device"}}},
+		PropSet:   []types.PropertySpec{{Type: "VirtualMachineSnapshot", PathSet: configProps("vm")}},
 		ObjectSet: []types.ObjectSpec{{Obj: snap}},
 	})
 	if err != nil {
 		return nil, err
 	}
-	src = &source{snapshot: &snap}
+	src = &source{snapshot: &snap, read: time.Now()}
 	for _, o := range objects {
 		for _, prop := range o.PropSet {
-			switch v := prop.Val.(type) {
-			case types.ManagedObjectReference:
-				src.vm = v
-			case types.ArrayOfVirtualDevice:
-				src.devices = v.VirtualDevice
+			if of, ok := prop.Val.(types.ManagedObjectReference); ok {
+				src.vm = of
 			}
+			src.take(prop.Name, prop.Val)
 		}
 	}
 	if len(src.devices) == 0 {
@@ -105,7 +193,10 @@ func (p *Provider) snapshotSource(ctx context.Context, vm, snap types.ManagedObj
 	p.sources.mu.Lock()
 	defer p.sources.mu.Unlock()
 	p.sources.bySnap[snap] = src
-	return src, p.belongs(src, vm)
+	if err := p.belongs(src, vm); err != nil {
+		return nil, err
+	}
+	return src, src.usable(p.nameOf(vm))
 }
 
 // belongs refuses a snapshot that is not vm's.
@@ -221,6 +312,9 @@ func cloneSpec(src *source, at location, spec pool.CloneSpec, nonce string) (typ
 			DiskMoveType: string(types.VirtualMachineRelocateDiskMoveOptionsMoveAllDiskBackingsAndConsolidate),
 		},
 		Config: config,
+	}
+	if err := src.fits(spec.VM); err != nil {
+		return clone, err
 	}
 	if src.snapshot != nil {
 		clone.Snapshot = src.snapshot

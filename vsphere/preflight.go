@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/types"
@@ -132,7 +133,7 @@ func (p *Provider) preflightPlaces(ctx context.Context, clones []pool.CloneSpec,
 func (p *Provider) preflightSources(ctx context.Context, clones []pool.CloneSpec, need *needs, report func(error)) error {
 	done := map[string]bool{}
 	for _, c := range clones {
-		key := fmt.Sprint(c.Source, c.Template, c.Snapshot, c.VM.DiskGiB)
+		key := fmt.Sprint(c.Source, c.Template, c.Snapshot, c.VM.DiskGiB, c.VM.CPUs, c.VM.MemoryMiB, len(c.VM.NICs))
 		if c.Source == "" || done[key] {
 			continue
 		}
@@ -150,9 +151,18 @@ func (p *Provider) preflightSources(ctx context.Context, clones []pool.CloneSpec
 		} else {
 			need.on(src.vm, sourcePrivileges...)
 		}
-		if src.snapshot == nil {
-			if _, err := diskChange(src.disks(), c.VM.DiskGiB); err != nil {
-				report(fmt.Errorf("VM %q: %w", c.VM.Name, err))
+		if err := src.fits(c.VM); err != nil {
+			report(fmt.Errorf("VM %q: %w", c.VM.Name, err))
+		}
+		if len(c.VM.NICs) == 0 { // it gets those of the source, whose networks else are not its own
+			t, err := p.inventory(ctx, time.Time{})
+			if err != nil {
+				return err
+			}
+			for _, dev := range src.devices {
+				if card, ok := dev.(types.BaseVirtualEthernetCard); ok {
+					need.on(t.networkRef(card.GetVirtualEthernetCard().Backing), networkPrivileges...)
+				}
 			}
 		}
 	}

@@ -81,7 +81,7 @@ func TestPreflightAsksForNoPrivilegeThatTheWorkDoesNotTake(t *testing.T) {
 	l.Deny("Folder.Delete", "VirtualMachine.State.RemoveSnapshot", "VirtualMachine.Config.DiskExtend")
 	require.NoError(t, l.p.Preflight(ctx, []pool.CloneSpec{golden}))
 	work(ctx, l.p, golden, freely)
-	golden.Source, golden.Set = "other/plain", "another"
+	golden.Source, golden.Set, golden.VM.NICs = "other/plain", "another", []pool.NIC{{MAC: "00:50:56:00:00:02"}}
 	l.Deny("VirtualMachine.Provisioning.DeployTemplate")
 	require.NoError(t, l.p.Preflight(ctx, []pool.CloneSpec{golden}), "the source is no template")
 	work(ctx, l.p, golden, freely)

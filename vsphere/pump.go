@@ -42,6 +42,7 @@ type pace struct {
 	forget  time.Duration // how long after its last waiter a VM comes into a new view
 	patient time.Duration // how long an unreachable vCenter is asked again
 	look    time.Duration // how long a task may run before it is asked what keeps it, and thrice that until the next time
+	source  time.Duration // how long one reading of a snapshot serves clones
 	near    time.Duration // how long one reading of what guests on a network report serves
 	twins   time.Duration // how long an address may be another VM's, too: guest tools report the one of before for up to 30 s
 	last    time.Duration // how long is spent on finding out what kept a wait that has ended
@@ -50,7 +51,7 @@ type pace struct {
 var defaultPace = pace{
 	gather: 45 * time.Millisecond, gap: 25 * time.Millisecond, maxGap: time.Second,
 	poll: 45 * time.Second, fresh: time.Second, enter: time.Second, forget: 10 * time.Minute, patient: 5 * time.Minute,
-	look: 10 * time.Second, near: 3 * time.Second, twins: 75 * time.Second, last: 5 * time.Second,
+	look: 10 * time.Second, source: 10 * time.Second, near: 3 * time.Second, twins: 75 * time.Second, last: 5 * time.Second,
 }
 
 // object is a task or a VM that somebody waits, or lately waited, for.
