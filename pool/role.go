@@ -214,10 +214,11 @@ func (h *hostPlan) addr() netip.Addr {
 	return h.info.addr(h.vm)
 }
 
-// addr is the address, of those that the guest last reported on the first NIC, that SSH goes to.
-func (info VMInfo) addr(vm VM) netip.Addr {
-	for _, a := range info.Addrs[info.mac(vm)] {
-		if subnets := vm.subnets(); len(subnets) == 0 || subnets[0].Contains(a) {
+// addr is the address, of those that the guest last reported on the first NIC, that SSH to what is
+// wanted goes to.
+func (vm VMInfo) addr(want VM) netip.Addr {
+	for _, a := range vm.Addrs[vm.mac(want)] {
+		if subnets := want.subnets(); len(subnets) == 0 || subnets[0].Contains(a) {
 			return a
 		}
 	}
@@ -225,11 +226,11 @@ func (info VMInfo) addr(vm VM) netip.Addr {
 }
 
 // mac is that of the NIC SSH goes to, if it is known.
-func (info VMInfo) mac(vm VM) string {
-	if mac := vm.mac(); mac != "" || len(info.MACs) == 0 {
+func (vm VMInfo) mac(want VM) string {
+	if mac := want.mac(); mac != "" || len(vm.MACs) == 0 {
 		return mac
 	}
-	return info.MACs[0]
+	return vm.MACs[0]
 }
 
 func (r *run) buildHost(ctx context.Context, st *stage, h *hostPlan) (string, error) {
