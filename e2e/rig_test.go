@@ -98,6 +98,7 @@ func (r *rig) boot(h Host, disk vspheretest.Disk) *lab.Guest {
 		disk = r.lab.Install(hw)
 	}
 	g := r.lab.Boot(&vspheretest.Machine{Disk: disk, Hardware: hw}).(*lab.Guest)
+	g.AwaitStartup()
 	r.guests[h.Name], r.disks[h.Name] = g, disk
 	return g
 }

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -47,7 +46,7 @@ func update(step pool.Step, turn gate) pool.Step {
 		if err != nil || !strings.HasSuffix(strings.TrimSpace(string(res.Stdout)), "reboot needed") {
 			return err
 		}
-		return reboot(ctx, h)
+		return h.Reboot(ctx)
 	}
 	return step
 }
@@ -60,32 +59,4 @@ func detach(ctx context.Context, h *pool.Host, name, text string) (*sshx.Job, er
 		return nil, err
 	}
 	return c.Detach(ctx, sshx.Cmd{Name: name, Script: text, Env: h.VM.Env})
-}
-
-// reboot restarts the host and returns when it answers with another boot id.
-func reboot(ctx context.Context, h *pool.Host) error {
-	bootID := func() (string, error) { return h.Run(ctx, "cat", "/proc/sys/kernel/random/boot_id") }
-	before, err := bootID()
-	if err != nil {
-		return fmt.Errorf("reboot: %w", err)
-	}
-	if _, err := h.Run(ctx, "systemctl", "reboot"); err != nil {
-		if _, ok := errors.AsType[*sshx.DisconnectedError](err); !ok {
-			return fmt.Errorf("reboot: %w", err)
-		}
-	}
-	for {
-		now, err := bootID()
-		if err == nil && now != "" && now != before {
-			return nil
-		}
-		if err == nil {
-			err = errors.New("has not gone down yet")
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("reboot: %w: last answer: %w", context.Cause(ctx), err)
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
 }

@@ -248,7 +248,8 @@ func (h *Host) DialContext(ctx context.Context, network, address string) (net.Co
 	return conn, h.blame(err)
 }
 
-// powerOn powers the host on, waits for the address that the guest reports since, and for SSH.
+// powerOn powers the host on, waits for the address that the guest reports since, for SSH, and until
+// the guest has started.
 func (h *Host) powerOn(ctx context.Context, report func(string)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, h.limits.Boot, fmt.Errorf("not up within Limits.Boot (%s)", h.limits.Boot))
 	defer cancel()
@@ -263,7 +264,8 @@ func (h *Host) powerOn(ctx context.Context, report func(string)) error {
 	return h.reach(ctx, report)
 }
 
-// reach waits for the address that the guest reports, and for SSH.
+// reach waits for the address that the guest reports, for SSH, and until systemd, where there is
+// one, has started all that it starts: sshd lets root in long before.
 func (h *Host) reach(ctx context.Context, report func(string)) error {
 	report("waiting for its address")
 	find := func(ctx context.Context) (string, error) {
@@ -278,7 +280,7 @@ func (h *Host) reach(ctx context.Context, report func(string)) error {
 		return err
 	}
 	report("waiting for SSH")
-	_, err := h.connect(ctx, sshx.Ready{Address: find, Report: func(state string) { report("SSH: " + state) }})
+	_, err := h.connect(ctx, sshx.Ready{Address: find, SystemState: true, Report: func(state string) { report("SSH: " + state) }})
 	return err
 }
 
@@ -320,7 +322,8 @@ func (h *Host) shutDown(ctx context.Context) (forced bool, err error) {
 }
 
 // Reboot restarts the host and returns when it accepts a login again at the same address, with a new
-// boot id, no later than after Limits.Boot.
+// boot id, and has started: systemd, where there is one, says running or degraded. That is no later
+// than after Limits.Boot.
 func (h *Host) Reboot(ctx context.Context) error {
 	ctx, done, err := h.bind(ctx)
 	if err != nil {
@@ -339,7 +342,7 @@ func (h *Host) Reboot(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, h.limits.Boot, fmt.Errorf("not up within Limits.Boot (%s)", h.limits.Boot))
 	defer cancel()
 	drops := h.dropped()
-	next, err := c.Reboot(ctx, sshx.Ready{})
+	next, err := c.Reboot(ctx, sshx.Ready{SystemState: true})
 	if err == nil {
 		if err = h.identify(ctx, next); err != nil {
 			next.Close()

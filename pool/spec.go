@@ -205,7 +205,8 @@ type Limits struct {
 	// Checks is how many checks run at once on one host; 0 means 4. More than 6, the sessions of a
 	// connection, gain nothing.
 	Checks int
-	// Boot limits the time from power on to a successful login, at least 1 second; 0 means 10 minutes.
+	// Boot limits the time from power on, or a reboot, until the host has started: it accepts a login, and
+	// systemd, where there is one, has no job left. At least 1 second; 0 means 10 minutes.
 	Boot time.Duration
 	// Lease is how long a pool stays leased after the process that holds it died, and how long vCenter
 	// may be unreachable before a pool is lost, at least 1 second; 0 means 3 minutes. A process that

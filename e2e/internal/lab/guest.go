@@ -45,6 +45,8 @@ type Guest struct {
 	zone     zone // what firewalld applies
 	names    *dnsmasq
 	time     chrony
+	early    bool     // the boot has not got to sshd yet
+	rest     *startup // of the boot
 }
 
 // A link is a network interface.
@@ -105,13 +107,16 @@ func (l *Lab) newGuest(m *vspheretest.Machine) *Guest {
 	return g
 }
 
-// start is what happens between power on, or a reboot, and the login prompt.
+// start is what happens between power on, or a reboot, and sshd's first answer; startRest is the rest.
 func (g *Guest) start() {
 	g.host.Boot()
+	_ = g.disk.MkdirAll("/run/systemd/system", 0o755)
+	_ = g.disk.WriteFile(nologin, []byte("System is booting up. Unprivileged users are not permitted to log in yet.\n"), 0o644)
 	g.mu.Lock()
 	g.links, g.conns, g.wired, g.names, g.networkd = nil, map[string]active{}, nil, nil, nil
 	g.active, g.failed = map[string]bool{}, map[string]bool{}
 	g.sysctl, g.zone, g.time = map[string]string{}, zone{}, chrony{}
+	g.early = true
 	g.mu.Unlock()
 
 	if id, _ := g.disk.ReadFile("/etc/machine-id"); strings.TrimSpace(string(id)) == "" {
@@ -124,6 +129,12 @@ func (g *Guest) start() {
 	g.plugIn()
 	g.host.StopSSHD() // systemd starts it, if it is enabled
 	for _, unit := range bootOrder {
+		if slices.Contains(besideSSHD(), unit) {
+			continue
+		}
+		if unit == "sshd" {
+			g.startRest()
+		}
 		if u := g.os.unit(unit); g.unitExists(u) && g.enabled(u) {
 			_ = g.startUnit(unit)
 		}
@@ -247,6 +258,7 @@ func (g *Guest) Kill() {
 	g.cancel()
 	g.power.Lock()
 	defer g.power.Unlock()
+	g.endStartup()
 	g.host.Halt()
 	g.node.Detach()
 	g.work.Wait()
@@ -261,6 +273,7 @@ func (g *Guest) reboot() {
 		return
 	}
 	g.machine.Rebooted()
+	g.endStartup()
 	g.host.Halt()
 	g.node.Reset()
 	g.start()

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/poolready/poolready/e2e/internal/netsim"
 	"github.com/poolready/poolready/sshx/sshtest"
@@ -42,10 +43,11 @@ type Lab struct {
 	runner *netsim.Node
 	web    *web
 
-	mu     sync.Mutex // guards what follows
-	guests map[string]*Guest
-	deny   int // how many times more the mirror refuses
-	served int // how many times it did not
+	mu      sync.Mutex // guards what follows
+	guests  map[string]*Guest
+	deny    int // how many times more the mirror refuses
+	served  int // how many times it did not
+	startup time.Duration
 }
 
 // New returns a lab with nothing but its infrastructure. It needs no closing once all its
@@ -63,7 +65,7 @@ func New(opts Options) *Lab {
 	if !opts.NameServer.IsValid() {
 		opts.NameServer = netip.MustParseAddr("10.0.1.8")
 	}
-	l := &Lab{opts: opts, net: netsim.New(), guests: make(map[string]*Guest)}
+	l := &Lab{opts: opts, net: netsim.New(), guests: make(map[string]*Guest), startup: 20 * time.Millisecond}
 	l.rhel = l.newTemplate(rhel)
 	if len(opts.Debian) > 0 {
 		l.debian = l.newTemplate(debian)
@@ -87,6 +89,14 @@ func (l *Lab) Refuse(n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.deny = n
+}
+
+// SetStartup says how long guests that are booted from now on go on starting after sshd; without,
+// 20 ms.
+func (l *Lab) SetStartup(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.startup = d
 }
 
 // refused tells whether the mirror turns somebody away.

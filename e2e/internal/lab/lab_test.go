@@ -35,6 +35,7 @@ func boot(t *testing.T, l *Lab, n int, disk vspheretest.Disk) *machine {
 		disk = l.Install(hw)
 	}
 	m := &machine{t, l.Boot(&vspheretest.Machine{Disk: disk, Hardware: hw}).(*Guest), hw}
+	m.AwaitStartup()
 	t.Cleanup(m.Kill)
 	return m
 }
@@ -59,6 +60,7 @@ func (m *machine) reboots() {
 	m.Helper()
 	before := m.host.BootID()
 	m.reboot()
+	m.AwaitStartup()
 	require.NotEqual(m, before, m.host.BootID())
 }
 

@@ -80,11 +80,24 @@ func (g *Guest) networkUp() {
 		}
 	}
 	g.mu.Unlock()
-	for _, p := range all {
+	g.connect(names)
+	if !g.booting() {
+		g.networkVLANs()
+	}
+}
+
+// networkVLANs makes the VLANs that there are profiles for.
+func (g *Guest) networkVLANs() {
+	var names []string
+	for _, p := range g.profiles() {
 		if p.get("connection.type") == "vlan" {
 			names = append(names, p.iface())
 		}
 	}
+	g.connect(names)
+}
+
+func (g *Guest) connect(names []string) {
 	for _, name := range names {
 		if g.managed(name) {
 			g.setLink(name, true)

@@ -109,7 +109,9 @@ func (g *Guest) networkdUp() {
 	for _, name := range names {
 		g.networkdLink(name)
 	}
-	g.networkdVLANs()
+	if !g.booting() {
+		g.networkdVLANs()
+	}
 }
 
 // networkdVLANs makes VLAN interfaces that are not there. What is there stays as it is.

@@ -19,7 +19,8 @@ const (
 	wantsDir = etcUnits + "multi-user.target.wants/"
 )
 
-// bootOrder is that of the services that the simulation can start. ifupdown comes after networkd:
+// bootOrder is that of the services that the simulation can start: sshd after the network and the
+// firewall, and those that follow it while it lets people in. ifupdown comes after networkd:
 // if both are enabled, nobody knows who wins, so it is the one that nobody wants.
 var bootOrder = []string{"NetworkManager", "systemd-networkd", "networking", "firewalld", "sshd", "systemd-timesyncd", "chronyd", "dnsmasq"}
 
@@ -131,8 +132,9 @@ func (g *Guest) stopUnit(unit string) {
 }
 
 // systemctl knows: enable|disable [--now] UNIT..., start|stop|restart|try-restart|reload UNIT...,
-// is-active|is-enabled|is-failed [--quiet] UNIT, is-system-running, daemon-reload, reboot,
-// poweroff, and what unitList does.
+// is-active|is-enabled|is-failed [--quiet] UNIT, is-system-running, list-jobs --no-legend,
+// add-wants multi-user.target network-online.target, daemon-reload, reboot, poweroff, and what
+// unitList does.
 func (g *Guest) systemctl(ctx context.Context, p *sshtest.Proc) int {
 	if slices.ContainsFunc(p.Args[1:], func(a string) bool { return a == "list-units" || a == "list-unit-files" }) {
 		return g.unitList(p, p.Args[1:])
@@ -146,6 +148,7 @@ func (g *Guest) systemctl(ctx context.Context, p *sshtest.Proc) int {
 		case a == "--quiet" || a == "-q":
 			quiet = true
 		case a == "--no-pager":
+		case a == "--no-legend" && slices.Contains(p.Args, "list-jobs"):
 		case strings.HasPrefix(a, "-"):
 			return p.NotSimulated(a)
 		default:
@@ -156,6 +159,25 @@ func (g *Guest) systemctl(ctx context.Context, p *sshtest.Proc) int {
 		return p.NotSimulated("no verb")
 	}
 	verb, units := words[0], words[1:]
+	switch {
+	case verb == "list-jobs" && len(units) == 0:
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		for i, u := range g.pending() {
+			fmt.Fprintf(p.Stdout, "%d %s start waiting\n", 100+i, u)
+		}
+		return 0
+	case verb == "add-wants" && slices.Equal(units, []string{multiUser, networkOnline}):
+		if p.User != "root" {
+			return p.Fail(1, "access denied")
+		}
+		said, err := g.addWants(units[0], units[1])
+		if err != nil {
+			return p.Fail(1, "Failed to add dependency on unit: %v", err)
+		}
+		fmt.Fprint(p.Stderr, said)
+		return 0
+	}
 	for i, u := range units {
 		units[i] = strings.TrimSuffix(u, ".service")
 		if to := g.resolve(units[i]); to != units[i] && (verb == "enable" || verb == "disable") {
@@ -289,6 +311,10 @@ func (g *Guest) unitState(p *sshtest.Proc, verb string, units []string, quiet bo
 func (g *Guest) systemState(p *sshtest.Proc) int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if len(g.pending()) > 0 {
+		fmt.Fprintln(p.Stdout, "starting")
+		return 1
+	}
 	for _, failed := range g.failed {
 		if failed {
 			fmt.Fprintln(p.Stdout, "degraded")

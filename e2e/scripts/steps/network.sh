@@ -182,6 +182,10 @@ with_networkd() {
 	fi
 }
 
+# A host has started only when its network is configured, so that nobody who waits for that finds it
+# without its VLAN: sshd and systemd do not wait for the daemons that configure it.
+systemctl add-wants multi-user.target network-online.target
+
 put_aside
 if systemctl is-active --quiet NetworkManager; then
 	with_networkmanager
