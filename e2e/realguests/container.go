@@ -87,6 +87,12 @@ func (c *container) once(lower, upper, work string) (again bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.boot != nil {
+		// The kernel takes its time over a namespace: until then its NICs would go on answering.
+		for _, port := range c.boot.ports {
+			if err := c.site.wire.unplug(port); err != nil {
+				c.site.logf("%s: %v", c.hw.Name, err)
+			}
+		}
 		c.boot.ns.close()
 		c.boot = nil
 	}

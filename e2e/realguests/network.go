@@ -149,6 +149,14 @@ func (w *wire) connect(port netlink.Link, on bool) error {
 	return w.LinkSetDown(port)
 }
 
+// unplug removes a cable, and the interface at its other end with it.
+func (w *wire) unplug(port netlink.Link) error {
+	if err := w.LinkDel(port); err != nil {
+		return fmt.Errorf("unplug %s: %w", port.Attrs().Name, err)
+	}
+	return nil
+}
+
 // harness is the address in the lab of the machine that runs the tests.
 var harness = netip.MustParseAddr("10.0.1.5")
 
