@@ -5,7 +5,9 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/vmware/govmomi/simulator"
@@ -16,12 +18,13 @@ import (
 // vcsimFlags are those of vcsim's. Any of them makes simlab serve vcsim's inventory, the way that
 // vcsim does: to whoever gives a name and a password, and without keeping anything.
 type vcsimFlags struct {
-	model *simulator.Model
-	esx   bool
-	env   string
-	delay int
-	tls   bool
-	names map[string]bool
+	model  *simulator.Model
+	esx    bool
+	env    string
+	delay  int
+	tls    bool
+	tunnel int
+	names  map[string]bool
 }
 
 func (v *vcsimFlags) define(f *flag.FlagSet, s *vspheretest.Server) {
@@ -58,7 +61,8 @@ func (v *vcsimFlags) define(f *flag.FlagSet, s *vspheretest.Server) {
 	f.StringVar(&s.Username, "username", s.Username, "as vcsim: user `name` to log in with (any, by default)")
 	f.StringVar(&s.Load, "load", "", "as vcsim: `directory` that \"govc object.save\" wrote, to load the inventory from")
 	f.StringVar(&m.ServiceContent.About.ApiVersion, "api-version", m.ServiceContent.About.ApiVersion, "as vcsim: `version` of the API")
-	f.BoolVar(&v.tls, "tls", true, "as vcsim; must be true")
+	f.BoolVar(&v.tls, "tls", true, "as vcsim: serve with TLS")
+	f.IntVar(&v.tunnel, "tunnel", -1, "as vcsim: `port` of the proxy through which extensions log in; 0 is a free one")
 	f.VisitAll(func(f *flag.Flag) {
 		if !before[f.Name] {
 			v.names[f.Name] = true
@@ -84,8 +88,11 @@ func (v *vcsimFlags) apply(f *flag.FlagSet, s *vspheretest.Server) (bool, error)
 			errs = append(errs, fmt.Errorf("-%s is not for an inventory of vcsim's flags", name))
 		}
 	}
-	if !v.tls {
-		errs = append(errs, errors.New("-tls=false: only TLS is served"))
+	s.PlainHTTP = !v.tls
+	if v.tunnel >= 0 {
+		host, _, err := net.SplitHostPort(s.Addr)
+		errs = append(errs, err)
+		s.ProxyAddr = net.JoinHostPort(host, strconv.Itoa(v.tunnel))
 	}
 	if v.esx {
 		m := simulator.ESX()

@@ -193,7 +193,7 @@ func (s *Server) customizeDisk(ctx *simulator.Context, m *vm, cfg *types.Virtual
 	disk := m.disk
 	s.mu.Unlock()
 	if disk == nil {
-		disk = s.OS.Install(hardware(cfg))
+		disk = s.OS.Install(s.hardware(cfg))
 		s.mu.Lock()
 		m.disk = disk
 		s.mu.Unlock()

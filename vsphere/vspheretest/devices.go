@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/vmware/govmomi/object"
@@ -113,23 +114,20 @@ func (r *rig) addDisk(spec *types.VirtualDeviceConfigSpec, disk *types.VirtualDi
 	if devs.FindByKey(disk.Key) != nil {
 		return invalid // the unit is taken
 	}
-	size, f := diskSize(disk)
-	if f != nil {
-		return f
-	}
 	backing, ok := disk.Backing.(*types.VirtualDiskFlatVer2BackingInfo)
 	if !ok {
 		return &types.InvalidDeviceBacking{InvalidDeviceSpec: *invalid}
 	}
+	size, f := r.sizeOf(spec, disk, backing)
+	if f != nil {
+		return f
+	}
 	var p object.DatastorePath
 	named := p.FromString(backing.FileName) && p.Path != "" && path.Ext(p.Path) != ""
 	switch {
-	case spec.FileOperation == "" && backing.FileName == "":
+	case spec.FileOperation == "" && !named:
 		return &types.InvalidDeviceBacking{InvalidDeviceSpec: *invalid} // nothing to attach, nothing to make
 	case spec.FileOperation == "":
-		if f := r.attachable(backing); f != nil {
-			return f
-		}
 	case !named:
 		backing.FileName = r.newFile("")
 	case r.uses(backing.FileName) || spec.FileOperation == types.VirtualDeviceConfigSpecFileOperationCreate && r.s.hasFile(r.ctx, r.dc, backing.FileName):
@@ -147,12 +145,28 @@ func (r *rig) addDisk(spec *types.VirtualDeviceConfigSpec, disk *types.VirtualDi
 			*flag = types.NewBool(false)
 		}
 	}
-	if spec.FileOperation != "" {
-		backing.Parent = nil
-	}
 	backing.Uuid = newUUID()
 	r.sized(disk, size)
 	return nil
+}
+
+// sizeOf is the capacity that a disk is to have which a request adds: that of the file that it is, or
+// hangs on, and for a new one what the request asks for.
+func (r *rig) sizeOf(spec *types.VirtualDeviceConfigSpec, disk *types.VirtualDisk, backing *types.VirtualDiskFlatVer2BackingInfo) (int64, types.BaseMethodFault) {
+	from := backing
+	switch {
+	case backing.Parent != nil:
+		from = backing.Parent
+	case spec.FileOperation != "" || backing.FileName == "":
+		return diskSize(disk)
+	}
+	if f := r.attachable(from); f != nil {
+		return 0, f
+	}
+	if size := r.s.capacity(r.ctx, r.dc, from.FileName); size > 0 {
+		return size, nil
+	}
+	return diskSize(disk)
 }
 
 // diskSize is the capacity in bytes that a disk of a request asks for.
@@ -179,7 +193,16 @@ func (r *rig) sized(d *types.VirtualDisk, size int64) {
 			n++
 		}
 	}
-	d.DeviceInfo = &types.Description{Label: fmt.Sprintf("Hard disk %d", n), Summary: fmt.Sprintf("%d KB", d.CapacityInKB)}
+	d.DeviceInfo = &types.Description{Label: fmt.Sprintf("Hard disk %d", n), Summary: inGroups(d.CapacityInKB) + " KB"}
+}
+
+// inGroups writes a number with a comma before every third digit from the right.
+func inGroups(n int64) string {
+	s := strconv.FormatInt(n, 10)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
 }
 
 func (r *rig) editDevice(at int, dev types.BaseVirtualDevice, index int32) types.BaseMethodFault {
@@ -190,8 +213,11 @@ func (r *rig) editDevice(at int, dev types.BaseVirtualDevice, index int32) types
 		if !ok {
 			return &types.InvalidDeviceSpec{DeviceIndex: index}
 		}
-		if dev.CapacityInBytes == was.CapacityInBytes {
+		switch {
+		case dev.CapacityInBytes == was.CapacityInBytes:
 			dev.CapacityInBytes = 0 // the other field says what it is to be
+		case dev.CapacityInKB == was.CapacityInKB:
+			dev.CapacityInKB = dev.CapacityInBytes / 1024 // left as it was, which is common, and allowed
 		}
 		size, f := diskSize(dev)
 		if f != nil {
@@ -288,11 +314,10 @@ func (r *rig) plug(dev types.BaseVirtualEthernetCard, had string, index int32) t
 		b.Network, name = &ref, b.DeviceName
 	case *types.VirtualEthernetCardDistributedVirtualPortBackingInfo:
 		ref := types.ManagedObjectReference{Type: "DistributedVirtualPortgroup", Value: b.Port.PortgroupKey}
-		pg, ok := r.s.model.Map().Get(ref).(*simulator.DistributedVirtualPortgroup)
-		if !ok {
+		if _, ok := r.s.model.Map().Get(ref).(*simulator.DistributedVirtualPortgroup); !ok {
 			return &types.InvalidDeviceBacking{InvalidDeviceSpec: types.InvalidDeviceSpec{DeviceIndex: index}}
 		}
-		name = pg.Name
+		name = "DVSwitch: " + b.Port.SwitchUuid
 	default:
 		return &types.InvalidDeviceBacking{InvalidDeviceSpec: types.InvalidDeviceSpec{DeviceIndex: index}}
 	}
@@ -439,7 +464,7 @@ func hasParent(d *types.VirtualDisk) bool {
 }
 
 // hardware is the VM as its guest sees it.
-func hardware(c *types.VirtualMachineConfigInfo) Hardware {
+func (s *Server) hardware(c *types.VirtualMachineConfigInfo) Hardware {
 	hw := Hardware{Name: c.Name, UUID: c.Uuid}
 	for _, n := range nics(c) {
 		name := ""
@@ -447,7 +472,7 @@ func hardware(c *types.VirtualMachineConfigInfo) Hardware {
 		case *types.VirtualEthernetCardNetworkBackingInfo:
 			name = b.DeviceName
 		case *types.VirtualEthernetCardDistributedVirtualPortBackingInfo:
-			name = n.DeviceInfo.GetDescription().Summary
+			name = s.nameOf(types.ManagedObjectReference{Type: "DistributedVirtualPortgroup", Value: b.Port.PortgroupKey})
 		}
 		hw.NICs = append(hw.NICs, HardwareNIC{
 			MAC: strings.ToLower(n.MacAddress), Network: name, Connected: n.Connectable != nil && n.Connectable.Connected,

@@ -72,8 +72,7 @@
 //   - two waits at once on one collector, which on a real vCenter disturb each other: here the
 //     second waits for its turn, and either may get the other's updates;
 //   - user agents of sessions, which carry the number of a call here;
-//   - partial updates: a changed property is sent whole;
-//   - events and tasks of what vcsim does by itself, such as adding hosts and browsing datastores.
+//   - partial updates: a changed property is sent whole.
 //
 // Unconfirmed, so the side was chosen that shows a careless program:
 //

@@ -80,6 +80,9 @@ func arguments(event types.BaseEvent) (refs []types.ManagedObjectReference) {
 	if a := e.Net; a != nil {
 		refs = append(refs, a.Network)
 	}
+	if a := e.Dvs; a != nil {
+		refs = append(refs, a.Dvs)
+	}
 	if a := e.Datacenter; a != nil {
 		refs = append(refs, a.Datacenter)
 	}
@@ -105,6 +108,14 @@ func ancestors(ctx *simulator.Context, ref types.ManagedObjectReference) (refs [
 
 // format makes the text that people read, from vCenter's own templates.
 func (s *Server) format(ctx *simulator.Context, e types.BaseEvent) string {
+	switch x := e.(type) {
+	case *types.EventEx:
+		if x.Message != "" {
+			return x.Message
+		}
+	case *types.TaskEvent:
+		return "Task: " + taskLabel(ctx, &x.Info)
+	}
 	id := reflect.TypeOf(e).Elem().Name()
 	s.histMu.Lock()
 	t, ok := s.formats[id]
@@ -128,6 +139,20 @@ func (s *Server) format(ctx *simulator.Context, e types.BaseEvent) string {
 		return id
 	}
 	return b.String()
+}
+
+// taskLabel is what people call a task.
+func taskLabel(ctx *simulator.Context, info *types.TaskInfo) string {
+	if tm := contentOf(ctx.Map).TaskManager; tm != nil {
+		if m, ok := ctx.Map.Get(*tm).(*simulator.TaskManager); ok {
+			for _, d := range m.Description.MethodInfo {
+				if d := d.GetElementDescription(); d.Key == info.DescriptionId {
+					return d.Label
+				}
+			}
+		}
+	}
+	return info.Name
 }
 
 // matches tells whether a filter lets the record through.

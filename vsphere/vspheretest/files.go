@@ -120,3 +120,17 @@ func (r *rig) attachable(b *types.VirtualDiskFlatVer2BackingInfo) types.BaseMeth
 	}
 	return nil
 }
+
+// capacity is what the descriptor of a disk says of its size in bytes; 0 if there is none to read.
+func (s *Server) capacity(ctx *simulator.Context, dc *simulator.Datacenter, file string) int64 {
+	f, err := os.Open(s.local(ctx, dc, file))
+	if err != nil {
+		return 0
+	}
+	defer f.Close() //nolint:errcheck // it was only read
+	desc, err := vmdk.ParseDescriptor(f)
+	if err != nil {
+		return 0
+	}
+	return desc.Capacity()
+}

@@ -55,7 +55,7 @@ func (s *Server) resumeGuest(ctx *simulator.Context, m *vm, memory []byte) error
 
 // newGuest returns the guest of a VM, which does not run yet.
 func (s *Server) newGuest(ctx *simulator.Context, m *vm) *running {
-	hw := hardware(m.config(ctx))
+	hw := s.hardware(m.config(ctx))
 	s.mu.Lock()
 	disk, reverts := m.disk, m.reverts
 	s.mu.Unlock()
@@ -266,7 +266,7 @@ func (s *Server) replug(ctx *simulator.Context, m *vm) {
 	}
 	s.mu.Unlock()
 	if g != nil {
-		g.HardwareChanged(hardware(m.config(ctx)))
+		g.HardwareChanged(s.hardware(m.config(ctx)))
 		r.m.Changed()
 	}
 }

@@ -2,6 +2,7 @@ package vspheretest
 
 import (
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/vmware/govmomi/simulator"
@@ -237,6 +238,9 @@ func (c *taskCollector) matches(info *types.TaskInfo) bool {
 		}
 	}
 	if e := f.Entity; e != nil {
+		if info.Entity == nil {
+			return false
+		}
 		self := *info.Entity == e.Entity
 		below := slices.Contains(ancestors(c.s.context(nil), *info.Entity), e.Entity)
 		switch e.Recursion {
@@ -278,4 +282,63 @@ func (c *taskCollector) Get() mo.Reference {
 	out := c.TaskHistoryCollector
 	out.LatestPage = tasksAt(all, c.latest(len(all), func(i int) bool { return c.matches(&all[i]) }))
 	return &out
+}
+
+// eventInfo describes the events that vcsim's list lacks.
+var eventInfo = []types.EventDescriptionEventDetail{
+	{Key: "TaskEvent", Description: "Task event", Category: "info"},
+	{
+		Key: "VmRenamedEvent", Description: "VM renamed", Category: "info",
+		FullFormat: "Renamed {{.Vm.Name}} from {{.OldName}} to {{.NewName}} in {{.Datacenter.Name}}",
+	},
+	{
+		Key: "VmGuestStandbyEvent", Description: "Guest OS standby", Category: "info",
+		FullFormat: "Guest OS standby for {{.Vm.Name}} on {{.Host.Name}} in {{.Datacenter.Name}}",
+	},
+	{
+		Key: "VmMacConflictEvent", Description: "VM MAC conflict", Category: "error",
+		FullFormat: "The MAC address ({{.Mac}}) of {{.Vm.Name}} conflicts with MAC assigned to {{.ConflictedVm.Name}}",
+	},
+}
+
+// followVcsim has vcsim tell of its events: an update of a collector is all that leaves it.
+func (s *Server) followVcsim() error {
+	ctx := s.context(nil)
+	em := ctx.Map.EventManager()
+	if em == nil {
+		return nil
+	}
+	em.Description.EventInfo = append(slices.Clip(em.Description.EventInfo), eventInfo...)
+	body := em.CreateCollectorForEvents(ctx, &types.CreateCollectorForEvents{This: em.Self})
+	if f := body.Fault(); f != nil {
+		return faultError("follow vcsim's events", f)
+	}
+	return nil
+}
+
+// noteEvent adds an event of vcsim's own to the history: the first one of a collector's latest page.
+func (s *Server) noteEvent(ctx *simulator.Context, changes []types.PropertyChange) {
+	for _, c := range changes {
+		page, ok := c.Val.(*types.ArrayOfEvent)
+		if c.Name != "latestPage" || !ok || len(page.Event) == 0 {
+			continue
+		}
+		e := deepCopy(page.Event[0])
+		if x, ok := e.(*types.UserLoginSessionEvent); ok {
+			x.UserAgent, _, _ = strings.Cut(x.UserAgent, callMark)
+		}
+		if x, ok := e.(*types.UserLogoutSessionEvent); ok {
+			x.UserAgent, _, _ = strings.Cut(x.UserAgent, callMark)
+		}
+		s.post(ctx, e)
+	}
+}
+
+// noteTask adds a task of vcsim's own to the history.
+func (s *Server) noteTask(task *simulator.Task) {
+	s.histMu.Lock()
+	defer s.histMu.Unlock()
+	if !slices.Contains(s.tasks, task) {
+		s.tasks = append(s.tasks, task)
+	}
 }

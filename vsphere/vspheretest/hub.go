@@ -8,9 +8,12 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// A hub tells those who wait for property updates that something in the inventory has changed.
-// It is registered with vcsim, which calls it on every put, update and remove.
+// A hub tells those who wait for property updates that something in the inventory has changed, and
+// the history what vcsim does by itself. It is registered with vcsim, which calls it on every put,
+// update and remove.
 type hub struct {
+	s *Server
+
 	mu      sync.Mutex
 	changed chan struct{} // closed, and replaced, at the next change
 }
@@ -34,9 +37,19 @@ func (h *hub) Reference() types.ManagedObjectReference {
 	return types.ManagedObjectReference{Type: "Hub", Value: "hub"}
 }
 
-func (h *hub) PutObject(*simulator.Context, mo.Reference) { h.broadcast() }
+func (h *hub) PutObject(_ *simulator.Context, obj mo.Reference) {
+	if task, ok := obj.(*simulator.Task); ok {
+		h.s.noteTask(task)
+	}
+	h.broadcast()
+}
 
-func (h *hub) UpdateObject(*simulator.Context, mo.Reference, []types.PropertyChange) { h.broadcast() }
+func (h *hub) UpdateObject(ctx *simulator.Context, obj mo.Reference, changes []types.PropertyChange) {
+	if _, ok := obj.(*mo.EventHistoryCollector); ok {
+		h.s.noteEvent(ctx, changes)
+	}
+	h.broadcast()
+}
 
 func (h *hub) RemoveObject(*simulator.Context, types.ManagedObjectReference) { h.broadcast() }
 

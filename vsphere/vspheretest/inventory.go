@@ -115,9 +115,12 @@ func (s *Server) build() (on []*vm, err error) {
 	own := &collector{}
 	own.Self = ownCollector
 	reg.Put(own)
-	s.verbs = &verbs{Self: verbsRef, s: s}
+	s.verbs = &verbs{View: mo.View{Self: verbsRef}, s: s}
 	reg.Put(s.verbs)
 	reg.AddHandler(&s.hub)
+	if err := s.followVcsim(); err != nil {
+		return nil, err
+	}
 	reg.Handler = s.route
 
 	st, err := s.loadState()
@@ -332,7 +335,7 @@ func (s *Server) buildTemplate(ctx *simulator.Context, t Template) error {
 		v.obj.ResourcePool = nil
 	})
 	b.leavePool(v)
-	v.disk = s.OS.Install(hardware(v.obj.Config))
+	v.disk = s.OS.Install(s.hardware(v.obj.Config))
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package vspheretest
 
 import (
+	"fmt"
 	"path"
 	"reflect"
 	"slices"
@@ -45,6 +46,9 @@ func (s *Server) create(o *op, req *types.CreateVM_Task) (types.AnyType, types.B
 	if b.ds = datastoreIn(o.ctx, datacenterOf(o.ctx, req.This), p.Datastore); b.ds == nil {
 		return nil, &types.InvalidDatastorePath{DatastorePath: req.Config.Files.VmPathName}
 	}
+	if f := spread(o.ctx, b.ds, p.Path); f != nil {
+		return nil, f
+	}
 	if _, ok := asPool(o.ctx.Map.Get(req.Pool)); !ok {
 		return nil, &types.ManagedObjectNotFound{Obj: req.Pool}
 	}
@@ -78,6 +82,27 @@ func (s *Server) create(o *op, req *types.CreateVM_Task) (types.AnyType, types.B
 	e := s.vmEvent(o.ctx, m)
 	s.post(o.ctx, &types.VmBeingCreatedEvent{VmEvent: e, ConfigSpec: deepCopy(&req.Config)}, &types.VmCreatedEvent{VmEvent: e})
 	return m.ref, nil
+}
+
+// spread refuses to put a file on a vSAN datastore of fewer hosts than its default policy asks for.
+func spread(ctx *simulator.Context, ds *simulator.Datastore, file string) types.BaseMethodFault {
+	hosts, vsan := 0, false
+	ctx.WithLock(ds.Self, func() {
+		hosts, vsan = len(ds.Host), ds.Summary.Type == string(types.HostFileSystemVolumeFileSystemTypeVsan)
+	})
+	if !vsan || hosts >= 3 {
+		return nil
+	}
+	f := &types.CannotCreateFile{FileFault: types.FileFault{File: file}}
+	f.FaultMessage = []types.LocalizableMessage{
+		{Key: "vob.vsanprovider.object.creation.failed", Message: "Failed to create object."},
+		{
+			Key: "vob.vsan.clomd.needMoreFaultDomains2",
+			Message: fmt.Sprintf("There are currently %d usable fault domains. The operation requires %d more usable fault domains.",
+				hosts, 3-hosts),
+		},
+	}
+	return f
 }
 
 // blankAt is blank in the directory, and with the .vmx, that a request names, if it does.

@@ -23,6 +23,9 @@ import (
 // adminUser is who Server.Client logs in as; it is its user agent too.
 const adminUser = "administrator@vspheretest"
 
+// callMark precedes the number of a call in the user agent that vcsim sees.
+const callMark = " (call "
+
 // A Request is one SOAP call that a client made, or a request to another endpoint or for a file, of
 // which only Method and Time are set. Those of Server.Client do not count.
 type Request struct {
@@ -148,12 +151,6 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, c *call) {
 	reply := &reply{header: make(http.Header), status: http.StatusOK}
 	s.dispatch(reply, r, c)
 	s.used(c)
-	if c.req.Method == "Login" && reply.status == http.StatusOK {
-		s.post(s.context(nil), &types.UserLoginSessionEvent{
-			IpAddress: r.RemoteAddr, Locale: "en_US",
-			SessionEvent: types.SessionEvent{Event: types.Event{UserName: c.req.Body.(*types.Login).UserName}},
-		})
-	}
 
 	s.mu.Lock()
 	lost := c.cut
@@ -241,7 +238,7 @@ func (s *Server) enter(c *call) (id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ncall++
-	id = fmt.Sprintf(" (call %d)", s.ncall)
+	id = fmt.Sprintf(callMark+"%d)", s.ncall)
 	s.calls[id] = c
 	if !c.admin {
 		s.requests = append(s.requests, c.req)
@@ -264,7 +261,7 @@ func (s *Server) call(ctx *simulator.Context) *call {
 		return nil
 	}
 	ua := ctx.Session.UserAgent
-	i := strings.LastIndex(ua, " (call ")
+	i := strings.LastIndex(ua, callMark)
 	if i < 0 {
 		return nil
 	}

@@ -98,6 +98,11 @@ type Server struct {
 	AuthorizedKeys []string
 	// Addr is where to listen; "" means a free port of 127.0.0.1.
 	Addr string
+	// PlainHTTP serves without TLS; CA, CAFile and Thumbprint prove nothing then.
+	PlainHTTP bool
+	// ProxyAddr is where to serve the HTTP proxy through which extensions log in with a certificate;
+	// a vCenter has it on port 80. "" serves none. govmomi finds its port in the URL.
+	ProxyAddr string
 	// Logf receives what somebody debugging a test wants to know; nil means nobody does.
 	Logf func(format string, args ...any)
 
@@ -140,6 +145,7 @@ type Server struct {
 	up       bool       // started, so that there is something to save
 	restored bool       // from StateDir
 	jump     *jump
+	proxy    *http.Server
 
 	pace atomic.Uint64 // float64 bits of Slow's factor; 0 is 1
 
@@ -199,7 +205,7 @@ func NewUnstartedServer(t T) *Server {
 		formats:  make(map[string]*template.Template),
 		lastUsed: make(map[string]time.Time),
 	}
-	s.hub.changed = make(chan struct{})
+	s.hub.s, s.hub.changed = s, make(chan struct{})
 	s.lab.changed = make(chan struct{})
 	s.life, s.cancel = context.WithCancel(context.Background())
 	if t != nil {
@@ -264,6 +270,9 @@ func (s *Server) start() (err error) {
 	if err := s.serveJump(); err != nil {
 		return err
 	}
+	if err := s.serveProxy(); err != nil {
+		return err
+	}
 	s.resume(on)
 	s.up = true
 	return s.autostart()
@@ -288,6 +297,9 @@ func (s *Server) Close() {
 	}
 	s.cancel()
 	s.closeJump()
+	if s.proxy != nil {
+		_ = s.proxy.Close()
+	}
 	for _, c := range admins {
 		c.CloseIdleConnections()
 	}
@@ -377,12 +389,14 @@ func (s *Server) listen(cert tls.Certificate) (err error) {
 	svc := s.model.Service
 	svc.RegisterEndpoints = true
 	svc.Listen = &url.URL{Host: s.Addr, User: url.UserPassword(s.Username, s.Password)}
-	svc.TLS = &tls.Config{
-		Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"},
-		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-			<-ready
-			return nil, nil
-		},
+	if !s.PlainHTTP {
+		svc.TLS = &tls.Config{
+			Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"},
+			GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+				<-ready
+				return nil, nil
+			},
+		}
 	}
 	s.http = svc.NewServer()
 	sm := s.model.Map().SessionManager()

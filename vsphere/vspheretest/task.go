@@ -1,6 +1,7 @@
 package vspheretest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -59,7 +60,7 @@ func (s *Server) submit(call *simulator.Context, j job) (types.ManagedObjectRefe
 	info.Name, info.DescriptionId = j.method, j.id
 	info.EntityName = s.nameOf(j.entity)
 	info.Cancelable = j.cancelable
-	info.Reason = &types.TaskReasonUser{UserName: call.Session.UserName}
+	info.Reason = &types.TaskReasonUser{UserName: cmp.Or(call.Session.UserName, adminUser)}
 
 	busy, late := s.occupy(task.Self, j)
 	if busy != nil && !late {

@@ -13,8 +13,8 @@ import (
 // verbs has the methods of vCenter's objects that the Server does itself. vcsim is made to call
 // them by changing whom a request is for (see route); the request's body still names the object.
 type verbs struct {
-	Self types.ManagedObjectReference
-	s    *Server
+	mo.View // vcsim expects something of this package in every object
+	s       *Server
 }
 
 var (
@@ -25,10 +25,9 @@ var (
 	serviceInstance = types.ManagedObjectReference{Type: "ServiceInstance", Value: "ServiceInstance"}
 )
 
-// Reference, Lock and Unlock make verbs an object of vcsim's, without a lock of its own.
-func (v *verbs) Reference() types.ManagedObjectReference { return v.Self }
-func (*verbs) Lock()                                     {}
-func (*verbs) Unlock()                                   {}
+// Lock and Unlock make verbs an object of vcsim's, without a lock of its own.
+func (*verbs) Lock()   {}
+func (*verbs) Unlock() {}
 
 // ours lists, by the type of the object, the methods that verbs has.
 var ours = map[string]map[string]bool{
