@@ -127,7 +127,7 @@ func (s *Server) capacity(ctx *simulator.Context, dc *simulator.Datacenter, file
 	if err != nil {
 		return 0
 	}
-	defer f.Close() //nolint:errcheck // it was only read
+	defer f.Close()
 	desc, err := vmdk.ParseDescriptor(f)
 	if err != nil {
 		return 0
