@@ -75,6 +75,10 @@ func (s *Server) clone(o *op, src *vm, host *simulator.HostSystem, req *types.Cl
 		return nil, fault
 	}
 
+	if b.host, fault = chooseHost(o.ctx, b.pool, req.Spec.Location.Host, b.host, "spec.location.host", b.ds, cfg); fault != nil {
+		s.leaveDir(b.dir)
+		return nil, fault
+	}
 	s.post(o.ctx, &types.VmBeingClonedEvent{
 		VmCloneEvent: types.VmCloneEvent{VmEvent: s.vmEvent(o.ctx, src)},
 		DestFolder:   folderArgument(b.folder), DestName: b.name, DestHost: *hostArgument(b.host),

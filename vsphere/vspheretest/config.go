@@ -85,6 +85,10 @@ func (r *rig) allowed(spec *types.VirtualMachineConfigSpec) types.BaseMethodFaul
 	switch {
 	case spec.NumCPUs < 0:
 		return &types.InvalidArgument{InvalidProperty: "configSpec.numCPUs"}
+	case cores(c, spec) > 1 && cpus(c, spec)%cores(c, spec) != 0:
+		return &types.InvalidArgument{InvalidProperty: "configSpec.numCoresPerSocket"}
+	case reserved(c, spec) > memory(c, spec):
+		return &types.InvalidArgument{InvalidProperty: "configSpec.memoryAllocation.reservation"}
 	case spec.MemoryMB < 0 || spec.MemoryMB%4 != 0:
 		return &types.InvalidArgument{InvalidProperty: "configSpec.memoryMB"}
 	case spec.BootOptions != nil && isTrue(spec.BootOptions.EfiSecureBootEnabled) && c.Firmware != efi && spec.Firmware != efi:
@@ -100,6 +104,41 @@ func (r *rig) allowed(spec *types.VirtualMachineConfigSpec) types.BaseMethodFaul
 }
 
 const efi = string(types.GuestOsDescriptorFirmwareTypeEfi)
+
+// cpus, cores, memory and reserved are what the VM is to have after a change: CPUs, cores per
+// socket, and MiB of memory, as a whole and reserved.
+func cpus(c *types.VirtualMachineConfigInfo, spec *types.VirtualMachineConfigSpec) int32 {
+	if spec.NumCPUs != 0 {
+		return spec.NumCPUs
+	}
+	return c.Hardware.NumCPU
+}
+
+func cores(c *types.VirtualMachineConfigInfo, spec *types.VirtualMachineConfigSpec) int32 {
+	switch {
+	case spec.NumCoresPerSocket != nil:
+		return *spec.NumCoresPerSocket
+	case c.Hardware.NumCoresPerSocket != nil:
+		return *c.Hardware.NumCoresPerSocket
+	}
+	return 1
+}
+
+func memory(c *types.VirtualMachineConfigInfo, spec *types.VirtualMachineConfigSpec) int64 {
+	if spec.MemoryMB != 0 {
+		return spec.MemoryMB
+	}
+	return int64(c.Hardware.MemoryMB)
+}
+
+func reserved(c *types.VirtualMachineConfigInfo, spec *types.VirtualMachineConfigSpec) int64 {
+	for _, a := range []*types.ResourceAllocationInfo{spec.MemoryAllocation, c.MemoryAllocation} {
+		if a != nil && a.Reservation != nil {
+			return *a.Reservation
+		}
+	}
+	return 0
+}
 
 func setString(dst *string, v string) {
 	if v != "" {

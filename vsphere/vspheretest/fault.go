@@ -85,17 +85,19 @@ func (s *Server) met(c *call) (effects []Effect) {
 
 // An Effect is what a Fault does. The variables and functions of this package make them.
 type Effect struct {
-	name   string
-	lose   bool
-	drop   bool
-	deaf   bool
-	status int
-	stall  time.Duration
-	refuse types.BaseMethodFault
-	fail   types.BaseMethodFault
-	late   bool // fail after the effect
-	slow   float64
-	act    func(*Server, *call)
+	name    string
+	lose    bool
+	drop    bool
+	deaf    bool
+	status  int
+	stall   time.Duration
+	refuse  types.BaseMethodFault
+	fail    types.BaseMethodFault
+	late    bool // fail after the effect
+	slow    float64
+	asks    string // a question, with choices
+	choices []string
+	act     func(*Server, *call)
 }
 
 // String names the effect.

@@ -72,6 +72,10 @@ func (s *Server) create(o *op, req *types.CreateVM_Task) (types.AnyType, types.B
 		s.leaveDir(b.dir)
 		return nil, f
 	}
+	if b.host, fault = chooseHost(o.ctx, req.Pool, req.Host, b.host, "host", b.ds, &cfg); fault != nil {
+		s.leaveDir(b.dir)
+		return nil, fault
+	}
 	m := b.reserve(&o.task.Self)
 	defer s.vacate(o.task.Self, job{own: []*vm{m}})
 	if f := o.take(s.lat.Create); f != nil {
@@ -190,6 +194,7 @@ func (s *Server) reconfigure(o *op, m *vm, spec *types.VirtualMachineConfigSpec)
 	s.post(o.ctx, &types.VmReconfiguredEvent{VmEvent: s.vmEvent(o.ctx, m), ConfigSpec: deepCopy(*spec)})
 	if len(spec.DeviceChange) > 0 {
 		s.layFiles(o.ctx, m)
+		s.rewire(o.ctx, m, false)
 		s.replug(o.ctx, m)
 		s.warnMACs(o.ctx, m)
 	}
@@ -323,6 +328,7 @@ func (s *Server) unlist(ctx *simulator.Context, m *vm) {
 	event := s.vmEvent(ctx, m)
 	var folder *types.ManagedObjectReference
 	m.look(ctx, func(p *mo.VirtualMachine) { folder = p.Parent })
+	s.rewire(ctx, m, true)
 	s.mu.Lock()
 	m.gone = true
 	delete(s.vms, m.ref)

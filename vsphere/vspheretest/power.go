@@ -48,6 +48,9 @@ func (s *Server) switchOn(o *op, m *vm) types.BaseMethodFault {
 	if fault != nil {
 		return fault
 	}
+	if f := hostFault(o.ctx, m.home.host); f != nil {
+		return f
+	}
 	s.post(o.ctx, &types.VmStartingEvent{VmEvent: s.vmEvent(o.ctx, m)})
 	if f := o.take(s.lat.PowerOn); f != nil {
 		return f

@@ -82,6 +82,9 @@ type Server struct {
 	AnyLogin bool
 	// SessionTimeout is how long a session lives without a call; 0 means 30 minutes.
 	SessionTimeout time.Duration
+	// DescriptionLimit is how many bytes of a snapshot's description are stored; the rest is cut off
+	// without a word. 0 means all.
+	DescriptionLimit int
 	// Limits is how much vCenter and its hosts do at once; the zero value means theirs.
 	Limits Limits
 	// Standalone makes the Server present itself as an ESXi host without a vCenter, which cannot

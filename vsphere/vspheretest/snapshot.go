@@ -2,6 +2,7 @@ package vspheretest
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/vmware/govmomi/simulator"
@@ -89,7 +90,7 @@ func (s *Server) snapshot(o *op, m *vm, req *types.CreateSnapshotEx_Task, quiesc
 	}
 	s.nsnap++
 	item := snapTree{
-		Snapshot: snap.Self, Vm: m.ref, Name: req.Name, Description: req.Description, Id: int32(s.nsnap),
+		Snapshot: snap.Self, Vm: m.ref, Name: escape(req.Name), Description: s.described(req.Description), Id: int32(s.nsnap),
 		CreateTime: time.Now(), State: poweredOff, Quiesced: quiesce, ReplaySupported: types.NewBool(false),
 	}
 	s.mu.Unlock()
@@ -130,6 +131,14 @@ func (s *Server) snapshot(o *op, m *vm, req *types.CreateSnapshotEx_Task, quiesc
 	o.ctx.Map.Put(snap)
 	s.layFiles(o.ctx, m)
 	return snap.Self, nil
+}
+
+// described is a snapshot's description as it is stored.
+func (s *Server) described(text string) string {
+	if n := s.DescriptionLimit; n > 0 && len(text) > n {
+		return strings.ToValidUTF8(text[:n], "")
+	}
+	return text
 }
 
 // branch puts the VM's disks on new deltas, whose parents are the files they were on.
@@ -257,6 +266,7 @@ func (s *Server) revert(o *op, m *vm, snap *simulator.VirtualMachineSnapshot, su
 		s.setConfig(m, cfg)
 		setSnapshots(m.obj, info)
 	})
+	s.rewire(o.ctx, m, false)
 	if !on {
 		return nil
 	}

@@ -30,12 +30,14 @@ type job struct {
 
 // An op is a job that runs.
 type op struct {
-	s    *Server
-	ctx  *simulator.Context // to act on the inventory with
-	task *simulator.Task
-	life context.Context       // ends with the Server, or when the task is cancelled
-	fail types.BaseMethodFault // injected: instead of an effect
-	slow float64
+	s       *Server
+	ctx     *simulator.Context // to act on the inventory with
+	task    *simulator.Task
+	life    context.Context       // ends with the Server, or when the task is cancelled
+	fail    types.BaseMethodFault // injected: instead of an effect
+	slow    float64
+	asks    string // a question that comes before the effect
+	choices []string
 }
 
 // take waits for d, the time that the operation takes, before it has its effect. The fault tells
@@ -46,6 +48,11 @@ func (o *op) take(d time.Duration) types.BaseMethodFault {
 	}
 	if sleep(o.life, o.s.paced(d)) != nil {
 		return &types.RequestCanceled{}
+	}
+	if o.asks != "" {
+		if f := o.ask(o.asks, o.choices); f != nil {
+			return f
+		}
 	}
 	return o.fail
 }
@@ -93,6 +100,8 @@ func (s *Server) submit(call *simulator.Context, j job) (types.ManagedObjectRefe
 				o.fail = e.fail
 			case e.slow != 0:
 				o.slow = e.slow
+			case e.asks != "":
+				o.asks, o.choices = e.asks, e.choices
 			}
 		}
 	}

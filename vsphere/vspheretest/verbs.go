@@ -32,7 +32,7 @@ func (*verbs) Unlock() {}
 // ours lists, by the type of the object, the methods that verbs has.
 var ours = map[string]map[string]bool{
 	"VirtualMachine": set("CloneVM_Task", "ReconfigVM_Task", "PowerOnVM_Task", "PowerOffVM_Task", "ResetVM_Task",
-		"SuspendVM_Task", "ShutdownGuest", "RebootGuest", "StandbyGuest", "CreateSnapshot_Task", "CreateSnapshotEx_Task",
+		"SuspendVM_Task", "AnswerVM", "ShutdownGuest", "RebootGuest", "StandbyGuest", "CreateSnapshot_Task", "CreateSnapshotEx_Task",
 		"RevertToCurrentSnapshot_Task", "RemoveAllSnapshots_Task", "Rename_Task", "Destroy_Task", "UnregisterVM",
 		"MarkAsTemplate", "MarkAsVirtualMachine", "RelocateVM_Task", "MigrateVM_Task", "InstantClone_Task", "CustomizeVM_Task",
 		"PromoteDisks_Task"),

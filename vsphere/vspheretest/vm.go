@@ -22,16 +22,18 @@ type vm struct {
 	publish sync.Mutex // held while a guest's state becomes properties, and while the guest changes
 
 	// Guarded by Server.mu.
-	owner   *types.ManagedObjectReference         // the task that has the VM to itself
-	sharers map[types.ManagedObjectReference]bool // the tasks that read the VM
-	disk    Disk                                  // nil until it is first needed
-	guest   *running                              // nil while the power is off
-	snaps   map[types.ManagedObjectReference]kept // what the snapshots hold
-	persist []types.BaseOptionValue               // extraConfig at power on, for guestinfo.*
-	reverts int                                   // how often the VM was reverted
-	asleep  []byte                                // memory of a suspended guest
-	custom  *types.CustomizationSpec              // pending
-	gone    bool                                  // destroyed
+	owner    *types.ManagedObjectReference         // the task that has the VM to itself
+	sharers  map[types.ManagedObjectReference]bool // the tasks that read the VM
+	disk     Disk                                  // nil until it is first needed
+	guest    *running                              // nil while the power is off
+	snaps    map[types.ManagedObjectReference]kept // what the snapshots hold
+	persist  []types.BaseOptionValue               // extraConfig at power on, for guestinfo.*
+	reverts  int                                   // how often the VM was reverted
+	asleep   []byte                                // memory of a suspended guest
+	custom   *types.CustomizationSpec              // pending
+	wired    []types.ManagedObjectReference        // the networks that list the VM
+	question *question                             // that its operation waits for
+	gone     bool                                  // destroyed
 }
 
 // A kept is what a snapshot holds beside the configuration.
@@ -166,6 +168,7 @@ func (b *builder) complete(v *vm, cfg types.VirtualMachineConfigInfo) {
 	})
 	b.s.addToLists(b.ctx, v)
 	b.s.layFiles(b.ctx, v)
+	b.s.rewire(b.ctx, v, false)
 }
 
 // leavePool takes the VM from its pool's list: templates are in none.

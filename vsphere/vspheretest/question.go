@@ -1,0 +1,82 @@
+package vspheretest
+
+import (
+	"fmt"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// A question is one that a VM's operation waits to have answered.
+type question struct {
+	id     string
+	answer chan string // capacity 1: the key of the choice
+}
+
+// Question makes the call's task ask a question about its VM, as a host does when files were moved
+// or a disk is full, and wait until AnswerVM answers it. A VM has one question at a time. The first
+// choice, key "0", cancels the operation; the others let it go on.
+func Question(text string, choices ...string) Effect {
+	return Effect{name: fmt.Sprintf("question %q", text), asks: text, choices: choices}
+}
+
+// ask puts the question to the VM of the operation and waits for its answer.
+func (o *op) ask(text string, choices []string) types.BaseMethodFault {
+	m := o.s.vm(*o.task.Info.Entity)
+	if m == nil {
+		return nil
+	}
+	q := &question{id: o.s.newValue("question"), answer: make(chan string, 1)}
+	info := &types.VirtualMachineQuestionInfo{Id: q.id, Text: text}
+	for i, c := range choices {
+		info.Choice.ChoiceInfo = append(info.Choice.ChoiceInfo, &types.ElementDescription{
+			Description: types.Description{Label: c, Summary: c}, Key: fmt.Sprint(i),
+		})
+	}
+	o.s.mu.Lock()
+	m.question = q
+	o.s.mu.Unlock()
+	set := func(info *types.VirtualMachineQuestionInfo) {
+		change(o.ctx, m.obj, func() {
+			m.obj.Runtime.Question = info
+			m.obj.Summary.Runtime.Question = info
+		})
+	}
+	set(info)
+	defer func() {
+		o.s.mu.Lock()
+		m.question = nil
+		o.s.mu.Unlock()
+		set(nil)
+	}()
+	select {
+	case key := <-q.answer:
+		if key == "0" {
+			return &types.RequestCanceled{}
+		}
+		return nil
+	case <-o.life.Done():
+		return &types.RequestCanceled{}
+	}
+}
+
+// AnswerVM answers the question that a VM's operation waits for.
+func (v *verbs) AnswerVM(_ *simulator.Context, req *types.AnswerVM) soap.HasFault {
+	m, fault := v.target(req.This)
+	if fault != nil {
+		return &methods.AnswerVMBody{Fault_: fault}
+	}
+	v.s.mu.Lock()
+	q := m.question
+	v.s.mu.Unlock()
+	if q == nil || q.id != req.QuestionId {
+		return &methods.AnswerVMBody{Fault_: simulator.Fault("", &types.InvalidArgument{InvalidProperty: "questionId"})}
+	}
+	select {
+	case q.answer <- req.AnswerChoice:
+	default: // answered already
+	}
+	return &methods.AnswerVMBody{Res: &types.AnswerVMResponse{}}
+}

@@ -1,0 +1,141 @@
+package vspheretest
+
+import (
+	"slices"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// hostFault is why nothing can be placed on a host, or started there, or nil.
+func hostFault(ctx *simulator.Context, h *simulator.HostSystem) (f types.BaseMethodFault) {
+	ctx.WithLock(h.Self, func() {
+		switch {
+		case h.Runtime.ConnectionState != "" && h.Runtime.ConnectionState != types.HostSystemConnectionStateConnected:
+			f = &types.HostNotConnected{}
+		case h.Runtime.InMaintenanceMode:
+			ref := h.Self
+			f = &types.InvalidHostState{Host: &ref}
+		}
+	})
+	return f
+}
+
+// fits is why a VM of that configuration on that datastore cannot run on a host, or nil.
+func fits(ctx *simulator.Context, h *simulator.HostSystem, ds *simulator.Datastore, cfg *types.VirtualMachineConfigInfo) types.BaseMethodFault {
+	if f := hostFault(ctx, h); f != nil {
+		return f
+	}
+	var datastores, networks []types.ManagedObjectReference
+	ctx.WithLock(h.Self, func() { datastores, networks = slices.Clone(h.Datastore), slices.Clone(h.Network) })
+	if !slices.Contains(datastores, ds.Self) {
+		ref := ds.Self
+		return &types.InaccessibleDatastore{InvalidDatastore: types.InvalidDatastore{Datastore: &ref, Name: ds.Name}}
+	}
+	for _, n := range nics(cfg) {
+		if ref, ok := networkOf(n); ok && !slices.Contains(networks, ref) {
+			return &types.CannotAccessNetwork{
+				CannotAccessVmDevice: types.CannotAccessVmDevice{Device: deviceLabel(n), Backing: ref.Value}, Network: &ref,
+			}
+		}
+	}
+	return nil
+}
+
+func deviceLabel(n *types.VirtualEthernetCard) string {
+	if n.DeviceInfo == nil {
+		return "network adapter"
+	}
+	return n.DeviceInfo.GetDescription().Label
+}
+
+// networkOf returns the network that a NIC is on.
+func networkOf(n *types.VirtualEthernetCard) (ref types.ManagedObjectReference, ok bool) {
+	switch b := n.Backing.(type) {
+	case *types.VirtualEthernetCardNetworkBackingInfo:
+		if b.Network != nil {
+			return *b.Network, true
+		}
+	case *types.VirtualEthernetCardDistributedVirtualPortBackingInfo:
+		return types.ManagedObjectReference{Type: "DistributedVirtualPortgroup", Value: b.Port.PortgroupKey}, true
+	}
+	return ref, false
+}
+
+// drs reports whether something chooses hosts for the VMs of a resource pool: the host by itself, or
+// a cluster with DRS.
+func drs(ctx *simulator.Context, pool types.ManagedObjectReference) (on bool) {
+	on = true
+	for _, ref := range ancestors(ctx, pool) {
+		if c, ok := ctx.Map.Get(ref).(*simulator.ClusterComputeResource); ok {
+			ctx.WithLock(ref, func() {
+				if cfg, ok := c.ConfigurationEx.(*types.ClusterConfigInfoEx); ok {
+					on = cfg.DrsConfig.Enabled == nil || isTrue(cfg.DrsConfig.Enabled)
+				}
+			})
+		}
+	}
+	return on
+}
+
+// chooseHost returns the host that a new VM goes to: the one named, or with DRS any that fits, first
+// the one that comes next.
+func chooseHost(
+	ctx *simulator.Context, pool types.ManagedObjectReference, named *types.ManagedObjectReference, next *simulator.HostSystem,
+	property string, ds *simulator.Datastore, cfg *types.VirtualMachineConfigInfo,
+) (*simulator.HostSystem, types.BaseMethodFault) {
+	if named != nil {
+		return next, fits(ctx, next, ds, cfg)
+	}
+	if !drs(ctx, pool) {
+		return nil, &types.InvalidArgument{InvalidProperty: property}
+	}
+	none := &types.NoCompatibleHost{}
+	for _, h := range append([]*simulator.HostSystem{next}, hostsOf(ctx, pool)...) {
+		f := fits(ctx, h, ds, cfg)
+		if f == nil {
+			return h, nil
+		}
+		if !slices.Contains(none.Host, h.Self) {
+			none.Host = append(none.Host, h.Self)
+			none.Error = append(none.Error, types.LocalizedMethodFault{Fault: f, LocalizedMessage: faultMessage(f)})
+		}
+	}
+	return nil, none
+}
+
+// rewire makes the networks list the VM, or not, as its NICs are connected to them now.
+func (s *Server) rewire(ctx *simulator.Context, m *vm, gone bool) {
+	var now []types.ManagedObjectReference
+	if !gone {
+		m.look(ctx, func(o *mo.VirtualMachine) { now = slices.Clone(o.Network) })
+	}
+	s.mu.Lock()
+	was := m.wired
+	m.wired = now
+	s.mu.Unlock()
+	for _, ref := range was {
+		if !slices.Contains(now, ref) {
+			listOn(ctx, ref, func(vms []types.ManagedObjectReference) []types.ManagedObjectReference { return without(vms, m.ref) })
+		}
+	}
+	for _, ref := range now {
+		listOn(ctx, ref, func(vms []types.ManagedObjectReference) []types.ManagedObjectReference {
+			if slices.Contains(vms, m.ref) {
+				return vms
+			}
+			return append(slices.Clip(vms), m.ref)
+		})
+	}
+}
+
+// listOn changes which VMs a network lists.
+func listOn(ctx *simulator.Context, ref types.ManagedObjectReference, f func([]types.ManagedObjectReference) []types.ManagedObjectReference) {
+	switch n := ctx.Map.Get(ref).(type) {
+	case *mo.Network:
+		change(ctx, n, func() { n.Vm = f(n.Vm) })
+	case *simulator.DistributedVirtualPortgroup:
+		change(ctx, n, func() { n.Vm = f(n.Vm) })
+	}
+}
