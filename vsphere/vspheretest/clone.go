@@ -23,6 +23,13 @@ func (v *verbs) CloneVMTask(ctx *simulator.Context, req *types.CloneVM_Task) soa
 		return &methods.CloneVM_TaskBody{Fault_: fault}
 	}
 	spec := deepCopy(*req)
+	if loc := &spec.Spec.Location; loc.Host == nil && loc.Pool == nil {
+		src.look(ctx, func(o *mo.VirtualMachine) {
+			if o.ResourcePool != nil {
+				loc.Host = &src.home.host.Self // "the current host is used"
+			}
+		})
+	}
 	host := v.s.nextHost(ctx, v.s.poolOf(ctx, src, &spec.Spec.Location))
 	if ref := spec.Spec.Location.Host; ref != nil {
 		if h, ok := ctx.Map.Get(*ref).(*simulator.HostSystem); ok {

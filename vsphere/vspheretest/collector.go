@@ -79,7 +79,7 @@ func (c *collector) DestroyPropertyCollector(ctx *simulator.Context, _ *types.De
 func (c *collector) CreateFilter(ctx *simulator.Context, req *types.CreateFilter) soap.HasFault {
 	for _, set := range req.Spec.ObjectSet {
 		if get(ctx, set.Obj) == nil && !isTrue(req.Spec.ReportMissingObjectsInResults) {
-			return &methods.CreateFilterBody{Fault_: simulator.Fault("", &types.ManagedObjectNotFound{Obj: set.Obj})}
+			return &methods.CreateFilterBody{Fault_: soapFault(&types.ManagedObjectNotFound{Obj: set.Obj})}
 		}
 	}
 	f := &filter{c: c}
@@ -129,7 +129,7 @@ var errCanceled = fmt.Errorf("canceled by the client")
 func (c *collector) WaitForUpdates(ctx *simulator.Context, req *types.WaitForUpdates) soap.HasFault {
 	set, fault := c.wait(ctx, req.Version, nil)
 	if fault != nil {
-		return &methods.WaitForUpdatesBody{Fault_: simulator.Fault("", fault)}
+		return &methods.WaitForUpdatesBody{Fault_: soapFault(fault)}
 	}
 	return &methods.WaitForUpdatesBody{Res: &types.WaitForUpdatesResponse{Returnval: *set}}
 }
@@ -137,7 +137,7 @@ func (c *collector) WaitForUpdates(ctx *simulator.Context, req *types.WaitForUpd
 func (c *collector) CheckForUpdates(ctx *simulator.Context, req *types.CheckForUpdates) soap.HasFault {
 	set, fault := c.wait(ctx, req.Version, &types.WaitOptions{MaxWaitSeconds: types.NewInt32(0)})
 	if fault != nil {
-		return &methods.CheckForUpdatesBody{Fault_: simulator.Fault("", fault)}
+		return &methods.CheckForUpdatesBody{Fault_: soapFault(fault)}
 	}
 	return &methods.CheckForUpdatesBody{Res: &types.CheckForUpdatesResponse{Returnval: set}}
 }
@@ -145,7 +145,7 @@ func (c *collector) CheckForUpdates(ctx *simulator.Context, req *types.CheckForU
 func (c *collector) WaitForUpdatesEx(ctx *simulator.Context, req *types.WaitForUpdatesEx) soap.HasFault {
 	set, fault := c.wait(ctx, req.Version, req.Options)
 	if fault != nil {
-		return &methods.WaitForUpdatesExBody{Fault_: simulator.Fault("", fault)}
+		return &methods.WaitForUpdatesExBody{Fault_: soapFault(fault)}
 	}
 	return &methods.WaitForUpdatesExBody{Res: &types.WaitForUpdatesExResponse{Returnval: set}}
 }

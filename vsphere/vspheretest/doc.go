@@ -34,7 +34,18 @@
 //   - a VM with a MAC by hand that VMware keeps for itself does not power on;
 //   - guestinfo.* set while a VM runs is gone when it stops; empty values delete; keys that a
 //     ConfigSpec has a field for are ignored;
-//   - snapshots are 32 deep at most; templates have no snapshots and no power;
+//   - snapshots are 32 deep at most; templates have no snapshots and no power; snapshot names are
+//     stored with / \ and % escaped;
+//   - a VM is placed, and started, only on a host that is connected, not in maintenance mode, and
+//     sees its datastores and networks: DRS chooses one, and NoCompatibleHost says why each cannot
+//     be it; without DRS the host must be named; a host of another cluster is refused;
+//   - nothing is done with the VMs of a disconnected host, which run on; entering maintenance mode
+//     waits until no VM runs there, and DRS moves those that do;
+//   - HostDatastoreSystem.RemoveDatastore and HostNetworkSystem.RemovePortGroup are for one host;
+//     networks list their VMs;
+//   - an operation that asks a [Question] waits for AnswerVM, and a VM has one question at a time;
+//   - CPUs must be a multiple of the cores per socket, and reservations must fit the memory;
+//   - faults say in text what vCenter says, in meaning, in faultstring and localizedMessage;
 //   - events and tasks are all kept, with times, chains and who they were about;
 //   - waits for updates see every property, come in batches of 100 objects, and end with their
 //     session or client; bulk reads come in pages of 100;

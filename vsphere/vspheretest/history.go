@@ -65,7 +65,7 @@ func pageSizeOf(asked int32, none int) (int, *soap.Fault) {
 	case asked == 0:
 		return none, nil
 	case asked < 0 || asked > maxPage:
-		return 0, simulator.Fault("", &types.InvalidArgument{InvalidProperty: "maxCount"})
+		return 0, soapFault(&types.InvalidArgument{InvalidProperty: "maxCount"})
 	}
 	return int(asked), nil
 }

@@ -265,6 +265,8 @@ func (s *Server) buildNetworks(ctx *simulator.Context) error {
 		n := ctx.Map.FindByName(name, folder.ChildEntity)
 		n.(*mo.Network).Name = escape(name) // NICs know it by the port group's own name
 		for _, h := range hosts {
+			net := n.(*mo.Network)
+			net.Host = append(net.Host, h.Self)
 			h.Network = append(h.Network[:len(h.Network):len(h.Network)], n.Reference())
 		}
 		cluster.Network = append(cluster.Network, n.Reference())

@@ -384,7 +384,7 @@ func (s *Server) destroyFolder(o *op, ref types.ManagedObjectReference) types.Ba
 // CreateFolder makes a folder below a folder, at once.
 func (v *verbs) CreateFolder(ctx *simulator.Context, req *types.CreateFolder) soap.HasFault {
 	fail := func(f types.BaseMethodFault) soap.HasFault {
-		return &methods.CreateFolderBody{Fault_: simulator.Fault("", f)}
+		return &methods.CreateFolderBody{Fault_: soapFault(f)}
 	}
 	parent, ok := ctx.Map.Get(req.This).(*simulator.Folder)
 	if !ok {
@@ -473,7 +473,7 @@ func (v *verbs) MarkAsTemplate(ctx *simulator.Context, req *types.MarkAsTemplate
 		return &methods.MarkAsTemplateBody{Fault_: fault}
 	}
 	if f := v.s.markable(ctx, m, false); f != nil {
-		return &methods.MarkAsTemplateBody{Fault_: simulator.Fault("", f)}
+		return &methods.MarkAsTemplateBody{Fault_: soapFault(f)}
 	}
 	v.s.markTemplate(ctx, m)
 	return &methods.MarkAsTemplateBody{Res: &types.MarkAsTemplateResponse{}}
@@ -521,10 +521,10 @@ func (v *verbs) MarkAsVirtualMachine(ctx *simulator.Context, req *types.MarkAsVi
 	}
 	rp, ok := asPool(ctx.Map.Get(req.Pool))
 	if !ok {
-		return &methods.MarkAsVirtualMachineBody{Fault_: simulator.Fault("", &types.ManagedObjectNotFound{Obj: req.Pool})}
+		return &methods.MarkAsVirtualMachineBody{Fault_: soapFault(&types.ManagedObjectNotFound{Obj: req.Pool})}
 	}
 	if f := v.s.markable(ctx, m, true); f != nil {
-		return &methods.MarkAsVirtualMachineBody{Fault_: simulator.Fault("", f)}
+		return &methods.MarkAsVirtualMachineBody{Fault_: soapFault(f)}
 	}
 	version, modified := v.s.changeVersion()
 	change(ctx, m.obj, func() {

@@ -58,7 +58,3 @@ func (s *Server) freeze(ctx *simulator.Context, m *vm) (now kept, fault types.Ba
 	now.disk, now.memory = disk, memory
 	return now, nil
 }
-
-func because(text string) types.RuntimeFault {
-	return types.RuntimeFault{MethodFault: types.MethodFault{FaultMessage: []types.LocalizableMessage{{Key: "vspheretest", Message: text}}}}
-}

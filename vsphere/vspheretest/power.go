@@ -48,8 +48,12 @@ func (s *Server) switchOn(o *op, m *vm) types.BaseMethodFault {
 	if fault != nil {
 		return fault
 	}
-	if f := hostFault(o.ctx, m.home.host); f != nil {
-		return f
+	host, fault := s.startable(o.ctx, m)
+	if fault != nil {
+		return fault
+	}
+	if host != m.home.host {
+		s.rehost(o.ctx, m, host)
 	}
 	s.post(o.ctx, &types.VmStartingEvent{VmEvent: s.vmEvent(o.ctx, m)})
 	if f := o.take(s.lat.PowerOn); f != nil {
@@ -126,7 +130,7 @@ func (v *verbs) PowerOnMultiVMTask(ctx *simulator.Context, req *types.PowerOnMul
 				if fault != nil {
 					f, _ := fault.VimFault().(types.BaseMethodFault)
 					res.NotAttempted = append(res.NotAttempted, types.ClusterNotAttemptedVmInfo{
-						Vm: ref, Fault: types.LocalizedMethodFault{Fault: f},
+						Vm: ref, Fault: types.LocalizedMethodFault{Fault: f, LocalizedMessage: fault.String},
 					})
 					continue
 				}
@@ -214,9 +218,10 @@ func (v *verbs) tooled(ctx *simulator.Context, ref types.ManagedObjectReference)
 	if fault != nil {
 		return nil, nil, fault
 	}
-	var f types.BaseMethodFault
+	f := offline(ctx, m.home.host)
 	m.look(ctx, func(o *mo.VirtualMachine) {
 		switch {
+		case f != nil:
 		case o.Runtime.PowerState != poweredOn:
 			f = &types.InvalidPowerState{RequestedState: poweredOn, ExistingState: o.Runtime.PowerState}
 		case o.Guest.ToolsRunningStatus != toolsRunning:
@@ -234,7 +239,7 @@ func (v *verbs) tooled(ctx *simulator.Context, ref types.ManagedObjectReference)
 		f = &types.ToolsUnavailable{}
 	}
 	if f != nil {
-		return nil, nil, simulator.Fault("", f)
+		return nil, nil, soapFault(f)
 	}
 	return m, r, nil
 }

@@ -2,6 +2,7 @@ package vspheretest
 
 import (
 	"fmt"
+	"strconv"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
@@ -11,8 +12,9 @@ import (
 
 // A question is one that a VM's operation waits to have answered.
 type question struct {
-	id     string
-	answer chan string // capacity 1: the key of the choice
+	id      string
+	choices int         // their keys are 0, 1, ...
+	answer  chan string // capacity 1: the key of the choice
 }
 
 // Question makes the call's task ask a question about its VM, as a host does when files were moved
@@ -22,22 +24,23 @@ func Question(text string, choices ...string) Effect {
 	return Effect{name: fmt.Sprintf("question %q", text), asks: text, choices: choices}
 }
 
-// ask puts the question to the VM of the operation and waits for its answer.
+// ask puts the question to the VM of the operation and waits for its answer. A VM has one question
+// at a time; the next one waits until it is answered.
 func (o *op) ask(text string, choices []string) types.BaseMethodFault {
 	m := o.s.vm(*o.task.Info.Entity)
 	if m == nil {
 		return nil
 	}
-	q := &question{id: o.s.newValue("question"), answer: make(chan string, 1)}
+	q := &question{id: o.s.newValue("question"), choices: len(choices), answer: make(chan string, 1)}
+	if !o.turn(m, q) {
+		return &types.RequestCanceled{}
+	}
 	info := &types.VirtualMachineQuestionInfo{Id: q.id, Text: text}
 	for i, c := range choices {
 		info.Choice.ChoiceInfo = append(info.Choice.ChoiceInfo, &types.ElementDescription{
 			Description: types.Description{Label: c, Summary: c}, Key: fmt.Sprint(i),
 		})
 	}
-	o.s.mu.Lock()
-	m.question = q
-	o.s.mu.Unlock()
 	set := func(info *types.VirtualMachineQuestionInfo) {
 		change(o.ctx, m.obj, func() {
 			m.obj.Runtime.Question = info
@@ -45,11 +48,14 @@ func (o *op) ask(text string, choices []string) types.BaseMethodFault {
 		})
 	}
 	set(info)
+	o.s.post(o.ctx, &types.VmMessageEvent{VmEvent: o.s.vmEvent(o.ctx, m), Message: text, MessageInfo: info.Message})
 	defer func() {
+		set(nil)
 		o.s.mu.Lock()
 		m.question = nil
+		close(o.s.freed)
+		o.s.freed = make(chan struct{})
 		o.s.mu.Unlock()
-		set(nil)
 	}()
 	select {
 	case key := <-q.answer:
@@ -62,21 +68,47 @@ func (o *op) ask(text string, choices []string) types.BaseMethodFault {
 	}
 }
 
+// turn makes q the VM's question once it has no other. It returns false if the operation ends first.
+func (o *op) turn(m *vm, q *question) bool {
+	for {
+		o.s.mu.Lock()
+		if m.question == nil {
+			m.question = q
+			o.s.mu.Unlock()
+			return true
+		}
+		freed := o.s.freed
+		o.s.mu.Unlock()
+		select {
+		case <-freed:
+		case <-o.life.Done():
+			return false
+		}
+	}
+}
+
 // AnswerVM answers the question that a VM's operation waits for.
 func (v *verbs) AnswerVM(_ *simulator.Context, req *types.AnswerVM) soap.HasFault {
 	m, fault := v.target(req.This)
 	if fault != nil {
 		return &methods.AnswerVMBody{Fault_: fault}
 	}
+	fail := func(property string) soap.HasFault {
+		return &methods.AnswerVMBody{Fault_: soapFault(&types.InvalidArgument{InvalidProperty: property})}
+	}
 	v.s.mu.Lock()
 	q := m.question
 	v.s.mu.Unlock()
 	if q == nil || q.id != req.QuestionId {
-		return &methods.AnswerVMBody{Fault_: simulator.Fault("", &types.InvalidArgument{InvalidProperty: "questionId"})}
+		return fail("questionId")
+	}
+	if n, err := strconv.Atoi(req.AnswerChoice); err != nil || n < 0 || n >= q.choices || fmt.Sprint(n) != req.AnswerChoice {
+		return fail("answerChoice")
 	}
 	select {
 	case q.answer <- req.AnswerChoice:
 	default: // answered already
+		return fail("questionId")
 	}
 	return &methods.AnswerVMBody{Res: &types.AnswerVMResponse{}}
 }

@@ -8,13 +8,23 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
+// offline is why nothing can be done with the VMs of a host, or nil: vCenter does not reach it.
+func offline(ctx *simulator.Context, h *simulator.HostSystem) (f types.BaseMethodFault) {
+	ctx.WithLock(h.Self, func() {
+		if h.Runtime.ConnectionState != "" && h.Runtime.ConnectionState != types.HostSystemConnectionStateConnected {
+			f = &types.HostNotConnected{}
+		}
+	})
+	return f
+}
+
 // hostFault is why nothing can be placed on a host, or started there, or nil.
 func hostFault(ctx *simulator.Context, h *simulator.HostSystem) (f types.BaseMethodFault) {
+	if f := offline(ctx, h); f != nil {
+		return f
+	}
 	ctx.WithLock(h.Self, func() {
-		switch {
-		case h.Runtime.ConnectionState != "" && h.Runtime.ConnectionState != types.HostSystemConnectionStateConnected:
-			f = &types.HostNotConnected{}
-		case h.Runtime.InMaintenanceMode:
+		if h.Runtime.InMaintenanceMode {
 			ref := h.Self
 			f = &types.InvalidHostState{Host: &ref}
 		}
@@ -29,14 +39,21 @@ func fits(ctx *simulator.Context, h *simulator.HostSystem, ds *simulator.Datasto
 	}
 	var datastores, networks []types.ManagedObjectReference
 	ctx.WithLock(h.Self, func() { datastores, networks = slices.Clone(h.Datastore), slices.Clone(h.Network) })
-	if !slices.Contains(datastores, ds.Self) {
-		ref := ds.Self
-		return &types.InaccessibleDatastore{InvalidDatastore: types.InvalidDatastore{Datastore: &ref, Name: ds.Name}}
+	needed := []types.ManagedObjectReference{ds.Self}
+	each([]*types.VirtualMachineConfigInfo{cfg}, func(b *types.VirtualDiskFlatVer2BackingInfo, _ bool) {
+		if b.Datastore != nil {
+			needed = append(needed, *b.Datastore)
+		}
+	})
+	for _, ref := range needed {
+		if !slices.Contains(datastores, ref) {
+			return &types.InaccessibleDatastore{InvalidDatastore: types.InvalidDatastore{Datastore: &ref, Name: serverOf(ctx).nameOf(ref)}}
+		}
 	}
 	for _, n := range nics(cfg) {
 		if ref, ok := networkOf(n); ok && !slices.Contains(networks, ref) {
 			return &types.CannotAccessNetwork{
-				CannotAccessVmDevice: types.CannotAccessVmDevice{Device: deviceLabel(n), Backing: ref.Value}, Network: &ref,
+				CannotAccessVmDevice: types.CannotAccessVmDevice{Device: deviceLabel(n), Backing: serverOf(ctx).nameOf(ref)}, Network: &ref,
 			}
 		}
 	}
@@ -71,7 +88,7 @@ func drs(ctx *simulator.Context, pool types.ManagedObjectReference) (on bool) {
 		if c, ok := ctx.Map.Get(ref).(*simulator.ClusterComputeResource); ok {
 			ctx.WithLock(ref, func() {
 				if cfg, ok := c.ConfigurationEx.(*types.ClusterConfigInfoEx); ok {
-					on = cfg.DrsConfig.Enabled == nil || isTrue(cfg.DrsConfig.Enabled)
+					on = isTrue(cfg.DrsConfig.Enabled)
 				}
 			})
 		}
@@ -79,30 +96,47 @@ func drs(ctx *simulator.Context, pool types.ManagedObjectReference) (on bool) {
 	return on
 }
 
-// chooseHost returns the host that a new VM goes to: the one named, or with DRS any that fits, first
-// the one that comes next.
+// chooseHost returns the host that a VM goes to: the one named, which must be one of the resource
+// pool's, or with DRS any that fits, first the one that comes next. property is what the request
+// names it by.
 func chooseHost(
 	ctx *simulator.Context, pool types.ManagedObjectReference, named *types.ManagedObjectReference, next *simulator.HostSystem,
 	property string, ds *simulator.Datastore, cfg *types.VirtualMachineConfigInfo,
 ) (*simulator.HostSystem, types.BaseMethodFault) {
+	all := hostsOf(ctx, pool)
 	if named != nil {
+		if !slices.Contains(all, next) {
+			return nil, &types.InvalidArgument{InvalidProperty: property}
+		}
 		return next, fits(ctx, next, ds, cfg)
 	}
 	if !drs(ctx, pool) {
 		return nil, &types.InvalidArgument{InvalidProperty: property}
 	}
 	none := &types.NoCompatibleHost{}
-	for _, h := range append([]*simulator.HostSystem{next}, hostsOf(ctx, pool)...) {
+	i := max(slices.Index(all, next), 0)
+	for _, h := range slices.Concat(all[i:], all[:i]) {
 		f := fits(ctx, h, ds, cfg)
 		if f == nil {
 			return h, nil
 		}
-		if !slices.Contains(none.Host, h.Self) {
-			none.Host = append(none.Host, h.Self)
-			none.Error = append(none.Error, types.LocalizedMethodFault{Fault: f, LocalizedMessage: faultMessage(f)})
-		}
+		none.Host = append(none.Host, h.Self)
+		none.Error = append(none.Error, types.LocalizedMethodFault{Fault: f, LocalizedMessage: faultMessage(f)})
 	}
 	return nil, none
+}
+
+// startable returns the host on which a VM is to be powered on: its own or, with DRS, one that fits.
+func (s *Server) startable(ctx *simulator.Context, m *vm) (*simulator.HostSystem, types.BaseMethodFault) {
+	h, cfg := m.home.host, m.config(ctx)
+	fault := fits(ctx, h, m.home.ds, cfg)
+	var pool *types.ManagedObjectReference
+	var state types.VirtualMachinePowerState
+	m.look(ctx, func(o *mo.VirtualMachine) { pool, state = o.ResourcePool, o.Runtime.PowerState })
+	if fault == nil || state != poweredOff || pool == nil || offline(ctx, h) != nil || !drs(ctx, *pool) {
+		return h, fault
+	}
+	return chooseHost(ctx, *pool, nil, h, "host", m.home.ds, cfg)
 }
 
 // rewire makes the networks list the VM, or not, as its NICs are connected to them now.

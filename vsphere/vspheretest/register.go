@@ -31,15 +31,15 @@ func (v *verbs) UnregisterVM(ctx *simulator.Context, req *types.UnregisterVM) so
 	own := types.ManagedObjectReference{Type: "Task", Value: s.newValue("task")}
 	j := job{own: []*vm{m}}
 	if busy, _ := s.occupy(own, j); busy != nil {
-		return fail(simulator.Fault("", busy))
+		return fail(soapFault(busy))
 	}
 	defer s.vacate(own, j)
 	if p := m.power(ctx); p == poweredOn {
-		return fail(simulator.Fault("", &types.InvalidPowerState{RequestedState: poweredOff, ExistingState: p}))
+		return fail(soapFault(&types.InvalidPowerState{RequestedState: poweredOff, ExistingState: p}))
 	}
 	p := parked{config: m.config(ctx), snaps: make(map[types.ManagedObjectReference]*simulator.VirtualMachineSnapshot), m: m}
 	if p.config == nil {
-		return fail(simulator.Fault("", &types.InvalidState{}))
+		return fail(soapFault(&types.InvalidState{}))
 	}
 	m.look(ctx, func(o *mo.VirtualMachine) { p.tree = deepCopy(o.Snapshot) })
 	for ref := range m.snaps {

@@ -95,6 +95,9 @@ func (s *Server) destination(ctx *simulator.Context, m *vm, spec *types.VirtualM
 			return to, fault
 		}
 	}
+	if f := offline(ctx, to.host); f != nil {
+		return to, f
+	}
 	var mounted []types.ManagedObjectReference
 	ctx.WithLock(to.host.Self, func() { mounted = slices.Clone(to.host.Datastore) })
 	if !slices.Contains(mounted, to.ds.Self) {
@@ -120,6 +123,15 @@ func (s *Server) relocate(o *op, m *vm, spec *types.VirtualMachineRelocateSpec) 
 	m.look(o.ctx, func(p *mo.VirtualMachine) { r.on, r.frozen = p.Runtime.PowerState == poweredOn, p.Snapshot != nil })
 	if f := r.changeDevices(spec.DeviceChange); f != nil {
 		return f
+	}
+	if to.host != m.home.host {
+		at := deepCopy(cfg)
+		if to.ds != m.home.ds { // its disks go there
+			each([]*types.VirtualMachineConfigInfo{at}, func(b *types.VirtualDiskFlatVer2BackingInfo, _ bool) { b.Datastore = nil })
+		}
+		if f := fits(o.ctx, to.host, to.ds, at); f != nil {
+			return f
+		}
 	}
 	if to.folder != nil {
 		if f := s.move(o.ctx, m.ref, to.folder.Self); f != nil {
@@ -161,9 +173,27 @@ func (s *Server) relocate(o *op, m *vm, spec *types.VirtualMachineRelocateSpec) 
 		})
 	}
 	if len(spec.DeviceChange) > 0 {
+		s.rewire(o.ctx, m, false)
 		s.replug(o.ctx, m)
 	}
 	return nil
+}
+
+// rehost makes a VM one of another host that sees its files. The caller has the VM to itself.
+func (s *Server) rehost(ctx *simulator.Context, m *vm, to *simulator.HostSystem) {
+	event := s.vmEvent(ctx, m)
+	s.removeFromLists(ctx, m)
+	s.mu.Lock()
+	m.home.host = to
+	s.mu.Unlock()
+	change(ctx, m.obj, func() {
+		m.obj.Runtime.Host = &to.Self
+		m.obj.Summary.Runtime.Host = &to.Self
+	})
+	s.addToLists(ctx, m)
+	s.post(ctx, &types.VmMigratedEvent{
+		VmEvent: s.vmEvent(ctx, m), SourceHost: *event.Host, SourceDatacenter: event.Datacenter, SourceDatastore: event.Ds,
+	})
 }
 
 // addToLists adds the VM to the lists of its host, datastore and pool; removeFromLists takes it

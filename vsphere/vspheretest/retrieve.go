@@ -210,11 +210,11 @@ func (c *collector) unknown(ctx *simulator.Context, specs []types.PropertyFilter
 
 func (c *collector) RetrievePropertiesEx(ctx *simulator.Context, req *types.RetrievePropertiesEx) soap.HasFault {
 	if f := c.unknown(ctx, req.SpecSet); f != nil {
-		return &methods.RetrievePropertiesExBody{Fault_: simulator.Fault("The session is not authenticated.", f)}
+		return &methods.RetrievePropertiesExBody{Fault_: soapFault(f)}
 	}
 	objs, fault := retrieve(ctx, req.SpecSet)
 	if fault != nil {
-		return &methods.RetrievePropertiesExBody{Fault_: simulator.Fault("", fault)}
+		return &methods.RetrievePropertiesExBody{Fault_: soapFault(fault)}
 	}
 	most := int(req.Options.MaxObjects)
 	if most <= 0 || most > pageSize {
@@ -232,7 +232,7 @@ func (c *collector) ContinueRetrievePropertiesEx(_ *simulator.Context, req *type
 	delete(c.pages, req.Token)
 	c.mu.Unlock()
 	if !ok {
-		return &methods.ContinueRetrievePropertiesExBody{Fault_: simulator.Fault("", &types.InvalidArgument{InvalidProperty: "token"})}
+		return &methods.ContinueRetrievePropertiesExBody{Fault_: soapFault(&types.InvalidArgument{InvalidProperty: "token"})}
 	}
 	res, token := c.page(p.rest, p.most)
 	return &methods.ContinueRetrievePropertiesExBody{Res: &types.ContinueRetrievePropertiesExResponse{
@@ -243,11 +243,11 @@ func (c *collector) ContinueRetrievePropertiesEx(_ *simulator.Context, req *type
 // RetrieveProperties is the method without pages, which is deprecated.
 func (c *collector) RetrieveProperties(ctx *simulator.Context, req *types.RetrieveProperties) soap.HasFault {
 	if f := c.unknown(ctx, req.SpecSet); f != nil {
-		return &methods.RetrievePropertiesBody{Fault_: simulator.Fault("The session is not authenticated.", f)}
+		return &methods.RetrievePropertiesBody{Fault_: soapFault(f)}
 	}
 	objs, fault := retrieve(ctx, req.SpecSet)
 	if fault != nil {
-		return &methods.RetrievePropertiesBody{Fault_: simulator.Fault("", fault)}
+		return &methods.RetrievePropertiesBody{Fault_: soapFault(fault)}
 	}
 	return &methods.RetrievePropertiesBody{Res: &types.RetrievePropertiesResponse{Returnval: objs}}
 }

@@ -197,7 +197,9 @@ func writeFault(w http.ResponseWriter, f types.BaseMethodFault) {
 	var b bytes.Buffer
 	b.WriteString(xml.Header + `<soapenv:Envelope xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/" ` +
 		`xmlns:xsd="http://www.w3.org/2001/XMLSchema" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">` +
-		`<soapenv:Body><soapenv:Fault><faultcode>ServerFaultCode</faultcode><faultstring></faultstring><detail>`)
+		`<soapenv:Body><soapenv:Fault><faultcode>ServerFaultCode</faultcode><faultstring>`)
+	_ = xml.EscapeText(&b, []byte(faultMessage(f)))
+	b.WriteString(`</faultstring><detail>`)
 	start := xml.StartElement{Name: xml.Name{Local: kind + "Fault"}, Attr: []xml.Attr{
 		{Name: xml.Name{Local: "xmlns"}, Value: "urn:" + vim25.Namespace},
 		{Name: xml.Name{Local: "xsi:type"}, Value: kind},

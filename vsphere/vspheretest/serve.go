@@ -1,6 +1,7 @@
 package vspheretest
 
 import (
+	"bytes"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -30,6 +31,10 @@ func (s *Server) dispatch(re *reply, r *http.Request, c *call) {
 		writeFault(re, f)
 	}()
 	s.model.Service.ServeMux.ServeHTTP(re, r)
+	if re.status == http.StatusInternalServerError {
+		body := worded(re.body.Bytes())
+		re.body = *bytes.NewBuffer(body)
+	}
 }
 
 // unlock gives an object a new lock: the old one belongs to a call that has panicked.

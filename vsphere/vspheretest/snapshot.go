@@ -133,7 +133,7 @@ func (s *Server) snapshot(o *op, m *vm, req *types.CreateSnapshotEx_Task, quiesc
 	return snap.Self, nil
 }
 
-// described is a snapshot's description as it is stored.
+// described returns a snapshot's description as it is stored.
 func (s *Server) described(text string) string {
 	if n := s.DescriptionLimit; n > 0 && len(text) > n {
 		return strings.ToValidUTF8(text[:n], "")
@@ -294,8 +294,8 @@ func (v *verbs) RenameSnapshot(ctx *simulator.Context, req *types.RenameSnapshot
 	change(ctx, m.obj, func() {
 		info := deepCopy(m.obj.Snapshot)
 		if n := findNode(info.RootSnapshotList, &req.This); n != nil {
-			setString(&n.Name, req.Name)
-			setString(&n.Description, req.Description)
+			setString(&n.Name, escape(req.Name))
+			setString(&n.Description, v.s.described(req.Description))
 		}
 		setSnapshots(m.obj, info)
 	})

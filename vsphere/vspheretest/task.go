@@ -3,7 +3,6 @@ package vspheretest
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/vmware/govmomi/simulator"
@@ -49,8 +48,9 @@ func (o *op) take(d time.Duration) types.BaseMethodFault {
 	if sleep(o.life, o.s.paced(d)) != nil {
 		return &types.RequestCanceled{}
 	}
-	if o.asks != "" {
-		if f := o.ask(o.asks, o.choices); f != nil {
+	if text := o.asks; text != "" {
+		o.asks = "" // once, in whatever step of the operation
+		if f := o.ask(text, o.choices); f != nil {
 			return f
 		}
 	}
@@ -71,7 +71,7 @@ func (s *Server) submit(call *simulator.Context, j job) (types.ManagedObjectRefe
 
 	busy, late := s.occupy(task.Self, j)
 	if busy != nil && !late {
-		return types.ManagedObjectReference{}, simulator.Fault("The operation is not allowed in the current state.", busy)
+		return types.ManagedObjectReference{}, soapFault(busy)
 	}
 	for _, v := range append(j.own, j.read...) {
 		info.Locked = append(info.Locked, v.ref)
@@ -117,7 +117,9 @@ func (s *Server) submit(call *simulator.Context, j job) (types.ManagedObjectRefe
 		fault := s.admit(life, j) // the task is queued meanwhile
 		if fault == nil {
 			o.update(func(i *types.TaskInfo) { i.State, i.StartTime = types.TaskInfoStateRunning, now() })
-			result, fault = j.work(o)
+			if fault = s.unreached(ctx, j); fault == nil {
+				result, fault = j.work(o)
+			}
 			s.retire(j)
 		}
 		s.vacate(task.Self, j)
@@ -148,17 +150,6 @@ func (o *op) update(f func(*types.TaskInfo)) {
 func now() *time.Time {
 	t := time.Now()
 	return &t
-}
-
-func faultMessage(f types.BaseMethodFault) string {
-	if m := f.GetMethodFault(); m != nil {
-		for _, l := range m.FaultMessage {
-			if l.Message != "" {
-				return l.Message
-			}
-		}
-	}
-	return fmt.Sprintf("%T", f)[len("*types."):]
 }
 
 // occupy marks the job's VMs as busy. If one already is, it returns the fault, and whether the

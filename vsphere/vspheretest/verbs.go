@@ -39,6 +39,9 @@ var ours = map[string]map[string]bool{
 	"VirtualMachineSnapshot": set("RevertToSnapshot_Task", "RemoveSnapshot_Task", "RenameSnapshot"),
 	"Folder":                 set("CreateVM_Task", "RegisterVM_Task", "CreateFolder", "Rename_Task", "Destroy_Task", "MoveIntoFolder_Task"),
 	"Datacenter":             set("PowerOnMultiVM_Task"),
+	"HostDatastoreSystem":    set("RemoveDatastore"),
+	"HostNetworkSystem":      set("AddPortGroup", "RemovePortGroup"),
+	"HostSystem":             set("DisconnectHost_Task", "ReconnectHost_Task", "EnterMaintenanceMode_Task", "ExitMaintenanceMode_Task"),
 	"SessionManager":         set("AcquireGenericServiceTicket"),
 	"ViewManager":            set("CreateContainerView"),
 	"EventManager":           set("CreateCollectorForEvents", "QueryEvents", "PostEvent"),
@@ -104,14 +107,14 @@ func (v *verbs) target(ref types.ManagedObjectReference) (*vm, *soap.Fault) {
 	if m := v.s.vm(ref); m != nil {
 		return m, nil
 	}
-	return nil, simulator.Fault("", &types.ManagedObjectNotFound{Obj: ref})
+	return nil, soapFault(&types.ManagedObjectNotFound{Obj: ref})
 }
 
 // snapshot returns the snapshot that ref names, and its VM.
 func (v *verbs) snapshot(ctx *simulator.Context, ref types.ManagedObjectReference) (*simulator.VirtualMachineSnapshot, *vm, *soap.Fault) {
 	snap, ok := ctx.Map.Get(ref).(*simulator.VirtualMachineSnapshot)
 	if !ok {
-		return nil, nil, simulator.Fault("", &types.ManagedObjectNotFound{Obj: ref})
+		return nil, nil, soapFault(&types.ManagedObjectNotFound{Obj: ref})
 	}
 	m, f := v.target(snap.Vm)
 	return snap, m, f
@@ -161,9 +164,9 @@ func (v *verbs) CancelTask(ctx *simulator.Context, req *types.CancelTask) soap.H
 		var done bool
 		ctx.WithLock(req.This, func() { done = task.Info.CompleteTime != nil })
 		if done {
-			return &methods.CancelTaskBody{Fault_: simulator.Fault("", &types.InvalidState{})}
+			return &methods.CancelTaskBody{Fault_: soapFault(&types.InvalidState{})}
 		}
-		return &methods.CancelTaskBody{Fault_: simulator.Fault("", &types.NotSupported{})}
+		return &methods.CancelTaskBody{Fault_: soapFault(&types.NotSupported{})}
 	}
 	if task, ok := ctx.Map.Get(req.This).(*simulator.Task); ok {
 		change(ctx, task, func() { task.Info.Cancelled = true })

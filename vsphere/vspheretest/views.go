@@ -21,14 +21,14 @@ type containerView struct {
 // CreateContainerView implements the method of ViewManager.
 func (v *verbs) CreateContainerView(ctx *simulator.Context, req *types.CreateContainerView) soap.HasFault {
 	if ctx.Map.Get(req.Container) == nil {
-		return &methods.CreateContainerViewBody{Fault_: simulator.Fault("", &types.ManagedObjectNotFound{Obj: req.Container})}
+		return &methods.CreateContainerViewBody{Fault_: soapFault(&types.ManagedObjectNotFound{Obj: req.Container})}
 	}
 	cv := &containerView{s: v.s}
 	cv.Container, cv.Type, cv.Recursive = req.Container, req.Type, req.Recursive
 	for _, kind := range req.Type {
 		kinds, ok := subtypes[kind]
 		if !ok {
-			return &methods.CreateContainerViewBody{Fault_: simulator.Fault("", &types.InvalidArgument{InvalidProperty: "type"})}
+			return &methods.CreateContainerViewBody{Fault_: soapFault(&types.InvalidArgument{InvalidProperty: "type"})}
 		}
 		if cv.want == nil {
 			cv.want = make(map[string]bool)
