@@ -334,22 +334,16 @@ func (s *Server) leaveDir(dir string) {
 
 // warnMACs tells of MACs that another VM has too. A real vCenter allows it, with an alarm.
 func (s *Server) warnMACs(ctx *simulator.Context, m *vm) {
-	own := nics(m.config(ctx))
-	for _, other := range s.allVMs() {
-		if other == m {
-			continue
+	var own []string
+	m.look(ctx, func(o *mo.VirtualMachine) {
+		for _, n := range nics(o.Config) {
+			own = append(own, n.MacAddress)
 		}
-		cfg := other.config(ctx)
-		if cfg == nil {
-			continue
-		}
-		for _, theirs := range nics(cfg) {
-			for _, n := range own {
-				if sameMAC(n.MacAddress, theirs.MacAddress) {
-					s.post(ctx, &types.VmMacConflictEvent{
-						VmEvent: s.vmEvent(ctx, m), ConflictedVm: *s.eventFor(ctx, other.ref).Vm, Mac: n.MacAddress,
-					})
-				}
+	})
+	for _, mac := range own {
+		for _, other := range s.index.withMAC(mac) {
+			if e := s.eventFor(ctx, other.ref); other != m && e.Vm != nil {
+				s.post(ctx, &types.VmMacConflictEvent{VmEvent: s.vmEvent(ctx, m), ConflictedVm: *e.Vm, Mac: mac})
 			}
 		}
 	}

@@ -159,7 +159,7 @@ func (c *labConn) reborn() bool {
 		r := v.guest
 		c.s.mu.Unlock()
 		if r != nil {
-			if _, ok := r.at(c.remote.Addr()); ok {
+			if _, _, ok := r.at(c.remote.Addr()); ok {
 				return true
 			}
 		}

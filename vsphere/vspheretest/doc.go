@@ -31,6 +31,9 @@
 //   - guests boot, are seen by their tools, and show addresses, one after the other; what the tools
 //     said last stays when the power goes; container bridges and link-local addresses come first,
 //     and lead nowhere; ShutdownGuest needs tools, takes time and may never be followed;
+//   - of two VMs with one MAC on one network, or with one address, each gets what is sent to it by
+//     turns, and connections to the other end; an event tells of the MAC; an empty /etc/machine-id
+//     is filled at boot, and the DHCP server may go by it ([Server.LeaseByMachineID]);
 //   - a VM with a MAC by hand that VMware keeps for itself does not power on;
 //   - guestinfo.* set while a VM runs is gone when it stops; empty values delete; keys that a
 //     ConfigSpec has a field for are ignored;

@@ -106,6 +106,14 @@ func ancestors(ctx *simulator.Context, ref types.ManagedObjectReference) (refs [
 	}
 }
 
+// eventFormats are those of events that vcsim has no text for.
+var eventFormats = map[string]string{
+	"VmMacConflictEvent": "The MAC address ({{.Mac}}) of {{.Vm.Name}} on {{.Host.Name}} in {{.Datacenter.Name}} " +
+		"conflicts with MAC assigned to {{.ConflictedVm.Name}}",
+	"VmMessageEvent":      "Message on {{.Vm.Name}} on {{.Host.Name}} in {{.Datacenter.Name}}: {{.Message}}",
+	"VmDisconnectedEvent": "{{.Vm.Name}} on host {{.Host.Name}} in {{.Datacenter.Name}} is disconnected",
+}
+
 // format makes the text that people read, from vCenter's own templates.
 func (s *Server) format(ctx *simulator.Context, e types.BaseEvent) string {
 	switch x := e.(type) {
@@ -126,6 +134,9 @@ func (s *Server) format(ctx *simulator.Context, e types.BaseEvent) string {
 			if info.Key == id {
 				t, _ = template.New(id).Parse(info.FullFormat)
 			}
+		}
+		if text := eventFormats[id]; t == nil && text != "" {
+			t = template.Must(template.New(id).Parse(text))
 		}
 		s.histMu.Lock()
 		s.formats[id] = t

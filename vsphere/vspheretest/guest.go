@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/vmware/govmomi/simulator"
@@ -125,6 +126,7 @@ func (r *running) tend(g Guest) {
 		s.mu.Unlock()
 	}
 	s.lab.broadcast()
+	s.announce(r, g.Info())
 
 	ctx := s.context(nil)
 	for {
@@ -142,6 +144,7 @@ func (r *running) tend(g Guest) {
 			}
 			info := g.Info()
 			r.show(ctx, &info)
+			s.announce(r, info)
 			wait = lat.GuestPoll
 			select {
 			case <-r.changed:
@@ -271,26 +274,51 @@ func (s *Server) replug(ctx *simulator.Context, m *vm) {
 	}
 }
 
-// at tells whether the guest has addr now, whatever vCenter knows.
-func (r *running) at(addr netip.Addr) (Guest, bool) {
+// at returns the guest and the NIC on which it has addr now, whatever vCenter knows.
+func (r *running) at(addr netip.Addr) (Guest, station, bool) {
 	r.s.mu.Lock()
 	g := r.guest
 	r.s.mu.Unlock()
-	if g == nil || r.life.Err() != nil {
-		return nil, false
+	if g == nil || r.life.Err() != nil || addr.IsLinkLocalUnicast() {
+		return nil, station{}, false
 	}
 	for _, n := range g.Info().NICs {
-		for _, p := range n.Addrs {
-			if n.Connected && p.Addr() == addr && !addr.IsLinkLocalUnicast() && r.plugged(n.MAC) {
-				return g, true
-			}
+		if !n.Connected || !slices.ContainsFunc(n.Addrs, func(p netip.Prefix) bool { return p.Addr() == addr }) {
+			continue
+		}
+		if st, ok := r.station(n.MAC); ok {
+			return g, st, true
 		}
 	}
-	return nil, false
+	return nil, station{}, false
 }
 
-// plugged tells whether an interface is one of the VM's NICs, and not a bridge inside of it.
-func (r *running) plugged(mac string) bool {
-	cfg := r.vm.config(r.s.context(nil))
-	return cfg != nil && slices.ContainsFunc(nics(cfg), func(n *types.VirtualEthernetCard) bool { return sameMAC(n.MacAddress, mac) })
+// A station is a NIC as its network knows it.
+type station struct {
+	mac     string
+	network types.ManagedObjectReference
+}
+
+// station returns the VM's NIC that has a MAC; there is none for a bridge inside of the guest.
+func (r *running) station(mac string) (st station, ok bool) {
+	for _, st := range r.stations() {
+		if sameMAC(st.mac, mac) {
+			return st, true
+		}
+	}
+	return st, false
+}
+
+// stations lists the VM's NICs.
+func (r *running) stations() (all []station) {
+	r.vm.look(r.s.context(nil), func(o *mo.VirtualMachine) {
+		if o.Config == nil {
+			return
+		}
+		for _, n := range nics(o.Config) {
+			ref, _ := networkOf(n)
+			all = append(all, station{strings.ToLower(n.MacAddress), ref})
+		}
+	})
+	return all
 }

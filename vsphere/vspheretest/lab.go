@@ -17,6 +17,7 @@ type lab struct {
 	conns   map[*labConn]*running // the open ones, and the guests at their other ends
 	all     map[*labConn]bool     // the open ones, silent ones included
 	port    uint16                // the last local port that was given out
+	turns   map[netip.Addr]int    // how many dials have met a conflict, by address
 }
 
 // harnessAddr is the address that the harness has on the lab network.
@@ -103,21 +104,31 @@ func (s *Server) DialContext(ctx context.Context, network, address string) (net.
 	}
 }
 
-// arp finds the running guest that has addr, and waits a while for one.
+// arp finds the running guest that has addr, and waits a while for one. Of several that have it, or
+// the MAC behind it, dials reach one after the other.
 func (s *Server) arp(ctx context.Context, addr netip.Addr) (*running, Guest, error) {
 	waited, stop := context.WithTimeout(ctx, s.lat.NoRoute)
 	defer stop()
+	turn := -1
 	for {
 		changed := s.lab.next()
-		for _, v := range s.allVMs() {
-			s.mu.Lock()
-			r := v.guest
-			s.mu.Unlock()
-			if r == nil {
-				continue
+		at := s.claimants(addr)
+		if len(at) > 1 && turn < 0 {
+			turn = s.lab.turn(addr)
+		}
+		if len(at) > 0 {
+			to := at[max(turn, 0)%len(at)]
+			if len(at) > 1 {
+				s.lab.divert(addr, to)
 			}
-			if g, ok := r.at(addr); ok {
-				return r, g, nil
+			if to.guest != nil {
+				return to.run, to.guest, nil
+			}
+			select { // it has the MAC and not the address: it drops what it gets
+			case <-changed:
+				continue
+			case <-ctx.Done():
+				return nil, nil, dialCause(ctx)
 			}
 		}
 		select {

@@ -85,6 +85,7 @@ func (s *Server) create(o *op, req *types.CreateVM_Task) (types.AnyType, types.B
 	b.complete(m, cfg)
 	e := s.vmEvent(o.ctx, m)
 	s.post(o.ctx, &types.VmBeingCreatedEvent{VmEvent: e, ConfigSpec: deepCopy(&req.Config)}, &types.VmCreatedEvent{VmEvent: e})
+	s.warnMACs(o.ctx, m)
 	return m.ref, nil
 }
 
@@ -279,7 +280,7 @@ func (s *Server) destroy(o *op, m *vm) types.BaseMethodFault {
 	if p := m.power(o.ctx); p != poweredOff {
 		return &types.InvalidPowerState{RequestedState: poweredOff, ExistingState: p}
 	}
-	if users := s.usersOf(o.ctx, m, s.filesOf(o.ctx, m)); len(users) > 0 {
+	if users := s.usersOf(m, s.filesOf(o.ctx, m)); len(users) > 0 {
 		return &types.ResourceInUse{Type: "VirtualDisk", Name: users[0]}
 	}
 	if f := o.take(s.lat.Destroy); f != nil {
@@ -329,6 +330,7 @@ func (s *Server) unlist(ctx *simulator.Context, m *vm) {
 	var folder *types.ManagedObjectReference
 	m.look(ctx, func(p *mo.VirtualMachine) { folder = p.Parent })
 	s.rewire(ctx, m, true)
+	s.index.set(m, nil)
 	s.mu.Lock()
 	m.gone = true
 	delete(s.vms, m.ref)

@@ -163,9 +163,13 @@ func (s *site) off(vm *object.VirtualMachine) {
 // address waits for an IPv4 address on the VM's first NIC.
 func (s *site) address(vm *object.VirtualMachine) string {
 	s.Helper()
-	mac := object.VirtualDeviceList(s.props(vm).Config.Hardware.Device).
-		SelectByType((*types.VirtualEthernetCard)(nil))[0].(types.BaseVirtualEthernetCard).GetVirtualEthernetCard().MacAddress
-	addr := ""
+	return s.addressOn(vm, object.VirtualDeviceList(s.props(vm).Config.Hardware.Device).
+		SelectByType((*types.VirtualEthernetCard)(nil))[0].(types.BaseVirtualEthernetCard).GetVirtualEthernetCard().MacAddress)
+}
+
+// addressOn is address for the NIC with a MAC.
+func (s *site) addressOn(vm *object.VirtualMachine, mac string) (addr string) {
+	s.Helper()
 	s.wait(vm, []string{"guest.toolsRunningStatus", "guest.net"}, func(p map[string]any) bool {
 		if p["guest.toolsRunningStatus"] != string(types.VirtualMachineToolsRunningStatusGuestToolsRunning) {
 			return false

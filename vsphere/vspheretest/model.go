@@ -173,12 +173,7 @@ func sortedRefs(objs []mo.Reference) (refs []types.ManagedObjectReference) {
 	for _, o := range objs {
 		refs = append(refs, o.Reference())
 	}
-	slices.SortFunc(refs, func(a, b types.ManagedObjectReference) int {
-		if d := len(a.Value) - len(b.Value); d != 0 {
-			return d
-		}
-		return strings.Compare(a.Value, b.Value)
-	})
+	slices.SortFunc(refs, byAge)
 	return refs
 }
 

@@ -20,7 +20,7 @@ type plainOS struct {
 	disk *sshtest.Disk // that every VM that is not a clone starts with
 
 	mu     sync.Mutex
-	leases map[string]netip.Addr // by MAC and number of reverts
+	leases map[string]netip.Addr // by network, and what names the NIC there
 	last   uint32
 }
 
@@ -153,6 +153,9 @@ func (o *plainOS) Boot(m *Machine) Guest {
 // boot starts the machine with the NICs that it has.
 func (g *plainGuest) boot() {
 	g.host.Boot()
+	if id, _ := g.host.Disk().ReadFile(machineID); strings.TrimSpace(string(id)) == "" { // as systemd does
+		_ = g.host.Disk().WriteFile(machineID, []byte(randomHex(16)+"\n"), 0o444)
+	}
 	for i, n := range g.hw.NICs {
 		g.host.ShowNIC(fmt.Sprint("eth", i), n.MAC)
 	}
@@ -198,12 +201,20 @@ func (g *plainGuest) Freeze() (Disk, []byte, error) {
 	return plainDisk{disk}, memory, err
 }
 
-// lease returns the address of a NIC: always the same one, until the VM is reverted, as the
+const machineID = "/etc/machine-id"
+
+// lease returns the address of the i-th NIC: always the same one, until the VM is reverted, as the
 // server may well have given the address to somebody else by then.
-func (o *plainOS) lease(mac string, reverts int) netip.Addr {
+func (g *plainGuest) lease(i int, n HardwareNIC, reverts int) netip.Addr {
+	key := fmt.Sprint(strings.ToLower(n.MAC), reverts)
+	if g.os.s.LeaseByMachineID {
+		id, _ := g.host.Disk().ReadFile(machineID)
+		key = fmt.Sprint("id-", strings.TrimSpace(string(id)), "-", i)
+	}
+	o := g.os
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	key := fmt.Sprint(strings.ToLower(mac), reverts)
+	key = n.Network + " " + key
 	a, ok := o.leases[key]
 	if !ok {
 		o.last++
@@ -269,7 +280,7 @@ func (g *plainGuest) Info() GuestInfo {
 			if i < len(fixed) && fixed[i].IsValid() {
 				nic.Addrs = append(nic.Addrs, fixed[i])
 			} else {
-				nic.Addrs = append(nic.Addrs, netip.PrefixFrom(g.os.lease(n.MAC, reverts), 8))
+				nic.Addrs = append(nic.Addrs, netip.PrefixFrom(g.lease(i, n, reverts), 8))
 			}
 		}
 		info.NICs = append(info.NICs, nic)

@@ -112,7 +112,13 @@ func (s *Server) register(o *op, req *types.RegisterVM_Task) (types.AnyType, typ
 		return nil, &types.InvalidArgument{InvalidProperty: "pool"}
 	}
 	for _, other := range s.allVMs() {
-		if c := other.config(o.ctx); c != nil && c.Files.VmPathName == req.Path && datacenterOf(o.ctx, other.home.host.Self) == dc {
+		file := ""
+		other.look(o.ctx, func(p *mo.VirtualMachine) {
+			if p.Config != nil {
+				file = p.Config.Files.VmPathName
+			}
+		})
+		if file == req.Path && datacenterOf(o.ctx, other.home.host.Self) == dc {
 			return nil, &types.AlreadyExists{Name: other.ref.Value}
 		}
 	}

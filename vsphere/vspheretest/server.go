@@ -70,6 +70,10 @@ type Server struct {
 	// sshtest: what a product brings, say. What they keep belongs on their Host's Disk, with which
 	// it is cloned, snapshotted and reverted.
 	Commands map[string]sshtest.Command
+	// LeaseByMachineID makes the machines of the default OS known to the DHCP server by their
+	// /etc/machine-id, as systemd-networkd and many cloud images do, instead of by MAC: clones of a
+	// template with a filled one get one address.
+	LeaseByMachineID bool
 	// OnNotSimulated is called when a machine refuses what it does not simulate, whatever the script
 	// that asked makes of the exit code. It must not wait for the machine. nil fails the test, or
 	// tells Logf if there is no test.
@@ -133,6 +137,7 @@ type Server struct {
 	at    estate
 	hub   hub
 	verbs *verbs
+	index index
 
 	http     *simulator.Server
 	dir      string

@@ -2,7 +2,6 @@ package vspheretest
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
@@ -188,25 +187,16 @@ func (s *Server) hangingOn(ctx *simulator.Context, m *vm, refs []types.ManagedOb
 			})
 		}
 	}
-	return s.usersOf(ctx, m, files)
+	return s.usersOf(m, files)
 }
 
 // usersOf names the VMs, other than m, that have one of the files in a disk chain.
-func (s *Server) usersOf(ctx *simulator.Context, m *vm, files map[string]bool) []string {
-	var names []string
-	for _, other := range s.allVMs() {
-		if other == m {
-			continue
-		}
-		if cfg := other.config(ctx); cfg != nil {
-			each([]*types.VirtualMachineConfigInfo{cfg}, func(b *types.VirtualDiskFlatVer2BackingInfo, _ bool) {
-				if files[b.FileName] && !slices.Contains(names, cfg.Name) {
-					names = append(names, cfg.Name)
-				}
-			})
+func (s *Server) usersOf(m *vm, files map[string]bool) (names []string) {
+	for _, other := range s.index.withFiles(files) {
+		if other != m && s.vm(other.ref) != nil {
+			names = append(names, s.nameOf(other.ref))
 		}
 	}
-	slices.Sort(names)
 	return names
 }
 

@@ -188,6 +188,7 @@ func without(refs []types.ManagedObjectReference, ref types.ManagedObjectReferen
 // object's lock, and gives cfg away.
 func (s *Server) setConfig(v *vm, cfg *types.VirtualMachineConfigInfo) {
 	o := v.obj
+	s.index.set(v, cfg)
 	o.Config = cfg
 	o.Config.Name = o.Name
 	o.Network = nil
