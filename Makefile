@@ -3,9 +3,10 @@ LINT     ?= golangci-lint
 OP        = $(GO) test ./e2e -v -count=1 -timeout 0 $(if $(POOLS),-pools $(POOLS)) $(ARGS) -op
 FUZZTIME ?= 30s
 ACQUISITIONS ?= 300
+ANYTHING ?= 10m
 
 .DEFAULT_GOAL := help
-.PHONY: help test race lint pools plan status verify diff rebuild reset keep release sweep destroy chaos crash bench fuzz api tidy shellcheck real real-qemu real-keep real-serve ci
+.PHONY: help test race lint pools plan status verify diff rebuild reset keep release sweep destroy chaos crash anything bench fuzz api tidy shellcheck real real-qemu real-keep real-serve ci
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +58,9 @@ chaos: ## Share a set among 8 processes for ACQUISITIONS (300), killed and stopp
 
 crash: ## Kill a process at every moment of a build, a reset, a rebuild and a destroy; some minutes
 	POOLREADY_CRASH=1 $(GO) test ./pool -run AKilledProcessIsReplaced -v -count=1 -timeout 60m
+
+anything: ## Call every method of the embedded vCenter with wild arguments, for ANYTHING (10m)
+	POOLREADY_ANYTHING=$(ANYTHING) $(GO) test ./vsphere/vspheretest -run NoCallEndsTheServer -v -count=1 -timeout 0
 
 bench: ## Run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...

@@ -48,6 +48,8 @@
 //     networks list their VMs;
 //   - an operation that asks a [Question] waits for AnswerVM, and a VM has one question at a time;
 //   - CPUs must be a multiple of the cores per socket, and reservations must fit the memory;
+//   - a call with whatever arguments has an answer: what vcsim does not survive is refused as not
+//     simulated;
 //   - faults say in text what vCenter says, in meaning, in faultstring and localizedMessage;
 //   - events and tasks are all kept, with times, chains and who they were about;
 //   - waits for updates see every property, come in batches of 100 objects, and end with their

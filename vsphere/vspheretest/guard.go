@@ -30,8 +30,18 @@ var references = map[string][]string{
 	"StoragePod":       {"StoragePod"},
 }
 
+// maxSamples is how much is told of each performance counter at once: a week's, every 5 minutes.
+const maxSamples = 2016
+
 // unsound returns what is wrong with a request before anybody looks at it, or nil.
 func unsound(ctx *simulator.Context, body any) types.BaseMethodFault {
+	if q, ok := body.(*types.QueryPerf); ok { // vcsim makes up as many samples as fit the time
+		for i := range q.QuerySpec {
+			if s := &q.QuerySpec[i]; s.MaxSample <= 0 || s.MaxSample > maxSamples {
+				s.MaxSample = maxSamples
+			}
+		}
+	}
 	return check(ctx, reflect.ValueOf(body), "")
 }
 

@@ -38,10 +38,25 @@ func (h *hub) Reference() types.ManagedObjectReference {
 }
 
 func (h *hub) PutObject(_ *simulator.Context, obj mo.Reference) {
-	if task, ok := obj.(*simulator.Task); ok {
-		h.s.noteTask(task)
+	if t, ok := obj.(*simulator.Task); ok {
+		h.s.noteTask(t)
+		if t.Execute != nil {
+			t.Execute = contained(t.Execute)
+		}
 	}
 	h.broadcast()
+}
+
+// contained makes what panics in a task of vcsim's, which would end the process, a fault of the task.
+func contained(f func(*simulator.Task) (types.AnyType, types.BaseMethodFault)) func(*simulator.Task) (types.AnyType, types.BaseMethodFault) {
+	return func(t *simulator.Task) (res types.AnyType, fault types.BaseMethodFault) {
+		defer func() {
+			if p := recover(); p != nil {
+				res, fault = nil, &types.NotSupported{RuntimeFault: because(t.Info.Name + " is not simulated in this form")}
+			}
+		}()
+		return f(t)
+	}
 }
 
 func (h *hub) UpdateObject(ctx *simulator.Context, obj mo.Reference, changes []types.PropertyChange) {
