@@ -142,6 +142,9 @@ func (s *Server) source(ctx *simulator.Context, src *vm, spec *types.VirtualMach
 	if from.config == nil {
 		return nil, &types.InvalidState{}
 	}
+	if p := src.power(ctx); p == suspended && spec.Snapshot == nil {
+		return nil, &types.InvalidPowerState{RequestedState: poweredOff, ExistingState: p}
+	}
 	s.mu.Lock()
 	from.disk = src.disk
 	s.mu.Unlock()

@@ -72,7 +72,11 @@ func (r *rig) apply(spec *types.VirtualMachineConfigSpec) types.BaseMethodFault 
 			c.ManagedBy = nil
 		}
 	}
+	before := slices.Clone(c.Hardware.Device)
 	if f := r.changeDevices(spec.DeviceChange); f != nil {
+		return f
+	}
+	if f := r.insertable(before); f != nil {
 		return f
 	}
 	c.ExtraConfig = applyExtraConfig(c.ExtraConfig, spec.ExtraConfig)

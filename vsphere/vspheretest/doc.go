@@ -48,6 +48,10 @@
 //     networks list their VMs;
 //   - an operation that asks a [Question] waits for AnswerVM, and a VM has one question at a time;
 //   - CPUs must be a multiple of the cores per socket, and reservations must fit the memory;
+//   - a CD-ROM drive that is to be connected keeps its VM to hosts that see the ISO's datastore; if
+//     the file is missing, power on asks about it, and a running VM cannot connect it;
+//   - a suspended VM keeps its hardware, is not cloned, destroyed or made a template, and a snapshot
+//     with memory of it is one that a revert suspends it to;
 //   - a call with whatever arguments has an answer: what vcsim does not survive is refused as not
 //     simulated;
 //   - faults say in text what vCenter says, in meaning, in faultstring and localizedMessage;
@@ -102,6 +106,11 @@
 //   - what vCenter tells of a VM right after a revert to memory: tools that run and the addresses
 //     of before the revert, until the tools' next poll, and the boot time of then;
 //   - whether a vGPU forbids a snapshot with memory: it does;
+//   - whether a suspended VM can be cloned or destroyed: it cannot; and powered off: it can, as newer
+//     hosts do, though the API reference says that it cannot;
+//   - what power on does about a missing ISO file: it asks, and waits;
+//   - which fault tells that a named host does not see a datastore: InaccessibleDatastore;
+//   - how turns are taken between two VMs with one MAC: at every dial, and whenever a guest speaks;
 //   - whether names that differ only in case are the same: they are not;
 //   - whether the inventory name is part of a snapshot: it is not;
 //   - how much vCenter returns of a bulk read at once: 100 objects;

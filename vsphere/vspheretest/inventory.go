@@ -290,11 +290,7 @@ func (s *Server) makeFolder(ctx *simulator.Context, ref types.ManagedObjectRefer
 		if !ok {
 			return nil, fmt.Errorf("folder %s: no %q in %s", p, name, ref)
 		}
-		res := f.CreateFolder(ctx, &types.CreateFolder{This: f.Self, Name: name}).(*methods.CreateFolderBody)
-		if res.Fault() != nil {
-			return nil, faultError("folder "+p, res.Fault())
-		}
-		ref = res.Res.Returnval
+		ref = s.addFolder(ctx, f, name)
 	}
 	f, ok := ctx.Map.Get(ref).(*simulator.Folder)
 	if !ok {

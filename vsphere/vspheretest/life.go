@@ -152,14 +152,19 @@ func (s *Server) reconfigure(o *op, m *vm, spec *types.VirtualMachineConfigSpec)
 	var cfg *types.VirtualMachineConfigInfo
 	var folder *types.ManagedObjectReference
 	var name string
+	var asleep types.BaseMethodFault
 	r := &rig{s: s, ctx: o.ctx, dc: datacenterOf(o.ctx, m.home.host.Self), dir: m.home.dir}
 	m.look(o.ctx, func(p *mo.VirtualMachine) {
 		cfg, folder, name = deepCopy(p.Config), p.Parent, p.Name
 		r.on, r.frozen = p.Runtime.PowerState == poweredOn, p.Snapshot != nil
+		asleep = awake(p, spec)
 	})
 	// The VM is the task's own, so nothing changes between this look and the change below.
 	if spec.ChangeVersion != "" && spec.ChangeVersion != cfg.ChangeVersion {
 		return &types.ConcurrentAccess{}
+	}
+	if asleep != nil {
+		return asleep
 	}
 	if cfg.Template {
 		keep := &types.VirtualMachineConfigSpec{Name: spec.Name, Annotation: spec.Annotation, ChangeVersion: spec.ChangeVersion}
@@ -401,12 +406,17 @@ func (v *verbs) CreateFolder(ctx *simulator.Context, req *types.CreateFolder) so
 		return fail(fault)
 	}
 	defer release()
+	return &methods.CreateFolderBody{Res: &types.CreateFolderResponse{Returnval: v.s.addFolder(ctx, parent, name)}}
+}
+
+// addFolder makes a folder whose name, as it is stored, is free.
+func (s *Server) addFolder(ctx *simulator.Context, parent *simulator.Folder, name string) types.ManagedObjectReference {
 	f := &simulator.Folder{}
-	f.Self = types.ManagedObjectReference{Type: "Folder", Value: v.s.newValue("group-v")}
+	f.Self = types.ManagedObjectReference{Type: "Folder", Value: s.newValue("group-v")}
 	f.Name, f.Parent, f.ChildType = name, &parent.Self, slices.Clone(parent.ChildType)
 	ctx.Map.Put(f)
 	change(ctx, parent, func() { parent.ChildEntity = append(slices.Clip(parent.ChildEntity), f.Self) })
-	return &methods.CreateFolderBody{Res: &types.CreateFolderResponse{Returnval: f.Self}}
+	return f.Self
 }
 
 // MoveIntoFolderTask moves VMs and folders; a name that is taken there stops it.

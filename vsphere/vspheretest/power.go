@@ -59,6 +59,10 @@ func (s *Server) switchOn(o *op, m *vm) types.BaseMethodFault {
 	if f := o.take(s.lat.PowerOn); f != nil {
 		return f
 	}
+	missing, fault := o.askForISOs(m)
+	if fault != nil {
+		return fault
+	}
 	for _, n := range nics(m.config(o.ctx)) {
 		if n.AddressType == string(types.VirtualEthernetCardMacTypeManual) && keptMAC(n.MacAddress) {
 			f := &types.GenericVmConfigFault{Reason: n.MacAddress + " is not an allowed static Ethernet address. It conflicts with VMware reserved MACs for other usage."}
@@ -70,6 +74,7 @@ func (s *Server) switchOn(o *op, m *vm) types.BaseMethodFault {
 		s.customizeNow(o.ctx, m)
 	}
 	s.setPower(o.ctx, m, poweredOn)
+	o.disconnect(m, missing)
 	s.post(o.ctx, &types.VmPoweredOnEvent{VmEvent: s.vmEvent(o.ctx, m)})
 	return s.wake(o.ctx, m)
 }

@@ -24,16 +24,25 @@ func Question(text string, choices ...string) Effect {
 	return Effect{name: fmt.Sprintf("question %q", text), asks: text, choices: choices}
 }
 
-// ask puts the question to the VM of the operation and waits for its answer. A VM has one question
-// at a time; the next one waits until it is answered.
+// ask puts the question to the VM of the operation, if it is for one, and waits for its answer.
 func (o *op) ask(text string, choices []string) types.BaseMethodFault {
 	m := o.s.vm(*o.task.Info.Entity)
 	if m == nil {
 		return nil
 	}
+	key, fault := o.answer(m, text, choices)
+	if fault == nil && key == "0" {
+		return &types.RequestCanceled{}
+	}
+	return fault
+}
+
+// answer puts a question to a VM and returns the key of the choice. A VM has one question at a time;
+// the next one waits until it is answered.
+func (o *op) answer(m *vm, text string, choices []string) (key string, fault types.BaseMethodFault) {
 	q := &question{id: o.s.newValue("question"), choices: len(choices), answer: make(chan string, 1)}
 	if !o.turn(m, q) {
-		return &types.RequestCanceled{}
+		return "", &types.RequestCanceled{}
 	}
 	info := &types.VirtualMachineQuestionInfo{Id: q.id, Text: text}
 	for i, c := range choices {
@@ -59,12 +68,9 @@ func (o *op) ask(text string, choices []string) types.BaseMethodFault {
 	}()
 	select {
 	case key := <-q.answer:
-		if key == "0" {
-			return &types.RequestCanceled{}
-		}
-		return nil
+		return key, nil
 	case <-o.life.Done():
-		return &types.RequestCanceled{}
+		return "", &types.RequestCanceled{}
 	}
 }
 

@@ -1,8 +1,10 @@
 package vspheretest
 
 import (
+	"fmt"
 	"slices"
 
+	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
@@ -50,21 +52,37 @@ func fits(ctx *simulator.Context, h *simulator.HostSystem, ds *simulator.Datasto
 			return &types.InaccessibleDatastore{InvalidDatastore: types.InvalidDatastore{Datastore: &ref, Name: serverOf(ctx).nameOf(ref)}}
 		}
 	}
+	for _, d := range cfg.Hardware.Device {
+		file, startConnected := isoOf(d)
+		if file == "" || !startConnected {
+			continue
+		}
+		var p object.DatastorePath
+		iso := &simulator.Datastore{}
+		if p.FromString(file) {
+			if ds := datastoreIn(ctx, datacenterOf(ctx, h.Self), p.Datastore); ds != nil {
+				iso = ds
+			}
+		}
+		if !slices.Contains(datastores, iso.Self) {
+			return &types.CannotAccessVmDevice{Device: labelOf(d.GetVirtualDevice()), Backing: file}
+		}
+	}
 	for _, n := range nics(cfg) {
 		if ref, ok := networkOf(n); ok && !slices.Contains(networks, ref) {
 			return &types.CannotAccessNetwork{
-				CannotAccessVmDevice: types.CannotAccessVmDevice{Device: deviceLabel(n), Backing: serverOf(ctx).nameOf(ref)}, Network: &ref,
+				CannotAccessVmDevice: types.CannotAccessVmDevice{Device: labelOf(&n.VirtualDevice), Backing: serverOf(ctx).nameOf(ref)}, Network: &ref,
 			}
 		}
 	}
 	return nil
 }
 
-func deviceLabel(n *types.VirtualEthernetCard) string {
-	if n.DeviceInfo == nil {
-		return "network adapter"
+func labelOf(d *types.VirtualDevice) string {
+	if d.DeviceInfo == nil {
+		return fmt.Sprintf("device %d", d.Key)
 	}
-	return n.DeviceInfo.GetDescription().Label
+	return d.DeviceInfo.GetDescription().Label
 }
 
 // networkOf returns the network that a NIC is on.

@@ -78,6 +78,11 @@ func (s *Server) snapshot(o *op, m *vm, req *types.CreateSnapshotEx_Task, quiesc
 		if now, fault = s.freeze(o.ctx, m); fault != nil {
 			return nil, fault
 		}
+		s.mu.Lock()
+		if m.asleep != nil { // suspended: what it was suspended with
+			now.memory = m.asleep
+		}
+		s.mu.Unlock()
 	}
 
 	snap := &simulator.VirtualMachineSnapshot{}
@@ -256,17 +261,24 @@ func (s *Server) revert(o *op, m *vm, snap *simulator.VirtualMachineSnapshot, su
 	s.mu.Unlock()
 	cfg.ChangeVersion, cfg.Modified = s.changeVersion()
 	s.branch(m, cfg)
-	on := false
+	on, asleep := false, false
 	change(o.ctx, m.obj, func() {
 		info := deepCopy(m.obj.Snapshot)
 		if node := findNode(info.RootSnapshotList, &snap.Self); node != nil {
-			on = node.State == poweredOn && !suppressPowerOn
+			on, asleep = node.State == poweredOn && !suppressPowerOn, node.State == suspended
 		}
 		info.CurrentSnapshot = &snap.Self
 		s.setConfig(m, cfg)
 		setSnapshots(m.obj, info)
 	})
 	s.rewire(o.ctx, m, false)
+	if asleep {
+		s.mu.Lock()
+		m.asleep = then.memory
+		s.mu.Unlock()
+		s.setPower(o.ctx, m, suspended)
+		s.post(o.ctx, &types.VmSuspendedEvent{VmEvent: s.vmEvent(o.ctx, m)})
+	}
 	if !on {
 		return nil
 	}
