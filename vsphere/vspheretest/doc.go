@@ -76,9 +76,8 @@
 // # What is different from a real vCenter
 //
 // Not simulated; what is asked for is refused, not ignored: snapshots with memory of guests in
-// which programs run that sessions have left behind, and of guests whose OS is no [Resumer];
-// relocation and migration, instant clones, suspension, guest standby, customization, registering
-// and unregistering VMs, promoting disks, encryption.
+// which programs run that sessions have left behind, and of guests whose OS is no [Resumer]; instant
+// clones and encryption.
 //
 // Not simulated, and not noticed:
 //
