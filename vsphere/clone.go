@@ -34,11 +34,12 @@ func (p *Provider) Clone(ctx context.Context, spec pool.CloneSpec) (string, erro
 	var vm types.ManagedObjectReference
 	for try := 1; ; try++ {
 		vm, err = p.cloneInto(ctx, op, src, spec)
-		f, ok := fault[*types.ManagedObjectNotFound](err)
-		if !ok || f.Obj == src.vm || f.Obj.Type == "VirtualMachineSnapshot" || try > 1 {
+		f, gone := fault[*types.ManagedObjectNotFound](err)
+		gone = gone && f.Obj != src.vm && f.Obj.Type != "VirtualMachineSnapshot"
+		if try > 1 || !gone && !hostLeft(err) {
 			break
 		}
-		p.forgetPlaces(spec.Set) // removed since, and perhaps made anew
+		p.forgetPlaces(spec.Set) // removed since, and perhaps recreated; or the host takes no VMs any more
 	}
 	if err != nil {
 		return "", err
@@ -61,8 +62,11 @@ func (p *Provider) sourceName(spec pool.CloneSpec) string {
 func (p *Provider) cloneInto(ctx context.Context, op operation, src *source, spec pool.CloneSpec) (types.ManagedObjectReference, error) {
 	none := types.ManagedObjectReference{}
 	var at location
+	var host *types.ManagedObjectReference
 	if err := p.lookUp(ctx, func(t *tree) (err error) {
-		at, err = t.locate(p.cfg, spec.VM)
+		if at, err = t.locate(p.cfg, spec.VM); err == nil {
+			host, err = p.host(t, at)
+		}
 		return err
 	}); err != nil {
 		return none, p.fail(op, err)
@@ -76,7 +80,7 @@ func (p *Provider) cloneInto(ctx context.Context, op operation, src *source, spe
 	if err != nil {
 		return none, p.fail(op, err)
 	}
-	clone.Location.Folder = &folder
+	clone.Location.Folder, clone.Location.Host = &folder, host
 
 	// find returns the VM of that name in the folder and whether this very call made it.
 	find := func(ctx context.Context) (*types.ManagedObjectReference, bool, error) {

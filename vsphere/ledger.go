@@ -346,7 +346,7 @@ func (p *Provider) makeShard(ctx context.Context, op operation, set, shard strin
 			return false, nil, changed(err)
 		}
 		_, err = p.perform(ctx, op)
-		if has[*types.ManagedObjectNotFound](err) && try == 1 {
+		if (has[*types.ManagedObjectNotFound](err) || hostLeft(err)) && try == 1 {
 			p.forgetPlaces(set)
 			continue
 		}

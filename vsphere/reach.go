@@ -90,6 +90,12 @@ func (t *tree) unreachable(at location, why string) error {
 		"or give a host what it lacks", t.path(at.pool.ref), why)
 }
 
+// hostLeft reports whether a host that was named takes no VMs any more: it is in maintenance mode, or
+// not connected.
+func hostLeft(err error) bool {
+	return has[*types.InvalidHostState](err) || has[*types.HostNotConnected](err)
+}
+
 // host returns the host that a new VM must name, or nil where vCenter chooses one: in a cluster
 // without DRS it does not. VMs are spread over the hosts.
 func (p *Provider) host(t *tree, at location) (*types.ManagedObjectReference, error) {
