@@ -123,7 +123,7 @@ func (w *wild) call(name string, req any) error {
 	body.WriteString(`<?xml version="1.0"?><soapenv:Envelope xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/" ` +
 		`xmlns:xsd="http://www.w3.org/2001/XMLSchema" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"><soapenv:Body>`)
 	if err := xml.NewEncoder(&body).EncodeElement(req, xml.StartElement{Name: xml.Name{Space: "urn:vim25", Local: name}}); err != nil {
-		return nil //nolint:nilerr // it cannot be sent
+		return nil // it cannot be sent
 	}
 	body.WriteString(`</soapenv:Body></soapenv:Envelope>`)
 	limit := 20 * time.Second
