@@ -17,7 +17,7 @@ import (
 
 func TestHostsRunAndCopy(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	spec := r.spec(1)
 	spec.Roles[0].Steps = append(spec.Roles[0].Steps, pool.Files("site", "/srv/site", fstest.MapFS{
 		"index.html":    {Data: []byte("hello"), Mode: 0o644},

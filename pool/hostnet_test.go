@@ -16,7 +16,7 @@ import (
 
 func TestHostsRebootAndDial(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	spec := r.spec(1)
 	d := &heldDialer{Dialer: spec.SSH.Dialer, asked: make(chan struct{}), release: make(chan struct{})}
 	spec.SSH.Dialer = d

@@ -14,8 +14,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"github.com/vmware/govmomi/object"
-	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/poolready/poolready/pool"
 	"github.com/poolready/poolready/sshx"
@@ -116,17 +114,10 @@ func (w *watched) Inventory(ctx context.Context, set string, templates ...string
 	return inv, err
 }
 
-func (r *rig) snapshot(vm, name string) {
-	r.t.Helper()
-	r.byHand(func(ctx context.Context) (*object.Task, error) {
-		return r.vm(vm).CreateSnapshot(ctx, name, "mine", false, false)
-	})
-}
-
 // A process that was stopped, and wakes when others have the set, is refused each change by itself.
 func TestEveryChangeIsMadeUnderALease(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	spec := r.wired(1)
 	w := &watched{Provider: spec.Provider}
 	spec.Provider = w
@@ -149,7 +140,7 @@ func TestEveryChangeIsMadeUnderALease(t *testing.T) {
 	r.snapshot("dis1", "a-look")
 	require.NoError(t, pool.Rebuild(ctx, spec, pool.RebuildOptions{Layer: "dis"}))
 	none("a VM that is kept under another name")
-	r.byHand(r.vm("con1").PowerOff)
+	r.powerOff("con1")
 	r.open(spec).Close()
 	none("a VM that was off")
 	r.plug("dis1", spec.Roles[1].VM(1).NICs[1].MAC, true)
@@ -160,7 +151,7 @@ func TestEveryChangeIsMadeUnderALease(t *testing.T) {
 	none("a new golden")
 	for _, name := range r.names() {
 		if strings.HasPrefix(name, "dis1-kept-") {
-			r.byHand(r.vm(name).Destroy)
+			r.destroy(name)
 		}
 	}
 	r.open(spec).Close()
@@ -180,7 +171,7 @@ func TestEveryChangeIsMadeUnderALease(t *testing.T) {
 // them.
 func TestWhatAPersonKeepsMeanwhileIsNotRemoved(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	r.open(r.shared(2, time.Minute)).Close()
 	spec := r.shared(2, time.Minute)
 	spec.Golden.Steps = append(spec.Golden.Steps, pool.Script("more", "echo more > /etc/more"))
@@ -189,8 +180,8 @@ func TestWhatAPersonKeepsMeanwhileIsNotRemoved(t *testing.T) {
 		once.Do(func() {
 			r.snapshot("golden", "mine")
 			r.snapshot("dis1", "mine")
-			r.byHand(r.vm("dis2").PowerOff) // or it would have the new one's MAC and address
-			r.byHand(func(ctx context.Context) (*object.Task, error) { return r.vm("dis2").Rename(ctx, "dis2-mine") })
+			r.powerOff("dis2") // or it would have the new one\'s MAC and address
+			r.rename("dis2", "dis2-mine")
 		})
 	}}
 	r.open(spec)
@@ -207,7 +198,7 @@ func TestWhatAPersonKeepsMeanwhileIsNotRemoved(t *testing.T) {
 // reset it.
 func TestAPoolThatIsBuiltMeanwhileIsLookedAtAnew(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	r.open(r.shared(1, time.Minute)).Close()
 	spec := r.shared(1, time.Minute)
 	w := &watched{Provider: spec.Provider}
@@ -239,17 +230,19 @@ func TestAPoolThatIsBuiltMeanwhileIsLookedAtAnew(t *testing.T) {
 // between.
 func TestARebuiltPoolKeepsItsConnections(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	spec := r.shared(1, 20*time.Second)
-	d := &dialer{Dialer: r.Server}
+	d := &dialer{Dialer: r.mem}
 	spec.SSH.Dialer = d
+	b := &bent{Provider: spec.Provider}
+	spec.Provider = b
 	set := r.open(spec)
 	first := testOf(t, "TestFirst")
 	require.NotNil(t, first.acquire(set))
-	r.Inject(vspheretest.Fault{Method: "RevertToSnapshot_Task", Name: "con1", Effect: vspheretest.Refuse(&types.FileFault{File: "[ds] con1.vmdk"})})
+	b.bend(func() { b.on, b.revert = true, failedRevert })
 	first.end()
 	set.Idle()
-	require.Equal(t, 2, r.count("VmCloned", "con1"))
+	require.Equal(t, 2, r.count("Clone", "con1"))
 	before := d.n.Load()
 	second := testOf(t, "TestSecond")
 	require.NotNil(t, second.acquire(set), "%v", second.errs)
@@ -272,7 +265,7 @@ func (d *dialer) DialContext(ctx context.Context, network, address string) (net.
 // A host is on and its address is not known: to look at it is no reason to power anything on.
 func TestVerifyPowersNothingOn(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	r.open(r.shared(1, time.Minute)).Close()
 	spec := r.shared(1, time.Minute)
 	w := &watched{Provider: spec.Provider, mute: true}
@@ -286,9 +279,9 @@ func TestVerifyPowersNothingOn(t *testing.T) {
 // Whoever waits for a connection that another makes waits no longer than its own context.
 func TestAWaitForAnothersConnectionEnds(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	spec := r.shared(1, time.Minute)
-	s := &stuck{Dialer: r.Server, met: make(chan struct{}, 8)}
+	s := &stuck{Dialer: r.mem, met: make(chan struct{}, 8)}
 	spec.SSH.Dialer = s
 	con := r.open(spec).Pools()[0].Host("con")
 	c, err := con.SSH(t.Context())
@@ -335,7 +328,7 @@ func (s *stuck) DialContext(ctx context.Context, network, address string) (net.C
 // That a pool is kept is said only if the ledger says so.
 func TestAPoolThatCannotBeKeptIsNotSaidToBe(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	spec := r.shared(1, 20*time.Second)
 	spec.Keep = pool.KeepPolicy{When: "always"}
 	w := &watched{Provider: spec.Provider, refuse: `"state":"kept"`}
@@ -353,7 +346,7 @@ func TestAPoolThatCannotBeKeptIsNotSaidToBe(t *testing.T) {
 // anybody's.
 func TestAPoolThatWasGivenBackTracksNothing(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	spec := r.shared(1, 20*time.Second)
 	gate, cleaning := make(chan struct{}), make(chan struct{}, 1)
 	spec.Cleanups = map[string]func(context.Context, string) error{"record": func(context.Context, string) error {

@@ -2,6 +2,9 @@ package pool_test
 
 import (
 	"context"
+	"errors"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -10,7 +13,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"github.com/vmware/govmomi/object"
 
 	"github.com/poolready/poolready/pool"
 )
@@ -22,6 +24,8 @@ type bent struct {
 
 	mu     sync.Mutex // guards what follows
 	on     bool
+	full   bool // nothing is cloned
+	cut    bool // the ledger does not answer
 	clock  time.Duration
 	revert func(ctx context.Context, p pool.Provider, id string) error
 }
@@ -37,10 +41,23 @@ func (b *bent) Ledger(ctx context.Context, set string, shards ...string) (*pool.
 	l, err := b.Provider.Ledger(ctx, set, shards...)
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.on && b.cut {
+		return nil, errCut
+	}
 	if err == nil && b.on {
 		l.Now = l.Now.Add(b.clock)
 	}
 	return l, err
+}
+
+func (b *bent) SetLedger(ctx context.Context, set, shard, revision string, values map[string]string) error {
+	b.mu.Lock()
+	cut := b.on && b.cut
+	b.mu.Unlock()
+	if cut {
+		return errCut
+	}
+	return b.Provider.SetLedger(ctx, set, shard, revision, values)
 }
 
 func (b *bent) Revert(ctx context.Context, id, snapshot string) error {
@@ -51,6 +68,25 @@ func (b *bent) Revert(ctx context.Context, id, snapshot string) error {
 		return revert(ctx, b.Provider, id)
 	}
 	return b.Provider.Revert(ctx, id, snapshot)
+}
+
+func (b *bent) Clone(ctx context.Context, spec pool.CloneSpec) (string, error) {
+	b.mu.Lock()
+	full := b.on && b.full
+	b.mu.Unlock()
+	if full {
+		return "", errFull
+	}
+	return b.Provider.Clone(ctx, spec)
+}
+
+var errCut = errors.New("no answer")
+
+var errFull = errors.New("the datastore is full")
+
+// failedRevert is the revert of a VM that has lost a disk.
+func failedRevert(context.Context, pool.Provider, string) error {
+	return errors.New("no file con1.vmdk")
 }
 
 func (b *bent) Preflight(ctx context.Context, clones []pool.CloneSpec) error {
@@ -65,7 +101,7 @@ func (b *bent) Preflight(ctx context.Context, clones []pool.CloneSpec) error {
 // anew.
 func TestAPoolIsLentOnlyIfItIsProvedClean(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	spec := r.shared(1, time.Minute)
 	b := &bent{Provider: spec.Provider}
 	spec.Provider = b
@@ -112,19 +148,15 @@ func TestAPoolIsLentOnlyIfItIsProvedClean(t *testing.T) {
 
 func TestARevertNeitherFreesNorResurrectsALease(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	spec := r.shared(1, time.Minute)
 	set := r.open(spec)
 	state := func() pool.State { return r.status(spec).Pools[0].State }
 	snapshot := func(name string) {
-		r.byHand(func(ctx context.Context) (*object.Task, error) {
-			return r.vm("con1").CreateSnapshot(ctx, name, "", false, false)
-		})
+		r.snapshot("con1", name)
 	}
 	revert := func(name string) {
-		r.byHand(func(ctx context.Context) (*object.Task, error) {
-			return r.vm("con1").RevertToSnapshot(ctx, name, false)
-		})
+		r.revert("con1", name)
 	}
 	before := testOf(t, "TestBefore")
 	require.NotNil(t, before.acquire(set), "%v", before.errs)
@@ -147,32 +179,23 @@ func TestARevertNeitherFreesNorResurrectsALease(t *testing.T) {
 // Between a plan and its claim, another process builds all of it.
 func TestAPlanThatWasOvertakenIsNotCarriedOut(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	late := r.shared(2, time.Minute)
 	late.Provider = &bent{Provider: late.Provider, preflight: func() { r.open(r.shared(2, time.Minute)).Close() }}
 	set := r.open(late)
 	assert.Len(t, set.Pools(), 2)
 	for _, vm := range []string{"golden", "con1", "con2", "dis1", "dis2"} {
-		assert.Equal(t, 1, r.count("VmCloned", vm), vm)
+		assert.Equal(t, 1, r.count("Clone", vm), vm)
 	}
 	assert.Equal(t, pool.StateClean, r.status(late).Pools[1].State)
 }
 
-func (r *rig) shards() (all []string) {
-	for _, e := range r.history() {
-		if shard, ok := strings.CutPrefix(e, "VmCreated lab-ledger-"); ok {
-			all = append(all, shard)
-		}
-	}
-	return all
-}
-
 func TestPoolsThatNoTestHasHeldAreSeenSweptAndDestroyed(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	two, one := r.shared(2, time.Minute), r.shared(1, time.Minute)
 	set := r.open(two)
-	assert.ElementsMatch(t, []string{"build", "pool-1", "pool-2"}, r.shards())
+	assert.ElementsMatch(t, []string{"build", "pool-1", "pool-2"}, slices.Collect(maps.Keys(r.shards())))
 	for _, p := range r.status(two).Pools {
 		assert.Equal(t, pool.StateClean, p.State)
 		assert.False(t, p.Cleaned.IsZero())
@@ -202,14 +225,14 @@ func TestPoolsThatNoTestHasHeldAreSeenSweptAndDestroyed(t *testing.T) {
 // lease anew, nobody removes what may be somebody's.
 func TestALostLedgerGivesNothingAway(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	spec := r.shared(2, time.Minute)
 	set := r.open(spec)
 	ft := testOf(t, "TestHolder")
 	p := ft.acquire(set)
 	require.NotNil(t, p)
 	for _, shard := range r.shards() {
-		r.Vanish("lab-ledger-" + shard)
+		require.NoError(t, r.mem.Destroy(t.Context(), shard.ID))
 	}
 	_, err := pool.Destroy(t.Context(), spec)
 	require.ErrorContains(t, err, "nothing was removed: the claim to build is recovering")

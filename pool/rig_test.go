@@ -3,6 +3,7 @@ package pool_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -19,15 +20,17 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/poolready/poolready/pool"
+	"github.com/poolready/poolready/pool/pooltest"
 	"github.com/poolready/poolready/sshx"
 	"github.com/poolready/poolready/vsphere"
 	"github.com/poolready/poolready/vsphere/vspheretest"
 )
 
-// A rig is a vCenter, and what a user of it has.
+// A rig is a vCenter, or a provider in memory, and what a user of it has.
 type rig struct {
-	*vspheretest.Server
-	t *testing.T
+	*vspheretest.Server                    // nil in memory
+	mem                 *pooltest.Provider // nil with a vCenter
+	t                   *testing.T
 
 	mu   sync.Mutex
 	said []string
@@ -48,9 +51,7 @@ func newRig(t *testing.T, set func(*vspheretest.Server)) *rig {
 // spec is a small con/dis system on plain machines: con serves a name, dis asks for it.
 func (r *rig) spec(pools int) pool.Spec {
 	r.t.Helper()
-	provider, err := vsphere.New(vsphere.Config{URL: r.URL.String(), CACerts: r.CAFile})
-	require.NoError(r.t, err)
-	r.t.Cleanup(func() { assert.NoError(r.t, provider.Close(context.WithoutCancel(r.t.Context()))) })
+	provider, login := r.access()
 	vm := func(role string, first int) func(int) pool.VM {
 		return func(n int) pool.VM {
 			return pool.VM{
@@ -61,8 +62,7 @@ func (r *rig) spec(pools int) pool.Spec {
 		}
 	}
 	return pool.Spec{
-		Name: "lab", Provider: provider, Pools: pools, Logf: r.logf,
-		SSH: sshx.Config{Keys: []ssh.Signer{r.ClientKey}, Dialer: r.Server, HostKeys: sshx.HostKeys{Pinned: r.HostKeys}},
+		Name: "lab", Provider: provider, Pools: pools, Logf: r.logf, SSH: login,
 		Golden: pool.Golden{
 			Template: "templates/rhel9", VM: pool.VM{Name: "golden", Folder: "golden", DiskGiB: 20}, Expect: time.Minute,
 			Steps:  []pool.Step{pool.Script("base", "echo base > /etc/base")},
@@ -85,6 +85,18 @@ func (r *rig) spec(pools int) pool.Spec {
 			},
 		},
 	}
+}
+
+// access returns a provider, and how to log in.
+func (r *rig) access() (pool.Provider, sshx.Config) {
+	r.t.Helper()
+	if r.mem != nil {
+		return r.mem, r.mem.SSH()
+	}
+	provider, err := vsphere.New(vsphere.Config{URL: r.URL.String(), CACerts: r.CAFile})
+	require.NoError(r.t, err)
+	r.t.Cleanup(func() { assert.NoError(r.t, provider.Close(context.WithoutCancel(r.t.Context()))) })
+	return provider, sshx.Config{Keys: []ssh.Signer{r.ClientKey}, Dialer: r.Server, HostKeys: sshx.HostKeys{Pinned: r.HostKeys}}
 }
 
 // only is a Spec about some of its pools.
@@ -122,9 +134,19 @@ func (r *rig) plan(spec pool.Spec) map[string]string {
 	return all
 }
 
-// asked returns the methods that were called after the first n requests, without reads and waits.
+// asked returns the methods that were called after the first n requests, without reads and waits:
+// vCenter's, or those of a Provider in memory.
 func (r *rig) asked(n int) []string {
 	var all []string
+	if r.mem != nil {
+		for _, c := range r.mem.Calls()[n:] {
+			if c.Changes() {
+				all = append(all, c.String())
+			}
+		}
+		slices.Sort(all)
+		return all
+	}
 	for _, q := range r.Requests()[n:] {
 		if strings.HasSuffix(q.Method, "_Task") || q.Method == "ShutdownGuest" || q.Method == "CreateFolder" {
 			all = append(all, strings.TrimSpace(q.Method+" "+q.Name))
@@ -155,6 +177,9 @@ func (r *rig) vm(name string) *object.VirtualMachine {
 
 func (r *rig) names() []string {
 	r.t.Helper()
+	if r.mem != nil {
+		return slices.Sorted(maps.Keys(r.ids()))
+	}
 	vms, err := find.NewFinder(r.client().Client).VirtualMachineList(r.t.Context(), "/Datacenter/vm/lab/*/*")
 	require.NoError(r.t, err)
 	var all []string

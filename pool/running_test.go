@@ -35,10 +35,10 @@ func (r *rig) running(pools int, roles ...string) pool.Spec {
 
 func TestARunningRoleIsResumed(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	spec := r.running(1, "con", "dis")
 	set := r.open(spec)
-	assert.Equal(t, 1, r.count("VmPoweredOn", "con1"), "it stays on when it is ready")
+	assert.Equal(t, 1, r.count("PowerOn", "con1"), "it stays on when it is ready")
 	assert.Equal(t, map[string]string{"golden": "reuse", "con1": "reuse", "dis1": "reuse"}, r.plan(spec))
 
 	first := testOf(t, "TestFirst")
@@ -62,7 +62,7 @@ date -s @1000000000
 		}()
 		streams = append(streams, ended)
 	}
-	n := len(r.Requests())
+	n := r.calls()
 	first.end()
 	for _, s := range streams {
 		require.ErrorIs(t, <-s, pool.ErrReleased)
@@ -72,7 +72,7 @@ date -s @1000000000
 	p = second.acquire(set)
 	require.NotNil(t, p, "%v", second.errs)
 	for _, asked := range r.asked(n) {
-		assert.NotContains(t, asked, "PowerOnVM_Task", "nothing is booted")
+		assert.NotContains(t, asked, "PowerOn", "nothing is booted")
 	}
 	for _, h := range p.Hosts() {
 		assert.Equal(t, boots[h.Name], h.MustRun(t, "cat", bootID), "%s goes on", h.Name)
@@ -85,7 +85,7 @@ date -s @1000000000
 	}
 	second.end()
 	assert.Empty(t, second.errs)
-	assert.Equal(t, 1, r.count("VmCloned", "con1"), "nothing had to be built anew")
+	assert.Equal(t, 1, r.count("Clone", "con1"), "nothing had to be built anew")
 }
 
 func TestRolesMayBeReadyInTheirOwnWays(t *testing.T) {
@@ -134,28 +134,28 @@ func TestRolesMayBeReadyInTheirOwnWays(t *testing.T) {
 
 func TestARunningHostThatIsOffIsReset(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	spec := r.running(1, "con", "dis")
 	set := r.open(spec)
 	boot := set.Pools()[0].Host("dis").MustRun(t, "cat", bootID)
 	set.Pools()[0].Host("dis").MustRun(t, "touch", "/var/dirt")
 	set.Close()
-	r.byHand(r.vm("dis1").PowerOff)
+	r.powerOff("dis1")
 	assert.Equal(t, map[string]string{"golden": "reuse", "con1": "reuse", "dis1": "reset: is off, and runs when ready;"}, r.plan(spec))
-	n := len(r.Requests())
+	n := r.calls()
 	dis := r.open(spec).Pools()[0].Host("dis")
 	assert.Equal(t, boot, dis.MustRun(t, "cat", bootID))
 	_, err := dis.Run(t.Context(), "test", "-e", "/var/dirt")
 	require.Error(t, err)
-	assert.Contains(t, r.asked(n), "RevertToSnapshot_Task dis1")
+	assert.Contains(t, r.asked(n), "Revert dis1")
 	for _, asked := range r.asked(n) {
-		assert.NotContains(t, asked, "PowerOnVM_Task")
+		assert.NotContains(t, asked, "PowerOn")
 	}
 }
 
 func TestAChangeOfTheReadyStateRebuildsTheRole(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	r.open(r.running(1)).Close()
 	spec := r.running(1, "dis")
 	assert.Equal(t, map[string]string{"golden": "reuse", "con1": "reuse", "dis1": "rebuild: memory of the ready snapshot is new"}, r.plan(spec))
@@ -218,7 +218,7 @@ func TestAResumeThatIsNoneIsNoticed(t *testing.T) {
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t, nil)
+			r := newMemory(t)
 			spec := r.running(1, "con")
 			spec.Limits.Boot = 2 * time.Second
 			spec.Roles = spec.Roles[:1]
@@ -241,7 +241,7 @@ func TestAResumeThatIsNoneIsNoticed(t *testing.T) {
 			require.Error(t, err, "it is rebuilt instead")
 			// Once more, if the connection was dropped when the process took the rebuilt pool over:
 			// such a pool is reset first.
-			assert.GreaterOrEqual(t, r.count("VmCloned", "con1"), 2)
+			assert.GreaterOrEqual(t, r.count("Clone", "con1"), 2)
 			second.end()
 		})
 	}
@@ -249,11 +249,9 @@ func TestAResumeThatIsNoneIsNoticed(t *testing.T) {
 
 func TestACleanPoolThatWasRevertedByHandIsResetBeforeItIsLent(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	set := r.open(r.running(1, "con", "dis"))
-	r.byHand(func(ctx context.Context) (*object.Task, error) {
-		return r.vm("con1").RevertToSnapshot(ctx, "pool-ready", false)
-	})
+	r.revert("con1", "pool-ready")
 	p := set.Acquire(t)
 	assert.Contains(t, r.saying(), "pool 1: reset, though it was clean: ", "its boot id is the same, but its clock is behind")
 	p.Host("con").MustRun(t, "true")
@@ -261,7 +259,7 @@ func TestACleanPoolThatWasRevertedByHandIsResetBeforeItIsLent(t *testing.T) {
 
 func TestTheGuestsOwnMeansAreAsked(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	spec := r.running(1, "con", "dis")
 	spec.Golden.Steps = append(spec.Golden.Steps, pool.Script("time and leases", `set -e
 mkdir -p /usr/local/bin
@@ -293,7 +291,7 @@ chmod 755 /usr/local/bin/chronyc /usr/local/bin/networkctl
 
 func TestAResumedHostIsLookedForAnew(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	set := r.open(r.running(1, "con"))
 	addr := set.Pools()[0].Host("con").Addr()
 	first := testOf(t, "TestFirst")
@@ -312,15 +310,15 @@ func TestAResumedHostIsLookedForAnew(t *testing.T) {
 	<-c.Done()
 	old := addr.String()
 	require.Eventually(t, func() bool {
-		at, err := r.address("con1")
-		return err == nil && at != "" && at != old
+		at := r.info("con1").Addrs["00:50:56:01:01:01"]
+		return len(at) > 0 && at[0].String() != old
 	}, 20*time.Second, 5*time.Millisecond)
 	second.end()
 
 	p = set.Acquire(t)
 	assert.Equal(t, boot, p.Host("con").MustRun(t, "cat", bootID))
 	assert.Equal(t, addr, p.Host("con").Addr())
-	assert.Equal(t, 1, r.count("VmCloned", "con1"))
+	assert.Equal(t, 1, r.count("Clone", "con1"))
 }
 
 // A confused provider tells another VM's address for a while after a revert.
@@ -344,7 +342,7 @@ func (c *confused) Address(ctx context.Context, id, mac string, _ ...netip.Prefi
 
 func TestAnotherCloneIsNotTakenForTheResumedHost(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	spec := r.running(2, "con")
 	spec.Roles = spec.Roles[:1]
 	provider := &confused{Provider: spec.Provider}
@@ -411,31 +409,11 @@ func TestResumingIsFasterThanBooting(t *testing.T) {
 	assert.LessOrEqual(t, ratio, 0.7)
 }
 
-// address is what vCenter tells of a VM's first NIC.
-func (r *rig) address(name string) (string, error) {
-	var o mo.VirtualMachine
-	vm := r.vm(name)
-	if err := vm.Properties(r.t.Context(), vm.Reference(), []string{"guest.net"}, &o); err != nil {
-		return "", err
-	}
-	for _, nic := range o.Guest.Net {
-		if !strings.HasPrefix(nic.MacAddress, "00:50:56") || nic.IpConfig == nil {
-			continue
-		}
-		for _, a := range nic.IpConfig.IpAddress {
-			if a.PrefixLength == 8 {
-				return a.IpAddress, nil
-			}
-		}
-	}
-	return "", nil
-}
-
 // Another clone, with golden's host keys, answers at the address that vCenter tells: it is never
 // taken for the host.
 func TestAnotherCloneAtTheAddressIsRefused(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	spec := r.spec(2)
 	spec.Roles = spec.Roles[:1]
 	spec.Limits.Boot = 5 * time.Second
@@ -446,7 +424,7 @@ func TestAnotherCloneAtTheAddressIsRefused(t *testing.T) {
 	provider.other, provider.left = set.Pools()[1].Host("con").Addr(), 1000
 	provider.mu.Unlock()
 	set.Close()
-	r.byHand(r.vm("con1").PowerOff)
+	r.powerOff("con1")
 	_, err := pool.Open(t.Context(), spec)
 	var failed *pool.HostError
 	require.ErrorAs(t, err, &failed)
@@ -457,6 +435,6 @@ func TestAnotherCloneAtTheAddressIsRefused(t *testing.T) {
 	provider.mu.Lock()
 	provider.left = 1 // for a moment only
 	provider.mu.Unlock()
-	r.byHand(r.vm("con1").PowerOff)
+	r.powerOff("con1")
 	r.open(spec)
 }

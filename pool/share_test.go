@@ -12,10 +12,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/poolready/poolready/pool"
-	"github.com/poolready/poolready/vsphere/vspheretest"
 )
 
 // A fakeT is the T of a test that may fail.
@@ -68,16 +66,6 @@ func (f *fakeT) end() {
 	f.cleanups = nil
 }
 
-// count returns how often something happened to VMs whose names begin so.
-func (r *rig) count(kind, prefix string) (n int) {
-	for _, e := range r.history() {
-		if strings.HasPrefix(e, kind+" "+prefix) {
-			n++
-		}
-	}
-	return n
-}
-
 // shared is a spec for another process: with a provider of its own.
 func (r *rig) shared(pools int, lease time.Duration) pool.Spec {
 	spec := r.spec(pools)
@@ -87,7 +75,7 @@ func (r *rig) shared(pools int, lease time.Duration) pool.Spec {
 
 func TestPoolsAreLentToOneProcessAtATime(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	a, b := r.open(r.shared(1, 20*time.Second)), r.open(r.shared(1, 20*time.Second))
 
 	first := testOf(t, "TestFirst")
@@ -128,10 +116,10 @@ func TestPoolsAreLentToOneProcessAtATime(t *testing.T) {
 
 func TestAnIdleCleanPoolIsLentAtOnce(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	a := r.open(r.shared(1, 20*time.Second))
 	b := r.open(r.shared(1, 20*time.Second))
-	n := len(r.Requests())
+	n := r.calls()
 	first := testOf(t, "TestFirst")
 	require.NotNil(t, first.acquire(b), "just built by another process")
 	for _, asked := range r.asked(n) {
@@ -154,10 +142,10 @@ func (r *rig) saying() string {
 
 func TestACleanPoolThatWasRebootedIsResetBeforeItIsLent(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	set := r.open(r.shared(1, 20*time.Second))
 	set.Pools()[0].Host("con").MustRun(t, "touch", "/var/dirt")
-	r.byHand(r.vm("con1").Reset)
+	r.reboot("con1")
 	p := set.Acquire(t)
 	_, err := p.Host("con").Run(t.Context(), "test", "-e", "/var/dirt")
 	require.Error(t, err)
@@ -212,45 +200,50 @@ func TestARestartOfVCenterIsSurvived(t *testing.T) {
 
 func TestAPoolThatCannotBeResetIsBuiltAnew(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
-	set := r.open(r.shared(1, 20*time.Second))
+	r := newMemory(t)
+	spec := r.shared(1, 20*time.Second)
+	b := &bent{Provider: spec.Provider}
+	spec.Provider = b
+	set := r.open(spec)
 	first := testOf(t, "TestFirst")
 	require.NotNil(t, first.acquire(set))
-	r.Inject(vspheretest.Fault{Method: "RevertToSnapshot_Task", Name: "con1", Effect: vspheretest.Refuse(&types.FileFault{File: "[ds] con1.vmdk"})})
+	b.bend(func() { b.on, b.revert = true, failedRevert })
 	first.end()
 	second := testOf(t, "TestSecond")
 	p := second.acquire(set)
 	require.NotNil(t, p, "%v", second.errs)
 	assert.Equal(t, "dis1 uses it", p.Host("dis").MustRun(t, "cat", "/etc/used"))
-	assert.Equal(t, 2, r.count("VmCloned", "con1"))
-	assert.Equal(t, 2, r.count("VmCloned", "dis1"))
-	assert.Equal(t, 1, r.count("VmCloned", "golden"))
+	assert.Equal(t, 2, r.count("Clone", "con1"))
+	assert.Equal(t, 2, r.count("Clone", "dis1"))
+	assert.Equal(t, 1, r.count("Clone", "golden"))
 	second.end()
 }
 
 func TestAPoolThatCannotBeRebuiltEitherCoolsDown(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
-	set := r.open(r.shared(1, 20*time.Second))
+	r := newMemory(t)
+	spec := r.shared(1, 20*time.Second)
+	b := &bent{Provider: spec.Provider}
+	spec.Provider = b
+	set := r.open(spec)
 	first := testOf(t, "TestFirst")
 	require.NotNil(t, first.acquire(set))
-	r.Inject(vspheretest.Fault{Method: "RevertToSnapshot_Task", Name: "con1", Times: -1, Effect: vspheretest.Refuse(&types.FileFault{File: "[ds] con1.vmdk"})})
-	r.Inject(vspheretest.Fault{Method: "CloneVM_Task", Times: -1, Effect: vspheretest.Refuse(&types.NoDiskSpace{Datastore: "ds"})})
+	b.bend(func() { b.on, b.revert, b.full = true, failedRevert, true })
 	first.end()
 	second := testOf(t, "TestSecond")
 	require.Nil(t, second.acquire(set))
 	assert.Contains(t, second.errs[0], "no pool is left: pool 1 is quarantined until")
-	assert.Contains(t, second.errs[0], `datastore "ds" is full`)
+	assert.Contains(t, second.errs[0], errFull.Error())
 	_, err := pool.Open(t.Context(), r.shared(1, 20*time.Second))
 	require.ErrorContains(t, err, "pool 1 is quarantined until", "nobody builds it over and over")
 }
 
 func TestAPoolThatAnotherProcessRebuiltIsFound(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	a := r.open(r.shared(1, 20*time.Second))
-	r.byHand(r.vm("dis1").PowerOff)
-	r.byHand(r.vm("dis1").Destroy)
+	r.powerOff("dis1")
+	r.destroy("dis1")
 	r.open(r.shared(1, 20*time.Second)).Close()
 	ft := testOf(t, "TestOld")
 	p := ft.acquire(a)
@@ -270,7 +263,7 @@ func TestAPoolThatAnotherProcessRebuiltIsFound(t *testing.T) {
 
 func TestABuilderWaitsForWhoUsesThePool(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	a := r.open(r.shared(2, 20*time.Second))
 	ft := testOf(t, "TestLong")
 	p := ft.acquire(a)

@@ -26,7 +26,7 @@ func (r *rig) status(spec pool.Spec) *pool.Status {
 
 func TestStatusSaysWhoUsesWhat(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	spec := r.shared(2, 20*time.Second)
 	assert.False(t, r.status(spec).Pools[0].Ready, "before anything is there")
 
@@ -34,7 +34,7 @@ func TestStatusSaysWhoUsesWhat(t *testing.T) {
 	ft := testOf(t, "TestUser")
 	p := ft.acquire(set)
 	require.NotNil(t, p)
-	n := len(r.Requests())
+	n := r.calls()
 	st := r.status(r.shared(2, 20*time.Second))
 	assert.Empty(t, r.asked(n), "looking changes nothing")
 	used, free := st.Pools[p.Number-1], st.Pools[2-p.Number]
@@ -57,7 +57,7 @@ func TestStatusSaysWhoUsesWhat(t *testing.T) {
 
 func TestAPoolIsKeptForAPerson(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	spec := r.shared(2, 20*time.Second)
 	spec.Keep = pool.KeepPolicy{When: "failed", For: time.Hour}
 	set := r.open(spec)
@@ -98,7 +98,7 @@ func TestAPoolIsKeptForAPerson(t *testing.T) {
 
 func TestWhatATestMadeElsewhereIsCleanedUp(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	var mu sync.Mutex
 	var cleaned []string
 	with := func() pool.Spec {
@@ -129,7 +129,7 @@ func TestWhatATestMadeElsewhereIsCleanedUp(t *testing.T) {
 
 func TestWhatADeadProcessMadeElsewhereIsCleanedUp(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	var mu sync.Mutex
 	var cleaned []string
 	with := func() pool.Spec {
@@ -144,13 +144,15 @@ func TestWhatADeadProcessMadeElsewhereIsCleanedUp(t *testing.T) {
 		return spec
 	}
 	dying := with()
+	off := &bent{Provider: dying.Provider}
+	dying.Provider = off
 	set := r.open(dying)
 	ft := testOf(t, "TestDies")
 	p := ft.acquire(set)
 	require.NotNil(t, p)
 	require.NoError(t, p.Track(t.Context(), "record", "left"))
-	require.NoError(t, dying.Provider.(interface{ Close(context.Context) error }).Close(t.Context())) // nothing of it reaches vCenter any more
-	later := with()                                                                                   // when the lease is over
+	off.bend(func() { off.on, off.cut = true, true })
+	later := with() // when the lease is over
 	later.Provider = &bent{Provider: later.Provider, on: true, clock: time.Hour}
 	next := r.open(later)
 	ft2 := testOf(t, "TestNext")

@@ -1,4 +1,21 @@
-// Package pooltest is the conformance suite of a [pool.Provider]: what the interface promises, as
+// Package pooltest helps to test what is built on package pool.
+//
+// # Specs
+//
+// NewProvider returns a hypervisor in memory. A Spec is opened there as it is, with the Provider and
+// SSH of the test in place of the lab's:
+//
+//	func TestSpec(t *testing.T) {
+//		p := pooltest.NewProvider(t, "templates/rhel9")
+//		spec := lab.Spec()
+//		spec.Provider, spec.SSH = p, p.SSH()
+//		set, err := pool.Open(t.Context(), spec)
+//		...
+//	}
+//
+// # Providers
+//
+// TestProvider is the conformance suite of a [pool.Provider]: what the interface promises, as
 // named cases that every provider passes, the simulated hypervisor's and the real one's alike.
 //
 //	func TestConformance(t *testing.T) {
