@@ -102,7 +102,7 @@ func (s *Set) lease(ctx context.Context, test string, again bool) (x *lease.Held
 		if err != nil {
 			return nil, was, err
 		}
-		x, was, err = s.ledger.Acquire(ctx, lease.Request{Pool: n, Purpose: test, First: snapshot})
+		x, was, err = take(ctx, s.ledger.Acquire, lease.Request{Pool: n, Purpose: test, First: snapshot})
 		if err == nil {
 			guard(x)
 			return x, was, nil // if ctx has ended, preparing the pool releases it

@@ -113,7 +113,7 @@ func (h *holdings) takeClaim(ctx context.Context, first *lease.Snapshot, fresh b
 			h.add(x, lease.Entry{})
 			return !unchanged, nil
 		}
-		busy, ok := errors.AsType[*BusyError](err)
+		busy, ok := errors.AsType[*BusyError](public(err))
 		if !ok {
 			return false, err
 		}
@@ -134,7 +134,7 @@ func (h *holdings) tryClaim(ctx context.Context, purpose string) error {
 	if err == nil {
 		h.add(x, lease.Entry{})
 	}
-	return err
+	return public(err)
 }
 
 // cover notes which pools the claim, which is held, covers: those of pools that have no shard, by a
@@ -221,7 +221,7 @@ func (h *holdings) try(ctx context.Context, n int, purpose string, how func(cont
 	if h.has(n) {
 		return nil
 	}
-	x, was, err := how(ctx, lease.Request{Pool: n, Purpose: purpose})
+	x, was, err := take(ctx, how, lease.Request{Pool: n, Purpose: purpose})
 	if err == nil {
 		h.add(x, was)
 	}

@@ -99,9 +99,9 @@ func Keep(ctx context.Context, spec Spec, o KeepOptions) error {
 }
 
 func keepPool(ctx context.Context, l *lease.Ledger, n int, reason string, d time.Duration) error {
-	x, was, err := l.Operate(ctx, lease.Request{Pool: n, Purpose: "keep"})
+	x, was, err := take(ctx, l.Operate, lease.Request{Pool: n, Purpose: "keep"})
 	if busy, ok := errors.AsType[*BusyError](err); ok && busy.State == lease.Kept {
-		return l.Prolong(ctx, n, reason, d)
+		return public(l.Prolong(ctx, n, reason, d))
 	}
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/user"
@@ -29,9 +30,30 @@ const (
 	StateBroken      = lease.Broken      // free, and rebuilt before a test gets it
 )
 
-// A BusyError says that a pool, or the right to build the set (Pool 0), cannot be leased now: its
-// State, the Lease that is in force or nil, and Why in words.
-type BusyError = lease.BusyError
+// A BusyError says that a pool, or the right to build the set, cannot be leased now.
+type BusyError struct {
+	Pool  int // 0 is the right to build
+	State State
+	Lease *Lease // the one that is in force, or nil
+	Why   string // in words
+}
+
+func (e *BusyError) Error() string { return e.Why }
+
+// take leases a pool as how does, one of the methods of a lease.Ledger. The error is a *BusyError if
+// the pool is not free.
+func take(ctx context.Context, how func(context.Context, lease.Request) (*lease.Held, lease.Entry, error), r lease.Request) (*lease.Held, lease.Entry, error) {
+	x, was, err := how(ctx, r)
+	return x, was, public(err)
+}
+
+// public returns the error of a lease.Ledger as users of this package see it.
+func public(err error) error {
+	if e, ok := errors.AsType[*lease.BusyError](err); ok {
+		return &BusyError{e.Pool, e.State, publicLease(e.Lease), e.Why}
+	}
+	return err
+}
 
 // newLedger returns the ledger of the Spec's set, with defaults filled in.
 func newLedger(s Spec) *lease.Ledger {

@@ -129,6 +129,12 @@ func TestOperations(t *testing.T) {
 			"rebuild": pool.Rebuild(ctx, only(p.Number), pool.RebuildOptions{Layer: ""}),
 			"keep":    pool.Keep(ctx, only(p.Number), pool.KeepOptions{Reason: "a look", For: time.Hour}),
 		} {
+			busy, ok := errors.AsType[*pool.BusyError](err)
+			if assert.True(t, ok, "%s: %v", name, err) && assert.NotNil(t, busy.Lease, name) {
+				assert.Equal(t, p.Number, busy.Pool, name)
+				assert.Equal(t, pool.StateLeased, busy.State, name)
+				assert.Equal(t, "TestHolder", busy.Lease.Purpose, name)
+			}
 			assert.ErrorContains(t, err, "TestHolder", name)
 			assert.ErrorContains(t, err, " pid ", name)
 		}

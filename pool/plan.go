@@ -101,7 +101,7 @@ type poolPlan struct {
 	number int
 	state  lease.State
 	entry  lease.Entry
-	taken  string      // why nobody else may have it now, in words, or ""
+	taken  *BusyError  // why nobody else may have it now, or nil
 	hosts  []*hostPlan // in the order of roles
 }
 
@@ -234,7 +234,8 @@ func (o *observation) plan(s Spec, force *RebuildOptions) (*Plan, error) {
 		}
 		q.state = q.entry.State(o.ledger.Now)
 		if !q.state.Free() && q.state != lease.Absent {
-			q.taken = q.entry.Why(o.ledger.Now)
+			now := o.ledger.Now
+			q.taken = &BusyError{n, q.state, publicLease(q.entry.Holder(now)), q.entry.Why(now)}
 		}
 		p.pools = append(p.pools, q)
 	}
@@ -296,8 +297,8 @@ func (p *Plan) list() {
 			if h.Action == ActionRebuild && h.info.foreignSnapshots() {
 				item.Reason += "; the existing VM is kept under another name, since it has snapshots that poolready did not take"
 			}
-			if why := p.pool(h.Pool).taken; why != "" {
-				item.Reason += "; its pool is " + why
+			if busy := p.pool(h.Pool).taken; busy != nil {
+				item.Reason += "; its pool is " + busy.Why
 			}
 			p.Items = append(p.Items, item)
 		}

@@ -79,8 +79,8 @@ func (s Spec) rebuildable(layer string) error {
 func (p *Plan) free() error {
 	var busy []error
 	for _, q := range p.pools {
-		if q.taken != "" {
-			busy = append(busy, fmt.Errorf("pool %d is %s", q.number, q.taken))
+		if q.taken != nil {
+			busy = append(busy, fmt.Errorf("pool %d is %w", q.number, q.taken))
 		}
 	}
 	return errors.Join(busy...)

@@ -279,7 +279,7 @@ func resetPools(ctx context.Context, s Spec) error {
 	was := make([]lease.Entry, len(pools))
 	for i, q := range pools {
 		var err error
-		if held[i], was[i], err = r.ledger.Operate(ctx, lease.Request{Pool: q.number, Purpose: "reset by hand"}); err != nil {
+		if held[i], was[i], err = take(ctx, r.ledger.Operate, lease.Request{Pool: q.number, Purpose: "reset by hand"}); err != nil {
 			err = fmt.Errorf("nothing was touched: pool %d: %w", q.number, err)
 			for j, x := range held[:i] {
 				err = errors.Join(err, releaseLease(ctx, x, lease.Untouched(was[j])))

@@ -130,7 +130,7 @@ func (r *run) readyHost(ctx context.Context, st *stage, h *hostPlan) (string, er
 		return "", hostError(host, st.name, err)
 	}
 	x.rec, x.snap = h.rec, h.snap
-	if r.plan.pool(h.Pool).taken != "" && !r.held.has(h.Pool) {
+	if r.plan.pool(h.Pool).taken != nil && !r.held.has(h.Pool) {
 		return "is in use", nil
 	}
 	reset := r.resetBefore(h)

@@ -108,7 +108,7 @@ func verifyPool(ctx context.Context, s Spec, l *lease.Ledger, q *poolPlan) ([]Ho
 		return hosts, nil // Open has work to do, after which all its checks will have passed
 	}
 	n := q.number
-	x, was, err := l.Operate(ctx, lease.Request{Pool: n, Purpose: "verify"})
+	x, was, err := take(ctx, l.Operate, lease.Request{Pool: n, Purpose: "verify"})
 	if busy, ok := errors.AsType[*BusyError](err); ok {
 		for i := range hosts {
 			hosts[i].Skipped, hosts[i].Checks = fmt.Sprintf("pool %d is %s", n, busy.Why), nil
