@@ -155,6 +155,7 @@ var faults = []fault{
 	{name: "golden has a profile for its own MAC", on: Golden, do: func(r *rig, h Host) {
 		r.write(h, "/etc/NetworkManager/system-connections/ens192.nmconnection", "[ethernet]\nmac-address="+strings.ToUpper(r.guests[h.Name].MAC(0))+"\n")
 	}, want: []string{"golden mac-bound"}},
+	{name: "golden has kept its address", on: Golden, script: `nmcli connection modify ens192 ipv4.addresses "$(ip -4 -o addr show dev ens192 | sed -n -E '1s|.* inet ([0-9.]+)/.*|\1/32|p')"`, want: []string{"golden address-bound"}},
 	{name: "golden has a DUID", on: Golden, do: func(r *rig, h Host) {
 		r.write(h, "/etc/systemd/networkd.conf", "[DHCPv4]\n#DUIDRawData=\nDUIDRawData=00:00:ab:11\n")
 	}, want: []string{"golden duid-bound"}},

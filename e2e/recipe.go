@@ -86,6 +86,7 @@ var checks = map[string][]check{
 		{"mtu", "${LAB_IF}=${MTU} ${TRUNK_IF}=${MTU} ${EXT_IF}=${MTU}"},
 		{"machine-id", "none"},
 		{"mac-bound", "none"},
+		{"address-bound", "none"},
 		{"duid-bound", "none"},
 		{"name-bound", "none"},
 		{"dnsmasq", "inactive disabled"},

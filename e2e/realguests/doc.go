@@ -40,10 +40,10 @@
 // # The networks
 //
 // Each port group is a bridge in a network namespace without a name. In the lab there is DHCP (by
-// MAC, with an MTU of 9000), names, time and a gateway; on the external network DHCP, router
-// advertisements and the internet, which is a few addresses that answer ping, DNS, NTP and HTTP,
-// and the mirror of packages; in the private network nothing. No packet gets to a network of this
-// machine, or from there.
+// client identifier, with reservations by MAC and an MTU of 9000), names, time and a gateway; on the
+// external network DHCP, router advertisements and the internet, which is a few addresses that
+// answer ping, DNS, NTP and HTTP, and the mirror of packages; in the private network nothing. No
+// packet gets to a network of this machine, or from there.
 //
 // # What is left behind
 //
@@ -57,8 +57,4 @@
 // firewall-cmd, chronyc, podman, sudo) is run here; unconfirmed are dnf (install, update, remove,
 // clean), rpm -q and -qa, needs-restarting, SELinux, and the names of units, packages and files.
 // Ubuntu is not built either.
-//
-// A DHCP server that goes by client identifiers: ifupdown's client sends another one than networkd and
-// NetworkManager are told to, so that golden's address changes under the recipe's step "network",
-// whose connection is lost. Those of the lab go by MAC.
 package realguests

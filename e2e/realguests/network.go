@@ -215,7 +215,7 @@ func (w *wire) newSite(
 		"dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--user=root",
 		"--pid-file=" + log.Name() + ".pid", "--log-facility=-",
 		"--no-resolv", "--no-hosts", "--no-ping",
-		"--dhcp-authoritative", "--leasefile-ro", "--dhcp-ignore-clid",
+		"--dhcp-authoritative", "--leasefile-ro",
 	}, dnsmasq...)...)
 	s.dnsmasq.Stdout, s.dnsmasq.Stderr = log, log
 	if err := s.start(s.dnsmasq, syscall.CLONE_NEWPID); err != nil {

@@ -105,7 +105,7 @@ func TestDebiansUnitsHaveAliases(t *testing.T) {
 func TestIfupdownHasTheNICOfTheInstaller(t *testing.T) {
 	t.Parallel()
 	m := debianMachine(t)
-	assert.Contains(t, m.run("ip -4 -o addr show dev ens192"), "10.0.2.10/20")
+	assert.Contains(t, m.run("ip -4 -o addr show dev ens192"), " 10.0.8.0/20", "to the server it is not its MAC")
 	assert.Contains(t, m.run("ip -o link show dev ens192"), "mtu 9000", "as the lab's DHCP server says")
 	assert.Contains(t, m.run("ip -br link show ens256"), "DOWN", "nobody has it")
 	assert.Equal(t, "nameserver 10.0.1.8", m.run("cat /etc/resolv.conf"))

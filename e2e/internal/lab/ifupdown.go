@@ -63,6 +63,10 @@ func (g *Guest) interfaces() []ifaceConf {
 	return slices.DeleteFunc(all, func(i ifaceConf) bool { return i.name == "lo" })
 }
 
+// dhclientID is how ifupdown's client calls itself to DHCP servers, with the MAC: to one that goes by client
+// identifiers it is another client than networkd and NetworkManager, where those send the MAC.
+const dhclientID = "dhclient-"
+
 func dhclientPID(name string) string { return "/run/dhclient." + name + ".pid" }
 
 // ifupdownFault is what the simulation does not know of the interfaces that start by themselves.
@@ -85,7 +89,7 @@ func (g *Guest) ifupdownUp() {
 		p := profile{props: map[string]string{
 			"connection.interface-name": i.name, "connection.type": "802-3-ethernet",
 			"ipv4.method":    map[string]string{"dhcp": "auto", "static": "manual", "manual": "disabled"}[i.method],
-			"ipv4.addresses": i.options["address"], "ipv4.gateway": i.options["gateway"], "ipv4.dhcp-client-id": "mac",
+			"ipv4.addresses": i.options["address"], "ipv4.gateway": i.options["gateway"], "ipv4.dhcp-client-id": dhclientID,
 		}}
 		if mtu := i.options["mtu"]; mtu != "" {
 			p.props["802-3-ethernet.mtu"] = mtu

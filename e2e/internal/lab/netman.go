@@ -257,15 +257,21 @@ func (g *Guest) addresses4(p profile, l *link, a *active) bool {
 			return false // nobody serves DHCP on a VLAN here
 		}
 		id := l.mac
-		if p.get("ipv4.dhcp-client-id") == "duid" {
+		switch p.get("ipv4.dhcp-client-id") {
+		case "duid":
 			data, _ := g.disk.ReadFile("/etc/machine-id")
 			id = "duid-" + strings.TrimSpace(string(data))
+		case dhclientID:
+			id = dhclientID + l.mac
 		}
 		lease, ok := g.lab.net.Lease(g.hw.NICs[l.port].Network, l.mac, id)
 		if !ok {
 			return false
 		}
 		l.addrs, l.dynamic, gateway = []netip.Prefix{lease.Addr}, true, lease.Gateway
+		for _, s := range strings.FieldsFunc(p.get("ipv4.addresses"), func(r rune) bool { return r == ',' }) {
+			l.addrs = append(l.addrs, netip.MustParsePrefix(s)) // valid, by verify
+		}
 		if lease.MTU > 0 {
 			l.mtu = lease.MTU
 		}

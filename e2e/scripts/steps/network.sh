@@ -34,6 +34,14 @@ put_aside() {
 	fi
 }
 
+# addresses are those of the lab's NIC, with no network. Golden keeps them until "identity": to a DHCP server that
+# goes by client identifiers, whoever asks by MAC from now on is somebody new, and the runner is connected
+# to what the server has given to the template.
+addresses() {
+	addr=$(ip -4 -o addr show dev "$LAB_IF")
+	printf '%s\n' "$addr" | sed -n -E 's|.* inet ([0-9.]+)/.*|\1/32|p'
+}
+
 profile() { # NAME TYPE [PROPERTY VALUE]...: makes it if it is missing
 	name=$1
 	type=$2
@@ -54,8 +62,14 @@ with_networkmanager() {
 
 	# The lab's DHCP server may hand out jumbo frames; the profile's MTU wins.
 	profile "$LAB_IF" ethernet
+	kept=
+	if [ "$ROLE" = golden ]; then
+		kept=$(nmcli -g ipv4.addresses connection show "$LAB_IF")
+		[ -n "$kept" ] || kept=$(addresses)
+		kept=$(printf '%s' "$kept" | tr '\n' ',')
+	fi
 	set_profile "$LAB_IF" connection.autoconnect yes ipv4.method auto \
-		ipv4.addresses '' ipv4.gateway '' ipv4.never-default yes ipv4.dhcp-client-id mac
+		ipv4.addresses "$kept" ipv4.gateway '' ipv4.never-default yes ipv4.dhcp-client-id mac
 
 	profile "$TRUNK_IF" ethernet
 	set_profile "$TRUNK_IF" connection.autoconnect yes ipv4.method disabled
@@ -122,8 +136,9 @@ with_networkmanager() {
 # The first file for an interface counts, in the order of names: ours come before netplan's.
 networkd=/etc/systemd/network/05-poolready
 
-has_address() { # INTERFACE
-	addr=$(ip -4 -o addr show dev "$1" 2>/dev/null) && [ -n "$addr" ]
+has_address() { # INTERFACE: one in a network
+	addr=$(ip -4 -o addr show dev "$1" 2>/dev/null) || return
+	printf '%s\n' "$addr" | grep -qE ' inet [0-9.]+/([12]?[0-9]|3[01]) '
 }
 
 await_address() { # INTERFACE
@@ -138,6 +153,13 @@ with_networkd() {
 	put "$networkd-$LAB_IF.network" '[Match]' "Name=$LAB_IF" '[Link]' "MTUBytes=$MTU" \
 		'[Network]' DHCP=ipv4 LinkLocalAddressing=no IPv6AcceptRA=no \
 		'[DHCPv4]' ClientIdentifier=mac UseRoutes=no
+	kept=$networkd-$LAB_IF.network.d/golden.conf
+	if [ "$ROLE" = golden ] && ! [ -e "$kept" ]; then
+		set -- '[Network]'
+		list=$(addresses)
+		for address in $list; do set -- "$@" "Address=$address"; done
+		put "$kept" "$@"
+	fi
 	vlan=
 	[ "$ROLE" = golden ] || vlan="VLAN=$VLAN_IF"
 	put "$networkd-$TRUNK_IF.network" '[Match]' "Name=$TRUNK_IF" \
