@@ -65,6 +65,7 @@ func New(cfg Config) (*Provider, error) {
 
 func newProvider(cfg Config, end endpoint, pace pace) *Provider {
 	s := newSession(end, pace.patient)
+	s.timeout = pace.call
 	cfg.URL, cfg.Username, cfg.Password = "", "", "" // are in end
 	return &Provider{
 		cfg: cfg, s: s, pump: newPump(s, pace), patience: pace.patient, pace: pace,

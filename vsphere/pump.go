@@ -41,6 +41,7 @@ type pace struct {
 	enter   time.Duration // how long vCenter may take to report an object that it was told to watch, before it is asked whether there is one
 	forget  time.Duration // how long after its last waiter a VM comes into a new view
 	patient time.Duration // how long an unreachable vCenter is asked again
+	call    time.Duration // how long one call may take; 0 means callTimeout
 	look    time.Duration // how long a task may run before it is asked what keeps it, and thrice that until the next time
 	source  time.Duration // how long one reading of a snapshot serves clones
 	near    time.Duration // how long one reading of what guests on a network report serves

@@ -1,6 +1,7 @@
 package vsphere
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -37,6 +38,7 @@ var errClosed = errors.New("the provider is closed")
 type session struct {
 	end      endpoint
 	patience time.Duration // how long an unreachable vCenter is waited for once it was reached
+	timeout  time.Duration // for the answer to one call; 0 means callTimeout
 
 	health health
 	slots  chan struct{} // of calls in flight
@@ -140,7 +142,7 @@ func (s *session) dial(ctx context.Context) (*vim25.Client, error) {
 	t.MaxIdleConns = 2 * maxCalls
 	t.MaxIdleConnsPerHost = 2 * maxCalls
 
-	limit := &limiter{rt: sc, slots: s.slots, held: pool.CheckLease, health: &s.health}
+	limit := &limiter{rt: sc, slots: s.slots, held: pool.CheckLease, health: &s.health, timeout: s.timeout}
 	client := &vim25.Client{Client: sc, RoundTripper: limit}
 	var err error
 	if client.ServiceContent, err = methods.GetServiceContent(ctx, limit); err != nil {
@@ -177,7 +179,7 @@ func (s *session) fresh() *vim25.Client {
 	sc.Version = s.client.Version
 	return &vim25.Client{
 		Client: sc, ServiceContent: s.client.ServiceContent,
-		RoundTripper: &limiter{rt: sc, slots: s.slots, held: pool.CheckLease, health: &s.health},
+		RoundTripper: &limiter{rt: sc, slots: s.slots, held: pool.CheckLease, health: &s.health, timeout: s.timeout},
 	}
 }
 
@@ -398,13 +400,15 @@ type limiter struct {
 	slots  chan struct{}
 	held   func(context.Context) error // pool.CheckLease
 	health *health
+
+	timeout time.Duration // for the answer to one call; 0 means callTimeout
 }
 
 func (l *limiter) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
-	timeout := callTimeout
+	timeout := cmp.Or(l.timeout, callTimeout)
 	if wait, ok := req.(*methods.WaitForUpdatesExBody); ok {
 		if o := wait.Req.Options; o != nil && o.MaxWaitSeconds != nil {
-			timeout = time.Duration(*o.MaxWaitSeconds)*time.Second + callTimeout/6
+			timeout = time.Duration(*o.MaxWaitSeconds)*time.Second + timeout/6
 		}
 	} else {
 		select {

@@ -87,6 +87,7 @@ func (s *Server) met(c *call) (effects []Effect) {
 type Effect struct {
 	name    string
 	lose    bool
+	cut     bool
 	drop    bool
 	deaf    bool
 	status  int
@@ -106,6 +107,8 @@ func (e Effect) String() string { return e.name }
 var (
 	// LoseReply does what the call asks for, and cuts the connection instead of answering.
 	LoseReply = Effect{name: "lose reply", lose: true}
+	// Truncate does what the call asks for, and cuts the connection after half of the answer.
+	Truncate = Effect{name: "truncate", cut: true}
 	// Drop cuts the connection before the call is looked at.
 	Drop = Effect{name: "drop", drop: true}
 	// ExpireSession ends the caller's session just before the call: NotAuthenticated, in either

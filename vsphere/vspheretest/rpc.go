@@ -153,16 +153,19 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, c *call) {
 	s.used(c)
 
 	s.mu.Lock()
-	lost := c.cut
+	lost, cut := c.cut, false
 	s.mu.Unlock()
 	for _, e := range c.meets {
-		lost = lost || e.lose
+		lost, cut = lost || e.lose, cut || e.cut
 	}
-	if lost {
+	switch {
+	case lost:
 		hangUp(w)
-		return
+	case cut:
+		reply.sendHalf(w)
+	default:
+		reply.send(w)
 	}
-	reply.send(w)
 }
 
 // A reply is a response that can still be lost.
@@ -182,6 +185,21 @@ func (r *reply) send(w http.ResponseWriter) {
 	}
 	w.WriteHeader(r.status)
 	_, _ = w.Write(r.body.Bytes())
+}
+
+// sendHalf sends half of the reply and closes the connection.
+func (r *reply) sendHalf(w http.ResponseWriter) {
+	conn, _, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	body := r.body.Bytes()
+	_, _ = fmt.Fprintf(conn, "HTTP/1.1 %d %s\r\nContent-Type: text/xml\r\nContent-Length: %d\r\n", r.status, http.StatusText(r.status), len(body))
+	for _, cookie := range r.header.Values("Set-Cookie") {
+		_, _ = fmt.Fprintf(conn, "Set-Cookie: %s\r\n", cookie)
+	}
+	_, _ = fmt.Fprintf(conn, "\r\n%s", body[:len(body)/2])
 }
 
 // hangUp closes the connection without a reply.
