@@ -6,7 +6,7 @@ ACQUISITIONS ?= 300
 ANYTHING ?= 10m
 
 .DEFAULT_GOAL := help
-.PHONY: help test race lint pools plan status verify diff rebuild reset keep release sweep destroy chaos crash anything bench fuzz api tidy shellcheck real real-qemu real-keep real-serve ci
+.PHONY: help test race lint pools plan status verify diff rebuild reset keep release sweep destroy chaos crash anything faults bench fuzz api tidy shellcheck real real-qemu real-keep real-serve ci
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ crash: ## Kill a process at every moment of a build, a reset, a rebuild and a de
 
 anything: ## Call every method of the embedded vCenter with wild arguments, for ANYTHING (10m)
 	POOLREADY_ANYTHING=$(ANYTHING) $(GO) test ./vsphere/vspheretest -run NoCallEndsTheServer -v -count=1 -timeout 0
+
+faults: ## Meet every fault at every call of a build and of reuse, some 400 cases; some minutes
+	POOLREADY_FAULTS=1 $(GO) test ./vsphere -run FaultMatrix -v -count=1 -timeout 30m
 
 bench: ## Run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...

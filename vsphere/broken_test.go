@@ -240,7 +240,7 @@ var breaks = map[string]func(pool.Provider) pool.Provider{
 
 	"a snapshot keeps name and record to the byte": func(p pool.Provider) pool.Provider {
 		return broken{Provider: p, snapshot: func(ctx context.Context, id, name, record string) (string, error) {
-			return p.Snapshot(ctx, id, name, strings.TrimSpace(record[:min(len(record), 2048)]))
+			return p.Snapshot(ctx, id, name, strings.TrimSpace(record[:min(len(record), 256)]))
 		}}
 	},
 	"snapshots of one name are all listed": altered(func(vm *pool.VMInfo) {
@@ -338,6 +338,56 @@ var breaks = map[string]func(pool.Provider) pool.Provider{
 		}}
 	},
 
+	"a VM on whose disks others hang is not destroyed, nor its power cut": func(p pool.Provider) pool.Provider {
+		return broken{Provider: p, destroy: func(ctx context.Context, id string) error {
+			if _, err := p.ShutDown(ctx, id, 0); err != nil {
+				return err
+			}
+			return p.Destroy(ctx, id)
+		}}
+	},
+	"a VM is where Place said": func(p pool.Provider) pool.Provider {
+		return broken{Provider: p, place: func(ctx context.Context, vms []pool.VM) ([]pool.Placement, error) {
+			all, err := p.Place(ctx, vms...)
+			for i := range all {
+				all[i].ResourcePool = path.Base(all[i].ResourcePool)
+			}
+			return all, err
+		}}
+	},
+	"places that do not exist are named, all at once": func(p pool.Provider) pool.Provider {
+		return broken{Provider: p, place: func(ctx context.Context, vms []pool.VM) ([]pool.Placement, error) {
+			return p.Place(ctx, vms[:1]...)
+		}}
+	},
+	"a diagnosis tells whether a VM runs, and that it is gone": func(p pool.Provider) pool.Provider {
+		return broken{Provider: p, diagnose: func(ctx context.Context, id string) (pool.Diagnosis, error) {
+			d, err := p.Diagnose(ctx, id)
+			if d.Gone {
+				return d, errors.New("no such VM")
+			}
+			return d, err
+		}}
+	},
+	"a copy made by hand is listed as one, and not as ours": altered(func(vm *pool.VMInfo) {
+		if vm.CopyOf != "" {
+			vm.Owner, vm.CopyOf = vm.CopyOf, ""
+		}
+	}),
+	"a record that is not stored as a whole is ErrRecord": func(p pool.Provider) pool.Provider {
+		return broken{Provider: p, snapshot: func(ctx context.Context, id, name, record string) (string, error) {
+			return p.Snapshot(ctx, id, name, record[:min(len(record), recordLimit)])
+		}}
+	},
+	"an operation that waits for an answer to a question ends with the question": func(p pool.Provider) pool.Provider {
+		return broken{Provider: p, powerOn: func(ctx context.Context, id string) error {
+			if err := p.PowerOn(ctx, id); err != nil {
+				return errors.New("it did not work")
+			}
+			return nil
+		}}
+	},
+
 	"every method fails on a VM that is gone, and says so": func(p pool.Provider) pool.Provider {
 		return broken{Provider: p, annotate: func(ctx context.Context, id, note string) error {
 			_ = p.Annotate(ctx, id, note)
@@ -404,7 +454,7 @@ func (p *Provider) blindClone(ctx context.Context, spec pool.CloneSpec) (string,
 
 func TestConformanceSuiteFailsBrokenProviders(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, vspheretest.Fast())
+	l := newLab(t, vspheretest.Fast(), limited)
 	env := l.conformance()
 	env.Timeout, env.Instant = 4*time.Second, 200*time.Millisecond
 	env.ReadOnly = func(pool.T) pool.Provider { return l.p }

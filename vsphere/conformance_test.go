@@ -11,7 +11,9 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	vc "github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/poolready/poolready/pool"
@@ -28,7 +30,7 @@ func TestConformance(t *testing.T) {
 		conformOnRealVCenter(t)
 		return
 	}
-	l := newLab(t, vspheretest.Fast())
+	l := newLab(t, vspheretest.Fast(), limited)
 	pooltest.TestProvider(t, l.p, l.conformance())
 }
 
@@ -117,10 +119,47 @@ var apiMethods = map[pooltest.Operation]string{
 	pooltest.Rename: "Rename_Task", pooltest.Destroy: "Destroy_Task",
 }
 
+// recordLimit is how much of a record the lab of the suite keeps.
+const recordLimit = 1000
+
+func limited(s *vspheretest.Server) { s.DescriptionLimit = recordLimit }
+
+// copyVM copies a VM as an administrator does.
+func (l *lab) copyVM(t pool.T, id, name string) string {
+	t.Helper()
+	c, err := l.Client(t.Context())
+	require.NoError(t, err)
+	vm := vc.NewVirtualMachine(c.Client, vmRef(id))
+	var props mo.VirtualMachine
+	require.NoError(t, vm.Properties(t.Context(), vmRef(id), []string{"parent"}, &props))
+	task, err := vm.Clone(t.Context(), vc.NewFolder(c.Client, *props.Parent), name, types.VirtualMachineCloneSpec{})
+	require.NoError(t, err)
+	info, err := task.WaitForResult(t.Context())
+	require.NoError(t, err)
+	return info.Result.(types.ManagedObjectReference).Value
+}
+
+// ask makes the next power on of a VM ask a question, which is answered when t ends.
+func (l *lab) ask(t pool.T, id, name, text string) {
+	l.Inject(vspheretest.Fault{Method: "PowerOnVM_Task", Name: name, Effect: vspheretest.Question(text, "Cancel", "I copied it")})
+	t.Cleanup(func() {
+		ctx := context.WithoutCancel(t.Context())
+		c, err := l.Client(ctx)
+		require.NoError(t, err)
+		found := vc.NewVirtualMachine(c.Client, vmRef(id))
+		var props mo.VirtualMachine
+		require.NoError(t, found.Properties(ctx, found.Reference(), []string{"runtime.question"}, &props))
+		if q := props.Runtime.Question; q != nil {
+			require.NoError(t, found.Answer(ctx, q.Id, "0"))
+		}
+	})
+}
+
 // conformance is what the suite needs to know of the lab.
 func (l *lab) conformance() pooltest.Env {
 	return pooltest.Env{
 		Template: "template", Timeout: 30 * time.Second, Instant: 500 * time.Millisecond, BootedAt: l.p.bootedAt,
+		Copy: l.copyVM, Ask: l.ask, RecordLimit: l.DescriptionLimit,
 		Lose: func(t pool.T, op pooltest.Operation, vm string) {
 			i := l.Inject(vspheretest.Fault{Method: apiMethods[op], Name: vm, Effect: vspheretest.LoseReply})
 			t.Cleanup(func() { assert.Equal(t, 1, i.Hits(), "the answer to %s was lost", op) })

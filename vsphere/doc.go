@@ -10,7 +10,8 @@
 //
 // [FromEnv] reads what govc reads: GOVC_URL, GOVC_USERNAME, GOVC_PASSWORD, GOVC_INSECURE,
 // GOVC_TLS_CA_CERTS, GOVC_TLS_KNOWN_HOSTS, GOVC_DATACENTER, GOVC_DATASTORE, GOVC_FOLDER,
-// GOVC_RESOURCE_POOL and GOVC_NETWORK. TLS is verified unless GOVC_INSECURE says otherwise. Places
+// GOVC_RESOURCE_POOL, GOVC_NETWORK and GOVC_VIM_VERSION, which else is negotiated. GOVC_LOGIN_TOKEN and
+// GOVC_CERTIFICATE are refused. TLS is verified unless GOVC_INSECURE says otherwise. Places
 // are names or inventory paths; where there is only one, it need not be named; a name that
 // fits more than one is refused, and the error lists them. A standalone ESXi host is refused: it
 // can neither clone nor keep folders.
@@ -37,7 +38,14 @@
 //	template                      VirtualMachine.Provisioning.DeployTemplate, or Clone if it is a VM
 //	resource pool                 Resource.AssignVMToPool
 //	datastore                     Datastore.AllocateSpace
-//	networks                      Network.Assign
+//	networks                      Network.Assign, also on those of a source whose NICs a clone keeps
+//
+// The tables of VMware's security guide list VirtualMachine.Config.AddNewDisk on the folder for
+// deploying from a template, too; the API's reference does not list it for a clone, and Preflight does
+// not insist on it. Network.Assign is not asked for on the networks of a source whose NICs are replaced:
+// the clone is never on them. If a vCenter sees either otherwise, it names what is missing in the first
+// clone, golden, before anything is removed. Encrypted sources, and those with a virtual TPM, are
+// refused: they take keys and cryptographic privileges.
 //
 // # What is asserted
 //
@@ -56,6 +64,31 @@
 // its name and record, and power, names and removal are read. An expired session is logged in
 // again, and so is one that vCenter forgot; a refused password is not tried twice. A vCenter that
 // was reached once is waited for up to five minutes.
+//
+// # Bounds
+//
+// Every wait has a bound, and its error a cause:
+//
+//	one call                      3 minutes for its answer
+//	a task                        Config.TaskTimeout (15 minutes), of a full clone Config.CloneTimeout
+//	                              (2 hours)
+//	a vCenter that does not       5 minutes from the first failure, if it was reached before; while it
+//	answer                        lasts, notices (pool.WithNotices) say so, and since when
+//	a system error                3 tries
+//	a question about a VM         the operation ends as soon as it is seen, with its text and how to
+//	                              answer
+//	an address that another       75 seconds, since guest tools report that of before for up to 30 s
+//	running VM has, too
+//	what a failure leaves         a minute to remove a clone that is not what was asked for
+//
+// An operation that is given up says what vCenter says then: the VM's question, its tasks, and the
+// state of its host.
+//
+// # Neighbours
+//
+// Static MACs, in Preflight, and addresses, whenever one is found, are compared with those of all VMs on
+// the same network that the user may see. A machine that vCenter does not know, or on another port
+// group of the same VLAN, is not seen; that the guest has the VM's MAC, package pool asks at every login.
 //
 // # The ledger
 //
@@ -89,5 +122,8 @@
 // revert to one with memory is taken to run the VM on whatever host vCenter chooses, and nothing is
 // assumed of its boot time and of what its tools say until their next poll, which comes every 30 s.
 // PowerOn does not place VMs: in a cluster with manual DRS a VM starts on the host where it is
-// registered. A VM's files are told from those it hangs on by their directories.
+// registered. A VM's files are told from those it hangs on by their directories. CreateSnapshot_Task is
+// called, which every vCenter has; CreateSnapshotEx_Task adds only how to quiesce. VMs that a version
+// made before marks named the VM's instance UUID count as copies: destroy sets with the version that
+// made them.
 package vsphere

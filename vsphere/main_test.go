@@ -34,7 +34,7 @@ type lab struct {
 func quick() pace {
 	p := defaultPace
 	p.gather, p.gap, p.enter = time.Millisecond, time.Millisecond, 50*time.Millisecond
-	p.near, p.twins = 20*time.Millisecond, 500*time.Millisecond
+	p.near, p.twins, p.look = 20*time.Millisecond, 500*time.Millisecond, time.Second
 	return p
 }
 

@@ -29,6 +29,22 @@ type broken struct {
 	clones    func(ctx context.Context, id string) ([]string, error)
 	annotate  func(ctx context.Context, id, note string) error
 	address   func(ctx context.Context, id, mac string) (netip.Addr, error)
+	place     func(ctx context.Context, vms []pool.VM) ([]pool.Placement, error)
+	diagnose  func(ctx context.Context, id string) (pool.Diagnosis, error)
+}
+
+func (b broken) Place(ctx context.Context, vms ...pool.VM) ([]pool.Placement, error) {
+	if b.place != nil {
+		return b.place(ctx, vms)
+	}
+	return b.Provider.Place(ctx, vms...)
+}
+
+func (b broken) Diagnose(ctx context.Context, id string) (pool.Diagnosis, error) {
+	if b.diagnose != nil {
+		return b.diagnose(ctx, id)
+	}
+	return b.Provider.Diagnose(ctx, id)
 }
 
 func (b broken) Inventory(ctx context.Context, set string, templates ...string) (*pool.Inventory, error) {

@@ -53,6 +53,7 @@ func (p *Provider) snapshot(ctx context.Context, id, name, record string, memory
 	defer p.snapshots.leave()
 	op := operation{name: "snapshot", object: quoted(name) + " of " + p.label(id), entity: vm, once: true}
 	op.submit = func(ctx context.Context, c *conn) (types.ManagedObjectReference, error) {
+		// CreateSnapshotEx_Task would add only how to quiesce, and old servers lack it.
 		res, err := methods.CreateSnapshot_Task(ctx, c, &types.CreateSnapshot_Task{
 			This: vm, Name: escaped(name), Description: record, Memory: memory, Quiesce: false,
 		})

@@ -37,6 +37,15 @@ type Env struct {
 	// on. Only that shows for certain that a VM was not powered off and on: it may be back, with the
 	// same address, before anybody looks. nil skips the case that needs it.
 	BootedAt func(t pool.T, id string) time.Time
+	// Copy makes a full copy of a VM, off, as a person does without this package, under another name in
+	// the same folder, and returns its ID. nil skips the case that needs it.
+	Copy func(t pool.T, id, name string) string
+	// RecordLimit is how many bytes of a snapshot's record the hypervisor keeps; 0, no limit that is
+	// known, skips the case that needs one.
+	RecordLimit int
+	// Ask makes the hypervisor ask a question when the VM is powered on next, and answer it
+	// when t ends. nil skips the case that needs it.
+	Ask func(t pool.T, id, name, text string)
 	// WrongPassword returns a provider with a user's name and a password, which are not valid
 	// together.
 	WrongPassword func(t pool.T) (p pool.Provider, user, password string)
@@ -69,7 +78,7 @@ type Case struct {
 // Cases returns all promises.
 func Cases() []Case {
 	var all []Case
-	for _, group := range [][]Case{listing, cloning, power, cables, snapshots, running, changes, preflight, books, endings, lost} {
+	for _, group := range [][]Case{listing, cloning, power, cables, snapshots, running, changes, promises, preflight, books, endings, lost} {
 		all = append(all, group...)
 	}
 	return all
