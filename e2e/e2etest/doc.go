@@ -8,7 +8,8 @@
 //		Reserved:   topology.Reservations(),
 //		NameServer: topology.NameServer,
 //	})
-//	password, _ := srv.URL.User.Password() // srv is a *vspheretest.Server like any
+//	topology.RunnerKey = sshx.AuthorizedKey(srv.ClientKey.PublicKey())
+//	set := pool.Ensure(t, e2etest.On(t, srv, topology.Spec(nil, sshx.Config{})))
 //
 // # The guests
 //
@@ -20,6 +21,18 @@
 // exit code 64 and a message, never with success. The networks are modelled: whether a host reaches
 // another, a name server or the internet follows from its NICs, VLANs, addresses, routes and
 // firewall.
+//
+// # A product of one's own
+//
+// Site.Commands are simulated programs, which listen and dial on the modelled network, and
+// Site.Packages bring them, with files and units, by dnf and apt-get. A unit file on a machine, of a
+// package or written by a recipe, is started by systemctl and at boot as it says: Type simple, exec
+// and oneshot, ExecStart, ExecStartPre, ExecReload, User, WorkingDirectory, Environment,
+// EnvironmentFile, StateDirectory and its kin, Restart, RemainAfterExit, and WantedBy=multi-user.target,
+// with drop-ins. Every other directive that makes a difference is refused, with 64, and so is to start
+// a unit again whose file changed while it ran. journalctl -u has what the programs print, but not what
+// systemd adds. A service that ran when a snapshot with memory was taken runs in the resumed machine:
+// its Command is called anew, with Proc.Resumed. testdata/product is a test of a product, of 60 lines.
 //
 // # The site
 //

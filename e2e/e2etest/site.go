@@ -8,6 +8,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/poolready/poolready/e2e/internal/lab"
+	"github.com/poolready/poolready/sshx/sshtest"
 	"github.com/poolready/poolready/vsphere/vspheretest"
 )
 
@@ -28,9 +29,30 @@ type Site struct {
 	Reserved map[string]netip.Addr
 	// NameServer answers questions for names and for the time; the zero value means 10.0.1.8.
 	NameServer netip.Addr
+	// Commands are simulated programs of your own, by name, on every machine: a product's, say. One
+	// that a package of Packages brings is there while that is installed; one that is named like a
+	// program of the simulation replaces it. They listen and dial on the modelled network with
+	// sshtest.Proc's Listen and DialContext; systemctl starts them by unit files on the machine. A
+	// program that is uploaded, compiled for x86-64, is simulated by the command of its file's name.
+	// vspheretest.Server.Commands are added.
+	Commands map[string]sshtest.Command
+	// Packages are packages of your own, by name, which the mirrors have for dnf and apt-get.
+	Packages map[string]Package
 	// Key logs in to the template as root; nil means a fresh one. vspheretest.SSHKey makes one
 	// that lasts, for a StateDir.
 	Key ssh.Signer
+}
+
+// A Package is one of your own, the same for every system.
+type Package struct {
+	// Version is what rpm and dpkg-query tell, without blanks; "" means "1.0-1".
+	Version string
+	// Commands are those of Site.Commands that it brings.
+	Commands []string
+	// Files are the others that it brings, by absolute path. A file that begins with "#!" is
+	// executable. Unit files are in /usr/lib/systemd/system: as their distributions do, Debian
+	// enables and starts their services when the package is installed, and RHEL does not.
+	Files map[string]string
 }
 
 // NewServer starts a vCenter for the site, with the defaults of package vspheretest, and closes
@@ -51,7 +73,8 @@ func NewUnstartedServer(t vspheretest.T, site Site) *vspheretest.Server {
 }
 
 // Configure sets the fields of an unstarted Server that the site is made of: OS, ClientKey and
-// Templates; and it puts the site's port groups before those that Networks has.
+// Templates; and it puts the site's port groups before those that Networks has. It panics if Commands
+// or Packages have a fault.
 func (site Site) Configure(s *vspheretest.Server) {
 	for _, f := range []struct {
 		field *string
@@ -78,6 +101,13 @@ func (site Site) Configure(s *vspheretest.Server) {
 		LabNetwork: site.LabNetwork, PrivateNetwork: site.PrivateNetwork, ExternalNetwork: site.ExternalNetwork,
 		Reserved: site.Reserved, NameServer: site.NameServer,
 		AuthorizedKey: string(ssh.MarshalAuthorizedKey(site.Key.PublicKey())),
+	}
+	options.Commands, options.Packages = site.Commands, map[string]lab.Package{}
+	for name, p := range site.Packages {
+		options.Packages[name] = lab.Package(p)
+	}
+	if err := options.Validate(); err != nil {
+		panic(fmt.Sprintf("e2etest: Site: %v", err))
 	}
 	if site.Debian != "" {
 		options.Debian = []string{path.Base(site.Debian)}

@@ -150,11 +150,8 @@ func (c *guestConn) forward(ctx context.Context, nc ssh.NewChannel) {
 	case c.d.is("disableforwarding", c.who) || allow == "no" || allow == "remote":
 		_ = nc.Reject(ssh.Prohibited, "open failed")
 		return
-	case c.b.h.Dial == nil:
-		_ = nc.Reject(ssh.ConnectionFailed, "No route to host")
-		return
 	}
-	conn, err := c.b.h.Dial(ctx, "tcp", net.JoinHostPort(m.Host, strconv.Itoa(int(m.Port))))
+	conn, err := c.b.h.connect(ctx, net.JoinHostPort(m.Host, strconv.Itoa(int(m.Port))))
 	if err != nil {
 		_ = nc.Reject(ssh.ConnectionFailed, dialFailure(err))
 		return

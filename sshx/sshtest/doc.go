@@ -51,8 +51,10 @@
 // where test -x finds them, though ls does not. They are GNU's in the C locale, and what is in a
 // directory comes to find, tar, grep -r and SFTP in no order to count on. Time zones are those of
 // Go on the machine that the test runs on. Commands that every real machine has and that are not
-// simulated, awk and ps among them, are there and refuse. Nothing is known about networks, packages
-// or services: that is for embedders.
+// simulated, awk and ps among them, are there and refuse. Programs
+// listen and dial with Proc.Listen and Proc.DialContext; routes, firewalls, packages and services are
+// for embedders, who have Host.Bind, Host.Dial and Host.Start. A compiled program on the disk is the
+// Command of its name, or refused.
 //
 // Users are subject to owners, groups, modes, sticky directories and umask. There are no ACLs,
 // capabilities, SELinux labels or quotas; access times are not kept; contents count against the

@@ -23,8 +23,8 @@ const freezeTime = time.Second
 
 // Freeze returns a copy of the disk, /run included, and what the machine knows beside it, of one
 // moment: what a hypervisor keeps with a snapshot of the memory. The machine goes on. Programs are
-// goroutines here, which nobody can copy: if any still runs after a second, Freeze fails and names
-// it.
+// goroutines here, which nobody can copy: if any but the services of Start still runs after a second,
+// Freeze fails and names it.
 func (h *Host) Freeze() (*Disk, []byte, error) {
 	end := time.Now().Add(freezeTime)
 	timer := time.AfterFunc(freezeTime, func() {
@@ -36,18 +36,14 @@ func (h *Host) Freeze() (*Disk, []byte, error) {
 	base := h.clock()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for h.up != nil && len(h.up.pids) > 0 && time.Now().Before(end) {
+	for h.up != nil && len(h.up.programs()) > 0 && time.Now().Before(end) {
 		h.cond.Wait()
 	}
 	b := h.up
 	if b == nil {
 		return nil, nil, errHalted
 	}
-	var programs []string
-	for pid, p := range b.pids {
-		programs = append(programs, fmt.Sprintf("%d %s", pid, strings.Join(p.args, " ")))
-	}
-	if len(programs) > 0 {
+	if programs := b.programs(); len(programs) > 0 {
 		return nil, nil, fmt.Errorf("sshtest: the memory of programs that run is not simulated: %s", strings.Join(programs, "; "))
 	}
 	m := memory{
@@ -56,6 +52,17 @@ func (h *Host) Freeze() (*Disk, []byte, error) {
 	}
 	data, err := json.Marshal(m)
 	return h.disk.Clone(), data, err
+}
+
+// programs lists what runs, but for services, which whoever resumes the machine starts again. The
+// caller holds Host.mu.
+func (b *boot) programs() (list []string) {
+	for pid, p := range b.pids {
+		if !p.task.service {
+			list = append(list, fmt.Sprintf("%d %s", pid, strings.Join(p.args, " ")))
+		}
+	}
+	return list
 }
 
 // Resume is Boot for a machine on a disk that Freeze returned: it goes on from that moment. Boot

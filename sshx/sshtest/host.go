@@ -36,9 +36,13 @@ type Host struct {
 	OnReboot   func() // a command asked for a reboot; the embedder calls Boot
 	OnPowerOff func() // a command asked for power off
 
-	// Dial makes the connections of direct-tcpip channels, so that the machine can be a jump
-	// host; nil means that it reaches nobody.
+	// Dial makes the connections of direct-tcpip channels, so that the machine can be a jump host,
+	// and of programs (Proc.DialContext); nil means that it reaches nobody but itself.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Bind reserves the addresses that programs listen on (Proc.Listen) in the network that the
+	// machine is plugged into. nil keeps listeners in the machine, where its own programs and
+	// direct-tcpip reach them as localhost, and its embedder by ServePort.
+	Bind BindFunc
 	// Now is what the machine's clock reads after Boot; nil means time.Now. Timers do not follow
 	// it.
 	Now func() time.Time
@@ -50,7 +54,8 @@ type Host struct {
 	// before, they were ignored without a word.
 	RootSignals bool
 
-	disk *Disk
+	disk  *Disk
+	ports ports
 
 	mu     sync.Mutex
 	cond   sync.Cond // of mu: running, thawed and halted change

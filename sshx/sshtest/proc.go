@@ -30,6 +30,12 @@ type Proc struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	Host           *Host
+	// Resumed reports that the program goes on in a machine that was resumed: a real one would have
+	// its memory. Its Command is called anew, with what it left in /run and on the disk.
+	Resumed bool
+
+	life    context.Context // of the process
+	started func(pid int)   // is told when there is one
 
 	task  *task
 	umask uint32
@@ -231,6 +237,13 @@ func (h *Host) execute(ctx context.Context, p *Proc) int {
 	p.ppid = p.pid
 	p.sigs = &traps{}
 	p.pid = b.register(&process{args: p.Args, user: p.User, kill: cancel, task: p.task, sigs: p.sigs})
+	if p.started != nil {
+		p.started(p.pid)
+		p.started = nil
+	}
+	life, end := context.WithCancel(ctx)
+	defer end()
+	p.life = life
 	defer b.unregister(p.pid)
 	if f, ok := p.Stdin.(*os.File); ok {
 		done := make(chan struct{})
@@ -298,6 +311,13 @@ func (h *Host) start(ctx context.Context, p *Proc) int {
 // script runs a program text by the interpreter that its first line names, or the shell.
 func (h *Host) script(ctx context.Context, p *Proc, file string, text []byte) int {
 	line, _, _ := bytes.Cut(text, []byte("\n"))
+	if len(text) > 19 && bytes.HasPrefix(text, []byte("\x7fELF")) && text[18] == 62 && text[19] == 0 { // for x86-64
+		// A real machine would run it. What it does is for a Command of its name to say.
+		if c := h.Commands[path.Base(file)]; c != nil {
+			return c(ctx, p)
+		}
+		return p.refuse(path.Base(file), "the program "+file+", which is compiled: simulate it with a Command of that name")
+	}
 	if bytes.IndexByte(line, 0) >= 0 {
 		fmt.Fprintf(p.Stderr, "bash: %s: cannot execute binary file: Exec format error\n", file)
 		return 126

@@ -143,6 +143,7 @@ type task struct {
 	out, err *output
 	quiet    func()
 	terminal bool // it has one
+	service  bool // it was started by Host.Start
 
 	mu       sync.Mutex
 	keyboard *os.File     // what the terminal's input is read from

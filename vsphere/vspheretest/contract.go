@@ -3,6 +3,8 @@ package vspheretest
 import (
 	"net"
 	"net/netip"
+
+	"github.com/poolready/poolready/sshx/sshtest"
 )
 
 // An OS is what the VMs of a Server run. It is set on the Server before Start; the default is
@@ -65,6 +67,13 @@ type Resumer interface {
 	// from the moment of which m.Disk and memory are. Its connections are gone, and its clock is
 	// behind.
 	Resume(m *Machine, memory []byte) (Guest, error)
+}
+
+// A Commander is an OS on which Server.Commands can be.
+type Commander interface {
+	OS
+	// AddCommands is called once, before anything boots. Its error keeps the Server from starting.
+	AddCommands(map[string]sshtest.Command) error
 }
 
 // GuestInfo is what open-vm-tools reports.

@@ -84,6 +84,14 @@ func (s *Server) defaults() error {
 			return fmt.Errorf("default OS: %w", err)
 		}
 		s.OS = os
+	} else if len(s.Commands) > 0 {
+		o, ok := s.OS.(Commander)
+		if !ok {
+			return fmt.Errorf("the OS (%T) is no Commander, so that Server.Commands are on no machine", s.OS)
+		}
+		if err := o.AddCommands(s.Commands); err != nil {
+			return fmt.Errorf("Server.Commands: %w", err)
+		}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package vspheretest
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -164,6 +165,7 @@ func (g *plainGuest) boot() {
 func (o *plainOS) newGuest(m *Machine) *plainGuest {
 	g := &plainGuest{os: o, m: m, host: sshtest.NewHost(m.Disk.(plainDisk).Disk), hw: m.Hardware, reverts: m.reverts}
 	g.host.Commands = o.s.Commands
+	g.host.Dial = g.dial
 	g.host.OnNotSimulated = m.NotSimulated
 	g.host.OnPowerOff = g.Shutdown // in order: connections are closed, not cut
 	g.host.OnReboot = g.Reboot
@@ -308,13 +310,19 @@ func linkLocal(mac string) netip.Addr {
 	return netip.AddrFrom16(a)
 }
 
-// ServeConn is sshd on port 22 and a refusal elsewhere.
+// ServeConn is sshd on port 22, what programs listen on, and a refusal elsewhere.
 func (g *plainGuest) ServeConn(conn net.Conn, to netip.AddrPort) {
-	if to.Port() != 22 {
+	if to.Port() == 22 {
+		g.host.ServeConn(conn)
+	} else if !g.host.ServePort(conn, to) {
 		_ = conn.Close()
-		return
 	}
-	g.host.ServeConn(conn)
+}
+
+// dial connects to a machine on the flat network, which has no name server, for a program or as a
+// jump host.
+func (g *plainGuest) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	return g.os.s.DialContext(ctx, network, address)
 }
 
 func (g *plainGuest) Shutdown() {

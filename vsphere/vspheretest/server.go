@@ -64,11 +64,12 @@ type Server struct {
 	// Templates exist from the start; none means one with the Path "template" and defaults.
 	Templates []Template
 	// OS is what the VMs run; nil means a plain machine of package sshtest, with root, on a
-	// flat network where every NIC gets an address by DHCP.
+	// flat network where every NIC gets an address by DHCP and all machines reach each other.
 	OS OS
-	// Commands are on the machines of the default OS, besides or instead of those of package
-	// sshtest: what a product brings, say. What they keep belongs on their Host's Disk, with which
-	// it is cloned, snapshotted and reverted.
+	// Commands are on all machines, besides or instead of those of package sshtest: what a product
+	// brings, say. What they keep belongs on their Host's Disk, with which it is cloned, snapshotted and
+	// reverted. They listen and dial on the machines' network with sshtest.Proc's Listen and
+	// DialContext. An OS of your own must be a Commander.
 	Commands map[string]sshtest.Command
 	// LeaseByMachineID makes the machines of the default OS known to the DHCP server by their
 	// /etc/machine-id, as systemd-networkd and many cloud images do, instead of by MAC: clones of a

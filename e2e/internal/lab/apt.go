@@ -184,7 +184,7 @@ func (g *Guest) aptGet(ctx context.Context, p *sshtest.Proc) int {
 		if code := g.aptFind(p, names); code != 0 {
 			return code
 		}
-		names = slices.DeleteFunc(names, func(n string) bool { return have[n] == g.os.mirror[n].newest() })
+		names = slices.DeleteFunc(names, func(n string) bool { return have[n] == g.lab.mirror(g.os)[n].newest() })
 	case "remove":
 		if code := g.aptFind(p, names); code != 0 {
 			return code
@@ -230,7 +230,7 @@ func (g *Guest) aptUpdate(ctx context.Context, p *sshtest.Proc, config map[strin
 func (g *Guest) aptFind(p *sshtest.Proc, names []string) int {
 	_, err := g.disk.Stat(aptList)
 	for _, n := range names {
-		_, known := g.os.mirror[n]
+		_, known := g.lab.mirror(g.os)[n]
 		if _, here := g.packages()[n]; !here && (err != nil || !known) {
 			return p.Fail(100, "E: Unable to locate package %s", n)
 		}
@@ -244,21 +244,22 @@ func (g *Guest) upgradable(have map[string]string, dist bool) []string {
 	if _, err := g.disk.Stat(aptList); err != nil {
 		return nil
 	}
-	return slices.DeleteFunc(g.outdated(have), func(n string) bool { return !dist && len(g.os.mirror[n].needs) > 0 })
+	return slices.DeleteFunc(g.outdated(have), func(n string) bool { return !dist && len(g.lab.mirror(g.os)[n].needs) > 0 })
 }
 
 func (g *Guest) aptUnpack(p *sshtest.Proc, config map[string][]string, have map[string]string, names []string) int {
 	keep := slices.Contains(append(config["Dpkg::Options"], config["Dpkg::Options::"]...), "--force-confold")
+	var starts []string // units
 	for _, n := range names {
-		m := g.os.mirror[n]
+		m := g.lab.mirror(g.os)[n]
 		_, before := have[n]
 		if before && m.conffile != "" && !keep {
 			return p.Fail(100, "Configuration file '%s'\n ==> Modified (by you or by a script) since installation.\ndpkg: error processing package %s (--configure):\n end of file on stdin at conffile prompt", m.conffile, n)
 		}
 		for _, other := range append(slices.Clone(m.needs), n) {
-			have[other] = g.os.mirror[other].newest()
+			have[other] = g.lab.mirror(g.os)[other].newest()
 		}
-		if other, ok := g.os.mirror[m.conflicts]; ok {
+		if other, ok := g.lab.mirror(g.os)[m.conflicts]; ok {
 			delete(have, m.conflicts)
 			g.removeUnits(other)
 		}
@@ -267,30 +268,30 @@ func (g *Guest) aptUnpack(p *sshtest.Proc, config map[string][]string, have map[
 			continue
 		}
 		unpack(g.disk, m)
-		for _, u := range m.units {
-			if u == "systemd-networkd" {
-				continue // off unless the administrator says otherwise
-			}
-			g.os.enable(g.disk, u)
-			_ = g.startUnit(g.os.service(u))
-		}
+		starts = append(starts, slices.DeleteFunc(slices.Clone(m.units), func(u string) bool {
+			return u == "systemd-networkd" // off unless the administrator says otherwise
+		})...)
 	}
 	_ = g.disk.WriteFile("/var/cache/apt/archives/lock", nil, 0o640)
 	if err := writeStatus(g.disk, have); err != nil {
 		return p.Fail(100, "E: %v", err)
+	}
+	for _, u := range starts {
+		g.os.enable(g.disk, u)
+		_ = g.startUnit(g.os.service(u))
 	}
 	return 0
 }
 
 func (g *Guest) aptRemove(p *sshtest.Proc, have map[string]string, names []string) int {
 	for _, n := range names {
-		if g.os.mirror[n].essential {
+		if g.lab.mirror(g.os)[n].essential {
 			return p.Fail(100, "E: Essential packages were removed and -y was used without --allow-remove-essential.")
 		}
 	}
 	for _, n := range names {
 		delete(have, n)
-		g.removeUnits(g.os.mirror[n])
+		g.removeUnits(g.lab.mirror(g.os)[n])
 	}
 	if err := writeStatus(g.disk, have); err != nil {
 		return p.Fail(100, "E: %v", err)

@@ -135,7 +135,7 @@ func (g *Guest) installed(command string) bool {
 	if slices.Contains(g.os.absent, command) {
 		return false
 	}
-	for name, p := range g.os.mirror {
+	for name, p := range g.lab.mirror(g.os) {
 		if slices.Contains(p.commands, command) {
 			_, ok := g.packages()[name]
 			return ok

@@ -4,11 +4,14 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/poolready/poolready/e2e/internal/netsim"
@@ -35,12 +38,14 @@ type Guest struct {
 	mu       sync.Mutex // guards what follows: all that a reboot forgets
 	hw       vspheretest.Hardware
 	links    []*link
-	active   map[string]bool   // units
-	failed   map[string]bool   // units
-	named    time.Time         // when hostnamectl last started systemd-hostnamed
-	conns    map[string]active // NetworkManager's active connections, by interface
-	networkd []netFile         // systemd-networkd's configuration, as it was read
-	wired    []profile         // NetworkManager's automatic profiles, which are on no disk
+	active   map[string]bool     // units
+	failed   map[string]bool     // units
+	services map[string]*service // units of the user's own, that were started
+	journal  []entry             // of theirs
+	named    time.Time           // when hostnamectl last started systemd-hostnamed
+	conns    map[string]active   // NetworkManager's active connections, by interface
+	networkd []netFile           // systemd-networkd's configuration, as it was read
+	wired    []profile           // NetworkManager's automatic profiles, which are on no disk
 	sysctl   map[string]string
 	zone     zone // what firewalld applies
 	names    *dnsmasq
@@ -103,6 +108,7 @@ func (l *Lab) newGuest(m *vspheretest.Machine) *Guest {
 	g.host.OnPowerOff = m.PowerOff
 	g.host.OnReboot = g.reboot
 	g.host.Dial = g.dialName
+	g.host.Bind = g.bind
 	l.add(g)
 	return g
 }
@@ -115,6 +121,7 @@ func (g *Guest) start() {
 	g.mu.Lock()
 	g.links, g.conns, g.wired, g.names, g.networkd = nil, map[string]active{}, nil, nil, nil
 	g.active, g.failed = map[string]bool{}, map[string]bool{}
+	g.services, g.journal = map[string]*service{}, nil
 	g.sysctl, g.zone, g.time = map[string]string{}, zone{}, chrony{}
 	g.early = true
 	g.mu.Unlock()
@@ -139,6 +146,22 @@ func (g *Guest) start() {
 			_ = g.startUnit(unit)
 		}
 	}
+}
+
+// refusal reports an error that is one.
+func (g *Guest) refusal(err error) {
+	if r, ok := errors.AsType[*sshtest.Refusal](err); ok {
+		g.host.OnNotSimulated(*r)
+	}
+}
+
+// bind is sshtest.Host.Bind.
+func (g *Guest) bind(at netip.AddrPort, serve func(net.Conn)) (release func(), err error) {
+	err = g.node.ListenTCP(at, func(conn net.Conn, _ netip.AddrPort) { serve(conn) })
+	if errors.Is(err, netsim.ErrInUse) {
+		err = fmt.Errorf("%w: %w", err, syscall.EADDRINUSE)
+	}
+	return func() { g.node.HandleTCP(at.Port(), nil) }, err
 }
 
 // plugIn makes a link for every NIC, in PCI order, as VMware's first slots are called.
@@ -259,6 +282,7 @@ func (g *Guest) Kill() {
 	g.power.Lock()
 	defer g.power.Unlock()
 	g.endStartup()
+	g.forgetServices()
 	g.host.Halt()
 	g.node.Detach()
 	g.work.Wait()
@@ -274,6 +298,7 @@ func (g *Guest) reboot() {
 	}
 	g.machine.Rebooted()
 	g.endStartup()
+	g.forgetServices()
 	g.host.Halt()
 	g.node.Reset()
 	g.start()

@@ -1,6 +1,10 @@
 package lab
 
 import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
 	"net/netip"
 	"path"
 	"slices"
@@ -28,11 +32,84 @@ type Options struct {
 	// Debian are the names of templates that are of the Debian 12 kind. All others are of the RHEL
 	// 9 kind.
 	Debian []string
+	// Commands are programs of the user's own, on every machine, unless one of Packages has them.
+	Commands map[string]sshtest.Command
+	// Packages are the user's own, which the mirrors have beside theirs.
+	Packages map[string]Package
 	// OnNotSimulated, if set, is called for what a machine refuses, besides its hypervisor.
 	OnNotSimulated func(vm string, r sshtest.Refusal)
 	// Prepare, if set, changes the disk that every template has.
 	Prepare func(disk *sshtest.Disk)
 }
+
+// A Package is one of the user's own, for every system.
+type Package struct {
+	Version  string            // "" means 1.0-1
+	Commands []string          // of Options.Commands, that it brings
+	Files    map[string]string // by absolute path
+}
+
+// pkg is the package as the mirrors have it.
+func (p Package) pkg() pkg {
+	out := pkg{version: cmp.Or(p.Version, "1.0-1"), commands: p.Commands, files: p.Files, own: true}
+	for file := range p.Files {
+		if unit, ok := strings.CutSuffix(strings.TrimPrefix(file, unitDir), ".service"); ok && strings.HasPrefix(file, unitDir) {
+			out.units = append(out.units, unit)
+		}
+	}
+	slices.Sort(out.units)
+	return out
+}
+
+// Validate returns all faults of the user's own commands and packages.
+func (o Options) Validate() error {
+	var errs []error
+	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	for name, c := range o.Commands {
+		if name == "" || strings.ContainsAny(name, "/ \n\t") {
+			fault("Commands[%q] is not the name of a program", name)
+		} else if c == nil {
+			fault("Commands[%q] is nil", name)
+		}
+	}
+	for name, p := range o.Packages {
+		_, inRHEL := rhelMirror[name]
+		_, inDebian := debianMirror[name]
+		if name == "" || strings.ContainsAny(name, "/ \n\t") {
+			fault("Packages[%q] is not the name of a package", name)
+		} else if inRHEL || inDebian {
+			fault("Packages[%q] is one that the mirrors have already", name)
+		}
+		if strings.ContainsAny(p.Version, " \n\t") {
+			fault("Packages[%q].Version %q has a blank", name, p.Version)
+		}
+		for _, c := range p.Commands {
+			if o.Commands[c] == nil {
+				fault("Packages[%q].Commands has %q, which Commands has not", name, c)
+			}
+		}
+		for file := range p.Files {
+			if !path.IsAbs(file) || path.Clean(file) != file || file == "/" {
+				fault("Packages[%q].Files has %q, which is not the absolute path of a file", name, file)
+			}
+		}
+	}
+	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return errors.Join(errs...)
+}
+
+// AddCommands implements vspheretest.Commander.
+func (l *Lab) AddCommands(more map[string]sshtest.Command) error {
+	l.opts.Commands = maps.Clone(l.opts.Commands)
+	if l.opts.Commands == nil {
+		l.opts.Commands = map[string]sshtest.Command{}
+	}
+	maps.Copy(l.opts.Commands, more)
+	return l.opts.Validate()
+}
+
+// mirror returns the packages that a system's mirror has.
+func (l *Lab) mirror(o *distro) map[string]pkg { return l.mirrors[o] }
 
 // A Lab is one lab. It implements vspheretest.OS.
 type Lab struct {
@@ -42,6 +119,8 @@ type Lab struct {
 	net    *netsim.Network
 	runner *netsim.Node
 	web    *web
+
+	mirrors map[*distro]map[string]pkg
 
 	mu      sync.Mutex // guards what follows
 	guests  map[string]*Guest
@@ -65,7 +144,14 @@ func New(opts Options) *Lab {
 	if !opts.NameServer.IsValid() {
 		opts.NameServer = netip.MustParseAddr("10.0.1.8")
 	}
-	l := &Lab{opts: opts, net: netsim.New(), guests: make(map[string]*Guest), startup: 20 * time.Millisecond}
+	l := &Lab{opts: opts, net: netsim.New(), guests: make(map[string]*Guest), startup: 20 * time.Millisecond, mirrors: map[*distro]map[string]pkg{}}
+	for _, o := range []*distro{rhel, debian} {
+		all := maps.Clone(o.mirror)
+		for name, p := range opts.Packages {
+			all[name] = p.pkg()
+		}
+		l.mirrors[o] = all
+	}
 	l.rhel = l.newTemplate(rhel)
 	if len(opts.Debian) > 0 {
 		l.debian = l.newTemplate(debian)

@@ -2,8 +2,10 @@ package lab
 
 import (
 	"encoding/json"
+	"errors"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/poolready/poolready/e2e/internal/netsim"
 	"github.com/poolready/poolready/vsphere/vspheretest"
@@ -12,15 +14,19 @@ import (
 var (
 	_ vspheretest.Resumer = (*Lab)(nil)
 	_ vspheretest.Freezer = (*Guest)(nil)
+
+	_ vspheretest.Commander = (*Lab)(nil)
 )
 
 // A memory is what a running guest knows beside its disk. The configuration of services is not in
-// it: sshd, chronyd and dnsmasq read theirs anew.
+// it: sshd, chronyd and dnsmasq read theirs anew, and programs of the user's own are called anew, with
+// Proc.Resumed.
 type memory struct {
 	Host           []byte
 	Kernel         string
 	Links          []frozenLink
 	Active, Failed map[string]bool
+	Services       []string // that run, of the user's own
 	Conns          map[string]frozenConn
 	Wired          []frozenConn
 	Sysctl         map[string]string
@@ -52,6 +58,12 @@ func (g *Guest) Freeze() (vspheretest.Disk, []byte, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	m := memory{Host: host, Kernel: g.kernel, Active: g.active, Failed: g.failed, Conns: map[string]frozenConn{}, Sysctl: g.sysctl, Zone: g.zone}
+	for name, s := range g.services {
+		if s.run != nil {
+			m.Services = append(m.Services, name)
+		}
+	}
+	slices.Sort(m.Services)
 	for _, l := range g.links {
 		m.Links = append(m.Links, frozenLink{l.name, l.mac, l.parent, l.port, l.vlan, l.mtu, l.up, l.dynamic, l.addrs, l.routes})
 	}
@@ -91,7 +103,12 @@ func (l *Lab) Resume(m *vspheretest.Machine, frozen []byte) (vspheretest.Guest, 
 	}
 	g.apply()
 	g.mu.Unlock()
-	if err := g.serveAgain(); err != nil {
+	g.services = map[string]*service{}
+	err := g.serveAgain()
+	for _, unit := range then.Services {
+		err = errors.Join(err, g.startService(unit, true))
+	}
+	if err != nil {
 		g.Kill()
 		return nil, err
 	}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/netip"
+	"path"
 	"slices"
 	"strings"
 
@@ -18,7 +20,8 @@ type pkg struct {
 	update   string            // the newest one, or "" if that is version
 	commands []string          // it brings
 	units    []string          // it brings
-	files    map[string]string // its configuration files
+	files    map[string]string // it brings
+	own      bool              // it is the user's: what it brings goes with it
 
 	// Of Debian's only.
 	needs     []string // packages that its update brings along
@@ -99,11 +102,19 @@ func (o *distro) writePackages(d *sshtest.Disk, have map[string]string) error {
 // unpack puts a package's files on the disk.
 func unpack(d *sshtest.Disk, p pkg) {
 	for file, text := range p.files {
+		mode := fs.FileMode(0o644)
+		if strings.HasPrefix(text, "#!") {
+			mode = 0o755
+		}
 		if _, err := d.Stat(file); err != nil {
-			_ = d.WriteFile(file, []byte(text), 0o644)
+			_ = d.MkdirAll(path.Dir(file), 0o755)
+			_ = d.WriteFile(file, []byte(text), mode)
 		}
 	}
 	for _, u := range p.units {
+		if _, own := p.files[unitDir+u+".service"]; own {
+			continue
+		}
 		_ = d.WriteFile(unitDir+u+".service", []byte("[Unit]\nDescription="+u+"\n[Install]\nWantedBy=multi-user.target\n"), 0o644)
 		if u == "dnsmasq" {
 			_ = d.MkdirAll("/etc/dnsmasq.d", 0o755)
@@ -220,7 +231,7 @@ func (g *Guest) dnf(ctx context.Context, p *sshtest.Proc) int {
 	case "check-update":
 		old := g.outdated(have)
 		for _, name := range old {
-			fmt.Fprintf(p.Stdout, "%s.x86_64  %s  base\n", name, g.os.mirror[name].newest())
+			fmt.Fprintf(p.Stdout, "%s.x86_64  %s  base\n", name, g.lab.mirror(g.os)[name].newest())
 		}
 		if len(old) > 0 {
 			return 100
@@ -228,12 +239,12 @@ func (g *Guest) dnf(ctx context.Context, p *sshtest.Proc) int {
 		return 0
 	case "update", "upgrade":
 		for _, name := range g.outdated(have) {
-			have[name] = g.os.mirror[name].newest()
-			g.restartUnits(g.os.mirror[name]) // as the packages' own scripts do
+			have[name] = g.lab.mirror(g.os)[name].newest()
+			g.restartUnits(g.lab.mirror(g.os)[name]) // as the packages' own scripts do
 		}
 	case "install":
 		for _, name := range args {
-			m, ok := g.os.mirror[name]
+			m, ok := g.lab.mirror(g.os)[name]
 			if !ok {
 				return p.Fail(1, "Error: Unable to find a match: %s", name)
 			}
@@ -248,7 +259,7 @@ func (g *Guest) dnf(ctx context.Context, p *sshtest.Proc) int {
 				continue
 			}
 			delete(have, name)
-			g.removeUnits(g.os.mirror[name])
+			g.removeUnits(g.lab.mirror(g.os)[name])
 		}
 	}
 	if err := g.os.writePackages(g.disk, have); err != nil {
@@ -280,12 +291,19 @@ func (g *Guest) removeUnits(p pkg) {
 		g.os.disable(g.disk, u)
 		_ = g.disk.Remove(unitDir + u + ".service")
 	}
+	if p.own {
+		for file := range p.files {
+			if g.os != debian || !strings.HasPrefix(file, "/etc/") { // dpkg leaves configuration
+				_ = g.disk.Remove(file)
+			}
+		}
+	}
 }
 
 func (g *Guest) outdated(have map[string]string) []string {
 	var old []string
 	for _, name := range slices.Sorted(maps.Keys(have)) {
-		if m, ok := g.os.mirror[name]; ok && m.newest() != have[name] {
+		if m, ok := g.lab.mirror(g.os)[name]; ok && m.newest() != have[name] {
 			old = append(old, name)
 		}
 	}

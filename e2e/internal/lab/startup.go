@@ -36,6 +36,10 @@ func (g *Guest) startRest() {
 			s.jobs = append(s.jobs, u+".service")
 		}
 	}
+	own := g.userUnits()
+	for _, u := range own {
+		s.jobs = append(s.jobs, u+".service")
+	}
 	s.jobs = append(s.jobs, "systemd-user-sessions.service")
 	// Without it, systemd is done before the network is.
 	if g.wants(multiUser, networkOnline) {
@@ -64,6 +68,18 @@ func (g *Guest) startRest() {
 		}
 		for _, service := range services {
 			_ = g.startUnit(service)
+		}
+		for _, unit := range own {
+			started := make(chan struct{})
+			g.work.Go(func() { // it may not end before the machine does
+				defer close(started)
+				g.refusal(g.startService(unit, false))
+			})
+			select {
+			case <-started:
+			case <-ctx.Done():
+				return
+			}
 		}
 		_ = g.disk.Remove(nologin)
 		g.mu.Lock()

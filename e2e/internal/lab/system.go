@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -251,8 +252,9 @@ func onlyVersion(_ context.Context, p *sshtest.Proc) int {
 
 // commands are the administration commands, by name.
 func (g *Guest) commands() map[string]sshtest.Command {
-	return map[string]sshtest.Command{
-		"systemctl": g.systemctl, "nmcli": g.nmcli, "NetworkManager": g.networkManager, "ip": g.ip,
+	all := map[string]sshtest.Command{
+		"journalctl": g.journalctl,
+		"systemctl":  g.systemctl, "nmcli": g.nmcli, "NetworkManager": g.networkManager, "ip": g.ip,
 		"firewall-cmd": g.firewallCmd, "sysctl": g.sysctlCmd, "timedatectl": g.timedatectl,
 		"chronyc": g.chronyc, "hostnamectl": g.hostnamectl, "hostname": g.hostnameCmd, "dnsmasq": g.dnsmasqCmd,
 		"dig": g.dig, "getent": g.getent, "ping": g.ping, "curl": g.curl, "ss": g.ss, "ssh": g.ssh,
@@ -261,4 +263,6 @@ func (g *Guest) commands() map[string]sshtest.Command {
 		"visudo": g.visudo, "findmnt": g.findmnt, "growpart": g.growpart, "xfs_growfs": g.xfsGrowfs,
 		"python3": g.python3, "git": onlyVersion, "make": onlyVersion, "tmux": onlyVersion, "jq": onlyVersion, "rsync": onlyVersion,
 	}
+	maps.Copy(all, g.lab.opts.Commands)
+	return all
 }

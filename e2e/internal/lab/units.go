@@ -11,8 +11,9 @@ import (
 	"github.com/poolready/poolready/sshx/sshtest"
 )
 
-// Units are services whose unit files are on the disk. Enabling makes the links that systemd
-// makes, and what is enabled starts at boot.
+// Units are services whose unit files are on the disk: those of the packages that the simulation
+// knows, which do what they do by themselves, and others, whose files say what runs (service). Enabling
+// makes the links that systemd makes, and what is enabled starts at boot.
 const (
 	unitDir  = "/usr/lib/systemd/system/"
 	etcUnits = "/etc/systemd/system/" // of the administrator; aliases are here
@@ -35,8 +36,12 @@ func (o *distro) enable(d *sshtest.Disk, unit string) (said []string) {
 			continue
 		}
 		_ = d.MkdirAll(wantsDir, 0o755)
-		_ = d.Symlink(unitDir+unit+".service", l+".service")
-		said = append(said, fmt.Sprintf("Created symlink %s.service → %s%s.service.", l, unitDir, unit))
+		file := unitDir + unit + ".service"
+		if i, err := d.Lstat(etcUnits + unit + ".service"); err == nil && i.Mode().IsRegular() {
+			file = etcUnits + unit + ".service"
+		}
+		_ = d.Symlink(file, l+".service")
+		said = append(said, fmt.Sprintf("Created symlink %s.service → %s.", l, file))
 	}
 	return said
 }
@@ -60,8 +65,8 @@ func (g *Guest) resolve(name string) string {
 }
 
 func (g *Guest) unitExists(unit string) bool {
-	_, err := g.disk.Stat(unitDir + unit + ".service")
-	return err == nil
+	_, ok := g.unitPath(unit)
+	return ok
 }
 
 func (g *Guest) enabled(unit string) bool {
@@ -78,6 +83,11 @@ func (g *Guest) isActive(unit string) bool {
 // startUnit starts a service, by its name in this package, that is not active. Its error is what
 // the journal would say.
 func (g *Guest) startUnit(unit string) error {
+	if !slices.Contains(bootOrder, unit) {
+		err := g.startService(unit, false)
+		g.refusal(err)
+		return err
+	}
 	if g.isActive(unit) {
 		return nil
 	}
@@ -112,6 +122,10 @@ func (g *Guest) startUnit(unit string) error {
 }
 
 func (g *Guest) stopUnit(unit string) {
+	if !slices.Contains(bootOrder, unit) {
+		g.stopService(unit)
+		return
+	}
 	if !g.isActive(unit) {
 		return
 	}
@@ -132,9 +146,9 @@ func (g *Guest) stopUnit(unit string) {
 }
 
 // systemctl knows: enable|disable [--now] UNIT..., start|stop|restart|try-restart|reload UNIT...,
-// is-active|is-enabled|is-failed [--quiet] UNIT, is-system-running, list-jobs --no-legend,
-// add-wants multi-user.target network-online.target, daemon-reload, reboot, poweroff, and what
-// unitList does.
+// is-active|is-enabled|is-failed [--quiet] UNIT, status|cat UNIT..., is-system-running, list-jobs
+// --no-legend, add-wants multi-user.target network-online.target, daemon-reload, reboot, poweroff,
+// reset-failed [UNIT...], and what unitList does.
 func (g *Guest) systemctl(ctx context.Context, p *sshtest.Proc) int {
 	if slices.ContainsFunc(p.Args[1:], func(a string) bool { return a == "list-units" || a == "list-unit-files" }) {
 		return g.unitList(p, p.Args[1:])
@@ -192,12 +206,19 @@ func (g *Guest) systemctl(ctx context.Context, p *sshtest.Proc) int {
 	switch verb {
 	case "daemon-reload":
 		return 0
+	case "status":
+		return g.unitStatus(p, units)
+	case "cat":
+		return g.unitCat(p, units)
 	case "is-system-running":
 		return g.systemState(p)
 	case "reboot", "poweroff":
 		return p.Run(ctx, verb)
 	case "is-active", "is-enabled", "is-failed":
 		return g.unitState(p, verb, units, quiet)
+	case "reset-failed":
+		g.resetFailed(units)
+		return 0
 	case "enable", "disable", "start", "stop", "restart", "try-restart", "reload":
 	default:
 		return p.NotSimulated(verb)
@@ -225,7 +246,7 @@ func (g *Guest) unitVerb(p *sshtest.Proc, verb, unit string, now bool) int {
 	}
 	service := g.os.service(unit)
 	if !slices.Contains(bootOrder, service) {
-		return p.NotSimulated("unit " + unit)
+		return g.serviceVerb(p, verb, unit, now)
 	}
 	var err error
 	switch verb {

@@ -23,7 +23,7 @@ type Node struct {
 
 	cfg   Config
 	udp   map[uint16]UDPHandler
-	tcp   map[uint16]TCPHandler
+	tcp   map[uint16]tcpPort
 	gone  bool
 	conns connSet
 }
@@ -32,7 +32,7 @@ type Node struct {
 func (n *Network) Attach(name string) *Node {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	m := &Node{net: n, name: name, udp: make(map[uint16]UDPHandler), tcp: make(map[uint16]TCPHandler)}
+	m := &Node{net: n, name: name, udp: make(map[uint16]UDPHandler), tcp: make(map[uint16]tcpPort)}
 	m.conns.init()
 	n.nodes = append(n.nodes, m)
 	return m

@@ -12,6 +12,9 @@ var (
 	ErrUnreachable = errors.New("no route to host")       // nobody has the address, or a firewall rejects
 	ErrTimeout     = errors.New("timed out")              // dropped, or the answer finds no way back
 	ErrRefused     = errors.New("connection refused")     // the machine is there, nothing listens
+
+	ErrInUse   = errors.New("address already in use")
+	ErrNotHere = errors.New("cannot assign requested address") // no interface has it
 )
 
 const maxHops = 16

@@ -24,6 +24,12 @@ func (m *Node) HandleUDP(port uint16, h UDPHandler) {
 	m.udp[port] = h
 }
 
+// A tcpPort is a port on which something listens, at one address or, if that is invalid, at all.
+type tcpPort struct {
+	at    netip.Addr
+	serve TCPHandler
+}
+
 // HandleTCP sets what serves connections to the port; nil frees the port. Connections that
 // are served already go on.
 func (m *Node) HandleTCP(port uint16, h TCPHandler) {
@@ -33,7 +39,38 @@ func (m *Node) HandleTCP(port uint16, h TCPHandler) {
 		delete(m.tcp, port)
 		return
 	}
-	m.tcp[port] = h
+	m.tcp[port] = tcpPort{serve: h}
+}
+
+// ListenTCP is HandleTCP for a port that must be free, at an address of the machine; an invalid one
+// means all.
+func (m *Node) ListenTCP(at netip.AddrPort, h TCPHandler) error {
+	m.net.mu.Lock()
+	defer m.net.mu.Unlock()
+	if _, taken := m.tcp[at.Port()]; taken {
+		return fmt.Errorf("tcp %d: %w", at.Port(), ErrInUse)
+	}
+	if at.Addr().IsValid() && !m.owns(at.Addr()) {
+		return fmt.Errorf("tcp %s: %w", at, ErrNotHere)
+	}
+	m.tcp[at.Port()] = tcpPort{at.Addr(), h}
+	return nil
+}
+
+// listener returns what listens at an address of the machine, or nil. The caller holds net.mu.
+func (m *Node) listener(to netip.AddrPort) TCPHandler {
+	p := m.tcp[to.Port()]
+	if p.at.IsValid() && p.at != to.Addr() {
+		return nil
+	}
+	return p.serve
+}
+
+// ListenAddr returns the address at which something listens on a TCP port: invalid for all.
+func (m *Node) ListenAddr(port uint16) netip.Addr {
+	m.net.mu.RLock()
+	defer m.net.mu.RUnlock()
+	return m.tcp[port].at
 }
 
 // Listening returns the ports that something listens on.
@@ -91,7 +128,7 @@ func (m *Node) Dial(dst netip.AddrPort) (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tcp %s: %w", dst, err)
 	}
-	h := to.tcp[dst.Port()]
+	h := to.listener(dst)
 	if h == nil {
 		return nil, fmt.Errorf("tcp %s: %w", dst, ErrRefused)
 	}
@@ -122,7 +159,7 @@ func (m *Node) Serve(conn net.Conn, to netip.AddrPort) bool {
 	start := func() bool {
 		m.net.mu.RLock()
 		defer m.net.mu.RUnlock()
-		h := m.tcp[to.Port()]
+		h := m.listener(to)
 		return h != nil && m.conns.serve(conn, func() { defer close(done); h(conn, to) })
 	}
 	if !start() {
