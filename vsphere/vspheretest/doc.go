@@ -34,7 +34,8 @@
 //   - of two VMs with one MAC on one network, or with one address, each gets what is sent to it by
 //     turns, and connections to the other end; an event tells of the MAC; an empty /etc/machine-id
 //     is filled at boot, and the DHCP server may go by it ([Server.LeaseByMachineID]);
-//   - a VM with a MAC by hand that VMware keeps for itself does not power on;
+//   - a VM with a MAC by hand that VMware keeps for itself, or with one of a group, does not power
+//     on; an instance UUID that another VM has is replaced;
 //   - guestinfo.* set while a VM runs is gone when it stops; empty values delete; keys that a
 //     ConfigSpec has a field for are ignored;
 //   - snapshots are 32 deep at most; templates have no snapshots and no power; snapshot names are
@@ -83,6 +84,7 @@
 //
 //   - that a VM stands still while its memory is written, that the memory takes space on the
 //     datastore, and that only a host with a CPU like the first one can resume it;
+//   - how much CPU and memory hosts have, and reservations of them;
 //   - the files of VMs on datastores, sizes and free space; tags; permissions on single objects
 //     (Deny takes a privilege on all of them); alarms; performance counters; high availability;
 //     what a failing host or datastore does;

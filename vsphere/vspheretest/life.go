@@ -192,6 +192,7 @@ func (s *Server) reconfigure(o *op, m *vm, spec *types.VirtualMachineConfigSpec)
 	if f := r.apply(spec); f != nil {
 		return f
 	}
+	s.index.identify(m, cfg)
 	cfg.ChangeVersion, cfg.Modified = s.changeVersion()
 	change(o.ctx, m.obj, func() {
 		m.obj.Name = name

@@ -2,6 +2,7 @@ package vspheretest
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
@@ -64,6 +65,9 @@ func (s *Server) switchOn(o *op, m *vm) types.BaseMethodFault {
 		return fault
 	}
 	for _, n := range nics(m.config(o.ctx)) {
+		if len(n.MacAddress) > 1 && strings.Contains("13579bdf", strings.ToLower(n.MacAddress[1:2])) { // a group's
+			return &types.GenericVmConfigFault{Reason: n.MacAddress + " is not a valid static Ethernet address."}
+		}
 		if n.AddressType == string(types.VirtualEthernetCardMacTypeManual) && keptMAC(n.MacAddress) {
 			f := &types.GenericVmConfigFault{Reason: n.MacAddress + " is not an allowed static Ethernet address. It conflicts with VMware reserved MACs for other usage."}
 			f.MethodFault = because(f.Reason).MethodFault

@@ -230,3 +230,37 @@ func TestFaultsSayWhatVCenterSays(t *testing.T) {
 	_, err = vm.PowerOn(s.ctx)
 	assert.ErrorContains(t, err, "The session is not authenticated.", "vcsim's own faults as well")
 }
+
+func TestGroupMACDoesNotPowerOn(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	for mac, ok := range map[string]bool{"02:00:00:00:00:01": true, "01:00:5e:00:00:01": false, "0b:00:00:00:00:01": false} {
+		_, err := s.do(s.withMAC("vm"+mac[:2], mac, "VM Network").PowerOn(s.ctx))
+		assert.Equal(t, ok, err == nil, mac)
+		if !ok {
+			assert.True(t, fault.Is(err, &types.GenericVmConfigFault{}), "%v", err)
+		}
+	}
+}
+
+// Two VMs never have one instance UUID: vCenter gives the later one another.
+func TestInstanceUUIDsAreUnique(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	a := s.full("a")
+	uuid := s.props(a).Config.InstanceUuid
+	b, err := s.cloneOf(a, "b", func(c *types.VirtualMachineCloneSpec) {
+		c.Config = &types.VirtualMachineConfigSpec{InstanceUuid: uuid}
+	})
+	require.NoError(t, err)
+	assert.NotEqual(t, uuid, s.props(b).Config.InstanceUuid)
+	assert.NotEmpty(t, s.props(b).Config.InstanceUuid)
+	require.NoError(t, reconfigure(s, b, types.VirtualMachineConfigSpec{InstanceUuid: uuid}))
+	assert.NotEqual(t, uuid, s.props(b).Config.InstanceUuid)
+	free := "52000000-0000-0000-0000-000000000001"
+	require.NoError(t, reconfigure(s, b, types.VirtualMachineConfigSpec{InstanceUuid: free}))
+	assert.Equal(t, free, s.props(b).Config.InstanceUuid)
+	s.must(a.Destroy(s.ctx))
+	require.NoError(t, reconfigure(s, b, types.VirtualMachineConfigSpec{InstanceUuid: uuid}))
+	assert.Equal(t, uuid, s.props(b).Config.InstanceUuid, "it is free again")
+}

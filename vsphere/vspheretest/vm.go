@@ -160,6 +160,7 @@ func (b *builder) reserve(task *types.ManagedObjectReference) *vm {
 // complete gives a reserved VM its configuration and its places.
 func (b *builder) complete(v *vm, cfg types.VirtualMachineConfigInfo) {
 	cfg.ChangeVersion, cfg.Modified = b.s.changeVersion()
+	b.s.index.identify(v, &cfg)
 	pool := b.pool
 	change(b.ctx, v.obj, func() {
 		v.obj.ResourcePool = &pool
