@@ -67,7 +67,7 @@ func TestDebianWithNetworkManager(t *testing.T) {
 	r := newRig(t, topology)
 	golden := topology.Host(Golden, 0)
 	r.boot(golden, nil)
-	out, code := r.guests[golden.Name].Host().Run(t.Context(), "apt-get update && apt-get -y install network-manager")
+	out, code := r.guests[golden.Name].Host().Run(t.Context(), "until apt-get update; do sleep 0.1; done && apt-get -y install network-manager")
 	require.Zero(t, code, out)
 	r.configure(golden)
 	assert.Empty(t, r.verify(golden))

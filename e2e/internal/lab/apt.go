@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/poolready/poolready/sshx/sshtest"
 )
@@ -211,6 +212,11 @@ func (g *Guest) aptGet(ctx context.Context, p *sshtest.Proc) int {
 // aptUpdate gets the lists of packages. If it cannot, it says so and succeeds, unless told
 // otherwise.
 func (g *Guest) aptUpdate(ctx context.Context, p *sshtest.Proc, config map[string][]string) int {
+	if g.aptDailyLocks() {
+		fmt.Fprintln(p.Stderr, "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 812 (apt-get)\n"+
+			"E: Unable to lock directory /var/lib/apt/lists/")
+		return 100
+	}
 	if err := g.reachMirror(ctx, 80); err != nil {
 		why := err.Error()
 		if errors.Is(err, errNoName) {
@@ -224,6 +230,21 @@ func (g *Guest) aptUpdate(ctx context.Context, p *sshtest.Proc, config map[strin
 	}
 	_ = g.disk.WriteFile(aptList, []byte("Origin: Debian\nCodename: bookworm\n"), 0o644)
 	return 0
+}
+
+// aptDailyTime is how long apt-daily.service has the lists.
+const aptDailyTime = 100 * time.Millisecond
+
+// aptDailyLocks reports whether the service that gets apt's lists some time after a boot, where
+// APT::Periodic::Enable was not "0" then, has their lock. It has when somebody first wants it:
+// DPkg::Lock::Timeout is not for this one.
+func (g *Guest) aptDailyLocks() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.aptDaily {
+		g.aptDaily, g.listsFree = false, time.Now().Add(aptDailyTime)
+	}
+	return time.Now().Before(g.listsFree)
 }
 
 // aptFind looks packages up, in the lists and among what is installed.

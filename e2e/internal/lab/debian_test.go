@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -12,9 +13,27 @@ import (
 // debianMachine starts one as its template is.
 func debianMachine(t *testing.T) *machine {
 	t.Helper()
-	return boot(t, New(Options{
+	m := boot(t, New(Options{
 		Debian: []string{"m1"}, Reserved: map[string]netip.Addr{"00:50:56:00:01:00": netip.MustParseAddr("10.0.2.10")},
 	}), 1, nil)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.aptDaily = false // it has run
+	return m
+}
+
+func TestAptDailyLocksTheLists(t *testing.T) {
+	t.Parallel()
+	m := debianMachine(t)
+	m.reboots()
+	assert.Contains(t, m.fails(100, "apt-get -o DPkg::Lock::Timeout=600 update"), "E: Could not get lock")
+	require.Eventually(t, func() bool {
+		_, code := m.host.Run(t.Context(), "apt-get update")
+		return code == 0
+	}, 10*time.Second, 10*time.Millisecond)
+	m.run(`echo 'APT::Periodic::Enable "0";' >/etc/apt/apt.conf.d/90`)
+	m.reboots()
+	m.run("apt-get update")
 }
 
 func TestDebianIsNotSimulatedWhereItIsNot(t *testing.T) {

@@ -50,8 +50,11 @@ type Guest struct {
 	zone     zone // what firewalld applies
 	names    *dnsmasq
 	time     chrony
-	early    bool     // the boot has not got to sshd yet
-	rest     *startup // of the boot
+	aptDaily bool // apt-daily.service is still to run
+	// listsFree is when it is done with apt's lists.
+	listsFree time.Time
+	early     bool     // the boot has not got to sshd yet
+	rest      *startup // of the boot
 }
 
 // A link is a network interface.
@@ -124,6 +127,10 @@ func (g *Guest) start() {
 	g.services, g.journal = map[string]*service{}, nil
 	g.sysctl, g.zone, g.time = map[string]string{}, zone{}, chrony{}
 	g.early = true
+	g.aptDaily, g.listsFree = g.os == debian, time.Time{}
+	if config, err := g.aptConfig(); err == nil && slices.Contains(config["APT::Periodic::Enable"], "0") {
+		g.aptDaily = false
+	}
 	g.mu.Unlock()
 
 	if id, _ := g.disk.ReadFile("/etc/machine-id"); strings.TrimSpace(string(id)) == "" {
