@@ -6,7 +6,7 @@ ACQUISITIONS ?= 300
 ANYTHING ?= 10m
 
 .DEFAULT_GOAL := help
-.PHONY: help test race lint pools plan status verify diff rebuild reset keep release sweep destroy chaos crash anything faults bench fuzz api tidy shellcheck real real-qemu real-keep real-serve ci
+.PHONY: help test race lint pools plan status verify diff rebuild reset keep release sweep destroy chaos crash anything faults bench fuzz api tidy shellcheck real real-qemu real-keep real-serve govc-suite ci
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +91,9 @@ real-keep: ## Build con1 and dis1 on real guests and leave them to a person unti
 
 real-serve: ## Serve a vCenter whose guests are real machines, as examples/simlab does with simulated ones
 	cd e2e/realguests && $(GO) run ./reallab $(ARGS)
+
+govc-suite: ## Run govmomi's tests of govc on vcsim and on simlab, of GOVMOMI=DIR, a checkout of v0.56.0
+	cd vsphere/clients && GOVMOMI=$(if $(GOVMOMI),$(abspath $(GOVMOMI)),$(error GOVMOMI=DIR is missing)) $(GO) test -run GovcSuite -v -count=1 -timeout 60m .
 
 ci: ## All that CI checks
 	.ci/run

@@ -94,6 +94,9 @@ func (v *vcsimFlags) apply(f *flag.FlagSet, s *vspheretest.Server) (bool, error)
 		errs = append(errs, err)
 		s.ProxyAddr = net.JoinHostPort(host, strconv.Itoa(v.tunnel))
 	}
+	if given["api-version"] {
+		v.model.ServiceContent.About.FullName += " (simlab)" // is not replaced by that of a current one
+	}
 	if v.esx {
 		m := simulator.ESX()
 		m.Datastore, m.Machine, m.Autostart = v.model.Datastore, v.model.Machine, v.model.Autostart

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/simulator/esx"
 	"github.com/vmware/govmomi/simulator/vpx"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
@@ -39,6 +40,23 @@ func (s *Server) onlyModel() error {
 	return errors.Join(errs...)
 }
 
+// current is what a vCenter or a host of a version in use says of itself, if about is what vcsim
+// says by itself, which is of 2017.
+func current(about types.AboutInfo) types.AboutInfo {
+	const version = "8.0.3"
+	set := func(name, build string) {
+		about.FullName = fmt.Sprintf("%s %s build-%s", name, version, build)
+		about.Version, about.Build, about.ApiVersion, about.LicenseProductVersion = version, build, version+".0", "8.0"
+	}
+	switch about {
+	case vpx.ServiceContent.About:
+		set("VMware vCenter Server", "24022515")
+	case esx.ServiceContent.About:
+		set("VMware ESXi", "24022510")
+	}
+	return about
+}
+
 // newService makes vcsim's service: with what Load says, or without any content.
 func (s *Server) newService() error {
 	s.model = &simulator.Model{ServiceContent: vpx.ServiceContent, RootFolder: vpx.RootFolder}
@@ -46,6 +64,7 @@ func (s *Server) newService() error {
 		s.model.ServiceContent, s.model.RootFolder = m.ServiceContent, m.RootFolder
 	}
 	s.model.ServiceContent = deepCopy(s.model.ServiceContent)
+	s.model.ServiceContent.About = current(s.model.ServiceContent.About)
 	if s.Load != "" {
 		if err := s.model.Load(s.Load); err != nil {
 			return fmt.Errorf("load %s: %w", s.Load, err)

@@ -3,7 +3,9 @@ package vspheretest
 import (
 	"bytes"
 	"net/http"
+	"regexp"
 	"runtime/debug"
+	"strconv"
 	"strings"
 
 	"github.com/vmware/govmomi/simulator"
@@ -35,6 +37,30 @@ func (s *Server) dispatch(re *reply, r *http.Request, c *call) {
 		body := worded(re.body.Bytes())
 		re.body = *bytes.NewBuffer(body)
 	}
+	if older(r.Header.Get("SOAPAction"), "6.9.1") {
+		re.body = *bytes.NewBuffer(newer.ReplaceAll(re.body.Bytes(), nil))
+	}
+}
+
+// newer matches properties that came with version 6.9.1 of the API and are always sent. vCenter answers
+// in the version that it is asked in, and a client such as pyvmomi dies of what it does not know.
+var newer = regexp.MustCompile(`<(?:tenantManager|siteInfoManager|hwVersion|maxSupportedVmMemory)\b[^>]*>[^<]*</\w+>`)
+
+// older reports whether a request's SOAPAction, "urn:vim25/6.7", names a version before another one.
+func older(action, version string) bool {
+	_, v, ok := strings.Cut(strings.Trim(action, `"`), "/")
+	if !ok {
+		return false
+	}
+	a, b := strings.Split(v, "."), strings.Split(version, ".")
+	for i := range min(len(a), len(b)) {
+		x, err := strconv.Atoi(a[i])
+		y, _ := strconv.Atoi(b[i])
+		if err != nil || x != y {
+			return err == nil && x < y
+		}
+	}
+	return len(a) < len(b)
 }
 
 // unlock gives an object a new lock: the old one belongs to a call that has panicked.

@@ -134,7 +134,9 @@ func (b *builder) reserve(task *types.ManagedObjectReference) *vm {
 	}
 	obj.Runtime = types.VirtualMachineRuntimeInfo{
 		Host: &b.host.Self, PowerState: types.VirtualMachinePowerStatePoweredOff,
-		ConnectionState: types.VirtualMachineConnectionStateConnected,
+		ConnectionState:     types.VirtualMachineConnectionStateConnected,
+		FaultToleranceState: types.VirtualMachineFaultToleranceStateNotConfigured,
+		RecordReplayState:   types.VirtualMachineRecordReplayStateInactive,
 	}
 	obj.Guest = &types.GuestInfo{
 		ToolsStatus:        types.VirtualMachineToolsStatusToolsNotRunning,
