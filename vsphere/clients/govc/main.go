@@ -6,7 +6,6 @@ import (
 	"os"
 
 	"github.com/vmware/govmomi/cli"
-
 	_ "github.com/vmware/govmomi/cli/about"
 	_ "github.com/vmware/govmomi/cli/alarm"
 	_ "github.com/vmware/govmomi/cli/cluster"
