@@ -8,7 +8,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/vmware/govmomi"
-	"github.com/vmware/govmomi/find"
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/types"
 
@@ -21,6 +20,14 @@ func stock(t *testing.T) *site {
 	t.Helper()
 	m := simulator.VPX()
 	m.Machine, m.Host, m.ClusterHost, m.Autostart = 1, 0, 1, false
+	s := stockOf(t, m)
+	s.must(s.vm("DC0_C0_RP0_VM0").Rename(s.ctx, "template"))
+	return s
+}
+
+// stockOf starts vcsim with a model.
+func stockOf(t *testing.T, m *simulator.Model) *site {
+	t.Helper()
 	vspheretest.BuildMu.Lock()
 	err := m.Create()
 	vspheretest.BuildMu.Unlock()
@@ -37,14 +44,5 @@ func stock(t *testing.T) *site {
 	c, err := govmomi.NewClient(ctx, srv.URL, true)
 	require.NoError(t, err)
 	t.Cleanup(c.CloseIdleConnections)
-	s := &site{T: t, ctx: ctx, c: c, finder: find.NewFinder(c.Client)}
-	dc, err := s.finder.DefaultDatacenter(ctx)
-	require.NoError(t, err)
-	s.finder.SetDatacenter(dc)
-	s.folder, err = s.finder.Folder(ctx, "vm")
-	require.NoError(t, err)
-	s.pool, err = s.finder.ResourcePool(ctx, "DC0_C0/Resources")
-	require.NoError(t, err)
-	s.must(s.vm("DC0_C0_RP0_VM0").Rename(ctx, "template"))
-	return s
+	return modelSite(ctx, t, c)
 }
