@@ -11,9 +11,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"github.com/vmware/govmomi/find"
-	"github.com/vmware/govmomi/object"
-	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/poolready/poolready/pool"
 )
@@ -107,7 +104,7 @@ func TestChangedStepOfDisRebuildsDisOnly(t *testing.T) {
 
 func TestChangedStepOfGoldenIsANewGeneration(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	r.open(r.spec(2)).Close()
 	spec := r.spec(2)
 	spec.Golden.Steps[0] = pool.Script("base", "echo base > /etc/base # new")
@@ -116,10 +113,10 @@ func TestChangedStepOfGoldenIsANewGeneration(t *testing.T) {
 	assert.Contains(t, plan["golden"], "remove")
 	r.open(spec).Close()
 	assert.Equal(t, []string{"con1", "con2", "dis1", "dis2", "golden-g2"}, r.names())
-	h := r.history()
-	gone := slices.Index(h, "VmRemoved golden")
+	h := r.done()
+	gone := slices.Index(h, "Destroy golden")
 	for _, vm := range []string{"con1", "con2", "dis1", "dis2"} {
-		assert.Less(t, slices.Index(h, "VmRemoved "+vm), gone, "the old golden goes after its last clone")
+		assert.Less(t, slices.Index(h, "Destroy "+vm), gone, "the old golden goes after its last clone")
 	}
 	for vm, got := range r.plan(spec) {
 		assert.Equal(t, "reuse", got, vm)
@@ -128,28 +125,21 @@ func TestChangedStepOfGoldenIsANewGeneration(t *testing.T) {
 
 func TestOldGoldenStaysWhileSomebodysCloneHangsOnIt(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	r.open(r.spec(1)).Close()
 	// A colleague's linked clone, outside of the set.
-	golden := r.vm("golden")
-	snap, err := golden.FindSnapshot(t.Context(), "golden-ready")
-	require.NoError(t, err)
-	folders, err := find.NewFinder(r.client().Client).Folder(t.Context(), "/Datacenter/vm")
-	require.NoError(t, err)
-	r.byHand(func(ctx context.Context) (*object.Task, error) {
-		return golden.Clone(ctx, folders, "colleagues", types.VirtualMachineCloneSpec{
-			Snapshot: snap, Location: types.VirtualMachineRelocateSpec{DiskMoveType: string(types.VirtualMachineRelocateDiskMoveOptionsCreateNewChildDiskBacking)},
-		})
+	golden := r.info("golden")
+	id, err := r.mem.Clone(t.Context(), pool.CloneSpec{
+		Set: "elsewhere", Source: golden.ID, Snapshot: golden.Snapshots[0].ID, VM: pool.VM{Name: "colleagues"},
 	})
+	require.NoError(t, err)
 	spec := r.spec(1)
 	spec.Golden.Steps[0] = pool.Script("base", "echo base > /etc/base # new")
 	r.open(spec).Close()
 	assert.Contains(t, r.names(), "golden")
-	assert.Contains(t, strings.Join(r.said, "\n"), `disks of other VMs hang on its disks: "/Datacenter/vm/colleagues"`)
+	assert.Contains(t, strings.Join(r.said, "\n"), "disks of other VMs hang on its disks: /elsewhere/colleagues")
 
-	vm, err := find.NewFinder(r.client().Client).VirtualMachine(t.Context(), "/Datacenter/vm/colleagues")
-	require.NoError(t, err)
-	r.byHand(vm.Destroy)
+	require.NoError(t, r.mem.Destroy(t.Context(), id))
 	r.open(spec).Close()
 	assert.NotContains(t, r.names(), "golden")
 }

@@ -29,6 +29,16 @@ func (r *rig) count(method, prefix string) (n int) {
 	return n
 }
 
+// done returns the calls that succeeded, in order.
+func (r *rig) done() (all []string) {
+	for _, c := range r.mem.Calls() {
+		if c.Err == nil {
+			all = append(all, c.String())
+		}
+	}
+	return all
+}
+
 // ids maps the names of the set's VMs to their IDs.
 func (r *rig) ids() map[string]string {
 	r.t.Helper()

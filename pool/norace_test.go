@@ -2,6 +2,6 @@
 
 package pool_test
 
-const many = 60
+const many = 40
 
 const raceDetector = false

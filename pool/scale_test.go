@@ -35,7 +35,7 @@ func TestWhatDestroyAsksGrowsWithTheSet(t *testing.T) {
 		calls := len(r.Requests()) - n - asked["WaitForUpdatesEx"] - asked["ModifyListView"]
 		return float64(calls) / float64(len(removed))
 	}
-	few, many := perVM(4), perVM(16)
+	few, many := perVM(3), perVM(12)
 	t.Logf("%.1f and %.1f calls per VM, without waits", few, many)
 	assert.LessOrEqual(t, many, 6.)
 	assert.LessOrEqual(t, many, few)

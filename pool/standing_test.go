@@ -10,9 +10,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"github.com/vmware/govmomi/find"
-	"github.com/vmware/govmomi/object"
-	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/poolready/poolready/pool"
 )
@@ -167,24 +164,16 @@ func TestWhatADeadProcessMadeElsewhereIsCleanedUp(t *testing.T) {
 
 func TestSweepRemovesWhatTheSpecNoLongerHas(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	r.open(r.shared(2, 20*time.Second)).Close()
-	foreign := "/Datacenter/vm/lab/pool2"
-	f := find.NewFinder(r.client().Client)
-	folder, err := f.Folder(t.Context(), foreign)
-	require.NoError(t, err)
-	tpl, err := f.VirtualMachine(t.Context(), "/Datacenter/vm/templates/rhel9")
-	require.NoError(t, err)
-	rp, err := f.ResourcePool(t.Context(), "/Datacenter/host/Cluster/Resources")
-	require.NoError(t, err)
-	ref := rp.Reference()
-	r.byHand(func(ctx context.Context) (*object.Task, error) {
-		return tpl.Clone(ctx, folder, "a-test-made-it", types.VirtualMachineCloneSpec{Location: types.VirtualMachineRelocateSpec{Pool: &ref}})
+	_, err := r.mem.Clone(t.Context(), pool.CloneSpec{ // as somebody does by hand
+		Set: "lab", Source: "templates/rhel9", Template: true, VM: pool.VM{Name: "a-test-made-it", Folder: "pool2"},
 	})
+	require.NoError(t, err)
 	one := r.shared(1, 20*time.Second)
 	assert.Equal(t, []string{"pool2/a-test-made-it"}, r.status(one).Foreign, "it is found and reported")
 
-	n := len(r.Requests())
+	n := r.calls()
 	list, err := pool.Sweep(t.Context(), one, pool.SweepOptions{})
 	require.NoError(t, err)
 	require.Len(t, list, 2)
@@ -229,8 +218,7 @@ func TestSweepRemovesWhatTheSpecNoLongerHas(t *testing.T) {
 	require.NoError(t, err)
 	assert.ElementsMatch(t, []string{"con1", "dis1", "golden"}, removed)
 	assert.Equal(t, []string{"a-test-made-it"}, r.names())
-	_, err = f.VirtualMachineList(t.Context(), "/Datacenter/vm/lab/ledger/*")
-	require.Error(t, err, "the ledger is gone, too")
+	assert.Empty(t, r.shards(), "the ledger is gone, too")
 	removed, err = pool.Destroy(t.Context(), one)
 	require.NoError(t, err)
 	assert.Empty(t, removed)

@@ -1,4 +1,4 @@
-// Package withmain is run by go test, which must not cache its result: see TestResultsAreNotCached.
+// Package withmain is run by go test, which must not cache its result: see TestGoTestIsToldWhatItMustKnow.
 package withmain
 
 import (
