@@ -252,8 +252,12 @@ func (g *Guest) aptFind(p *sshtest.Proc, names []string) int {
 	_, err := g.disk.Stat(aptList)
 	for _, n := range names {
 		_, known := g.lab.mirror(g.os)[n]
-		if _, here := g.packages()[n]; !here && (err != nil || !known) {
+		switch _, here := g.packages()[n]; {
+		case here:
+		case err != nil:
 			return p.Fail(100, "E: Unable to locate package %s", n)
+		case !known:
+			return p.NotSimulated(unknownPackage(n))
 		}
 	}
 	return 0
@@ -299,7 +303,7 @@ func (g *Guest) aptUnpack(p *sshtest.Proc, config map[string][]string, have map[
 	}
 	for _, u := range starts {
 		g.os.enable(g.disk, u)
-		_ = g.startUnit(g.os.service(u))
+		g.refusal(g.startUnit(g.os.service(u)))
 	}
 	return 0
 }

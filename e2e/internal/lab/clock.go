@@ -51,7 +51,7 @@ func (g *Guest) chronyStart() error {
 			c.allow = append(c.allow, pfx)
 		case "driftfile", "makestep", "rtcsync", "keyfile", "leapsectz", "logdir", "ntsdumpdir", "sourcedir", "confdir", "maxupdateskew":
 		default:
-			return fmt.Errorf("invalid directive (or one that is not simulated) %q at line %d", f[0], n)
+			return errNotSimulated(fmt.Sprintf("the directive %q in line %d of %s", f[0], n, g.os.chronyConf))
 		}
 	}
 	g.mu.Lock()

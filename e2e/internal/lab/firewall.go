@@ -87,7 +87,7 @@ func (g *Guest) permanent() (zone, error) {
 	}
 	for _, s := range z.Services {
 		if firewallServices[s.Name] == nil {
-			return zone{}, fmt.Errorf("INVALID_SERVICE: %s", s.Name)
+			return zone{}, errNotSimulated("firewalld's service " + s.Name)
 		}
 	}
 	return z, nil
@@ -311,7 +311,7 @@ func (z *zone) alter(verb, what string) (have bool, err error) {
 		}
 	case "service":
 		if firewallServices[value] == nil {
-			return false, fmt.Errorf("INVALID_SERVICE: %s", value)
+			return false, errUnknown
 		}
 		s := zoneService{value}
 		have = slices.Contains(z.Services, s)

@@ -150,7 +150,7 @@ func (g *Guest) start() {
 			g.startRest()
 		}
 		if u := g.os.unit(unit); g.unitExists(u) && g.enabled(u) {
-			_ = g.startUnit(unit)
+			g.refusal(g.startUnit(unit))
 		}
 	}
 }
@@ -159,6 +159,9 @@ func (g *Guest) start() {
 func (g *Guest) refusal(err error) {
 	if r, ok := errors.AsType[*sshtest.Refusal](err); ok {
 		g.host.OnNotSimulated(*r)
+	}
+	if what, ok := errors.AsType[errNotSimulated](err); ok {
+		g.host.OnNotSimulated(sshtest.Refusal{Command: "systemd", What: string(what)})
 	}
 }
 

@@ -76,7 +76,11 @@ func TestWhatIsNotSimulatedFailsLoudly(t *testing.T) {
 	}
 	for _, script := range []string{
 		"nmcli connection modify 'Wired connection 1' ipv4.route-metric 5",
-		"nmcli device status",
+		"nmcli device show ens192",
+		"ss -tlnp",
+		"dnf -y install no-such-package",
+		"sysctl -w vm.swappiness=1",
+		"firewall-cmd --add-service=no-such-service",
 		"ip -4 neigh",
 		"ip link set dev ens192 mtu 9000",
 		"systemctl mask sshd",
@@ -86,6 +90,7 @@ func TestWhatIsNotSimulatedFailsLoudly(t *testing.T) {
 		"curl -X POST http://example.org/",
 		"dnf install tmux",
 		"chronyc tracking",
+		"echo nonsense >>/etc/chrony.conf; systemctl restart chronyd",
 		"ssh root@localhost",
 	} {
 		assert.Contains(t, m.fails(64, script), "not simulated", script)
@@ -244,7 +249,7 @@ func TestServicesFailAsTheirsDo(t *testing.T) {
 	assert.Equal(t, "degraded", strings.TrimSpace(m.fails(1, "systemctl is-system-running")))
 	m.run("mv /etc/dnsmasq.d/x.conf /etc/dnsmasq.d/x.conf.rpmsave && systemctl restart dnsmasq")
 	m.run("echo nonsense >/etc/chrony.conf")
-	m.fails(1, "systemctl restart chronyd")
+	m.fails(64, "systemctl restart chronyd")
 	m.run("systemctl disable --now NetworkManager")
 	m.fails(8, "nmcli -g NAME connection show")
 	m.fails(1, "echo 'steve may do it' >/tmp/s && visudo -cqf /tmp/s")

@@ -4,20 +4,32 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/poolready/poolready/sshx/sshtest"
 )
 
-// nmcli knows: [-g FIELDS] connection show [PROFILE]; connection add type ethernet|vlan con-name C
+// nmcli knows: [-t] [-f DEVICE,TYPE,STATE,CONNECTION] device [status], on RHEL; [-g FIELDS, or -t -f
+// FIELDS] connection show [PROFILE]; connection add type ethernet|vlan con-name C
 // ifname I [dev PARENT] [id VLAN] [PROPERTY VALUE]...; connection modify PROFILE [PROPERTY
 // VALUE]...; connection up|down|delete PROFILE; connection reload. Properties are those of
 // profile.go.
 func (g *Guest) nmcli(_ context.Context, p *sshtest.Proc) int {
 	args := p.Args[1:]
 	var fields []string
-	if len(args) > 1 && args[0] == "-g" {
+	terse := false
+	if len(args) > 1 && args[0] == "-t" {
+		terse, args = true, args[1:]
+	}
+	if len(args) > 1 && (args[0] == "-g" && !terse || args[0] == "-f" && terse) {
 		fields, args = strings.Split(args[1], ","), args[2:]
+	}
+	if len(args) > 0 && slices.Contains([]string{"device", "dev", "d"}, args[0]) && (len(args) == 1 || slices.Equal(args[1:], []string{"status"})) {
+		return g.nmcliDevices(p, terse, fields)
+	}
+	if terse && len(fields) == 0 || terse && len(args) > 2 {
+		return p.NotSimulated(strings.Join(p.Args[1:], " "))
 	}
 	if len(args) < 2 || args[0] != "connection" && args[0] != "con" {
 		return p.NotSimulated(strings.Join(args, " "))
@@ -70,6 +82,71 @@ func (g *Guest) nmcli(_ context.Context, p *sshtest.Proc) int {
 		return g.nmcliDelete(p, prof)
 	default:
 		return p.NotSimulated(verb + " " + strings.Join(rest, " "))
+	}
+	return 0
+}
+
+// nmcliDevices is nmcli device. On Debian, which interfaces are ifupdown's is not asked here.
+func (g *Guest) nmcliDevices(p *sshtest.Proc, terse bool, fields []string) int {
+	if g.os == debian {
+		return p.NotSimulated("device on Debian")
+	}
+	if !g.isActive("NetworkManager") {
+		return p.Fail(8, "Error: NetworkManager is not running.")
+	}
+	all := []string{"DEVICE", "TYPE", "STATE", "CONNECTION"}
+	if len(fields) == 0 {
+		fields = all
+	}
+	var rows [][]string
+	g.mu.Lock()
+	for _, l := range g.links {
+		kind, state, name := "ethernet", "disconnected", ""
+		if l.parent != "" {
+			kind = "vlan"
+		}
+		if a, ok := g.conns[l.name]; ok {
+			state, name = "connected", a.profile.id()
+		} else if !g.hw.NICs[l.port].Connected {
+			state = "unavailable"
+		}
+		rows = append(rows, []string{l.name, kind, state, name})
+	}
+	g.mu.Unlock()
+	rows = append(rows, []string{"lo", "loopback", "connected (externally)", "lo"})
+	order := []string{"connected", "connected (externally)", "disconnected", "unavailable"}
+	slices.SortStableFunc(rows, func(a, b []string) int { return slices.Index(order, a[2]) - slices.Index(order, b[2]) })
+	if !terse {
+		rows = append([][]string{all}, rows...)
+	}
+	widths := map[string]int{}
+	for _, row := range rows {
+		for i, v := range row {
+			widths[all[i]] = max(widths[all[i]], len(v), 2)
+		}
+	}
+	for _, row := range rows {
+		var cells []string
+		for _, f := range fields {
+			i := slices.Index(all, f)
+			switch {
+			case i < 0:
+				return p.NotSimulated("field " + f)
+			case terse:
+				cells = append(cells, strings.ReplaceAll(row[i], ":", `\:`))
+			default:
+				v := row[i]
+				if v == "" {
+					v = "--"
+				}
+				cells = append(cells, fmt.Sprintf("%-*s", widths[f], v))
+			}
+		}
+		if terse {
+			fmt.Fprintln(p.Stdout, strings.Join(cells, ":"))
+		} else {
+			fmt.Fprintln(p.Stdout, strings.Join(cells, "  ")+" ")
+		}
 	}
 	return 0
 }

@@ -145,6 +145,11 @@ func (g *Guest) reachMirror(ctx context.Context, port uint16) error {
 	return errors.Join(err, conn.Close())
 }
 
+// unknownPackage is what is said of a package that real mirrors may have.
+func unknownPackage(name string) string {
+	return "the package " + name + ", of which nothing is known here: e2etest.Site.Packages adds packages"
+}
+
 // errRefused is what a mirror that limits the rate says.
 var errRefused = errors.New("429 Too Many Requests")
 
@@ -246,7 +251,7 @@ func (g *Guest) dnf(ctx context.Context, p *sshtest.Proc) int {
 		for _, name := range args {
 			m, ok := g.lab.mirror(g.os)[name]
 			if !ok {
-				return p.Fail(1, "Error: Unable to find a match: %s", name)
+				return p.NotSimulated(unknownPackage(name))
 			}
 			if _, ok := have[name]; !ok {
 				have[name] = m.newest()

@@ -208,28 +208,40 @@ func (g *Guest) fetch(ctx context.Context, u *url.URL, proxy string, insecure, f
 	return body, 56, err
 }
 
-// ss knows: -Hltn|-Hlun ["sport = :PORT"].
+// ss knows -l and -n, with -t or -u, -H, and "sport = :PORT".
 func (g *Guest) ss(_ context.Context, p *sshtest.Proc) int {
 	args := p.Args[1:]
-	if len(args) == 0 || len(args) > 2 || args[0] != "-Hltn" && args[0] != "-Hlun" {
-		return p.NotSimulated(strings.Join(args, " "))
+	letters := ""
+	for len(args) > 0 && strings.HasPrefix(args[0], "-") && !strings.HasPrefix(args[0], "--") {
+		letters, args = letters+args[0][1:], args[1:]
+	}
+	has := func(c string) bool { return strings.Contains(letters, c) }
+	if strings.Trim(letters, "Hltun") != "" || !has("l") || !has("n") || has("t") == has("u") || len(args) > 1 {
+		return p.NotSimulated(strings.Join(p.Args[1:], " "))
 	}
 	proto, state := "tcp", "LISTEN"
-	if args[0] == "-Hlun" {
+	if has("u") {
 		proto, state = "udp", "UNCONN"
 	}
 	only := ""
-	if len(args) == 2 {
+	if len(args) == 1 {
 		var ok bool
-		if only, ok = strings.CutPrefix(args[1], "sport = :"); !ok {
-			return p.NotSimulated(args[1])
+		if only, ok = strings.CutPrefix(args[0], "sport = :"); !ok {
+			return p.NotSimulated(args[0])
 		}
+	}
+	if !has("H") {
+		fmt.Fprintln(p.Stdout, "State  Recv-Q Send-Q Local Address:Port Peer Address:PortProcess")
 	}
 	ports := g.node.Listening(proto)
 	slices.Sort(ports)
 	for _, port := range ports {
+		at := netip.IPv4Unspecified()
+		if proto == "tcp" && g.node.ListenAddr(port).IsValid() {
+			at = g.node.ListenAddr(port)
+		}
 		if only == "" || only == strconv.Itoa(int(port)) {
-			fmt.Fprintf(p.Stdout, "%s 0      128          0.0.0.0:%d        0.0.0.0:*\n", state, port)
+			fmt.Fprintf(p.Stdout, "%s 0      128    %15s:%d        0.0.0.0:*\n", state, at, port)
 		}
 	}
 	return 0

@@ -67,7 +67,7 @@ func (g *Guest) startRest() {
 			return
 		}
 		for _, service := range services {
-			_ = g.startUnit(service)
+			g.refusal(g.startUnit(service))
 		}
 		for _, unit := range own {
 			started := make(chan struct{})

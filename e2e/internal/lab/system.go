@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"path"
@@ -25,7 +26,7 @@ func (g *Guest) sysctlBoot() {
 	entries, _ := g.disk.ReadDir("/etc/sysctl.d")
 	for _, e := range entries {
 		if strings.HasSuffix(e.Name(), ".conf") {
-			_ = g.sysctlFile("/etc/sysctl.d/" + e.Name())
+			g.refusal(g.sysctlFile("/etc/sysctl.d/" + e.Name()))
 		}
 	}
 }
@@ -50,7 +51,7 @@ func (g *Guest) sysctlFile(file string) error {
 
 func (g *Guest) sysctlSet(k, v string) error {
 	if _, ok := sysctlKeys[k]; !ok {
-		return fmt.Errorf("cannot stat /proc/sys/%s: No such file or directory (or not simulated)", strings.ReplaceAll(k, ".", "/"))
+		return errNotSimulated("the setting " + k)
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -85,6 +86,9 @@ func (g *Guest) sysctlCmd(_ context.Context, p *sshtest.Proc) int {
 		err = g.sysctlFile(args[1])
 	default:
 		return p.NotSimulated(args[0])
+	}
+	if what, ok := errors.AsType[errNotSimulated](err); ok {
+		return p.NotSimulated(string(what))
 	}
 	if err != nil {
 		return p.Fail(1, "%v", err)

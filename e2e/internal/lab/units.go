@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -153,6 +154,9 @@ func (g *Guest) systemctl(ctx context.Context, p *sshtest.Proc) int {
 	if slices.ContainsFunc(p.Args[1:], func(a string) bool { return a == "list-units" || a == "list-unit-files" }) {
 		return g.unitList(p, p.Args[1:])
 	}
+	if slices.Contains(p.Args[1:], "show") {
+		return g.unitShow(p, p.Args[1:])
+	}
 	var words []string
 	now, quiet := false, false
 	for _, a := range p.Args[1:] {
@@ -286,6 +290,9 @@ func (g *Guest) unitVerb(p *sshtest.Proc, verb, unit string, now bool) int {
 		default:
 			return p.NotSimulated("reload " + unit)
 		}
+	}
+	if what, ok := errors.AsType[errNotSimulated](err); ok {
+		return p.NotSimulated(string(what))
 	}
 	if err != nil {
 		return p.Fail(1, "Job for %s.service failed: %v", unit, err)

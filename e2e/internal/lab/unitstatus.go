@@ -192,6 +192,73 @@ func (g *Guest) oneStatus(p *sshtest.Proc, unit string) int {
 	return code
 }
 
+// unitShow is systemctl show -p PROPERTY [--value] UNIT, in any order of words.
+func (g *Guest) unitShow(p *sshtest.Proc, args []string) int {
+	var property, unit string
+	value := false
+	for len(args) > 0 {
+		a := args[0]
+		args = args[1:]
+		long, isLong := strings.CutPrefix(a, "--property=")
+		switch {
+		case a == "show", a == "--no-pager":
+		case a == "--value":
+			value = true
+		case a == "-p" && len(args) > 0 && property == "":
+			property, args = args[0], args[1:]
+		case isLong && property == "":
+			property = long
+		case strings.HasPrefix(a, "-") || unit != "":
+			return p.NotSimulated("show " + a)
+		default:
+			unit = g.resolve(strings.TrimSuffix(a, ".service"))
+		}
+	}
+	service := g.os.service(unit)
+	exists, enabled := g.unitExists(unit), g.enabled(unit)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := g.services[unit]
+	active, sub, pid := "inactive", "dead", 0
+	switch {
+	case g.active[service] && s != nil && s.run == nil:
+		active, sub = "active", "exited"
+	case g.active[service]:
+		active, sub = "active", "running"
+	case g.failed[service]:
+		active, sub = "failed", "failed"
+	}
+	if s != nil && s.run != nil {
+		pid = s.run.PID()
+	}
+	text := ""
+	switch {
+	case unit == "":
+		return p.NotSimulated("show without a unit")
+	case property == "ActiveState":
+		text = active
+	case property == "SubState":
+		text = sub
+	case property == "MainPID" && (s != nil || active != "active"):
+		text = strconv.Itoa(pid)
+	case property == "LoadState" && exists:
+		text = "loaded"
+	case property == "LoadState":
+		text = "not-found"
+	case property == "UnitFileState" && enabled:
+		text = "enabled"
+	case property == "UnitFileState" && exists:
+		text = "disabled"
+	default:
+		return p.NotSimulated("show -p " + property)
+	}
+	if !value {
+		text = property + "=" + text
+	}
+	fmt.Fprintln(p.Stdout, text)
+	return 0
+}
+
 // preset is what a system does with the units of packages: Debian enables them.
 func (o *distro) preset() string {
 	if o == debian {
