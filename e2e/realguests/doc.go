@@ -53,8 +53,6 @@
 //
 // # Not shown
 //
-// RHEL and what is like it: no image is built. Of its branch of the recipe, what Debian has too (nmcli,
-// firewall-cmd, chronyc, podman, sudo) is run here; unconfirmed are dnf (install, update, remove,
-// clean), rpm -q and -qa, needs-restarting, SELinux, and the names of units, packages and files.
-// Ubuntu is not built either.
+// RHEL and what is like it, and Ubuntu: no image is built. The documentation of package e2e lists which
+// calls of RHEL's branch of the recipe are run here, and which are unconfirmed.
 package realguests

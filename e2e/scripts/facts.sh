@@ -30,16 +30,20 @@ for list in passwd group; do
 	getent "$list" | while IFS=: read -r name rest; do fact "$list" "$name" "$rest"; done
 done
 
-if firewall-cmd -q --state; then
-	for when in "" --permanent; do
-		for what in ports services; do
-			# shellcheck disable=SC2086 # $when is one option or none
-			fact firewall "${when:-now} $what" "$(firewall-cmd $when --list-$what)"
-		done
-		# shellcheck disable=SC2086
-		if firewall-cmd -q $when --query-masquerade; then fact firewall "${when:-now} masquerade"; fi
+# firewall-cmd takes half a second: one call for now, one for the next start.
+for when in now --permanent; do
+	option=$when
+	[ "$when" != now ] || option=
+	# shellcheck disable=SC2086 # one option or none
+	zone=$(firewall-cmd $option --list-all 2>/dev/null) || continue # it does not run
+	field() { printf '%s\n' "$zone" | sed -n "s/^  $1: *//p"; }
+	for what in ports services; do
+		value=$(field "$what")
+		fact firewall "$when $what" "$value"
 	done
-fi
+	value=$(field masquerade)
+	[ "$value" != yes ] || fact firewall "$when masquerade"
+done
 
 for family in -4 -6; do
 	ip "$family" route show | sed 's/ expires [0-9]*sec//; s/ *$//' | while read -r route; do fact route "$route"; done
