@@ -40,6 +40,7 @@ func newEmbeddedFor(t testing.TB, key ssh.Signer, topology Topology, prepare ...
 		LabNetwork: topology.LabNetwork, PrivateNetwork: topology.PrivateNetwork, ExternalNetwork: topology.ExternalNetwork,
 		Reserved: topology.Reservations(), NameServer: topology.NameServer, Key: key,
 	})
+	server.DescriptionLimit = 512 // no document promises more
 	for _, f := range prepare {
 		f(server)
 	}

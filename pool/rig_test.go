@@ -41,6 +41,7 @@ func newRig(t *testing.T, set func(*vspheretest.Server)) *rig {
 	srv := vspheretest.NewUnstartedServer(t)
 	srv.Templates = []vspheretest.Template{{Path: "templates/rhel9", DiskGiB: 10}}
 	srv.Latency, srv.Hosts = vspheretest.Fast(), 1
+	srv.DescriptionLimit = 512 // no document promises more
 	if set != nil {
 		set(srv)
 	}
