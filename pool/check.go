@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"regexp"
@@ -58,7 +59,7 @@ func runChecks(ctx context.Context, h *Host, checks []Check) ([]CheckResult, err
 }
 
 func runCheck(ctx context.Context, h *Host, c Check) CheckResult {
-	timeout := or(c.Timeout, time.Minute)
+	timeout := cmp.Or(c.Timeout, time.Minute)
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no result within its timeout (%s)", timeout))
 	defer cancel()
 	r := CheckResult{Host: h.Name, Name: c.Name, Want: h.VM.expand(c.Want)}
@@ -110,7 +111,7 @@ func runSteps(ctx context.Context, h *Host, steps []Step, report func(string), t
 	for _, s := range steps {
 		what := fmt.Sprintf("step %q", s.Name)
 		report(what)
-		timeout := or(s.Timeout, 10*time.Minute)
+		timeout := cmp.Or(s.Timeout, 10*time.Minute)
 		err := times.measure(what, func() error {
 			ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done within its timeout (%s)", timeout))
 			defer cancel()
@@ -128,7 +129,7 @@ func awaitNeeds(ctx context.Context, h *Host, needs []Need, report func(string))
 	for _, n := range needs {
 		what := fmt.Sprintf("need %q of %s", n.Name, h.Peer(n.Role).Name)
 		report("waiting for " + what)
-		timeout := or(n.Timeout, 5*time.Minute)
+		timeout := cmp.Or(n.Timeout, 5*time.Minute)
 		ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within its timeout (%s)", timeout))
 		err := poll(ctx, func(ctx context.Context) error {
 			return protect(func() error { return n.Do(ctx, h, h.Peer(n.Role)) })

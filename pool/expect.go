@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 )
@@ -23,7 +24,7 @@ func (p *Plan) expect(s Spec, o *observation) time.Duration {
 		for _, old := range g.old {
 			if rec, _, _, err := readySnapshot(old, g.recipe.Snapshot); err == nil {
 				a, _ := o.account(rec)
-				d = or(a.took(tookAll), d)
+				d = cmp.Or(a.took(tookAll), d)
 			}
 		}
 		golden = max(golden, d)
@@ -46,7 +47,7 @@ func (p *Plan) expect(s Spec, o *observation) time.Duration {
 				boot = expectBoot
 			}
 		}
-		clone, work = or(seenClone, clone), or(seenWork, work)
+		clone, work = cmp.Or(seenClone, clone), cmp.Or(seenWork, work)
 		total += time.Duration(rounds(clones, s.Limits.Clones))*clone + max(time.Duration(rounds(works, s.Limits.Hosts))*work, boot)
 	}
 	return total

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -363,12 +364,12 @@ func (h *Host) Look() string {
 	words := []string{"ssh"}
 	var jumps []string
 	for _, j := range h.cfg.Jump {
-		jumps = append(jumps, or(j.User, "root")+"@"+j.Address)
+		jumps = append(jumps, cmp.Or(j.User, "root")+"@"+j.Address)
 	}
 	if len(jumps) > 0 {
 		words = append(words, "-J", strings.Join(jumps, ","))
 	}
-	return strings.Join(append(words, or(h.cfg.User, "root")+"@"+addr.String()), " ")
+	return strings.Join(append(words, cmp.Or(h.cfg.User, "root")+"@"+addr.String()), " ")
 }
 
 // mac is that of the NIC SSH goes to; "" is the first one the VM has.

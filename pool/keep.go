@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,7 +46,7 @@ func (s *Set) keep(p *Pool, failed bool) bool {
 	}
 	ctx, cancel := lease.Afterwards(context.Background())
 	defer cancel()
-	may, kept, now, err := p.lease.MayKeep(ctx, or(k.Pools, 1))
+	may, kept, now, err := p.lease.MayKeep(ctx, cmp.Or(k.Pools, 1))
 	if err != nil {
 		s.log.linef("pool %d: not kept: %v", p.Number, err)
 		return false
@@ -54,7 +55,7 @@ func (s *Set) keep(p *Pool, failed bool) bool {
 		s.log.linef("pool %d: not kept: %d are already, as many as Spec.Keep.Pools allows", p.Number, kept)
 		return false
 	}
-	until := now.Add(or(k.For, keepTime))
+	until := now.Add(cmp.Or(k.For, keepTime))
 	what := map[bool]string{true: "failed", false: "passed"}[failed]
 	reason := fmt.Sprintf("%s, which %s, run by %s", p.test, what, s.ledger.By)
 	if s.free(p.lease, lease.Keep(reason, until, p.test)) != nil {
@@ -87,8 +88,8 @@ func Keep(ctx context.Context, spec Spec, o KeepOptions) error {
 		return fmt.Errorf("pool: keep pools of set %q: For is %s, must not be negative", s.Name, o.For)
 	}
 	l := newLedger(s)
-	d := or(o.For, keepTime)
-	reason := fmt.Sprintf("%s, by %s", or(o.Reason, "by hand"), l.By)
+	d := cmp.Or(o.For, keepTime)
+	reason := fmt.Sprintf("%s, by %s", cmp.Or(o.Reason, "by hand"), l.By)
 	var errs []error
 	for _, n := range s.numbers() {
 		if err := keepPool(ctx, l, n, reason, d); err != nil {

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -158,7 +159,7 @@ func (r *run) status(h *hostPlan) HostStatus {
 	}
 	for _, err := range r.failed[h.Pool] {
 		if he, ok := errors.AsType[*HostError](err); ok && he.Host == h.VM {
-			st.Ready, st.Reason = false, he.Stage+": "+or(he.Step, firstLine(he.Err))
+			st.Ready, st.Reason = false, he.Stage+": "+cmp.Or(he.Step, firstLine(he.Err))
 			return st
 		}
 	}

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path"
@@ -156,5 +157,5 @@ func slug(datastore string) string {
 		}
 		return '-'
 	}, strings.ToLower(path.Base("/"+datastore)))
-	return or(strings.Trim(low, "-"), "default")
+	return cmp.Or(strings.Trim(low, "-"), "default")
 }

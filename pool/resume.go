@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -90,7 +91,7 @@ func (h *Host) settle(ctx context.Context, now *lease.Snapshot) error {
 
 // root is the sshx.Cmd.User that is root.
 func (h *Host) root() string {
-	if or(h.cfg.User, "root") == "root" {
+	if cmp.Or(h.cfg.User, "root") == "root" {
 		return ""
 	}
 	return "root"

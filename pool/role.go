@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,7 +31,7 @@ func (r *run) readyRole(ctx context.Context, role int) {
 func (r *run) hostClone(h *hostPlan, g golden) CloneSpec {
 	return CloneSpec{
 		Set: r.spec.Name, Source: g.id, Snapshot: g.snapshot, VM: h.vm,
-		Owner: owner{r.spec.Name, h.vm.Name, h.role.Name, or(g.build, "-")}.String(),
+		Owner: owner{r.spec.Name, h.vm.Name, h.role.Name, cmp.Or(g.build, "-")}.String(),
 		Note:  r.note("cloned", h.Pool, h.role.Snapshot),
 	}
 }

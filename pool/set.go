@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -103,7 +104,7 @@ func (s *Set) Table() string {
 	w := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "  pool\thost\taddress\ttook\tstate")
 	for _, h := range s.status {
-		fmt.Fprintf(w, "  %d\t%s\t%s\t%s\t%s\n", h.Pool, h.Host, or(h.Addr, "-"), round(h.Took), h)
+		fmt.Fprintf(w, "  %d\t%s\t%s\t%s\t%s\n", h.Pool, h.Host, cmp.Or(h.Addr, "-"), round(h.Took), h)
 	}
 	w.Flush()
 	return strings.TrimRight(b.String(), "\n")

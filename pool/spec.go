@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"slices"
@@ -220,38 +221,30 @@ type Limits struct {
 	Shutdown time.Duration
 }
 
-func or[T comparable](v, standard T) T {
-	var zero T
-	if v == zero {
-		return standard
-	}
-	return v
-}
-
 func (l Limits) withDefaults() Limits {
 	return Limits{
-		Clones:   or(l.Clones, 8),
-		Hosts:    or(l.Hosts, 16),
-		Checks:   or(l.Checks, 4),
-		Boot:     or(l.Boot, 10*time.Minute),
-		Shutdown: or(l.Shutdown, time.Minute),
+		Clones:   cmp.Or(l.Clones, 8),
+		Hosts:    cmp.Or(l.Hosts, 16),
+		Checks:   cmp.Or(l.Checks, 4),
+		Boot:     cmp.Or(l.Boot, 10*time.Minute),
+		Shutdown: cmp.Or(l.Shutdown, time.Minute),
 
-		Lease:     or(l.Lease, 3*time.Minute),
-		ClockSkew: or(l.ClockSkew, 2*time.Second),
+		Lease:     cmp.Or(l.Lease, 3*time.Minute),
+		ClockSkew: cmp.Or(l.ClockSkew, 2*time.Second),
 	}
 }
 
 // withDefaults returns a copy with every default filled in.
 func (s Spec) withDefaults() Spec {
-	s.Pools = or(s.Pools, 1)
-	s.MinPools = or(s.MinPools, len(s.numbers()))
+	s.Pools = cmp.Or(s.Pools, 1)
+	s.MinPools = cmp.Or(s.MinPools, len(s.numbers()))
 	s.Limits = s.Limits.withDefaults()
 	s.Golden = s.Golden.withDefaults()
 	roles := make([]Role, len(s.Roles))
 	for i, r := range s.Roles {
-		r.Snapshot = or(r.Snapshot, "pool-ready")
-		r.Ready = or(r.Ready, ReadyOff)
-		r.Expect = or(r.Expect, 10*time.Minute)
+		r.Snapshot = cmp.Or(r.Snapshot, "pool-ready")
+		r.Ready = cmp.Or(r.Ready, ReadyOff)
+		r.Expect = cmp.Or(r.Expect, 10*time.Minute)
 		if r.Golden != nil {
 			g := r.Golden.withDefaults()
 			r.Golden = &g
@@ -266,8 +259,8 @@ func (s Spec) withDefaults() Spec {
 }
 
 func (g Golden) withDefaults() Golden {
-	g.Snapshot = or(g.Snapshot, "golden-ready")
-	g.Expect = or(g.Expect, 20*time.Minute)
+	g.Snapshot = cmp.Or(g.Snapshot, "golden-ready")
+	g.Expect = cmp.Or(g.Expect, 20*time.Minute)
 	return g
 }
 
@@ -295,6 +288,6 @@ func (s Spec) goldens() []Golden {
 // clone lies where its golden does.
 func (s Spec) vm(r Role, pool int) VM {
 	vm := r.VM(pool)
-	vm.Datastore = or(vm.Datastore, s.golden(r).VM.Datastore)
+	vm.Datastore = cmp.Or(vm.Datastore, s.golden(r).VM.Datastore)
 	return vm
 }

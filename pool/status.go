@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -156,7 +157,7 @@ func (q *poolPlan) status(s *lease.Snapshot) PoolStatus {
 	for _, h := range q.hosts {
 		st := h.status()
 		if !st.Ready {
-			p.Ready, p.Reason = false, or(p.Reason, fmt.Sprintf("%s: %s: %s", h.VM, h.Action, h.Reason))
+			p.Ready, p.Reason = false, cmp.Or(p.Reason, fmt.Sprintf("%s: %s: %s", h.VM, h.Action, h.Reason))
 		}
 		p.Hosts = append(p.Hosts, st)
 	}
@@ -185,7 +186,7 @@ func (s *Status) String() string {
 	b.WriteString("\n")
 	w := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "  pool\tstate\tholder\ttest\tsince\tuntil\tfingerprint\treason")
-	dash := func(s string) string { return or(s, "-") }
+	dash := func(s string) string { return cmp.Or(s, "-") }
 	for _, p := range s.Pools {
 		holder, test, since, until := "", p.LastUser, "", ""
 		if p.Lease != nil {
@@ -201,7 +202,7 @@ func (s *Status) String() string {
 		if !p.Ready {
 			state += ", not ready"
 		}
-		line, _, _ := strings.Cut(or(p.LastFailure, p.Reason), "\n")
+		line, _, _ := strings.Cut(cmp.Or(p.LastFailure, p.Reason), "\n")
 		fmt.Fprintf(w, "  %d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Pool, state, dash(holder), dash(test), dash(since), dash(until), strings.Join(prints, " "), dash(line))
 	}
 	_ = w.Flush() // into memory

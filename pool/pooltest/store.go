@@ -1,6 +1,7 @@
 package pooltest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -46,7 +47,7 @@ func (p *Provider) setLedger(ctx context.Context, set, shard, revision string, v
 		return pool.ErrChanged
 	}
 	n := p.next()
-	s := pool.Shard{ID: or(old.ID, fmt.Sprint("shard-", n)), Revision: fmt.Sprint(n), Values: map[string]string{}}
+	s := pool.Shard{ID: cmp.Or(old.ID, fmt.Sprint("shard-", n)), Revision: fmt.Sprint(n), Values: map[string]string{}}
 	maps.Copy(s.Values, old.Values)
 	maps.Copy(s.Values, values)
 	maps.DeleteFunc(s.Values, func(_, v string) bool { return v == "" })

@@ -1,6 +1,7 @@
 package pooltest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -245,7 +246,7 @@ func (p *Provider) clone(ctx context.Context, c pool.CloneSpec) (string, error) 
 	v := &vm{
 		id: fmt.Sprint("vm-", n), uuid: fmt.Sprintf("420a0000-0000-4000-8000-%012x", n),
 		set: c.Set, folder: c.VM.Folder, name: c.VM.Name, owner: c.Owner, note: c.Note, problem: pool.BeingCreated,
-		cpus: or(c.VM.CPUs, from.cpus), memoryMiB: or(c.VM.MemoryMiB, from.memoryMiB), diskGiB: or(c.VM.DiskGiB, from.diskGiB),
+		cpus: cmp.Or(c.VM.CPUs, from.cpus), memoryMiB: cmp.Or(c.VM.MemoryMiB, from.memoryMiB), diskGiB: cmp.Or(c.VM.DiskGiB, from.diskGiB),
 		datastore: at.Datastores[0], pool: at.ResourcePool, disk: from.disk, parent: from.parent,
 		reported: map[string][]netip.Addr{}, turn: make(chan struct{}, 1),
 	}
@@ -278,13 +279,6 @@ func (p *Provider) clone(ctx context.Context, c pool.CloneSpec) (string, error) 
 	v.problem = ""
 	p.broadcast()
 	return v.id, nil
-}
-
-func or[T comparable](v, standard T) T {
-	if v == *new(T) {
-		return standard
-	}
-	return v
 }
 
 // onVM makes a change to a VM, under p.mu.
