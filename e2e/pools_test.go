@@ -13,9 +13,9 @@ import (
 
 	"github.com/poolready/poolready/e2e/e2etest"
 	"github.com/poolready/poolready/pool"
-	"github.com/poolready/poolready/sshx"
 	"github.com/poolready/poolready/vsphere"
 	"github.com/poolready/poolready/vsphere/vspheretest"
+	"github.com/poolready/poolready/vsphere/vspheretest/access"
 )
 
 // An embedded is a lab on an embedded vCenter.
@@ -53,13 +53,9 @@ func newEmbeddedFor(t testing.TB, key ssh.Signer, topology Topology, prepare ...
 // provider returns a new one, as another process would have.
 func (e *embedded) provider(t testing.TB) pool.Provider {
 	t.Helper()
-	password, _ := e.server.URL.User.Password()
-	u := *e.server.URL
-	u.User = nil
-	p, err := vsphere.New(vsphere.Config{
-		URL: u.String(), Username: e.server.URL.User.Username(), Password: password, CACerts: e.server.CAFile,
-		Datacenter: e.server.Datacenter,
-	})
+	cfg, _ := access.Config(e.server)
+	cfg.Datacenter = e.server.Datacenter
+	p, err := vsphere.New(cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
@@ -71,9 +67,8 @@ func (e *embedded) provider(t testing.TB) pool.Provider {
 
 func (e *embedded) spec(t testing.TB) pool.Spec {
 	t.Helper()
-	spec := e.topology.Spec(e.provider(t), sshx.Config{
-		Keys: []ssh.Signer{e.server.ClientKey}, Dialer: e.server, HostKeys: sshx.HostKeys{Pinned: e.server.HostKeys},
-	})
+	_, login := access.Config(e.server)
+	spec := e.topology.Spec(e.provider(t), login)
 	spec.Golden.Expect = 10 * time.Second // simulated minutes are short
 	for i := range spec.Roles {
 		spec.Roles[i].Expect = 10 * time.Second

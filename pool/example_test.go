@@ -5,12 +5,11 @@ import (
 	"fmt"
 	"log"
 
-	"golang.org/x/crypto/ssh"
-
 	"github.com/poolready/poolready/pool"
 	"github.com/poolready/poolready/sshx"
 	"github.com/poolready/poolready/vsphere"
 	"github.com/poolready/poolready/vsphere/vspheretest"
+	"github.com/poolready/poolready/vsphere/vspheretest/access"
 )
 
 // web is a set of two pools, each a server and a client that needs it.
@@ -48,17 +47,14 @@ func ExampleOpen() {
 	vcenter := vspheretest.NewUnstartedServer(nil)
 	vcenter.Start()
 	defer vcenter.Close()
-	provider, err := vsphere.New(vsphere.Config{URL: vcenter.URL.String(), CACerts: vcenter.CAFile})
+	cfg, login := access.Config(vcenter)
+	provider, err := vsphere.New(cfg)
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer provider.Close(context.Background())
 
-	set, err := pool.Open(context.Background(), web(provider, sshx.Config{
-		Keys:     []ssh.Signer{vcenter.ClientKey},
-		Dialer:   vcenter,
-		HostKeys: sshx.HostKeys{Pinned: vcenter.HostKeys},
-	}))
+	set, err := pool.Open(context.Background(), web(provider, login))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -77,16 +73,14 @@ func ExamplePlan() {
 	vcenter := vspheretest.NewUnstartedServer(nil)
 	vcenter.Start()
 	defer vcenter.Close()
-	provider, err := vsphere.New(vsphere.Config{URL: vcenter.URL.String(), CACerts: vcenter.CAFile})
+	cfg, login := access.Config(vcenter)
+	provider, err := vsphere.New(cfg)
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer provider.Close(context.Background())
 
-	work, err := pool.MakePlan(context.Background(), web(provider, sshx.Config{
-		Keys:     []ssh.Signer{vcenter.ClientKey},
-		HostKeys: sshx.HostKeys{Pinned: vcenter.HostKeys},
-	}))
+	work, err := pool.MakePlan(context.Background(), web(provider, login))
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/poolready/poolready/sshx"
 	"github.com/poolready/poolready/vsphere"
 	"github.com/poolready/poolready/vsphere/vspheretest"
+	"github.com/poolready/poolready/vsphere/vspheretest/access"
 )
 
 // A watched is a Provider that notes what is done without a lease, and lets others come first.
@@ -375,7 +376,9 @@ func TestGoldenIsRebuiltWhereItsClonesAreWanted(t *testing.T) {
 	r := newRig(t, func(s *vspheretest.Server) { s.Datastores = []string{"first", "second"} })
 	on := func(datastore string) pool.Spec {
 		spec := r.spec(1)
-		provider, err := vsphere.New(vsphere.Config{URL: r.URL.String(), CACerts: r.CAFile, Datastore: datastore})
+		cfg, _ := access.Config(r.Server)
+		cfg.Datastore = datastore
+		provider, err := vsphere.New(cfg)
 		require.NoError(t, err)
 		t.Cleanup(func() { assert.NoError(t, provider.Close(context.WithoutCancel(t.Context()))) })
 		spec.Provider = provider

@@ -17,13 +17,13 @@ import (
 	"github.com/vmware/govmomi/find"
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/vim25/types"
-	"golang.org/x/crypto/ssh"
 
 	"github.com/poolready/poolready/pool"
 	"github.com/poolready/poolready/pool/pooltest"
 	"github.com/poolready/poolready/sshx"
 	"github.com/poolready/poolready/vsphere"
 	"github.com/poolready/poolready/vsphere/vspheretest"
+	"github.com/poolready/poolready/vsphere/vspheretest/access"
 )
 
 // A rig is a vCenter, or a provider in memory, and what a user of it has.
@@ -94,10 +94,11 @@ func (r *rig) access() (pool.Provider, sshx.Config) {
 	if r.mem != nil {
 		return r.mem, r.mem.SSH()
 	}
-	provider, err := vsphere.New(vsphere.Config{URL: r.URL.String(), CACerts: r.CAFile})
+	cfg, login := access.Config(r.Server)
+	provider, err := vsphere.New(cfg)
 	require.NoError(r.t, err)
 	r.t.Cleanup(func() { assert.NoError(r.t, provider.Close(context.WithoutCancel(r.t.Context()))) })
-	return provider, sshx.Config{Keys: []ssh.Signer{r.ClientKey}, Dialer: r.Server, HostKeys: sshx.HostKeys{Pinned: r.HostKeys}}
+	return provider, login
 }
 
 // only is a Spec about some of its pools.

@@ -14,11 +14,11 @@ import (
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 	"go.uber.org/goleak"
-	"golang.org/x/crypto/ssh"
 
 	"github.com/poolready/poolready/e2e/e2etest"
 	"github.com/poolready/poolready/sshx"
 	"github.com/poolready/poolready/vsphere/vspheretest"
+	"github.com/poolready/poolready/vsphere/vspheretest/access"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -50,9 +50,9 @@ func run(t *testing.T, srv *vspheretest.Server, m *object.VirtualMachine, addr s
 		func(changes []types.PropertyChange) bool {
 			return len(changes) > 0 && changes[0].Val == addr
 		}))
-	c, err := sshx.Dial(ctx, sshx.Config{
-		Name: "guest", Address: addr, Keys: []ssh.Signer{srv.ClientKey}, Dialer: srv, HostKeys: sshx.HostKeys{Pinned: srv.HostKeys},
-	})
+	_, login := access.Config(srv)
+	login.Name, login.Address = "guest", addr
+	c, err := sshx.Dial(ctx, login)
 	require.NoError(t, err)
 	defer c.Close()
 	res, err := c.Run(ctx, sshx.Cmd{Args: args})

@@ -16,13 +16,12 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/crypto/ssh"
 
 	"github.com/poolready/poolready/e2e"
 	"github.com/poolready/poolready/pool"
-	"github.com/poolready/poolready/sshx"
 	"github.com/poolready/poolready/vsphere"
 	"github.com/poolready/poolready/vsphere/vspheretest"
+	"github.com/poolready/poolready/vsphere/vspheretest/access"
 )
 
 var (
@@ -78,24 +77,16 @@ func newSystem(t *testing.T, stack string) *system {
 	}
 	s.server.Start()
 	topology.RunnerKey = RunnerKey(s.server.ClientKey)
-	p, err := vsphere.New(
-		vsphere.Config{
-			URL:        s.server.URL.String(),
-			CACerts:    s.server.CAFile,
-			Datacenter: s.server.Datacenter,
-		},
-	)
+	cfg, login := access.Config(s.server)
+	cfg.Datacenter = s.server.Datacenter
+	p, err := vsphere.New(cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		assert.NoError(t, p.Close(ctx))
 	})
-	s.spec = topology.Spec(p, sshx.Config{
-		Keys: []ssh.Signer{
-			s.server.ClientKey,
-		}, Dialer: s.server, HostKeys: sshx.HostKeys{Pinned: s.server.HostKeys},
-	})
+	s.spec = topology.Spec(p, login)
 	slower := time.Duration(1)
 	if *kind == string(VMs) {
 		slower = 15

@@ -9,13 +9,13 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/crypto/ssh"
 
 	"github.com/poolready/poolready/pool"
 	"github.com/poolready/poolready/sshx"
 	"github.com/poolready/poolready/sshx/sshtest"
 	"github.com/poolready/poolready/vsphere"
 	"github.com/poolready/poolready/vsphere/vspheretest"
+	"github.com/poolready/poolready/vsphere/vspheretest/access"
 )
 
 // agentctl is the product's command, simulated. It knows: install VERSION, version, enroll
@@ -67,14 +67,15 @@ func vcenter(t *testing.T, agentctl sshtest.Command) (pool.Provider, sshx.Config
 	srv.Commands = map[string]sshtest.Command{"agentctl": agentctl}
 	srv.Latency = vspheretest.Fast()
 	srv.Start()
-	p, err := vsphere.New(vsphere.Config{URL: srv.URL.String(), CACerts: srv.CAFile})
+	cfg, login := access.Config(srv)
+	p, err := vsphere.New(cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 30*time.Second)
 		defer cancel()
 		assert.NoError(t, p.Close(ctx))
 	})
-	return p, sshx.Config{Keys: []ssh.Signer{srv.ClientKey}, HostKeys: sshx.HostKeys{Pinned: srv.HostKeys}, Dialer: srv}
+	return p, login
 }
 
 func TestRecipeMakesAgentsReady(t *testing.T) {

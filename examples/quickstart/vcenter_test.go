@@ -6,12 +6,11 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/crypto/ssh"
-
 	"github.com/poolready/poolready/pool"
 	"github.com/poolready/poolready/sshx"
 	"github.com/poolready/poolready/vsphere"
 	"github.com/poolready/poolready/vsphere/vspheretest"
+	"github.com/poolready/poolready/vsphere/vspheretest/access"
 )
 
 // vcenter returns a provider, how to log in to the template, the template's name, and how long it
@@ -22,11 +21,8 @@ import (
 func vcenter(t pool.T) (pool.Provider, sshx.Config, string, time.Duration) {
 	t.Helper()
 	if os.Getenv("GOVC_URL") == "" {
-		srv := vspheretest.NewServer(t)
-		cfg := vsphere.Config{URL: srv.URL.String(), CACerts: srv.CAFile}
-		return open(t, cfg), sshx.Config{
-			Keys: []ssh.Signer{srv.ClientKey}, HostKeys: sshx.HostKeys{Pinned: srv.HostKeys}, Dialer: srv,
-		}, "template", time.Second
+		cfg, login := access.Config(vspheretest.NewServer(t))
+		return open(t, cfg), login, "template", time.Second
 	}
 	cfg, err := vsphere.FromEnv()
 	if err != nil {

@@ -4,6 +4,8 @@
 //	srv := vspheretest.NewServer(t)
 //	c, err := srv.Client(ctx) // or anything that is configured with srv.URL, srv.CAFile, ...
 //
+// Those who come from vcsim find what to change in VCSIM.md: simulator.Test becomes [Test].
+//
 // It is like httptest: NewUnstartedServer, fields, Start, Close. There is no state outside the
 // Server, so tests with one each run in parallel.
 //

@@ -7,6 +7,9 @@ import (
 
 	"github.com/vmware/govmomi/fault"
 	"github.com/vmware/govmomi/find"
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/vim25"
+	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/poolready/poolready/vsphere/vspheretest"
@@ -75,4 +78,34 @@ func ExampleFault() {
 	// ... what is tested runs ...
 	fmt.Println(lost.Hits())
 	// Output: 0
+}
+
+// A program's test that was written for vcsim, switched by one line: it was simulator.Test. What it
+// asserts of the revert fails there.
+func ExampleTest() {
+	vspheretest.Test(func(ctx context.Context, c *vim25.Client) {
+		vm, err := find.NewFinder(c).VirtualMachine(ctx, "/DC0/vm/DC0_H0_VM0")
+		if err != nil {
+			log.Fatal(err)
+		}
+		wait := func(task *object.Task, err error) {
+			if err == nil {
+				err = task.Wait(ctx)
+			}
+			if err != nil {
+				log.Fatal(err)
+			}
+		}
+		wait(vm.Reconfigure(ctx, types.VirtualMachineConfigSpec{Annotation: "golden"}))
+		wait(vm.CreateSnapshot(ctx, "clean", "", false, false))
+		wait(vm.Reconfigure(ctx, types.VirtualMachineConfigSpec{Annotation: "used"}))
+		wait(vm.RevertToSnapshot(ctx, "clean", false))
+
+		var o mo.VirtualMachine
+		if err := vm.Properties(ctx, vm.Reference(), []string{"config.annotation", "runtime.powerState"}, &o); err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%q, %s\n", o.Config.Annotation, o.Runtime.PowerState)
+	})
+	// Output: "golden", poweredOff
 }

@@ -21,9 +21,9 @@ import (
 	"github.com/poolready/poolready/e2e"
 	"github.com/poolready/poolready/e2e/e2etest"
 	"github.com/poolready/poolready/pool"
-	"github.com/poolready/poolready/sshx"
 	"github.com/poolready/poolready/vsphere"
 	"github.com/poolready/poolready/vsphere/vspheretest"
+	"github.com/poolready/poolready/vsphere/vspheretest/access"
 )
 
 var set *pool.Set
@@ -63,15 +63,14 @@ func embedded(t pool.T, topology e2e.Topology) pool.Spec {
 	})
 	srv.Latency = vspheretest.Fast()
 	srv.Start()
-	p, err := vsphere.New(vsphere.Config{URL: srv.URL.String(), CACerts: srv.CAFile})
+	cfg, login := access.Config(srv)
+	p, err := vsphere.New(cfg)
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
 	t.Cleanup(func() { _ = p.Close(context.WithoutCancel(t.Context())) }) // it ends with the process
 	topology.RunnerKey = strings.TrimSpace(string(ssh.MarshalAuthorizedKey(srv.ClientKey.PublicKey())))
-	spec := topology.Spec(p, sshx.Config{
-		Keys: []ssh.Signer{srv.ClientKey}, HostKeys: sshx.HostKeys{Pinned: srv.HostKeys}, Dialer: srv,
-	})
+	spec := topology.Spec(p, login)
 	spec.Golden.Expect = 10 * time.Second // simulated minutes are short
 	for i := range spec.Roles {
 		spec.Roles[i].Expect = 10 * time.Second
