@@ -49,7 +49,7 @@ func start(t *testing.T, set func(*vspheretest.Server)) *site {
 		set(srv)
 	}
 	srv.Start()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 5*time.Minute)
 	t.Cleanup(cancel)
 	s := &site{T: t, srv: srv, ctx: ctx}
 	c, err := srv.Client(ctx)

@@ -39,7 +39,7 @@ func stockOf(t *testing.T, m *simulator.Model) *site {
 	})
 	srv := m.Service.NewServer()
 	t.Cleanup(srv.Close)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 5*time.Minute)
 	t.Cleanup(cancel)
 	c, err := govmomi.NewClient(ctx, srv.URL, true)
 	require.NoError(t, err)
