@@ -204,9 +204,9 @@ func TestExpiredSessionDoesNotLookLikeAnEmptyVCenter(t *testing.T) {
 func TestVMThatIsBeingMadeIsListedAsSuch(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, vspheretest.Fast())
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, 5*time.Minute)
 	golden, snap := l.golden(t, ctx)
-	l.Inject(vspheretest.Fault{Method: "CloneVM_Task", Effect: vspheretest.SlowTask(200)})
+	l.Inject(vspheretest.Fault{Method: "CloneVM_Task", Effect: vspheretest.SlowTask(3000)})
 	done := make(chan error, 1)
 	go func() {
 		_, err := l.p.Clone(ctx, linkedSpec(golden, snap, "con1", "00:50:56:00:00:41"))
@@ -224,7 +224,7 @@ func TestVMThatIsBeingMadeIsListedAsSuch(t *testing.T) {
 			}
 		}
 		return false
-	}, 20*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 	clones, err := other.Clones(ctx, golden)
 	require.NoError(t, err)
 	assert.NotEmpty(t, clones, "a VM that is being made may become a clone")
