@@ -75,19 +75,22 @@ func (h *Host) connect(ctx context.Context, ready sshx.Ready) (*sshx.Client, err
 // login waits until the host accepts a login and has proved which machine it is. With ready.Address,
 // another machine there is no failure yet: the address may be one of before.
 func (h *Host) login(ctx context.Context, cfg sshx.Config, ready sshx.Ready) (*sshx.Client, error) {
+	var wrong error // what the last machine was that was not this one
 	for pause := firstPoll; ; pause = min(pause*3/2, lastPoll) {
 		c, err := sshx.WaitReady(ctx, cfg, ready)
-		if err != nil {
-			return nil, err
-		}
-		err = h.identify(ctx, c)
 		if err == nil {
-			return c, nil
+			if err = h.identify(ctx, c); err == nil {
+				return c, nil
+			}
+			c.Close()
 		}
-		c.Close()
+		if wrong != nil && ctx.Err() != nil {
+			return nil, fmt.Errorf("%w; before: %w", err, wrong)
+		}
 		if !errors.As(err, new(*identityError)) || ready.Address == nil {
 			return nil, err
 		}
+		wrong = err
 		if wait.Sleep(ctx, pause) != nil {
 			return nil, fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		}
