@@ -55,6 +55,9 @@ type Config struct {
 	// Logf receives what a user should know without asking, such as a host key trusted on first
 	// use; nil discards it. It is called from any goroutine.
 	Logf func(format string, args ...any)
+	// Observe is told of every command that Run ran, once it has ended, and of every Put, Get, PutTree
+	// and GetTree; nil is nobody. It is called from any goroutine, and must return soon.
+	Observe func(Observation)
 }
 
 // A Dialer makes network connections. *net.Dialer is one, and so is *Client.

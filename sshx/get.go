@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 )
 
 // GetOptions are the zero value for reading as the user logged in as.
@@ -54,7 +55,10 @@ exec cat "$1"
 // Get copies the file src to w. Less than the file's size is an error; a file that grows
 // meanwhile is not. A relative name begins at the user's home directory.
 func (c *Client) Get(ctx context.Context, src string, w io.Writer, o GetOptions) error {
-	if err := c.getFile(ctx, src, w, o); err != nil {
+	at := time.Now()
+	err := c.getFile(ctx, src, w, o)
+	c.observeTransfer(at, "get", src, err)
+	if err != nil {
 		return fmt.Errorf("sshx: %s: get %s: %w", c.cfg.Name, src, c.bare(err))
 	}
 	return nil

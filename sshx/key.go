@@ -21,8 +21,19 @@ func ReadKey(path, passphrase string) (ssh.Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sshx: %s: %w", path, unprefixed(err))
 	}
+	if multi, ok := key.(ssh.MultiAlgorithmSigner); ok {
+		return &keyFile{multi, path}, nil
+	}
 	return key, nil
 }
+
+// A keyFile is a key that knows the file it is from, for WriteOpenSSH.
+type keyFile struct {
+	ssh.MultiAlgorithmSigner
+	path string
+}
+
+func (k *keyFile) IdentityFile() string { return k.path }
 
 // ParseKey reads a private key from the text of a key file.
 func ParseKey(pem []byte, passphrase string) (ssh.Signer, error) {

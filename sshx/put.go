@@ -11,6 +11,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // PutOptions say how files are written. With the zero value, a file keeps the mode, owner, group and
@@ -109,7 +110,10 @@ echo same
 // SFTP.
 func (c *Client) Put(ctx context.Context, dst string, r io.Reader, o PutOptions) error {
 	p := &put{c: c, dst: dst, o: o, src: r}
-	if err := p.do(ctx); err != nil {
+	at := time.Now()
+	err := p.do(ctx)
+	c.observeTransfer(at, "put", dst, err)
+	if err != nil {
 		return fmt.Errorf("sshx: %s: put %s: %w", c.cfg.Name, dst, c.bare(err))
 	}
 	return nil

@@ -25,7 +25,10 @@ import (
 // Processes that the command put into sessions of their own are not reached. Run is never repeated
 // by itself.
 func (c *Client) Run(ctx context.Context, cmd Cmd) (Result, error) {
-	return c.run(ctx, cmd, false)
+	at := time.Now()
+	res, err := c.run(ctx, cmd, false)
+	c.observe(at, cmd, res, err)
+	return res, err
 }
 
 // Output runs a program, as Run does, and returns what it writes to stdout, without the newlines at
