@@ -202,6 +202,7 @@ func cmdLogger(ctx context.Context, p *Proc) int {
 		text = strings.TrimSpace(string(data))
 	}
 	host, _, _ := strings.Cut(p.Host.Hostname(), ".")
+	p.Host.Log(orDefault(orDefault(o.set["-t"], o.set["--tag"]), p.User), text)
 	for line := range strings.SplitSeq(text, "\n") {
 		line = fmt.Sprintf("%s %s %s: %s\n", p.Host.Clock().UTC().Format(time.Stamp), host, orDefault(orDefault(o.set["-t"], o.set["--tag"]), p.User), line)
 		_ = p.Host.disk.AppendFile("/var/log/messages", []byte(line), 0o600)

@@ -45,13 +45,13 @@
 //
 // # Commands
 //
-// The variables fileCommands, modeCommands, textCommands, procCommands, sysCommands, userCommands
-// and sshCommands list the base commands with all the options that each knows, and cmdSed, cmdFind,
+// The variables fileCommands, modeCommands, textCommands, procCommands, sysCommands, userCommands,
+// sshCommands and logCommands list the base commands with all the options that each knows, and cmdSed, cmdFind,
 // cmdTar and cmdSudo what theirs are; BaseCommands names them. They are in /usr/bin and /usr/sbin,
 // where test -x finds them, though ls does not. They are GNU's in the C locale, and what is in a
 // directory comes to find, tar, grep -r and SFTP in no order to count on. Time zones are those of
 // Go on the machine that the test runs on. Commands that every real machine has and that are not
-// simulated, awk and ps among them, are there and refuse. Programs
+// simulated, awk and free among them, are there and refuse. Programs
 // listen and dial with Proc.Listen and Proc.DialContext; routes, firewalls, packages and services are
 // for embedders, who have Host.Bind, Host.Dial and Host.Start. A compiled program on the disk is the
 // Command of its name, or refused.

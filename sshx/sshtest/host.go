@@ -64,6 +64,8 @@ type Host struct {
 	offset time.Duration // of the clock, since somebody set it or the machine was resumed
 	faults Faults
 	failed int // connections that ended without login, for Faults.DropAfter
+
+	logMu sync.Mutex // held while a line is added to a log
 }
 
 // A boot is what lasts from Boot to Halt.

@@ -12,9 +12,9 @@ import (
 var lacking = strings.Fields(`
 	arch awk b2sum base32 basenc cksum comm csplit expand expr factor fmt fold groups hostid join link mawk mkfifo mknod nl numfmt od
 	paste pathchk pinky pr ptx sha1sum sha224sum sha384sum sha512sum shred shuf split stty sum tsort tty unexpand unlink users vdir who yes
-	blkid blockdev chrt dmesg fallocate fdisk flock fsck getopt hexdump ionice last look losetup lsblk lscpu lslocks lsmem mkfs mkswap more mount
+	blkid blockdev chrt fallocate fdisk flock fsck getopt hexdump ionice last look losetup lsblk lscpu lslocks lsmem mkfs mkswap more mount
 	namei nsenter partx renice rev script sfdisk su swapoff swapon taskset umount unshare wall wdctl wipefs
-	free pidof pmap ps pwdx top uptime vmstat w watch diff3 sdiff gunzip gzip zcat zgrep bzip2 bunzip2 bzcat xz unxz xzcat less
+	free pidof pmap pwdx top uptime vmstat w watch diff3 sdiff gunzip gzip zcat zgrep bzip2 bunzip2 bzcat xz unxz xzcat less
 	depmod insmod lsmod modinfo modprobe rmmod clear reset tput iconv getconf tabs tset`)
 
 func cmdLacking(_ context.Context, p *Proc) int {

@@ -104,7 +104,7 @@ func init() { // in init, as commands look up commands
 	for _, name := range lacking {
 		base[name] = cmdLacking
 	}
-	for _, more := range []map[string]Command{fileCommands, modeCommands, textCommands, sysCommands, procCommands, userCommands, sshCommands} {
+	for _, more := range []map[string]Command{fileCommands, modeCommands, textCommands, sysCommands, procCommands, userCommands, sshCommands, logCommands} {
 		for name, c := range more {
 			base[name] = c
 		}

@@ -26,7 +26,8 @@ func SSHKey(dir, name string) (ssh.Signer, error) {
 	if dir != "" {
 		data, err := os.ReadFile(filepath.Join(dir, name))
 		if err == nil {
-			return ssh.ParsePrivateKey(data)
+			key, err := ssh.ParsePrivateKey(data)
+			return shown(key, data), err
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
@@ -36,16 +37,34 @@ func SSHKey(dir, name string) (ssh.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
+	block, err := ssh.MarshalPrivateKey(private, name)
+	if err != nil {
+		return nil, err
+	}
+	text := pem.EncodeToMemory(block)
 	if dir != "" {
-		block, err := ssh.MarshalPrivateKey(private, name)
-		if err != nil {
-			return nil, err
-		}
-		if err := writeFile(filepath.Join(dir, name), pem.EncodeToMemory(block)); err != nil {
+		if err := writeFile(filepath.Join(dir, name), text); err != nil {
 			return nil, err
 		}
 	}
-	return ssh.NewSignerFromKey(private)
+	key, err := ssh.NewSignerFromKey(private)
+	return shown(key, text), err
+}
+
+// A shownKey is one that is no secret: sshx's WriteOpenSSH writes it to a file.
+type shownKey struct {
+	ssh.MultiAlgorithmSigner
+	text []byte
+}
+
+// PrivateKey returns the text of a key file.
+func (k *shownKey) PrivateKey() []byte { return k.text }
+
+func shown(key ssh.Signer, text []byte) ssh.Signer {
+	if multi, ok := key.(ssh.MultiAlgorithmSigner); ok {
+		return &shownKey{multi, text}
+	}
+	return key
 }
 
 // certificate returns the certificate that the Server shows: the one kept in StateDir or,

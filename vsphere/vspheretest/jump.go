@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/poolready/poolready/sshx"
 )
 
 // A jump is an SSH server that does nothing but pass connections on to the lab network, so that
@@ -20,6 +22,8 @@ type jump struct {
 	s      *Server
 	l      net.Listener
 	config *ssh.ServerConfig
+
+	hostKey string // in authorized_keys form
 
 	mu    sync.Mutex
 	conns map[net.Conn]bool
@@ -30,9 +34,41 @@ func (s *Server) serveJump() error {
 	if s.JumpAddr == "" {
 		return nil
 	}
+	j, err := s.startJump(s.JumpAddr)
+	if err == nil {
+		s.Jump, s.JumpKey = j.l.Addr().String(), j.hostKey
+	}
+	return err
+}
+
+// JumpHosts returns the jump host for other programs than this one, and starts one on a free port
+// of 127.0.0.1 if JumpAddr asked for none: the command that sshx's WriteOpenSSH returns so works
+// while the Server runs. It returns nothing if that fails.
+func (s *Server) JumpHosts() []sshx.Config {
+	s.jumpMu.Lock()
+	defer s.jumpMu.Unlock()
+	j := s.jump
+	if j == nil {
+		var err error
+		if j, err = s.startJump("127.0.0.1:0"); err != nil {
+			s.logf("vspheretest: %v", err)
+			return nil
+		}
+	}
+	c := sshx.Config{Name: "jump", Address: j.l.Addr().String(), User: "lab", HostKeys: sshx.HostKeys{Pinned: []string{j.hostKey}}}
+	if s.ClientKey != nil {
+		c.Keys = []ssh.Signer{s.ClientKey}
+	}
+	return []sshx.Config{c}
+}
+
+func (s *Server) startJump(addr string) (*jump, error) {
+	if s.life == nil || s.life.Err() != nil {
+		return nil, errors.New("jump host: the server does not run")
+	}
 	hostKey, err := s.sshKey("jump_host_key")
 	if err != nil {
-		return fmt.Errorf("jump host: %w", err)
+		return nil, fmt.Errorf("jump host: %w", err)
 	}
 	var allowed [][]byte
 	if s.ClientKey != nil {
@@ -41,7 +77,7 @@ func (s *Server) serveJump() error {
 	for _, line := range s.AuthorizedKeys {
 		key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
 		if err != nil {
-			return fmt.Errorf("AuthorizedKeys: %w", err)
+			return nil, fmt.Errorf("AuthorizedKeys: %w", err)
 		}
 		allowed = append(allowed, key.Marshal())
 	}
@@ -56,18 +92,19 @@ func (s *Server) serveJump() error {
 		},
 	}}
 	j.config.AddHostKey(hostKey)
-	if j.l, err = net.Listen("tcp", s.JumpAddr); err != nil {
-		return fmt.Errorf("jump host: listen on %s: %w", s.JumpAddr, err)
+	j.hostKey = strings.TrimSpace(string(ssh.MarshalAuthorizedKey(hostKey.PublicKey())))
+	if j.l, err = net.Listen("tcp", addr); err != nil {
+		return nil, fmt.Errorf("jump host: listen on %s: %w", addr, err)
 	}
 	s.jump = j
-	s.Jump = j.l.Addr().String()
-	s.JumpKey = strings.TrimSpace(string(ssh.MarshalAuthorizedKey(hostKey.PublicKey())))
 	s.work.Go(j.accept)
-	return nil
+	return j, nil
 }
 
 // closeJump ends the jump host's connections; who tends them ends then.
 func (s *Server) closeJump() {
+	s.jumpMu.Lock()
+	defer s.jumpMu.Unlock()
 	if s.jump == nil {
 		return
 	}

@@ -153,6 +153,7 @@ type Server struct {
 	saveMu   sync.Mutex // held while the state is written
 	up       bool       // started, so that there is something to save
 	restored bool       // from StateDir
+	jumpMu   sync.Mutex // held while the jump host starts or is closed
 	jump     *jump
 	proxy    *http.Server
 

@@ -208,9 +208,21 @@ func (g *Guest) fetch(ctx context.Context, u *url.URL, proxy string, insecure, f
 	return body, 56, err
 }
 
-// ss knows -l and -n, with -t or -u, -H, and "sport = :PORT".
+// ss knows -l and -n, with -t or -u, -H, and "sport = :PORT"; and -tulpn, though without the processes.
 func (g *Guest) ss(_ context.Context, p *sshtest.Proc) int {
 	args := p.Args[1:]
+	if slices.Equal(args, []string{"-tulpn"}) {
+		fmt.Fprintln(p.Stdout, "Netid State  Recv-Q Send-Q Local Address:Port Peer Address:Port Process")
+		for _, proto := range []string{"udp", "tcp"} {
+			ports := g.node.Listening(proto)
+			slices.Sort(ports)
+			for _, port := range ports {
+				state := map[string]string{"udp": "UNCONN", "tcp": "LISTEN"}[proto]
+				fmt.Fprintf(p.Stdout, "%-5s %-6s 0      128          0.0.0.0:%d        0.0.0.0:*\n", proto, state, port)
+			}
+		}
+		return 0
+	}
 	letters := ""
 	for len(args) > 0 && strings.HasPrefix(args[0], "-") && !strings.HasPrefix(args[0], "--") {
 		letters, args = letters+args[0][1:], args[1:]
