@@ -193,7 +193,7 @@ rm /etc/dnsmasq.d/poolready.conf
 		for range 2 {
 			out := ok(Operation{Name: "keep", For: time.Hour}, only(2))
 			assert.Contains(t, out, "kept")
-			assert.Contains(t, out, "dis2: ssh root@10.0.2.21")
+			assert.Regexp(t, `dis2: ssh -F \S+ dis2`, out)
 		}
 		_, err := do(Operation{Name: "destroy", Yes: true}, spec)
 		assert.ErrorContains(t, err, "nothing was removed: pool 2 is kept until")

@@ -36,8 +36,18 @@ func (s *Set) Acquire(t T) *Pool {
 	p.t = t
 	t.Cleanup(func() {
 		t.Helper()
-		failed, can := t.(interface{ Failed() bool })
-		if err := s.release(p, can && failed.Failed()); err != nil {
+		f, can := t.(interface{ Failed() bool })
+		failed := can && f.Failed()
+		var last string
+		if failed {
+			last = p.lastFailure()
+		}
+		evidence := s.evidenceOf(t, p, failed)
+		kept, err := s.release(p, failed)
+		if failed || evidence != "" {
+			t.Logf("%s", p.story(failed, last+evidence, kept))
+		}
+		if err != nil {
 			t.Errorf("pool: pool %d of set %q, which this test used: %v", p.Number, s.Name, err)
 		}
 	})
@@ -299,27 +309,27 @@ func (s *Set) prepare(ctx context.Context, x *lease.Held, was lease.Entry) (*Poo
 	return p.leased(x, boots), nil
 }
 
-// release takes a pool back when its test is over, and cleans it for the next. The error says
-// that the test had lost it.
-func (s *Set) release(p *Pool, failed bool) error {
-	err := p.lease.Check()
+// release takes a pool back when its test is over, and keeps it until a time, if the Spec says so,
+// or cleans it for the next test. The error says that the test had lost it.
+func (s *Set) release(p *Pool, failed bool) (kept time.Time, err error) {
+	err = p.lease.Check()
 	p.end()
 	s.queue.leave(p.test)
 	if err != nil {
-		return err
+		return kept, err
 	}
-	if !s.inBackground(func() { s.cleanUp(p, failed) }) {
+	if until, is := s.keep(p, failed); is {
+		return until, nil
+	}
+	if !s.inBackground(func() { s.cleanUp(p) }) {
 		_ = s.free(p.lease, lease.Used(p.test)) // the set is closed
 	}
-	return nil
+	return kept, nil
 }
 
 // cleanUp resets a pool that a test has released, still under its lease, and frees it.
-func (s *Set) cleanUp(p *Pool, failed bool) {
+func (s *Set) cleanUp(p *Pool) {
 	x := p.lease
-	if s.keep(p, failed) {
-		return
-	}
 	base := s.pool(p.Number)
 	err := x.Update(s.ctx, lease.Resetting(p.test))
 	var found *lease.Proof

@@ -110,11 +110,13 @@ func TestATestThatLostItsPoolMayComeAgain(t *testing.T) {
 		f.set(func() { f.down = false })
 		time.Sleep(time.Minute) // until it expires by the ledger's clock, too
 		q := lent("TestSecond")
-		require.ErrorIs(t, s.release(p, false), ErrLeaseLost)
+		_, err := s.release(p, false)
+		require.ErrorIs(t, err, ErrLeaseLost)
 		require.NoError(t, s.queue.join("TestFirst"))
 		require.ErrorContains(t, s.queue.join("TestSecond/sub"), "TestSecond holds pool 1 already")
 		s.cancel(errClosed)
-		require.NoError(t, s.release(q, false))
+		_, err = s.release(q, false)
+		require.NoError(t, err)
 		require.NoError(t, s.queue.join("TestSecond"))
 	})
 }

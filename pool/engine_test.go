@@ -175,7 +175,7 @@ func TestOneBadHostSpoilsItsOwnPoolOnly(t *testing.T) {
 	assert.Len(t, checks.Failed, 2, "all checks are run and reported")
 	for _, part := range []string{
 		`pool: set "lab": 2 of the 3 pools wanted are ready`, "con2: ready con: 2 of 4 checks failed",
-		`check "health": want "better", got "fine"`, `check "loud": `, "this is broken", "look: ssh root@10.",
+		`check "health": want "better", got "fine"`, `check "loud": `, "this is broken", "look: ssh -F ",
 	} {
 		assert.Contains(t, err.Error(), part)
 	}

@@ -40,7 +40,9 @@ type HostError struct {
 	Stage string // such as "ready con"
 	Step  string // the step, need or check, such as `step "dnsmasq"`, or "" outside of them
 	Look  string // how to look at the host, such as an ssh command, or ""
-	Err   error
+	// Evidence is the directory of what was collected of the host, or ""; see Spec.Evidence.
+	Evidence string
+	Err      error
 }
 
 func (e *HostError) Error() string {
@@ -52,6 +54,9 @@ func (e *HostError) Error() string {
 	b.WriteString(e.Err.Error())
 	if e.Look != "" {
 		fmt.Fprintf(&b, "\nlook: %s", e.Look)
+	}
+	if e.Evidence != "" {
+		fmt.Fprintf(&b, "\nevidence: %s", e.Evidence)
 	}
 	return b.String()
 }

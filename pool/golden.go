@@ -46,7 +46,7 @@ func (r *run) makeGoldens(ctx context.Context) {
 func (r *run) makeGolden(ctx context.Context, st *stage, g *goldenPlan) (golden, error) {
 	ctx, done := r.held.bind(ctx, 0)
 	defer done()
-	times := &stopwatch{}
+	times, start := &stopwatch{}, time.Now()
 	id := g.info.ID
 	if g.Action != ActionFinish {
 		st.at(g.VM, "cloning")
@@ -65,7 +65,7 @@ func (r *run) makeGolden(ctx context.Context, st *stage, g *goldenPlan) (golden,
 		print: g.print, times: times,
 	})
 	if err != nil {
-		return golden{}, err
+		return golden{}, r.evidence(ctx, h, time.Since(start), err)
 	}
 	return golden{id, snap, rec.Build, rec.HostKeys}, nil
 }

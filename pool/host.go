@@ -34,6 +34,7 @@ type Host struct {
 	// snapshotBoot is the boot ID in its ready snapshot, if that is of the running VM; else "".
 	snapshotBoot string
 	peers        map[string]*Host
+	transcript   *transcript // of the VM, which hosts of its leases share
 
 	use     atomic.Pointer[usage] // of a host that is leased or being made ready; else nil
 	dialing chan struct{}         // has room for whoever connects
@@ -52,7 +53,9 @@ func newHost(s Spec, role string, pool int, vm VM, id string, keys []string) *Ho
 	if len(keys) > 0 {
 		cfg.HostKeys = sshx.HostKeys{Pinned: keys}
 	}
-	return &Host{Name: vm.Name, Role: role, Pool: pool, VM: vm, set: s.Name, provider: s.Provider, limits: s.Limits, facts: s.Facts, id: id, cfg: cfg, dialing: make(chan struct{}, 1)}
+	h := &transcript{next: cfg.Observe}
+	cfg.Observe = h.add
+	return &Host{transcript: h, Name: vm.Name, Role: role, Pool: pool, VM: vm, set: s.Name, provider: s.Provider, limits: s.Limits, facts: s.Facts, id: id, cfg: cfg, dialing: make(chan struct{}, 1)}
 }
 
 // A usage is the time in which a host that is leased, or made ready, may be used.
@@ -141,7 +144,7 @@ func (h *Host) leased(u *usage) *Host {
 	defer h.mu.Unlock()
 	l := &Host{
 		Name: h.Name, Role: h.Role, Pool: h.Pool, VM: h.VM, set: h.set, provider: h.provider, limits: h.limits, facts: h.facts, id: h.id, snapshotBoot: h.snapshotBoot,
-		cfg: h.cfg, addr: h.addr, mac: h.mac, client: h.client, dialing: make(chan struct{}, 1),
+		transcript: h.transcript, cfg: h.cfg, addr: h.addr, mac: h.mac, client: h.client, dialing: make(chan struct{}, 1),
 	}
 	l.use.Store(u)
 	h.client = nil
@@ -353,23 +356,6 @@ func (h *Host) Reboot(ctx context.Context) error {
 		return h.blame(err)
 	}
 	return h.keep(next, drops)
-}
-
-// Look is a command for a person who wants to look at the host.
-func (h *Host) Look() string {
-	addr := h.Addr()
-	if !addr.IsValid() {
-		return fmt.Sprintf("it has no address yet; look at the console of VM %q", h.Name)
-	}
-	words := []string{"ssh"}
-	var jumps []string
-	for _, j := range h.cfg.Jump {
-		jumps = append(jumps, cmp.Or(j.User, "root")+"@"+j.Address)
-	}
-	if len(jumps) > 0 {
-		words = append(words, "-J", strings.Join(jumps, ","))
-	}
-	return strings.Join(append(words, cmp.Or(h.cfg.User, "root")+"@"+addr.String()), " ")
 }
 
 // mac is that of the NIC SSH goes to; "" is the first one the VM has.

@@ -38,35 +38,36 @@ func (k KeepPolicy) validate(f *faults) {
 // keepTime is KeepPolicy.For unless it is set.
 const keepTime = 4 * time.Hour
 
-// keep leaves a pool that a test has released to a person, if the Spec says so.
-func (s *Set) keep(p *Pool, failed bool) bool {
+// keep leaves a pool that a test has released to a person, if the Spec says so, until a time. It is
+// not for the next test then.
+func (s *Set) keep(p *Pool, failed bool) (until time.Time, kept bool) {
 	k := s.spec.Keep
 	if k.When != "always" && (k.When != "failed" || !failed) {
-		return false
+		return until, false
 	}
 	ctx, cancel := lease.Afterwards(context.Background())
 	defer cancel()
-	may, kept, now, err := p.lease.MayKeep(ctx, cmp.Or(k.Pools, 1))
+	may, n, now, err := p.lease.MayKeep(ctx, cmp.Or(k.Pools, 1))
 	if err != nil {
 		s.log.linef("pool %d: not kept: %v", p.Number, err)
-		return false
+		return until, false
 	}
 	if !may {
-		s.log.linef("pool %d: not kept: %d are already, as many as Spec.Keep.Pools allows", p.Number, kept)
-		return false
+		s.log.linef("pool %d: not kept: %d are already, as many as Spec.Keep.Pools allows", p.Number, n)
+		return until, false
 	}
-	until := now.Add(cmp.Or(k.For, keepTime))
+	until = now.Add(cmp.Or(k.For, keepTime))
 	what := map[bool]string{true: "failed", false: "passed"}[failed]
 	reason := fmt.Sprintf("%s, which %s, run by %s", p.test, what, s.ledger.By)
 	if s.free(p.lease, lease.Keep(reason, until, p.test)) != nil {
-		return true // it is not ours any more, or not for long
+		return time.Time{}, true // it is not ours any more, or not for long
 	}
 	var look strings.Builder
 	for _, h := range p.hosts {
 		fmt.Fprintf(&look, "\n    %s: %s", h.Name, h.Look())
 	}
 	s.log.linef("pool %d: kept as %s left it, until %s:%s\n    pool.Release frees it", p.Number, p.test, stamp(until), look.String())
-	return true
+	return until, true
 }
 
 // KeepOptions say how Keep keeps a pool.

@@ -49,7 +49,16 @@ func TestMain(m *testing.M) {
 	// Most tests wait, for machines and for leases; those that measure time or count calls are not
 	// parallel. -parallel overrides this.
 	_ = flag.Set("test.parallel", strconv.Itoa(max(6, runtime.GOMAXPROCS(0))))
-	goleak.VerifyTestMain(m)
+	cache, err := os.MkdirTemp("", "pool-test-") // for what Host.Login writes
+	if err != nil {
+		panic(err)
+	}
+	_ = os.Setenv("XDG_CACHE_HOME", cache)
+	_ = os.Setenv("POOLREADY_DIR", cache)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(cache)
+		os.Exit(code)
+	}))
 }
 
 // children are what TestMain may be in a child process; other files of this package's tests add

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/poolready/poolready/pool/internal/lease"
 )
@@ -30,6 +31,7 @@ type Pool struct {
 	ctx    context.Context // ends with the lease
 	cancel context.CancelCauseFunc
 	boots  []string
+	since  time.Time // when the test got it
 	gone   sync.WaitGroup
 }
 
@@ -66,13 +68,14 @@ func (p *Pool) Hosts() []*Host { return slices.Clone(p.hosts) }
 // leased returns the pool for one lease, with hosts of its own, which no longer work when it is
 // over.
 func (p *Pool) leased(x *lease.Held, boots []string) *Pool {
-	l := &Pool{Number: p.Number, roles: p.roles, snaps: p.snaps, builds: p.builds, build: p.build, set: p.set, lease: x, boots: boots}
+	l := &Pool{Number: p.Number, roles: p.roles, snaps: p.snaps, builds: p.builds, build: p.build, set: p.set, lease: x, boots: boots, since: time.Now()}
 	l.ctx, l.cancel = context.WithCancelCause(x.Context())
 	stop := context.AfterFunc(interrupted(), func() { l.cancel(context.Cause(interrupted())) })
 	u := &usage{l.ctx, x}
 	peers := map[string]*Host{}
 	for _, h := range p.hosts {
 		host := h.leased(u)
+		host.transcript.restart()
 		host.peers = maps.Clone(peers)
 		peers[h.Role] = host
 		l.hosts = append(l.hosts, host)

@@ -398,7 +398,7 @@ func (r *run) batch(ctx context.Context, name string, hosts []*hostPlan, limit i
 		x.took += took
 		r.mu.Unlock()
 		if err != nil {
-			r.fail(h.Pool, err)
+			r.fail(h.Pool, r.evidence(ctx, x.host, took, err))
 		}
 	})
 }

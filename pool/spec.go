@@ -41,6 +41,8 @@ type Spec struct {
 	Facts string
 	// Keep says when a pool stays as its test left it; the zero value means never.
 	Keep KeepPolicy
+	// Evidence says what is collected of a pool that a test failed on before it is reset.
+	Evidence Evidence
 	// Cleanups clean up, by kind, what tests make outside of their VMs; see Pool.Track. ref is what
 	// Track was given. A cleanup must succeed if the thing is not there.
 	Cleanups map[string]func(ctx context.Context, ref string) error

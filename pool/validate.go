@@ -50,6 +50,7 @@ func (s Spec) validate() error {
 	}
 	f.limits("Spec.Limits", s.Limits)
 	s.Keep.validate(&f)
+	s.Evidence.validate(&f)
 	for _, kind := range slices.Sorted(maps.Keys(s.Cleanups)) {
 		at := fmt.Sprintf("Spec.Cleanups[%q]", kind)
 		if kind == "" {
