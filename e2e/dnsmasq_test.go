@@ -42,7 +42,7 @@ func TestAConWhoseDnsmasqNeverStartsSpoilsItsOwnPoolOnly(t *testing.T) {
 	var failed *pool.HostError
 	require.ErrorAs(t, not.Failed[0], &failed)
 	assert.Equal(t, `con2: ready con: step "dnsmasq"`, failed.Host+": "+failed.Stage+": "+failed.Step)
-	assert.Contains(t, failed.Look, "ssh root@10.0.2.20")
+	assert.Contains(t, failed.Look, "ssh -F ")
 	h := e.history(t)
 	assert.Contains(t, h, "snapshot dis1", "the other pool is ready")
 	assert.NotContains(t, h, "on dis2", "there is no sense in configuring it")

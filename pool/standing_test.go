@@ -70,7 +70,7 @@ func TestAPoolIsKeptForAPerson(t *testing.T) {
 	p := fail("TestBroken")
 	require.Eventually(t, func() bool { return r.status(spec).Pools[p.Number-1].State == pool.StateKept }, 20*time.Second, 50*time.Millisecond)
 	assert.Contains(t, r.status(spec).Pools[p.Number-1].Reason, "TestBroken, which failed")
-	look := "con" + string(rune('0'+p.Number)) + ": ssh root@10."
+	look := "con" + string(rune('0'+p.Number)) + ": ssh -F "
 	require.Eventually(t, func() bool { return strings.Contains(r.saying(), look) }, 20*time.Second, 10*time.Millisecond, "it says how to get in")
 
 	q := fail("TestBrokenToo")
