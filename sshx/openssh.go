@@ -13,7 +13,8 @@ import (
 
 // WriteOpenSSH writes into the directory dir, which it makes for the caller's eyes only, what
 // OpenSSH's client needs to log in to the same machine as the same user, with the same keys, jump
-// hosts and trusted host keys: the files "config" and "known_hosts". It returns the words of the
+// hosts and trusted host keys: the files "config" and "known_hosts", and for fingerprints "pins", which needs
+// OpenSSH 8.5. It returns the words of the
 // command, such as "ssh -F dir/config con2"; scp, sftp and rsync -e take the same -F and name.
 //
 // A key that ReadKey read stays in its file, which config names; of a key that cannot be named,
@@ -45,7 +46,11 @@ func (c Config) WriteOpenSSH(dir string) (command []string, err error) {
 	if err := w.host(c.filled(), name, w.last); err != nil {
 		return fail(err)
 	}
-	for file, text := range map[string]string{"config": w.config.String(), "known_hosts": w.known.String()} {
+	files := map[string]string{"config": w.config.String(), "known_hosts": w.known.String()}
+	if w.pins.Len() > 0 {
+		files["pins"] = "case \"$1 $2 $3\" in\n" + w.pins.String() + "esac\n"
+	}
+	for file, text := range files {
 		if err := writeWhole(filepath.Join(dir, file), text); err != nil {
 			return fail(err)
 		}
@@ -58,16 +63,19 @@ type jumper interface{ JumpHosts() []Config }
 
 // An openSSH is the text of the files as far as they are written.
 type openSSH struct {
-	dir           string
-	config, known strings.Builder
-	keys          int
-	last          string // the alias of the last hop
+	dir                 string
+	config, known, pins strings.Builder
+	keys                int
+	last                string // the alias of the last hop
 }
 
 // host adds a machine, reached through the one with the alias via, if there is one.
 func (w *openSSH) host(c Config, name, via string) error {
 	host, port, err := net.SplitHostPort(c.Address)
 	if err != nil {
+		return err
+	}
+	if _, err := newTrust(c); err != nil { // what follows is written as it is
 		return err
 	}
 	line := func(format string, args ...any) { fmt.Fprintf(&w.config, format+"\n", args...) }
@@ -77,8 +85,8 @@ func (w *openSSH) host(c Config, name, via string) error {
 	line("Host %s\n  HostName %s\n  Port %s\n  User \"%s\"", name, host, port, c.User)
 	line("  HostKeyAlias %s\n  CheckHostIP no\n  GlobalKnownHostsFile /dev/null", name)
 	files := []string{filepath.Join(w.dir, "known_hosts")}
-	for _, k := range c.HostKeys.Pinned {
-		fmt.Fprintf(&w.known, "%s %s\n", name, k)
+	if err := w.pinned(c, name, line); err != nil {
+		return err
 	}
 	for _, k := range c.HostKeys.Authorities {
 		fmt.Fprintf(&w.known, "@cert-authority %s %s\n", name, k)
@@ -124,6 +132,39 @@ func (w *openSSH) host(c Config, name, via string) error {
 		line("  ProxyJump %s", via)
 	}
 	w.last = name
+	return nil
+}
+
+// pinned adds the keys that are pinned. OpenSSH takes fingerprints from a command alone: one that prints
+// the key that the machine shows, if that has one of them.
+func (w *openSSH) pinned(c Config, name string, line func(string, ...any)) error {
+	var types []string
+	short := false
+	for _, pin := range c.HostKeys.Pinned {
+		kind, rest, _ := strings.Cut(strings.TrimSpace(pin), " ")
+		if kind == ssh.KeyAlgoRSA {
+			types = append(types, ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256)
+		} else {
+			types = append(types, kind)
+		}
+		if print, ok := strings.CutPrefix(rest, "SHA256:"); ok {
+			short = true
+			fmt.Fprintf(&w.pins, "'%s %s SHA256:%s') echo \"$1 $2 $4\" ;;\n", name, kind, print)
+		} else {
+			fmt.Fprintf(&w.known, "%s %s\n", name, pin)
+		}
+	}
+	if !short {
+		return nil
+	}
+	path, err := configPath(filepath.Join(w.dir, "pins"))
+	if err != nil {
+		return err
+	}
+	line("  KnownHostsCommand /bin/sh %s %s %%t %%f %%K", path, name)
+	if len(c.HostKeys.Authorities) == 0 && c.HostKeys.KnownHosts == "" {
+		line("  HostKeyAlgorithms %s", strings.Join(types, ","))
+	}
 	return nil
 }
 

@@ -45,6 +45,13 @@ func TestTheOpenSSHConfigurationLogsIn(t *testing.T) {
 	direct.Name = "con2"
 	good := direct.HostKeys
 	wrong, _ := newKey(t)
+	var pin string
+	for _, k := range good.Pinned {
+		key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(k))
+		require.NoError(t, err)
+		pin = sshx.Pin(key)
+	}
+	otherPin := sshx.Pin(wrong.PublicKey())
 	file := filepath.Join(t.TempDir(), "known_hosts")
 	require.NoError(t, os.WriteFile(file, []byte("con2,other "+good.Pinned[0]+"\n"), 0o600))
 	for name, test := range map[string]struct {
@@ -52,6 +59,8 @@ func TestTheOpenSSHConfigurationLogsIn(t *testing.T) {
 		in   bool
 	}{
 		"pinned":             {good, true},
+		"a fingerprint":      {sshx.HostKeys{Pinned: []string{pin}}, true},
+		"another one":        {sshx.HostKeys{Pinned: []string{otherPin}}, false},
 		"in known_hosts":     {sshx.HostKeys{KnownHosts: file}, true},
 		"trust on first use": {sshx.HostKeys{TrustOnFirstUse: true}, true},
 		"insecure":           {sshx.HostKeys{InsecureIgnore: true}, true},
