@@ -89,6 +89,27 @@ type TestingM interface {
 // The result of a package with Main is never cached: go test does not know what setup reads, so it
 // cannot know that another vCenter is meant now, or that the pools are gone.
 //
+// # Operations
+//
+// Instead of running tests, the test binary does with the set that setup gives to Ensure what its
+// arguments ask for:
+//
+//	go test -v ./mytests -args status                     # or plan, verify, diff
+//	go test -v ./mytests -args keep -pools 2 -for 8h      # or release, reset
+//	go test -v -timeout 0 ./mytests -args rebuild -role con
+//	go test -v ./mytests -args sweep -yes                 # or destroy
+//	go test -v ./mytests -args exec -role con -- uname -r # or logs -since 1h
+//	go test -c -o lab ./mytests && ./lab ssh con2         # for whoever has no Go: ./lab is all it takes
+//
+// Each takes -json, -o FILE, and, of several sets, -set NAME; those about pools take -pools 1-2,4; what
+// else each takes, -h says. No flag of the test binary is defined for this, and setup runs only as far
+// as Ensure, which builds nothing. They work whatever state the set is in. The exit code is 0, or 1 if
+// the operation failed (verify: if a check did), or 2 if it was not understood; any other argument that
+// is no flag is refused so, too. -v makes go test show what is printed; progress goes to standard error.
+//
+// ssh runs the real ssh on the terminal, or prints the command if there is none. exec leases each pool,
+// which is reset before a test gets it, and leaves alone what others hold; pools that are kept it just uses.
+//
 // go test -list runs neither setup nor cleanups; go test -run '^$' runs both and no test, and so
 // builds the pools ahead of the tests.
 func Main(m TestingM, setup func(t T)) { os.Exit(Run(m, setup)) }
@@ -105,6 +126,11 @@ func Run(m TestingM, setup func(t T)) (code int) {
 	if !flag.Parsed() {
 		flag.Parse()
 	}
+	line, err := parseCommandLine(flag.Args())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 2
+	}
 	if testFlag("list") != "" {
 		return m.Run()
 	}
@@ -114,6 +140,11 @@ func Run(m TestingM, setup func(t T)) (code int) {
 		_ = flag.Set("test.testlogfile", "") // a string takes every value
 	}
 	t := newMainT()
+	if line != nil {
+		o := &operation{commandLine: line, t: t}
+		operating.Store(o)
+		defer operating.Store(nil)
+	}
 	if cause := context.Cause(t.ctx); cause != nil {
 		t.Logf("TestMain: %v; no test was run", cause) // an earlier Run was
 		return 1
@@ -138,6 +169,9 @@ func Run(m TestingM, setup func(t T)) (code int) {
 	endClock := t.abortAtTimeout(processStart, testTimeout())
 	t.protect("setup", func() { setup(t) })
 	endClock()
+	if o := operating.Load(); o != nil {
+		return o.finish()
+	}
 	switch {
 	case t.Failed():
 		t.Logf("TestMain: setup failed; no test was run")
@@ -211,6 +245,13 @@ func (t *mainT) SkipNow() {
 	t.skipped = true
 	t.mu.Unlock()
 	runtime.Goexit()
+}
+
+// quiet makes the end of setup neither a failure nor something to tell.
+func (t *mainT) quiet() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.skipped = true
 }
 
 // Skipped reports whether setup was skipped.

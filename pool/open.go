@@ -15,10 +15,16 @@ import (
 // Ensure makes every pool of spec ready, reusing what is, and returns the set. It is Open with
 // t's context and log: it fails t if Open fails, and closes the set in t's cleanup.
 //
+// When the process was asked for an operation (see Main), Ensure does that instead, and does not
+// return.
+//
 // go test kills a test binary when its -timeout is over, setup included. When the plan cannot
 // be done by then, Ensure fails before it touches anything, and names the -timeout to set.
 func Ensure(t T, spec Spec) *Set {
 	t.Helper()
+	if o := operating.Load(); o != nil {
+		return o.ensure(spec)
+	}
 	if spec.Logf == nil {
 		spec.Logf = t.Logf
 	}

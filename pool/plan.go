@@ -31,11 +31,11 @@ const (
 // A Plan is what Open would do, and why. It has one line for every VM, made from one reading of the
 // ledger and the inventory, and does not change.
 type Plan struct {
-	Set   string
-	Items []Item
+	Set   string `json:"set"`
+	Items []Item `json:"items"`
 	// Expect is how long it will take, from the times of earlier builds in the ledger, or
-	// from Golden.Expect and Role.Expect.
-	Expect time.Duration
+	// from Golden.Expect and Role.Expect. In JSON it is in nanoseconds.
+	Expect time.Duration `json:"expect"`
 
 	goldens []*goldenPlan
 	roles   [][]*hostPlan // of the pools that the Spec is about, by role
@@ -45,11 +45,11 @@ type Plan struct {
 
 // An Item is one line of a plan.
 type Item struct {
-	VM     string
-	Role   string // "golden" or Role.Name
-	Pool   int    // 0 for golden
-	Action Action
-	Reason string
+	VM     string `json:"vm"`
+	Role   string `json:"role"` // "golden" or Role.Name
+	Pool   int    `json:"pool"` // 0 for golden
+	Action Action `json:"action"`
+	Reason string `json:"reason"`
 }
 
 func (i Item) String() string {
