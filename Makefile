@@ -1,6 +1,7 @@
 GO       ?= go
 LINT     ?= golangci-lint
-OP        = $(GO) test ./e2e -v -count=1 -timeout 0 $(if $(POOLS),-pools $(POOLS)) $(ARGS) -op
+OP        = $(GO) test ./e2e -v -count=1 -timeout 0 -args
+WITH      = $(if $(POOLS),-pools $(POOLS)) $(ARGS)
 FUZZTIME ?= 30s
 ACQUISITIONS ?= 300
 ANYTHING ?= 10m
@@ -27,31 +28,31 @@ plan: ## Print what `make pools` would do, and why; change nothing
 	$(GO) test ./e2e -run Plan -v -count=1
 
 status: ## Show who uses which pool, and how each stands (as all that follows: POOLS=1-2,4, and flags in ARGS)
-	$(OP) status
+	$(OP) status $(WITH)
 
 verify: ## Run all checks on all hosts
-	$(OP) verify
+	$(OP) verify $(WITH)
 
 diff: ## Show what changed on the hosts since they became ready
-	$(OP) diff
+	$(OP) diff $(WITH)
 
 rebuild: ## Build anew ROLE=golden, con or dis, or the pools of POOLS
-	$(OP) rebuild $(if $(ROLE),-role $(ROLE))
+	$(OP) rebuild $(if $(ROLE),-role $(ROLE)) $(WITH)
 
 reset: ## Put pools back to pool-ready, and prove that they are clean
-	$(OP) reset
+	$(OP) reset $(WITH)
 
 keep: ## Leave POOLS to a person
-	$(OP) keep
+	$(OP) keep $(WITH)
 
 release: ## Free POOLS that are kept
-	$(OP) release
+	$(OP) release $(WITH)
 
 sweep: ## List what the topology no longer has; with ARGS=-yes remove it
-	$(OP) sweep
+	$(OP) sweep $(WITH)
 
 destroy: ## Remove the set, after asking for its name
-	$(OP) destroy
+	$(OP) destroy $(WITH)
 
 chaos: ## Share a set among 8 processes for ACQUISITIONS (300), killed and stopped at random; some minutes
 	POOLREADY_ACQUISITIONS=$(ACQUISITIONS) $(GO) test ./pool -run ManyProcessesShareASet -v -count=1 -timeout 30m

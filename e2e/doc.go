@@ -63,16 +63,15 @@
 // dis's internet NIC is disconnected in the hypervisor, and stays so at power on
 // (pool.NIC.Unplugged); its interface is down, and it has no default route. Probes show that
 // nothing gets through (scripts/checks/internet.sh), and on con that they find a way out where
-// there is one. All that is checked before pool-ready and by -op verify; cable, interface, routes
+// there is one. All that is checked before pool-ready and by the operation verify; cable, interface, routes
 // and probes after every reset, too. A pool with a leak is not lent: the evidence is in the error
-// and in -op status. The cable is part of what every plan compares, so that a run that would only
+// and in the status. The cable is part of what every plan compares, so that a run that would only
 // reuse a dis notices one that was plugged in by hand.
 //
 // # Operations
 //
-// With -op the tests' binary runs no tests but does one thing with the set; see Operation.
-// Combinations that make no sense are refused in one sentence before anything is touched.
-// scripts/facts.sh lists what there is on a host: -op diff and pool.Pool.Watch, for a test that
+// With the name of an operation after -args, the tests' binary runs no tests but does one thing with
+// the set; see pool.Main. scripts/facts.sh lists what there is on a host: the operation diff and pool.Pool.Watch, for a test that
 // wants to leave nothing, tell the changes by name.
 //
 // # The topology

@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -13,6 +15,29 @@ import (
 	"github.com/poolready/poolready/vsphere"
 )
 
+// unknownVariables returns an error that names every variable that begins with E2E_ and means
+// nothing.
+func unknownVariables(environ []string) error {
+	known := map[string]bool{
+		"E2E_SSH_KEY": true, "E2E_KNOWN_HOSTS": true, "E2E_SSH_JUMP": true, "E2E_SHARE_KEY": true, "E2E_EXPECT": true,
+	}
+	for _, s := range settings {
+		known[variable(s.key)] = true
+	}
+	for n := 1; n <= mostPools; n++ {
+		for _, s := range poolSettings {
+			known[variable(s.of(n).key)] = true
+		}
+	}
+	var errs []error
+	for _, v := range environ {
+		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "E2E_") && !known[name] {
+			errs = append(errs, fmt.Errorf("%s: unknown variable; -print-topology lists the keys, and E2E_KEY is one in capitals", name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // SpecFromEnv returns the Spec of topology on the vCenter that GOVC_* name, with a connection that
 // ends with t. How to log in to the template and to jump hosts is in E2E_SSH_KEY, E2E_KNOWN_HOSTS
 // and E2E_SSH_JUMP (see sshx.FromEnv). E2E_SHARE_KEY, if it is not empty, gives the key of
@@ -22,6 +47,9 @@ import (
 // time. What is missing or wrong is fatal to t.
 func SpecFromEnv(t pool.T, topology Topology) pool.Spec {
 	t.Helper()
+	if err := unknownVariables(os.Environ()); err != nil {
+		t.Fatalf("%v", err)
+	}
 	cfg, err := vsphere.FromEnv()
 	if err != nil {
 		t.Fatalf("%v", err)

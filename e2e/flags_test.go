@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -17,12 +16,6 @@ import (
 var (
 	topologyFlag = flag.String("topology", "", "YAML `file` that says what differs from the default topology")
 	poolsFlag    = flag.String("pools", "", "the `pools` to use, such as 1-2,4")
-	opFlag       = flag.String("op", "", "`operation` to do instead of tests: plan, status, verify, diff, rebuild, reset, keep, release, sweep or destroy")
-	roleFlag     = flag.String("role", "", "`role` that -op rebuild builds anew: golden, con or dis")
-	forFlag      = flag.Duration("for", 0, "how long -op keep keeps (default 4h)")
-	olderFlag    = flag.Duration("older-than", 0, "what -op sweep spares is younger")
-	yesFlag      = flag.Bool("yes", false, "-op destroy does not ask, -op sweep removes")
-	jsonFlag     = flag.String("json-to", "", "`file` for what -op status or -op verify finds, as JSON")
 	printFlag    = flag.Bool("print-topology", false, "print the topology, and where each value is from, and exit")
 	setFlags     = settingsFlag{}
 )
@@ -81,66 +74,6 @@ func (l leakChecked) Run() int {
 	return code
 }
 
-// operationFlags says in one sentence what of the flags does not go together.
-func operationFlags() (err error) {
-	flag.Visit(func(f *flag.Flag) {
-		switch f.Name {
-		case "role", "for", "older-than", "yes", "json-to":
-			if *opFlag == "" && err == nil {
-				err = fmt.Errorf("-%s is for -op", f.Name)
-			}
-		case "test.run", "test.bench", "test.list":
-			if *opFlag != "" && err == nil && f.Value.String() != "" {
-				err = fmt.Errorf("-op runs no tests: leave -%s out", strings.TrimPrefix(f.Name, "test."))
-			}
-		}
-	})
-	if *opFlag == "" || err != nil {
-		return err
-	}
-	topology, _, err := loadTopology()
-	if err != nil {
-		return err
-	}
-	if err := operation().Validate(topology.Only); err != nil {
-		return err
-	}
-	if os.Getenv("GOVC_URL") == "" {
-		return errors.New("-op needs a vCenter, and GOVC_URL is not set (examples/simlab serves a simulated one)")
-	}
-	return nil
-}
-
-// operation is what the flags ask for.
-func operation() Operation {
-	o := Operation{Name: *opFlag, Role: *roleFlag, For: *forFlag, OlderThan: *olderFlag, Yes: *yesFlag, Ask: AskTerminal}
-	if *jsonFlag != "" {
-		o.JSON = jsonFile(*jsonFlag)
-	}
-	return o
-}
-
-// A jsonFile is one that is written as a whole, once.
-type jsonFile string
-
-func (f jsonFile) Write(data []byte) (int, error) {
-	return len(data), os.WriteFile(string(f), data, 0o644)
-}
-
-// operate does what the flags ask for.
-func operate(t pool.T) {
-	spec := SpecFromEnv(t, theTopology(t))
-	spec.Logf = t.Logf
-	if err := operation().Run(t.Context(), spec, os.Stdout); err != nil {
-		t.Fatalf("%s: %v", *opFlag, err)
-	}
-}
-
-// noTests are run after an operation.
-type noTests struct{}
-
-func (noTests) Run() int { return 0 }
-
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if *printFlag {
@@ -152,12 +85,14 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	if err := operationFlags(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(2)
-	}
-	if *opFlag != "" {
-		os.Exit(pool.Run(noTests{}, operate))
-	}
-	os.Exit(pool.Run(leakChecked{m}, func(pool.T) {}))
+	os.Exit(pool.Run(leakChecked{m}, func(t pool.T) {
+		op := pool.Operation()
+		if op == "" {
+			return
+		}
+		if os.Getenv("GOVC_URL") == "" {
+			t.Fatalf("%s needs a vCenter, and GOVC_URL is not set (examples/simlab serves a simulated one)", op)
+		}
+		pool.Ensure(t, SpecFromEnv(t, theTopology(t)))
+	}))
 }

@@ -139,12 +139,12 @@ func TestAddressesThatCannotBe(t *testing.T) {
 func TestParseNumbers(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{"1-2,4": "[1 2 4]", "3": "[3]", "": "[]", "2,1-3": "[1 2 3]"} {
-		got, err := ParsePools(in)
+		got, err := pool.ParsePools(in)
 		require.NoError(t, err, in)
 		assert.Equal(t, want, fmt.Sprint(got))
 	}
 	for _, in := range []string{"0", "4-1", "a", "1-", "-1", "1-100000"} {
-		_, err := ParsePools(in)
+		_, err := pool.ParsePools(in)
 		assert.Error(t, err, in)
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/poolready/poolready/pool"
 )
 
 // A setting is one key of a topology file. The same key is the environment variable
@@ -122,28 +124,7 @@ func words[T any](key, about string, field func(*T) *[]string) setting[T] {
 func numbers(key, about string, field func(*Topology) *[]int) setting[Topology] {
 	return of(key, about, field, func(list []int) string {
 		return strings.Trim(strings.ReplaceAll(fmt.Sprint(list), " ", ","), "[]")
-	}, ParsePools)
-}
-
-// ParsePools reads a choice of pools such as "1-2,4".
-func ParsePools(s string) ([]int, error) {
-	var list []int
-	for _, part := range strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' }) {
-		from, to, ranged := strings.Cut(part, "-")
-		if !ranged {
-			to = from
-		}
-		a, err1 := strconv.Atoi(from)
-		b, err2 := strconv.Atoi(to)
-		if err1 != nil || err2 != nil || a < 1 || b < a || b > 999 {
-			return nil, fmt.Errorf("%q is no choice of pools such as 1-2,4", s)
-		}
-		for n := a; n <= b; n++ {
-			list = append(list, n)
-		}
-	}
-	slices.Sort(list)
-	return slices.Compact(list), nil
+	}, pool.ParsePools)
 }
 
 // A Source is what a topology is read from, in rising precedence.
@@ -172,7 +153,7 @@ func LoadTopology(src Source) (Topology, Origins, error) {
 	}
 	flags := maps.Clone(src.Flags)
 	consider := func(s setting[Topology]) {
-		name := "E2E_" + strings.ToUpper(keyNames.Replace(s.key))
+		name := variable(s.key)
 		if src.Env != nil {
 			if v, ok := src.Env(name); ok {
 				apply(s, v, name)
@@ -207,6 +188,9 @@ func LoadTopology(src Source) (Topology, Origins, error) {
 	}
 	return t, from, nil
 }
+
+// variable returns the environment variable of a key.
+func variable(key string) string { return "E2E_" + strings.ToUpper(keyNames.Replace(key)) }
 
 // keyNames turns a key into the end of a variable's name.
 var keyNames = strings.NewReplacer("-", "_", ".", "_")

@@ -91,15 +91,16 @@ type TestingM interface {
 //
 // # Operations
 //
-// Instead of running tests, the test binary does with the set that setup gives to Ensure what its
-// arguments ask for:
+// Instead of running tests, the test binary does with the set that setup gives to Ensure what the
+// arguments after its flags ask for. With "go test -v ./mytests -args", or a binary that "go test -c -o
+// lab ./mytests" made for somebody who has no Go, in the place of lab:
 //
-//	go test -v ./mytests -args status                     # or plan, verify, diff
-//	go test -v ./mytests -args keep -pools 2 -for 8h      # or release, reset
-//	go test -v -timeout 0 ./mytests -args rebuild -role con
-//	go test -v ./mytests -args sweep -yes                 # or destroy
-//	go test -v ./mytests -args exec -role con -- uname -r # or logs -since 1h
-//	go test -c -o lab ./mytests && ./lab ssh con2         # for whoever has no Go: ./lab is all it takes
+//	lab status                     # or plan, verify, diff
+//	lab keep -pools 2 -for 8h      # or release, reset
+//	lab rebuild -role con          # go test needs -timeout 0 for that
+//	lab sweep -yes                 # or destroy
+//	lab exec -role con -- uname -r # or logs -since 1h
+//	lab ssh con2
 //
 // Each takes -json, -o FILE, and, of several sets, -set NAME; those about pools take -pools 1-2,4; what
 // else each takes, -h says. No flag of the test binary is defined for this, and setup runs only as far

@@ -220,7 +220,10 @@ func (o *operation) rebuild() error {
 }
 
 func (o *operation) sweep() error {
-	found, err := Sweep(o.ctx, o.spec, SweepOptions{OlderThan: o.olderThan, Remove: o.yes})
+	found, err := Sweep(o.ctx, o.spec, SweepOptions{OlderThan: o.olderThan})
+	if err == nil && o.yes && len(found) > 0 {
+		found, err = Sweep(o.ctx, o.spec, SweepOptions{OlderThan: o.olderThan, Remove: true})
+	}
 	var text strings.Builder
 	fmt.Fprintf(&text, "%d VMs of set %q are not in its Spec", len(found), o.spec.Name)
 	for _, l := range found {
@@ -404,7 +407,7 @@ func (o *operation) eachHost(leased bool, names []string, f func(context.Context
 // lease takes a pool to do something with it that a test must not meet. One that is kept is a
 // person's anyway.
 func (o *operation) lease(l *lease.Ledger, q *poolPlan) (context.Context, func(), error) {
-	x, _, err := l.Operate(o.ctx, lease.Request{Pool: q.number, Purpose: o.kind.name})
+	x, _, err := take(o.ctx, l.Operate, lease.Request{Pool: q.number, Purpose: o.kind.name})
 	if busy, ok := errors.AsType[*BusyError](err); ok && busy.State == lease.Kept {
 		return o.ctx, func() {}, nil
 	}

@@ -103,6 +103,10 @@ func (r docRunner) run(t *testing.T, command string, more ...string) (said strin
 	if args, ok := strings.CutPrefix(command, "go test ./e2e "); ok {
 		words := append(strings.Fields(args), more...)
 		for i, w := range words {
+			if w == "-args" { // what follows is the binary's own
+				words = slices.Delete(words, i, i+1)
+				break
+			}
 			switch w {
 			case "-v", "-run", "-count", "-timeout":
 				words[i] = "-test." + w[1:]
@@ -142,10 +146,10 @@ func TestCommandsOfTheDocs(t *testing.T) {
 			continue
 		}
 		t.Run(command, func(t *testing.T) {
-			ran[word(command, "-op")+word(command, "-run")] = true
+			ran[word(command, "-args")+word(command, "-run")] = true
 			before := clones(t, vars)
 			said, err := r.run(t, command)
-			if word(command, "-op") == "destroy" {
+			if word(command, "-args") == "destroy" {
 				require.Error(t, err, "%s", said)
 				assert.Contains(t, said, "-yes", "there is no terminal to ask at")
 				said, err = r.run(t, command, "-yes")
@@ -160,6 +164,6 @@ func TestCommandsOfTheDocs(t *testing.T) {
 		})
 	}
 	for _, command := range ofMake(t) {
-		assert.True(t, ran[word(command, "-op")+word(command, "-run")], "%s is like none of the docs", command)
+		assert.True(t, ran[word(command, "-args")+word(command, "-run")], "%s is like none of the docs", command)
 	}
 }
