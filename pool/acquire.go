@@ -29,10 +29,13 @@ func (s *Set) Acquire(t T) *Pool {
 	t.Helper()
 	ctx, cancel := acquireContext(t)
 	defer cancel()
+	begun := time.Now()
 	p, err := s.acquire(ctx, t.Name())
 	if err != nil {
-		t.Fatalf("pool: acquire a pool of set %q: %v", s.Name, err)
+		fatal(t, err, "pool: acquire a pool of set %q: %v", s.Name, err)
 	}
+	attribute(t, "poolready.pool", fmt.Sprintf("%s/%d", s.Name, p.Number))
+	attribute(t, "poolready.wait", time.Since(begun).Round(time.Millisecond).String())
 	p.t = t
 	t.Cleanup(func() {
 		t.Helper()
@@ -76,6 +79,7 @@ func (s *Set) acquire(ctx context.Context, test string) (_ *Pool, err error) {
 	defer func() {
 		if err != nil {
 			s.queue.leave(test)
+			err = infrastructure(err)
 		}
 	}()
 	for again := false; ; again = true {

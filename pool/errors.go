@@ -63,6 +63,9 @@ func (e *HostError) Error() string {
 
 func (e *HostError) Unwrap() error { return e.Err }
 
+// Is reports whether target is ErrInfrastructure.
+func (e *HostError) Is(target error) bool { return target == ErrInfrastructure }
+
 // hostError says which host failed, at what, and how to look. It is nil if err is.
 func hostError(h *Host, stage string, err error) error {
 	if err == nil {

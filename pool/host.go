@@ -180,7 +180,7 @@ func (h *Host) MustRun(t T, args ...string) string {
 	t.Helper()
 	out, err := h.Run(t.Context(), args...)
 	if err != nil {
-		t.Fatalf("%v\nlook: %s", err, h.Look())
+		fatal(t, err, "%v\nlook: %s", err, h.Look())
 	}
 	return out
 }
@@ -193,7 +193,8 @@ func (h *Host) Script(ctx context.Context, text string) (string, error) {
 }
 
 // Put writes r to the file dst, whole or not at all. Mode 0 means 0644.
-func (h *Host) Put(ctx context.Context, dst string, r io.Reader, mode fs.FileMode) error {
+func (h *Host) Put(ctx context.Context, dst string, r io.Reader, mode fs.FileMode) (err error) {
+	defer func(ctx context.Context) { err = ofHost(ctx, err) }(ctx)
 	ctx, done, err := h.bind(ctx)
 	if err != nil {
 		return err
@@ -207,7 +208,8 @@ func (h *Host) Put(ctx context.Context, dst string, r io.Reader, mode fs.FileMod
 }
 
 // Get copies the file src to w.
-func (h *Host) Get(ctx context.Context, src string, w io.Writer) error {
+func (h *Host) Get(ctx context.Context, src string, w io.Writer) (err error) {
+	defer func(ctx context.Context) { err = ofHost(ctx, err) }(ctx)
 	ctx, done, err := h.bind(ctx)
 	if err != nil {
 		return err
@@ -220,7 +222,8 @@ func (h *Host) Get(ctx context.Context, src string, w io.Writer) error {
 	return h.blame(c.Get(ctx, src, w, sshx.GetOptions{}))
 }
 
-func (h *Host) run(ctx context.Context, cmd sshx.Cmd) (sshx.Result, error) {
+func (h *Host) run(ctx context.Context, cmd sshx.Cmd) (res sshx.Result, err error) {
+	defer func(ctx context.Context) { err = ofHost(ctx, err) }(ctx)
 	ctx, done, err := h.bind(ctx)
 	if err != nil {
 		return sshx.Result{}, err
@@ -230,7 +233,7 @@ func (h *Host) run(ctx context.Context, cmd sshx.Cmd) (sshx.Result, error) {
 	if err != nil {
 		return sshx.Result{}, err
 	}
-	res, err := c.Run(ctx, cmd)
+	res, err = c.Run(ctx, cmd)
 	return res, h.blame(err)
 }
 

@@ -49,7 +49,8 @@ type TestingM interface {
 //	}
 //
 // The exit code is that of the tests; 0 becomes 1 if setup or a cleanup failed or a signal
-// stopped the run, and no other code is ever changed.
+// stopped the run, and no other code is ever changed. It is ExitInfrastructure if Ensure failed in
+// setup by an ErrInfrastructure.
 //
 // Setup may do with its t what a test may do with its own, with these differences:
 //
@@ -176,6 +177,9 @@ func Run(m TestingM, setup func(t T)) (code int) {
 	switch {
 	case t.Failed():
 		t.Logf("TestMain: setup failed; no test was run")
+		if t.infra { // setup is over
+			return ExitInfrastructure
+		}
 		return 1
 	case t.Skipped():
 		t.Logf("TestMain: setup skipped; no test was run\n%s", noTestsToRun)
@@ -201,6 +205,7 @@ type mainT struct {
 	mu       sync.Mutex // guards what follows
 	failed   bool
 	skipped  bool
+	infra    bool // it failed by an ErrInfrastructure
 	cleanups []func()
 	helpers  map[string]bool // functions that called Helper
 }

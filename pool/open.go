@@ -32,8 +32,8 @@ func Ensure(t T, spec Spec) *Set {
 	ctx, stop := untilInterrupted(t.Context())
 	defer stop()
 	s, err := open(ctx, spec, end, nil)
-	if err != nil {
-		t.Fatalf("pool: %v", err)
+	if err = infrastructure(err); err != nil {
+		fatal(t, err, "pool: %v", err)
 	}
 	t.Cleanup(func() { s.Close() })
 	return s
@@ -51,7 +51,7 @@ func Ensure(t T, spec Spec) *Set {
 func Open(ctx context.Context, spec Spec) (*Set, error) {
 	s, err := open(ctx, spec, time.Time{}, nil)
 	if err != nil {
-		return nil, fmt.Errorf("pool: %w", err)
+		return nil, fmt.Errorf("pool: %w", infrastructure(err))
 	}
 	return s, nil
 }
