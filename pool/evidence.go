@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -98,7 +99,7 @@ func (e Evidence) validate(f *faults) {
 
 // wanted reports whether evidence is to be collected of something that failed, or did not.
 func (e Evidence) wanted(failed bool) bool {
-	when := or(e.When, "failed")
+	when := cmp.Or(e.When, "failed")
 	if w := os.Getenv("POOLREADY_EVIDENCE"); slices.Contains([]string{"never", "failed", "always"}, w) {
 		when = w
 	}
@@ -107,7 +108,7 @@ func (e Evidence) wanted(failed bool) bool {
 
 // dir makes the directory for evidence of what, a test or a host. t may be nil.
 func (e Evidence) dir(t T, what string) (string, error) {
-	base := or(e.Dir, os.Getenv("POOLREADY_DIR"))
+	base := cmp.Or(e.Dir, os.Getenv("POOLREADY_DIR"))
 	if a, ok := t.(interface{ ArtifactDir() string }); ok && testFlag("artifacts") == "true" {
 		return filepath.Join(a.ArtifactDir(), "pool"), os.MkdirAll(filepath.Join(a.ArtifactDir(), "pool"), 0o700)
 	}
@@ -131,13 +132,13 @@ var temporaryDir = sync.OnceValues(func() (string, error) { return os.MkdirTemp(
 // gather collects evidence of hosts into dir, since when they began to be used. It returns what
 // could not be collected of hosts that do not answer.
 func (s Spec) gather(ctx context.Context, dir string, hosts []*Host, since time.Time) []string {
-	limit := or(s.Evidence.Timeout, evidenceTime)
+	limit := cmp.Or(s.Evidence.Timeout, evidenceTime)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not done within Evidence.Timeout (%s)", limit))
 	defer cancel()
 	var mu sync.Mutex
 	var absent []string
 	forAll(hosts, len(hosts), func(h *Host) {
-		c := &collection{e: s.Evidence, h: h, dir: filepath.Join(dir, h.Name), since: since, max: or(s.Evidence.MaxBytes, evidenceBytes)}
+		c := &collection{e: s.Evidence, h: h, dir: filepath.Join(dir, h.Name), since: since, max: cmp.Or(s.Evidence.MaxBytes, evidenceBytes)}
 		if err := os.MkdirAll(c.dir, 0o700); err != nil {
 			return
 		}

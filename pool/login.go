@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -35,7 +36,7 @@ func (h *Host) Look() string {
 	words, err := h.Login()
 	if err != nil {
 		if addr := h.Addr(); addr.IsValid() {
-			return fmt.Sprintf("ssh %s@%s", or(h.cfg.User, "root"), addr)
+			return fmt.Sprintf("ssh %s@%s", cmp.Or(h.cfg.User, "root"), addr)
 		}
 		return fmt.Sprintf("it has no address yet; look at the console of VM %q", h.Name)
 	}

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -360,7 +361,7 @@ func (o *operation) onHosts(cmd sshx.Cmd, changes bool) error {
 	slices.SortFunc(all, func(a, b hostResult) int { return strings.Compare(a.Host, b.Host) })
 	var text strings.Builder
 	for _, r := range all {
-		fmt.Fprintf(&text, "== %s: %s\n%s", r.Host, or(r.Err, "ok"), r.Output)
+		fmt.Fprintf(&text, "== %s: %s\n%s", r.Host, cmp.Or(r.Err, "ok"), r.Output)
 		if r.Output != "" && !strings.HasSuffix(r.Output, "\n") {
 			text.WriteString("\n")
 		}
