@@ -30,7 +30,7 @@ if test "$(id -u)" != 0 && sudo -n true 2>/dev/null; then root='sudo -n'; fi
 
 // scripts are what every host is asked, by the name of the file. Each says itself what it lacks.
 func (c *collection) scripts() map[string]string {
-	seconds := int(time.Since(c.since).Seconds()) + 2 // the host's clock need not be right
+	seconds := int(time.Since(c.since).Seconds()) + 60 // clocks differ, and the script may start late
 	scripts := map[string]string{
 		"journal.txt": fmt.Sprintf(`if command -v journalctl >/dev/null; then $root journalctl --no-pager -o short-precise --since=-%ds 2>&1 | tail -c %d
 else echo 'no journalctl; the ends of syslog and messages:'; $root tail -c %d /var/log/syslog /var/log/messages 2>&1; fi
