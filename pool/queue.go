@@ -10,7 +10,7 @@ import (
 	"github.com/poolready/poolready/pool/internal/lease"
 )
 
-// A queue orders the tests of this process: one at a time goes to the ledger, in the order in which
+// A queue orders the tests of this process: they choose pools one at a time, in the order in which
 // they came, and none gets a second pool.
 type queue struct {
 	mu       sync.Mutex     // guards what follows
