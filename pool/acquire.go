@@ -125,7 +125,8 @@ func (s *Set) lease(ctx context.Context, test string, again bool) (x *lease.Held
 		if !errors.As(err, new(*BusyError)) {
 			return nil, was, s.late(ctx, err, "")
 		}
-		_ = wait.Sleep(ctx, wait.Jitter(firstPoll)) // somebody was faster
+		s.queue.see(nil, nil) // somebody was faster
+		_ = wait.Sleep(ctx, wait.Jitter(firstPoll))
 		again = true
 	}
 }
