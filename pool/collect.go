@@ -53,18 +53,6 @@ else echo 'neither ss nor netstat'; fi
 func (c *collection) collect(ctx context.Context) error {
 	var g sync.WaitGroup
 	defer g.Wait()
-	if p, ok := c.h.provider.(Screenshotter); ok {
-		g.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, evidenceEach)
-			defer cancel()
-			png, err := p.Screenshot(ctx, c.h.id)
-			if err != nil {
-				c.write("screen.txt", nil, err)
-				return
-			}
-			c.write("screen.png", png, nil)
-		})
-	}
 	if err := c.answers(ctx); err != nil {
 		text := err.Error()
 		if d, derr := c.diagnose(ctx); derr == nil {

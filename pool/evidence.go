@@ -53,12 +53,6 @@ type Collector struct {
 	Do func(ctx context.Context, h *Host) (string, error)
 }
 
-// A Screenshotter is a Provider that can take a picture of a VM's console.
-type Screenshotter interface {
-	// Screenshot returns, as a PNG, what the console of the VM that is powered on shows.
-	Screenshot(ctx context.Context, id string) ([]byte, error)
-}
-
 const (
 	evidenceTime  = 30 * time.Second
 	evidenceBytes = 1 << 20

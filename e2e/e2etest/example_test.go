@@ -1,4 +1,4 @@
-package e2etest_test
+package e2etest_test //nolint:testableexamples // it runs as TestExampleSite
 
 import (
 	"context"
@@ -52,6 +52,6 @@ firewall-cmd -q --add-service=http`)
 }
 
 // A server of one's own runs on dis, and a test asks it from con: askDis is called with the test's t.
-func ExampleSite() { //nolint:testableexamples // it runs as TestExampleSite
+func ExampleSite() {
 	_ = askDis
 }

@@ -93,8 +93,8 @@ const saveEvery = 30 * time.Second
 
 // run serves until ctx ends, and then saves and closes.
 func run(ctx context.Context, args []string, out io.Writer) error {
-	log.SetOutput(io.Discard) // what vcsim has to say is of no use here
-	l, err := configure(args, out)
+	log.SetOutput(io.Discard)      // what vcsim has to say is of no use here
+	l, err := configure(args, out) //nolint:contextcheck // what it makes ends with the server
 	if errors.Is(err, flag.ErrHelp) {
 		return nil
 	}

@@ -65,7 +65,7 @@ func (s *Server) switchOn(o *op, m *vm) types.BaseMethodFault {
 		return fault
 	}
 	for _, n := range nics(m.config(o.ctx)) {
-		if len(n.MacAddress) > 1 && strings.Contains("13579bdf", strings.ToLower(n.MacAddress[1:2])) { // a group's
+		if len(n.MacAddress) > 1 && strings.ContainsAny(n.MacAddress[1:2], "13579bdfBDF") { // a group's
 			return &types.GenericVmConfigFault{Reason: n.MacAddress + " is not a valid static Ethernet address."}
 		}
 		if n.AddressType == string(types.VirtualEthernetCardMacTypeManual) && keptMAC(n.MacAddress) {
