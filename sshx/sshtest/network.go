@@ -121,7 +121,11 @@ func (h *Host) connect(ctx context.Context, address string) (net.Conn, error) {
 			if err != nil {
 				return nil, fmt.Errorf("port %q is not a number from 0 to 65535", text)
 			}
-			return h.ports.dial(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(port)))
+			// Machines whose network is that of the process are on its loopback, too.
+			to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(port))
+			if h.Dial == nil || h.ports.at(to) != nil {
+				return h.ports.dial(to)
+			}
 		}
 	}
 	if h.Dial == nil {

@@ -89,7 +89,9 @@ func (p *Proc) name() string { return path.Base(p.Args[0]) }
 
 var base map[string]Command
 
-func baseCommand(name string) Command { return base[name] }
+// BaseCommand returns the command of that name that every machine has, or nil, for one of
+// Host.Commands that does more.
+func BaseCommand(name string) Command { return base[name] }
 
 // BaseCommands returns the names of the commands that every machine has, sorted.
 func BaseCommands() []string { return slices.Sorted(maps.Keys(base)) }

@@ -157,7 +157,7 @@ const defaultPath = "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin"
 func (h *Host) command(name string) Command {
 	c := h.Commands[name]
 	if c == nil {
-		c = baseCommand(name)
+		c = BaseCommand(name)
 	}
 	if c != nil && h.Installed != nil && !h.Installed(name) {
 		return nil

@@ -234,7 +234,7 @@ func isProgram(st *syntax.Stmt) bool {
 		return false
 	}
 	name := call.Args[0].Lit()
-	return baseCommand(name) != nil && !interp.IsBuiltin(name)
+	return BaseCommand(name) != nil && !interp.IsBuiltin(name)
 }
 
 func checkRedirect(n *syntax.Redirect, refuse func(syntax.Pos, string)) {

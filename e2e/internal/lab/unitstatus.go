@@ -282,8 +282,11 @@ func (e entry) line(host string) string {
 }
 
 // journalctl knows: -u UNIT [-n N] [-o cat|short] [-b] [-q] [--no-pager], for units of the user's own:
-// what the simulation's own would write is not known.
-func (g *Guest) journalctl(_ context.Context, p *sshtest.Proc) int {
+// what the simulation's own would write is not known. Without -u it is sshtest's.
+func (g *Guest) journalctl(ctx context.Context, p *sshtest.Proc) int {
+	if !slices.Contains(p.Args, "-u") {
+		return sshtest.BaseCommand("journalctl")(ctx, p)
+	}
 	unit, n, cat := "", -1, false
 	for args := p.Args[1:]; len(args) > 0; args = args[1:] {
 		a := args[0]
@@ -310,7 +313,7 @@ func (g *Guest) journalctl(_ context.Context, p *sshtest.Proc) int {
 			return p.NotSimulated(a)
 		}
 	}
-	if unit == "" || slices.Contains(bootOrder, g.os.service(unit)) {
+	if slices.Contains(bootOrder, g.os.service(unit)) {
 		return p.NotSimulated("the journal of anything but a unit of your own")
 	}
 	if p.User != "root" {
