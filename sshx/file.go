@@ -64,6 +64,19 @@ func (w *whole) Read(p []byte) (int, error) {
 // Size tells pkg/sftp that several packets may be under way at once.
 func (w *whole) Size() int64 { return w.left }
 
+// until is a reader that fails once ended says why: what is cancelled is never sent whole.
+type until struct {
+	ended func() error
+	r     io.Reader
+}
+
+func (u until) Read(p []byte) (int, error) {
+	if err := u.ended(); err != nil {
+		return 0, err
+	}
+	return u.r.Read(p)
+}
+
 // counted counts what is written to it, and tells every 100 ms.
 type counted struct {
 	tell func(int64)

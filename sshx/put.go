@@ -218,7 +218,7 @@ func (p *put) send(ctx context.Context) error {
 		sum = p.sum
 	}
 	sent := &counted{tell: p.o.Progress}
-	in := &whole{r: io.TeeReader(p.src, sent), left: p.size}
+	in := &whole{r: until{ctx.Err, io.TeeReader(p.src, sent)}, left: p.size}
 	_, err := p.run(ctx, "write", putScript, in, p.dst, tmp, p.mode(), p.o.Owner, strconv.FormatInt(p.size, 10), sum)
 	sent.end(err == nil)
 	if err != nil {
