@@ -110,6 +110,7 @@ systemctl daemon-reload`)
 	assert.Equal(t, "enabled", m.run("systemctl is-enabled shop.service"))
 	m.until("curl -sf http://localhost:8080/")
 	assert.Contains(t, m.run("ss -Hltn 'sport = :8080'"), ":8080")
+	m.until("journalctl -u shop -o cat | grep -q serving") // what it prints is there a moment later
 	status := m.run("systemctl status shop")
 	for _, want := range []string{"● shop.service - Shop", "loaded (/etc/systemd/system/shop.service; enabled; preset: disabled)", "active (running) since", "Main PID: ", "(shopd)", "serving on 8080 as root"} {
 		assert.Contains(t, status, want)
@@ -137,6 +138,7 @@ func TestUnitsAreReadAsSystemdReadsThem(t *testing.T) {
 	m.unit("a", "User=shop\nEnvironmentFile=/etc/default-shop\nEnvironmentFile=-/etc/none\nStateDirectory=shop\nExecStart=/usr/bin/shopd")
 	m.run("systemctl start a; stat -c %U /var/lib/shop | grep -qx shop")
 	m.until("curl -sf http://localhost:9000/")
+	m.until("journalctl -u a -o cat | grep -q serving")
 	assert.Equal(t, "serving on 9000 as shop", m.run("journalctl -u a -o cat"))
 
 	m.unit("b", "Environment='X=8100' \"Y=a b\"\nExecStart=/usr/bin/shopd --port ${X}")
