@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,11 +21,13 @@ import (
 
 // A world is one run of the four processes, step by step.
 type world struct {
-	t       *testing.T
-	store   *fakeStore
-	procs   []*proc
+	t     *testing.T
+	store *fakeStore
+	procs []*proc
+	ctx   context.Context
+
+	mu      sync.Mutex      // guards what follows, and processes
 	working map[string]bool // processes that work on the pool
-	ctx     context.Context
 }
 
 // A proc is one process. It stops at every step until it is let go on.
@@ -43,10 +46,14 @@ type proc struct {
 }
 
 func (p *proc) step(next string) error {
+	p.w.mu.Lock()
 	p.at, p.next = true, next
+	p.w.mu.Unlock()
 	select {
 	case <-p.gate:
+		p.w.mu.Lock()
 		p.at = false
+		p.w.mu.Unlock()
 		return nil
 	case <-p.w.ctx.Done():
 		return p.w.ctx.Err()
@@ -60,13 +67,17 @@ func (p *proc) Read(ctx context.Context, shards ...string) (*Contents, error) {
 	}
 	c, err := p.w.store.Read(ctx, shards...)
 	if err == nil {
+		p.w.mu.Lock()
 		p.read = canonical(c.Shards)
+		p.w.mu.Unlock()
 	}
 	return c, err
 }
 
 func (p *proc) Write(ctx context.Context, shard, revision string, values map[string]string) error {
+	p.w.mu.Lock()
 	p.shard, p.revision, p.values = shard, revision, values
+	p.w.mu.Unlock()
 	if err := p.step("write"); err != nil {
 		return err
 	}
@@ -75,9 +86,17 @@ func (p *proc) Write(ctx context.Context, shard, revision string, values map[str
 
 // use is what a process does with the pool that it has.
 func (p *proc) use() {
-	p.w.working[p.name] = true
+	p.w.work(p, true)
 	_ = p.step("work")
-	delete(p.w.working, p.name)
+	p.w.work(p, false)
+}
+
+func (w *world) work(p *proc, on bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if delete(w.working, p.name); on {
+		w.working[p.name] = true
+	}
 }
 
 func (p *proc) ledger() *Ledger {
@@ -164,7 +183,11 @@ func play(t *testing.T, shard bool, builders, tests int, moves []move) (state st
 			p := &proc{name: fmt.Sprint("process ", i), w: w, gate: make(chan struct{})}
 			w.procs = append(w.procs, p)
 			go func() {
-				defer func() { p.done = true }()
+				defer func() {
+					w.mu.Lock()
+					defer w.mu.Unlock()
+					p.done = true
+				}()
 				run(p)
 			}()
 		}
@@ -172,22 +195,32 @@ func play(t *testing.T, shard bool, builders, tests int, moves []move) (state st
 		for _, m := range moves {
 			p := w.procs[m.proc]
 			if m.kill {
+				w.mu.Lock()
 				p.dead = true
-				delete(w.working, p.name)
+				w.mu.Unlock()
+				w.work(p, false)
 				continue
 			}
 			if m.stray {
 				_ = w.store.Write(w.ctx, p.shard, p.revision, p.values)
+				w.mu.Lock()
 				p.next = ""
+				w.mu.Unlock()
 				continue
 			}
 			p.gate <- struct{}{}
 			synctest.Wait()
-			for !p.at && !p.done { // it pauses between two tries
+			waits := func() bool {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				return !p.at && !p.done
+			}
+			for waits() { // it pauses between two tries
 				time.Sleep(time.Second)
 				synctest.Wait()
 			}
 		}
+		w.mu.Lock()
 		var alive []string
 		for name := range w.working {
 			alive = append(alive, name)
@@ -213,6 +246,7 @@ func play(t *testing.T, shard bool, builders, tests int, moves []move) (state st
 				next = append(next, move{proc: i}, move{proc: i, kill: true})
 			}
 		}
+		w.mu.Unlock()
 		stop()
 		synctest.Wait()
 		time.Sleep(2000 * time.Hour) // for those who look after a lease that they gave up
