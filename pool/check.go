@@ -142,15 +142,6 @@ func awaitNeeds(ctx context.Context, h *Host, needs []Need, report func(string))
 	return nil
 }
 
-// stepError carries the step, need or check up to the HostError that reports it.
-type stepError struct {
-	what string
-	err  error
-}
-
-func (e *stepError) Error() string { return e.what + ": " + e.err.Error() }
-func (e *stepError) Unwrap() error { return e.err }
-
 // A stopwatch collects how long the parts of a build took.
 type stopwatch struct {
 	mu   sync.Mutex
@@ -173,3 +164,18 @@ func (w *stopwatch) measure(what string, f func() error) error {
 }
 
 func (w *stopwatch) of(what string) time.Duration { return account{Took: w.took}.took(what) }
+
+// A CheckError holds every check of a host that failed.
+type CheckError struct {
+	Failed []CheckResult
+	Of     int // how many checks there were
+}
+
+func (e *CheckError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d of %d checks failed", len(e.Failed), e.Of)
+	for _, r := range e.Failed {
+		fmt.Fprintf(&b, "\n%s", r)
+	}
+	return b.String()
+}

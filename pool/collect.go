@@ -190,3 +190,13 @@ func (t *tail) text() []byte {
 	}
 	return t.data
 }
+
+const (
+	evidenceTime  = 30 * time.Second
+	evidenceBytes = 1 << 20
+	// evidenceLogin is how long a host may take to answer, and evidenceEach one command.
+	evidenceLogin = 5 * time.Second
+	evidenceEach  = 10 * time.Second
+	// evidenceFiles is how many files are copied of one host.
+	evidenceFiles = 100
+)

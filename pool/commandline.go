@@ -34,25 +34,24 @@ type operationKind struct {
 	about string
 	flags string // that it takes, beside -set
 	needs string // "pools": its pools must be named; "args": it needs arguments
-	run   func(*operation) error
 }
 
 // operations are all kinds, in the order in which they are listed.
 func operations() []operationKind {
 	return []operationKind{
-		{"plan", "print what a run would do, and why", "pools json o", "", (*operation).plan},
-		{"status", "print who uses which pool, and how each stands", "pools json o", "", (*operation).status},
-		{"verify", "run all checks on all hosts; it fails if one does", "pools json o", "", (*operation).verify},
-		{"diff", "print what changed on each host since golden, and since it was ready", "pools json o", "", (*operation).diff},
-		{"keep", "leave the pools to a person", "pools json o for", "pools", (*operation).keep},
-		{"release", "free pools that are kept or quarantined", "pools json o", "pools", (*operation).release},
-		{"reset", "put pools back to what they were when ready, and prove it", "pools json o", "", (*operation).reset},
-		{"rebuild", "build anew: -role golden is all of the set; a role; or pools", "pools json o role", "", (*operation).rebuild},
-		{"sweep", "list what the Spec no longer has; with -yes remove it", "json o older-than yes", "", (*operation).sweep},
-		{"destroy", "remove the set, after asking for its name unless -yes", "json o yes", "", (*operation).destroy},
-		{"ssh", "log in to HOST with the real ssh, or run COMMAND there, or print how", "json o", "args", (*operation).ssh},
-		{"exec", "run COMMAND on the hosts; their pools count as used", "pools json o role", "args", (*operation).exec},
-		{"logs", "print the journals of the hosts", "pools json o role since", "", (*operation).logs},
+		{"plan", "print what a run would do, and why", "pools json o", ""},
+		{"status", "print who uses which pool, and how each stands", "pools json o", ""},
+		{"verify", "run all checks on all hosts; it fails if one does", "pools json o", ""},
+		{"diff", "print what changed on each host since golden, and since it was ready", "pools json o", ""},
+		{"keep", "leave the pools to a person", "pools json o for", "pools"},
+		{"release", "free pools that are kept or quarantined", "pools json o", "pools"},
+		{"reset", "put pools back to what they were when ready, and prove it", "pools json o", ""},
+		{"rebuild", "build anew: -role golden is all of the set; a role; or pools", "pools json o role", ""},
+		{"sweep", "list what the Spec no longer has; with -yes remove it", "json o older-than yes", ""},
+		{"destroy", "remove the set, after asking for its name unless -yes", "json o yes", ""},
+		{"ssh", "log in to HOST with the real ssh, or run COMMAND there, or print how", "json o", "args"},
+		{"exec", "run COMMAND on the hosts; their pools count as used", "pools json o role", "args"},
+		{"logs", "print the journals of the hosts", "pools json o role since", ""},
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -117,20 +116,6 @@ func (h *Host) identify(ctx context.Context, c *sshx.Client) error {
 		return nil
 	}
 	return &identityError{host: h.Name, addr: h.Addr(), want: mac, has: has}
-}
-
-// An identityError says that another machine is at the address of a host.
-type identityError struct {
-	host string
-	addr netip.Addr
-	want string
-	has  []string
-}
-
-func (e *identityError) Error() string {
-	return fmt.Sprintf("%s is another machine than %s: its NICs are %s, that of %s is %s; "+
-		"two machines have this address (clones with one /etc/machine-id or DHCP client ID, a static address in the template, "+
-		"or a MAC that is used twice), or it is an address of before", e.addr, e.host, strings.Join(e.has, ", "), e.host, e.want)
 }
 
 // loginMAC is that of the NIC SSH goes to, in lower case, as the hypervisor has it; "" if it does

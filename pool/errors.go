@@ -3,6 +3,7 @@ package pool
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"github.com/poolready/poolready/pool/internal/lease"
@@ -78,22 +79,66 @@ func hostError(h *Host, stage string, err error) error {
 	return e
 }
 
-// A CheckError holds every check of a host that failed.
-type CheckError struct {
-	Failed []CheckResult
-	Of     int // how many checks there were
+// ErrInfrastructure is what the errors have in common that are no failure of what is tested: vCenter
+// does not answer or refuses, a lease is lost, no pool can be had, a host cannot be made ready or
+// reset, or its connection breaks or cannot be made. An exit code of a command is none, nor is a context
+// that its owner ended, nor a fault of the Spec.
+//
+// Where Host.MustRun, Acquire or Ensure fail a test by such an error, the message begins with
+// "infrastructure: ", and the test has the attribute "poolready.failure" of the value "infrastructure",
+// which go test -json shows. If setup fails so, the exit code of the test binary is
+// ExitInfrastructure; go test itself ends with 1 whatever it is.
+var ErrInfrastructure = errors.New("infrastructure failed")
+
+// ExitInfrastructure is the exit code of Main if setup failed by an ErrInfrastructure.
+const ExitInfrastructure = 3
+
+// An identityError says that another machine is at the address of a host.
+type identityError struct {
+	host string
+	addr netip.Addr
+	want string
+	has  []string
 }
 
-func (e *CheckError) Error() string {
+func (e *identityError) Error() string {
+	return fmt.Sprintf("%s is another machine than %s: its NICs are %s, that of %s is %s; "+
+		"two machines have this address (clones with one /etc/machine-id or DHCP client ID, a static address in the template, "+
+		"or a MAC that is used twice), or it is an address of before", e.addr, e.host, strings.Join(e.has, ", "), e.host, e.want)
+}
+
+// stepError carries the step, need or check up to the HostError that reports it.
+type stepError struct {
+	what string
+	err  error
+}
+
+func (e *stepError) Error() string { return e.what + ": " + e.err.Error() }
+
+func (e *stepError) Unwrap() error { return e.err }
+
+// A cleanupError is a failure to clean up outside of the VMs, which rebuilding them does not repair.
+type cleanupError struct{ err error }
+
+func (e *cleanupError) Error() string { return e.err.Error() }
+
+func (e *cleanupError) Unwrap() error { return e.err }
+
+// A NotReadyError says which hosts kept a set from being ready.
+type NotReadyError struct {
+	Set         string
+	Ready, Want int     // pools
+	Failed      []error // *HostError, mostly
+}
+
+func (e *NotReadyError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d of %d checks failed", len(e.Failed), e.Of)
-	for _, r := range e.Failed {
-		fmt.Fprintf(&b, "\n%s", r)
+	fmt.Fprintf(&b, "set %q: %d of the %d pools wanted are ready", e.Set, e.Ready, e.Want)
+	for _, err := range e.Failed {
+		fmt.Fprintf(&b, "\n  %s", indent(err.Error(), "      "))
 	}
 	return b.String()
 }
 
-// indent sets every line but the first in by two more blanks than the line before a block has.
-func indent(s, by string) string {
-	return strings.ReplaceAll(strings.TrimRight(s, "\n"), "\n", "\n"+by)
-}
+// Unwrap gives errors.Is and errors.As the failures.
+func (e *NotReadyError) Unwrap() []error { return e.Failed }

@@ -170,3 +170,12 @@ func (f fingerprint) diff(old fingerprint) string {
 	}
 	return strings.Join(words, ", ")
 }
+
+// hash returns the first 16 hex digits of the SHA-256 of the parts, which cannot run together.
+func hash(parts ...string) string {
+	sum := sha256.New()
+	for _, p := range parts {
+		fmt.Fprintf(sum, "%d:%s", len(p), p)
+	}
+	return hex.EncodeToString(sum.Sum(nil))[:16]
+}

@@ -8,12 +8,6 @@ import (
 	"time"
 )
 
-// golden is a ready golden.
-type golden struct {
-	id, snapshot, build string
-	keys                []string // host keys, that its clones have too
-}
-
 // makeGoldens builds, all at once, the goldens that are not ready.
 func (r *run) makeGoldens(ctx context.Context) {
 	var todo []*goldenPlan

@@ -7,20 +7,6 @@ import (
 	"github.com/poolready/poolready/sshx"
 )
 
-// ErrInfrastructure is what the errors have in common that are no failure of what is tested: vCenter
-// does not answer or refuses, a lease is lost, no pool can be had, a host cannot be made ready or
-// reset, or its connection breaks or cannot be made. An exit code of a command is none, nor is a context
-// that its owner ended, nor a fault of the Spec.
-//
-// Where Host.MustRun, Acquire or Ensure fail a test by such an error, the message begins with
-// "infrastructure: ", and the test has the attribute "poolready.failure" of the value "infrastructure",
-// which go test -json shows. If setup fails so, the exit code of the test binary is
-// ExitInfrastructure; go test itself ends with 1 whatever it is.
-var ErrInfrastructure = errors.New("infrastructure failed")
-
-// ExitInfrastructure is the exit code of Main if setup failed by an ErrInfrastructure.
-const ExitInfrastructure = 3
-
 // An infrastructureError is an error that is an ErrInfrastructure.
 type infrastructureError struct{ err error }
 
@@ -57,26 +43,4 @@ func ofHost(ctx context.Context, err error) error {
 		return infrastructure(err)
 	}
 	return err
-}
-
-// attribute sets an attribute of a test, where it can have one.
-func attribute(t T, key, value string) {
-	if a, ok := t.(interface{ Attr(key, value string) }); ok {
-		a.Attr(key, value)
-	}
-}
-
-// fatal fails t by an error, and says which kind it is.
-func fatal(t T, err error, format string, args ...any) {
-	t.Helper()
-	if errors.Is(err, ErrInfrastructure) {
-		format = "infrastructure: " + format
-		attribute(t, "poolready.failure", "infrastructure")
-		if m, ok := t.(*mainT); ok {
-			m.mu.Lock()
-			m.infra = true
-			m.mu.Unlock()
-		}
-	}
-	t.Fatalf(format, args...)
 }

@@ -8,6 +8,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/poolready/poolready/pool/internal/lease"
 )
@@ -110,4 +111,23 @@ func whoami() string {
 		host = "?"
 	}
 	return fmt.Sprintf("%s@%s pid %d %s", name, host, os.Getpid(), strings.TrimSuffix(filepath.Base(os.Args[0]), ".test"))
+}
+
+// A Lease is the right to use a pool, or to build, or the wish for one.
+type Lease struct {
+	Holder     string    `json:"holder"`  // user@host pid N program
+	Purpose    string    `json:"purpose"` // the test, or the operation
+	AcquiredAt time.Time `json:"acquiredAt"`
+	ExpiresAt  time.Time `json:"expiresAt"` // unless it is renewed
+}
+
+func publicLease(l *lease.Lease) *Lease {
+	if l == nil {
+		return nil
+	}
+	return &Lease{l.Holder, l.Purpose, l.AcquiredAt, l.ExpiresAt}
+}
+
+func (l *Lease) String() string {
+	return fmt.Sprintf("%s (%s) since %s", l.Holder, l.Purpose, stamp(l.AcquiredAt))
 }

@@ -3,6 +3,8 @@ package pool
 import (
 	"context"
 	"fmt"
+	"net"
+	"net/netip"
 )
 
 // A NICConnector is a Provider that can connect and disconnect the NICs of VMs, as by pulling their
@@ -13,13 +15,6 @@ type NICConnector interface {
 	ConnectNIC(ctx context.Context, id, mac string, connected bool) error
 	// NICState returns how the NIC of that MAC is connected.
 	NICState(ctx context.Context, id, mac string) (NICState, error)
-}
-
-// NICState is how a NIC is connected, as the hypervisor has it.
-type NICState struct {
-	Connected    bool // now; always false while the VM is off
-	AtPowerOn    bool
-	GuestControl bool // the guest may change both
 }
 
 func (s NICState) String() string {
@@ -110,4 +105,24 @@ func (h *Host) connector(nic int) (NICConnector, string, error) {
 		return nil, "", fmt.Errorf("%s: the provider (%T) cannot connect and disconnect NICs: it is no pool.NICConnector", h.Name, h.provider)
 	}
 	return p, h.VM.NICs[nic].MAC, nil
+}
+
+// mac is that of the NIC SSH goes to; "" is the first one the VM has.
+func (vm VM) mac() string {
+	if len(vm.NICs) == 0 {
+		return ""
+	}
+	mac, err := net.ParseMAC(vm.NICs[0].MAC)
+	if err != nil {
+		return "" // none given: validate has looked at the others
+	}
+	return mac.String()
+}
+
+// subnets are those that the address for SSH may lie in; none is any.
+func (vm VM) subnets() []netip.Prefix {
+	if len(vm.NICs) == 0 || !vm.NICs[0].Subnet.IsValid() {
+		return nil
+	}
+	return []netip.Prefix{vm.NICs[0].Subnet}
 }

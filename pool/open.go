@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/poolready/poolready/pool/internal/lease"
@@ -55,25 +54,6 @@ func Open(ctx context.Context, spec Spec) (*Set, error) {
 	}
 	return s, nil
 }
-
-// A NotReadyError says which hosts kept a set from being ready.
-type NotReadyError struct {
-	Set         string
-	Ready, Want int     // pools
-	Failed      []error // *HostError, mostly
-}
-
-func (e *NotReadyError) Error() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "set %q: %d of the %d pools wanted are ready", e.Set, e.Ready, e.Want)
-	for _, err := range e.Failed {
-		fmt.Fprintf(&b, "\n  %s", indent(err.Error(), "      "))
-	}
-	return b.String()
-}
-
-// Unwrap gives errors.Is and errors.As the failures.
-func (e *NotReadyError) Unwrap() []error { return e.Failed }
 
 // open is the story of a set: observe, plan, hold, golden, clone role by role, make ready role by
 // role. end is when the process will be killed, or zero. force is what is rebuilt though it is
@@ -202,4 +182,16 @@ func (r *run) newSet() *Set {
 	s := &Set{Name: r.spec.Name, spec: r.spec, log: r.log, checks: r.checks, ledger: r.ledger, queue: newQueue(), repairing: map[int]bool{}, boots: map[int][]string{}}
 	s.ctx, s.cancel = context.WithCancelCause(WithNotices(interrupted(), s.log.notice))
 	return s
+}
+
+// stages carries out the plan. Stages are barriers: each ends before the next begins.
+func (r *run) stages(ctx context.Context) {
+	r.makeGoldens(ctx)
+	for i := range r.plan.roles {
+		r.cloneRole(ctx, i)
+	}
+	for i := range r.plan.roles {
+		r.readyRole(ctx, i)
+	}
+	r.removeOldGoldens(ctx)
 }

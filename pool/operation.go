@@ -83,7 +83,40 @@ func (o *operation) operate(spec Spec) (err error) {
 		return err
 	}
 	o.w, o.spec = out, spec
-	return errors.Join(o.kind.run(o), out.Close())
+	return errors.Join(o.run(), out.Close())
+}
+
+// run does what was asked for.
+func (o *operation) run() error {
+	switch o.kind.name {
+	case "plan":
+		return o.plan()
+	case "status":
+		return o.status()
+	case "verify":
+		return o.verify()
+	case "diff":
+		return o.diff()
+	case "keep":
+		return o.keep()
+	case "release":
+		return o.release()
+	case "reset":
+		return o.reset()
+	case "rebuild":
+		return o.rebuild()
+	case "sweep":
+		return o.sweep()
+	case "destroy":
+		return o.destroy()
+	case "ssh":
+		return o.ssh()
+	case "exec":
+		return o.exec()
+	case "logs":
+		return o.logs()
+	}
+	panic("pool: operation " + o.kind.name + " is listed and not done") // a test does each
 }
 
 // finish says how the operation ended, and returns the exit code.

@@ -13,21 +13,6 @@ import (
 	"github.com/poolready/poolready/pool/internal/lease"
 )
 
-// An Action is what a plan does with one VM.
-type Action string
-
-// The actions, from none to most.
-const (
-	ActionReuse   Action = "reuse"    // it is ready and on (golden: it is ready)
-	ActionPowerOn Action = "power on" // it is ready and off
-	ActionReset   Action = "reset"    // it is ready, but a NIC is connected differently, or it must run and is off
-	ActionFinish  Action = "finish"   // an interrupted golden: its steps are run again, on it
-	ActionClone   Action = "clone"    // it does not exist
-	ActionRebuild Action = "rebuild"  // it exists and is not, or no longer, what the Spec asks for
-	ActionRemove  Action = "remove"   // an older golden, as soon as no clone depends on it
-	ActionRefuse  Action = "refuse"   // something that we did not make is in the way
-)
-
 // A Plan is what Open would do, and why. It has one line for every VM, made from one reading of the
 // ledger and the inventory, and does not change.
 type Plan struct {
@@ -41,19 +26,6 @@ type Plan struct {
 	roles   [][]*hostPlan // of the pools that the Spec is about, by role
 	pools   []*poolPlan   // that the Spec is about, by number
 	builder *lease.Lease  // whoever builds the set now, or nil
-}
-
-// An Item is one line of a plan.
-type Item struct {
-	VM     string `json:"vm"`
-	Role   string `json:"role"` // "golden" or Role.Name
-	Pool   int    `json:"pool"` // 0 for golden
-	Action Action `json:"action"`
-	Reason string `json:"reason"`
-}
-
-func (i Item) String() string {
-	return strings.TrimSpace(fmt.Sprintf("%s: %s: %s", i.VM, i.Action, i.Reason))
 }
 
 // MakePlan returns what Open would do now, and why. It changes nothing.
@@ -96,26 +68,6 @@ func (p *Plan) Builds() bool {
 	})
 }
 
-// A poolPlan is what a plan knows of one pool.
-type poolPlan struct {
-	number int
-	state  lease.State
-	entry  lease.Entry
-	taken  *BusyError  // why nobody else may have it now, or nil
-	hosts  []*hostPlan // in the order of roles
-}
-
-// works reports whether there is anything to do for the pool that only its holder may do: what is
-// not reused as it is, and the first shard of a pool that has none.
-func (q *poolPlan) works() bool {
-	return q.state == lease.Absent || slices.ContainsFunc(q.hosts, func(h *hostPlan) bool { return h.Action != ActionReuse })
-}
-
-// isNew reports whether no VM of the pool exists, so that nobody can hold it.
-func (q *poolPlan) isNew() bool {
-	return !slices.ContainsFunc(q.hosts, func(h *hostPlan) bool { return h.info.ID != "" })
-}
-
 // pool returns the plan of a pool that the Spec is about.
 func (p *Plan) pool(n int) *poolPlan {
 	i, _ := slices.BinarySearchFunc(p.pools, n, func(p *poolPlan, n int) int { return p.number - n })
@@ -125,72 +77,6 @@ func (p *Plan) pool(n int) *poolPlan {
 // builds reports whether the plan needs the claim to build: a VM is made, or a pool has no shard.
 func (p *Plan) builds() bool {
 	return p.Builds() || slices.ContainsFunc(p.pools, func(q *poolPlan) bool { return q.state == lease.Absent })
-}
-
-// observation is one reading of the ledger and then, since nobody changes VMs without a lease that
-// is written there before, of the inventory.
-type observation struct {
-	ledger *lease.Snapshot
-	inv    *Inventory
-	places map[string]Placement // by VM name, where the Spec wants the VM; nil if that cannot be said
-	at     time.Time
-}
-
-func observe(ctx context.Context, s Spec, l *lease.Ledger) (*observation, error) {
-	ctx = notices(ctx, newProgress(s.Logf).notice)
-	snapshot, err := l.Read(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var templates []string
-	for _, g := range s.goldens() {
-		templates = append(templates, g.Template)
-	}
-	inv, err := s.Provider.Inventory(ctx, s.Name, templates...)
-	if err != nil {
-		return nil, err
-	}
-	return &observation{snapshot, inv, s.places(ctx), time.Now()}, nil
-}
-
-// places returns where the Spec wants its VMs, with the Provider's defaults resolved. If a place does
-// not exist, Preflight says so before anything is touched.
-func (s Spec) places(ctx context.Context) map[string]Placement {
-	var vms []VM
-	for _, g := range s.goldens() {
-		all := s.datastores(g)
-		for _, ds := range all {
-			vm := g.VM
-			vm.Datastore, vm.Name = ds, goldenName(g, ds, all)
-			vms = append(vms, vm)
-		}
-	}
-	for _, r := range s.Roles {
-		for _, n := range s.numbers() {
-			vms = append(vms, s.vm(r, n))
-		}
-	}
-	if len(vms) == 0 {
-		return nil
-	}
-	places, err := s.Provider.Place(ctx, vms...)
-	if err != nil || len(places) != len(vms) {
-		return nil
-	}
-	all := map[string]Placement{}
-	for i, vm := range vms {
-		all[vm.Name] = places[i]
-	}
-	return all
-}
-
-// misplaced says how a VM is not where the Spec wants the one of a name, or returns "".
-func (o *observation) misplaced(vm VMInfo, name string) string {
-	want, ok := o.places[name]
-	if !ok {
-		return ""
-	}
-	return vm.Placement.Differs(want)
 }
 
 // plan compares the Spec, with defaults filled in, to what was observed. force, if not nil, is what
@@ -321,18 +207,4 @@ func (p *Plan) creating() (names []string) {
 		}
 	}
 	return names
-}
-
-func stamp(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
-
-// round makes a duration readable: three digits at most.
-func round(d time.Duration) time.Duration {
-	switch {
-	case d < time.Second:
-		return d.Round(time.Millisecond)
-	case d < time.Minute:
-		return d.Round(100 * time.Millisecond)
-	default:
-		return d.Round(time.Second)
-	}
 }

@@ -1,10 +1,8 @@
 package pool
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,9 +22,6 @@ type goldenPlan struct {
 	rec    record // its record
 	old    []VMInfo
 }
-
-// goldenLayer begins the names of goldens' layers.
-const goldenLayer = "golden/"
 
 // decide chooses, among the existing generations, the one to reuse or to finish, or names the next
 // one.
@@ -123,39 +118,4 @@ func generation(base, name string) int {
 		}
 	}
 	return n
-}
-
-// datastores returns those that the roles of a golden use, sorted. "" is the provider's default.
-func (s Spec) datastores(golden Golden) []string {
-	var all []string
-	for _, r := range s.Roles {
-		if s.golden(r).VM.Name != golden.VM.Name {
-			continue
-		}
-		for n := 1; n <= s.Pools; n++ {
-			all = append(all, s.vm(r, n).Datastore)
-		}
-	}
-	slices.Sort(all)
-	return slices.Compact(all)
-}
-
-// goldenName is the name of the golden, of its first generation, on one of the datastores that its
-// roles use.
-func goldenName(g Golden, datastore string, all []string) string {
-	if len(all) < 2 {
-		return g.VM.Name
-	}
-	return g.VM.Name + "-" + slug(datastore)
-}
-
-// slug makes a datastore's name or path fit for a VM's name.
-func slug(datastore string) string {
-	low := strings.Map(func(r rune) rune {
-		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
-			return r
-		}
-		return '-'
-	}, strings.ToLower(path.Base("/"+datastore)))
-	return cmp.Or(strings.Trim(low, "-"), "default")
 }

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"path"
+	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/poolready/poolready/pool/internal/lease"
 )
 
 // hostPlan is the plan of one VM of a pool.
@@ -151,81 +153,49 @@ func differentNIC(vm VM, info VMInfo) string {
 	return ""
 }
 
-var (
-	errUnfinished = errors.New("no ready snapshot")
-	errForeign    = errors.New("the ready snapshot is not ours")
-)
+// A poolPlan is what a plan knows of one pool.
+type poolPlan struct {
+	number int
+	state  lease.State
+	entry  lease.Entry
+	taken  *BusyError  // why nobody else may have it now, or nil
+	hosts  []*hostPlan // in the order of roles
+}
 
-// readySnapshot finds the one snapshot that makes vm ready, or says why there is none.
-func readySnapshot(vm VMInfo, name string) (rec record, id, why string, err error) {
-	var exact []Snapshot
-	var others []string
-	for _, snap := range vm.Snapshots {
-		if snap.Name == name {
-			exact = append(exact, snap)
-		} else {
-			others = append(others, fmt.Sprintf("%q", snap.Name))
+// works reports whether there is anything to do for the pool that only its holder may do: what is
+// not reused as it is, and the first shard of a pool that has none.
+func (q *poolPlan) works() bool {
+	return q.state == lease.Absent || slices.ContainsFunc(q.hosts, func(h *hostPlan) bool { return h.Action != ActionReuse })
+}
+
+// isNew reports whether no VM of the pool exists, so that nobody can hold it.
+func (q *poolPlan) isNew() bool {
+	return !slices.ContainsFunc(q.hosts, func(h *hostPlan) bool { return h.info.ID != "" })
+}
+
+// addr is the address, of those that the guest last reported on the first NIC, that SSH to what is
+// wanted goes to.
+func (vm VMInfo) addr(want VM) netip.Addr {
+	for _, a := range vm.Addrs[vm.mac(want)] {
+		if subnets := want.subnets(); len(subnets) == 0 || subnets[0].Contains(a) {
+			return a
 		}
 	}
-	switch {
-	case len(exact) == 0 && len(others) > 0:
-		return rec, "", fmt.Sprintf("has no snapshot %q (but %s)", name, strings.Join(others, ", ")), errUnfinished
-	case len(exact) == 0:
-		return rec, "", fmt.Sprintf("has no snapshot %q", name), errUnfinished
-	case len(exact) > 1:
-		return rec, "", fmt.Sprintf("has %d snapshots %q", len(exact), name), errUnfinished
-	}
-	rec, err = decodeRecord(exact[0].Record)
-	switch {
-	case errors.Is(err, errNoRecord):
-		return rec, "", fmt.Sprintf("snapshot %q on it was not taken by poolready; rename or remove the snapshot", name), errForeign
-	case err != nil:
-		return rec, "", fmt.Sprintf("snapshot %q: %v", name, err), err
-	case rec.VM != vm.Name:
-		return rec, "", fmt.Sprintf("snapshot %q is that of %q", name, rec.VM), errUnfinished
-	}
-	return rec, exact[0].ID, "", nil
+	return netip.Addr{}
 }
 
-// foreignSnapshots reports whether there are any that we did not take: then the VM is renamed, and
-// not destroyed.
-func (vm VMInfo) foreignSnapshots() bool {
-	return slices.ContainsFunc(vm.Snapshots, func(s Snapshot) bool {
-		_, err := decodeRecord(s.Record)
-		return errors.Is(err, errNoRecord)
-	})
+// mac is that of the NIC SSH goes to, if it is known.
+func (vm VMInfo) mac(want VM) string {
+	if mac := want.mac(); mac != "" || len(vm.MACs) == 0 {
+		return mac
+	}
+	return vm.MACs[0]
 }
 
-// inTheWay says why the VMs that have a name cannot be used, and what to do.
-func inTheWay(existing ...VMInfo) string {
-	if len(existing) > 1 {
-		var all []string
-		for _, vm := range existing {
-			all = append(all, vm.path()+vm.whose())
-		}
-		return fmt.Sprintf("%d VMs in the set's folder have this name: %s; rename, move or remove those that are not the pool's",
-			len(existing), strings.Join(all, " and "))
+// addr is where the host was last seen, or invalid.
+func (h *hostPlan) addr() netip.Addr {
+	if h.shared {
+		return netip.Addr{}
 	}
-	vm := existing[0]
-	switch {
-	case vm.CopyOf != "":
-		return fmt.Sprintf("%s is a copy of a VM that poolready made, or made by an earlier version; rename, move or remove it", vm.path())
-	case vm.Owner == "":
-		return "a VM of this name exists that poolready did not make; rename or remove it"
-	}
-	return fmt.Sprintf("a VM of this name exists, made as %q; rename or remove it", vm.Owner)
-}
-
-// path is that of the VM below the set's folder.
-func (vm VMInfo) path() string { return path.Join(vm.Folder, vm.Name) }
-
-// whose says what is known of who made the VM.
-func (vm VMInfo) whose() string {
-	switch {
-	case vm.CopyOf != "":
-		return " (a copy)"
-	case vm.Owner == "":
-		return " (not made by poolready)"
-	}
-	return ""
+	return h.info.addr(h.vm)
 }

@@ -188,3 +188,10 @@ type Shard struct {
 	Revision string // never empty; changes with every write
 	Values   map[string]string
 }
+
+// NICState is how a NIC is connected, as the hypervisor has it.
+type NICState struct {
+	Connected    bool // now; always false while the VM is off
+	AtPowerOn    bool
+	GuestControl bool // the guest may change both
+}

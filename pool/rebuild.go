@@ -10,20 +10,6 @@ import (
 	"github.com/poolready/poolready/pool/internal/lease"
 )
 
-// RebuildOptions say what Rebuild rebuilds.
-type RebuildOptions struct {
-	// Layer is "golden" for a new golden and, from it, every VM; the name of a role for that role's VMs
-	// and those that need them; "" for all VMs of the pools, from the existing golden.
-	Layer string
-}
-
-// requested is the reason of what is rebuilt since Rebuild was called.
-const requested = "requested"
-
-func (o *RebuildOptions) includes(layer string) bool {
-	return o != nil && (o.Layer == layer || o.Layer == "" && layer != "golden")
-}
-
 // Rebuild rebuilds what is ready, and builds what is not, as Open does. Only pools that the Spec
 // is about are rebuilt, and golden only if that is all of them. Nothing is touched if anybody holds
 // or keeps one of these pools: the error says who.

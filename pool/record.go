@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -166,4 +167,52 @@ func parseOwner(text string) (o owner, ok bool) {
 func ours(set string, info VMInfo) (owner, bool) {
 	o, ok := parseOwner(info.Owner)
 	return o, ok && o.Set == set && o.VM == info.Name
+}
+
+// goldenLayer begins the names of goldens' layers.
+const goldenLayer = "golden/"
+
+// readySnapshot finds the one snapshot that makes vm ready, or says why there is none.
+func readySnapshot(vm VMInfo, name string) (rec record, id, why string, err error) {
+	var exact []Snapshot
+	var others []string
+	for _, snap := range vm.Snapshots {
+		if snap.Name == name {
+			exact = append(exact, snap)
+		} else {
+			others = append(others, fmt.Sprintf("%q", snap.Name))
+		}
+	}
+	switch {
+	case len(exact) == 0 && len(others) > 0:
+		return rec, "", fmt.Sprintf("has no snapshot %q (but %s)", name, strings.Join(others, ", ")), errUnfinished
+	case len(exact) == 0:
+		return rec, "", fmt.Sprintf("has no snapshot %q", name), errUnfinished
+	case len(exact) > 1:
+		return rec, "", fmt.Sprintf("has %d snapshots %q", len(exact), name), errUnfinished
+	}
+	rec, err = decodeRecord(exact[0].Record)
+	switch {
+	case errors.Is(err, errNoRecord):
+		return rec, "", fmt.Sprintf("snapshot %q on it was not taken by poolready; rename or remove the snapshot", name), errForeign
+	case err != nil:
+		return rec, "", fmt.Sprintf("snapshot %q: %v", name, err), err
+	case rec.VM != vm.Name:
+		return rec, "", fmt.Sprintf("snapshot %q is that of %q", name, rec.VM), errUnfinished
+	}
+	return rec, exact[0].ID, "", nil
+}
+
+var (
+	errUnfinished = errors.New("no ready snapshot")
+	errForeign    = errors.New("the ready snapshot is not ours")
+)
+
+// foreignSnapshots reports whether there are any that we did not take: then the VM is renamed, and
+// not destroyed.
+func (vm VMInfo) foreignSnapshots() bool {
+	return slices.ContainsFunc(vm.Snapshots, func(s Snapshot) bool {
+		_, err := decodeRecord(s.Record)
+		return errors.Is(err, errNoRecord)
+	})
 }

@@ -19,14 +19,6 @@ import (
 // errUnfit says that a pool is not, or no longer, what this process's Spec asks for.
 var errUnfit = errors.New("it is no longer what this Spec asks for")
 
-// dirtyMarker is a file that is on the disks of a pool's hosts while a test has it: a host that has
-// it was not reverted. What was resumed has no boot ID of its own: cleanMarker, which is in memory,
-// has in its place what the proof wrote there.
-const (
-	dirtyMarker = "/var/tmp/.poolready-dirty"
-	cleanMarker = "/dev/shm/.poolready-clean"
-)
-
 const (
 	markScript = `set -e
 mkdir -p /var/tmp

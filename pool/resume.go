@@ -110,3 +110,11 @@ func (h *Host) markClean(ctx context.Context, boot string) (string, error) {
 	}
 	return boot + "/" + marker, nil
 }
+
+// dirtyMarker is a file that is on the disks of a pool's hosts while a test has it: a host that has
+// it was not reverted. What was resumed has no boot ID of its own: cleanMarker, which is in memory,
+// has in its place what the proof wrote there.
+const (
+	dirtyMarker = "/var/tmp/.poolready-dirty"
+	cleanMarker = "/dev/shm/.poolready-clean"
+)

@@ -207,33 +207,6 @@ func (h *hostPlan) newHost(s Spec) *Host {
 	return host
 }
 
-// addr is where the host was last seen, or invalid.
-func (h *hostPlan) addr() netip.Addr {
-	if h.shared {
-		return netip.Addr{}
-	}
-	return h.info.addr(h.vm)
-}
-
-// addr is the address, of those that the guest last reported on the first NIC, that SSH to what is
-// wanted goes to.
-func (vm VMInfo) addr(want VM) netip.Addr {
-	for _, a := range vm.Addrs[vm.mac(want)] {
-		if subnets := want.subnets(); len(subnets) == 0 || subnets[0].Contains(a) {
-			return a
-		}
-	}
-	return netip.Addr{}
-}
-
-// mac is that of the NIC SSH goes to, if it is known.
-func (vm VMInfo) mac(want VM) string {
-	if mac := want.mac(); mac != "" || len(vm.MACs) == 0 {
-		return mac
-	}
-	return vm.MACs[0]
-}
-
 func (r *run) buildHost(ctx context.Context, st *stage, h *hostPlan) (string, error) {
 	ctx, done := r.held.bind(ctx, h.Pool)
 	defer done()
@@ -281,4 +254,42 @@ func (r *run) join(h *hostPlan, host *Host) *hostRun {
 		host.peers[of.role.Name] = r.host(of).host
 	}
 	return x
+}
+
+// batch runs f for hosts of a role whose pool has not failed, at most limit at once.
+func (r *run) batch(ctx context.Context, name string, hosts []*hostPlan, limit int,
+	f func(context.Context, *stage, *hostPlan) (what string, err error),
+) {
+	hosts = slices.DeleteFunc(slices.Clone(hosts), func(h *hostPlan) bool {
+		return r.hasFailed(h.Pool) || !r.haveGoldens(h.Pool)
+	})
+	if len(hosts) == 0 || ctx.Err() != nil {
+		return
+	}
+	st := r.log.stage(name, len(hosts))
+	defer st.end()
+	forAll(hosts, limit, func(h *hostPlan) {
+		start := time.Now()
+		what, err := f(WithNotices(ctx, func(text string) { st.at(h.VM, text) }), st, h)
+		took := time.Since(start)
+		st.finished(h.VM, what, took, err)
+		x := r.host(h)
+		r.mu.Lock()
+		x.took += took
+		r.mu.Unlock()
+		if err != nil {
+			r.fail(h.Pool, r.evidence(ctx, x.host, took, err))
+		}
+	})
+}
+
+// haveGoldens reports whether the goldens that a pool's hosts are cloned from are ready. They are
+// not needed for a host that is reused, but a plan reuses none whose golden is not.
+func (r *run) haveGoldens(pool int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !slices.ContainsFunc(r.plan.pool(pool).hosts, func(h *hostPlan) bool {
+		_, ok := r.goldens[h.golden]
+		return !ok
+	})
 }

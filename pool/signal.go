@@ -169,3 +169,16 @@ func dieOf(s os.Signal) {
 	}
 	os.Exit(1) // where a process cannot signal itself
 }
+
+// during runs f on a goroutine; end tells it to stop and waits for it.
+func during(f func(stop <-chan struct{})) (end func()) {
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		f(stop)
+	}()
+	return func() {
+		close(stop)
+		<-ended
+	}
+}

@@ -293,3 +293,65 @@ func (s Spec) vm(r Role, pool int) VM {
 	vm.Datastore = cmp.Or(vm.Datastore, s.golden(r).VM.Datastore)
 	return vm
 }
+
+// uses reports whether the Spec is about the pool of that number.
+func (s Spec) uses(pool int) bool { return len(s.Only) == 0 || slices.Contains(s.Only, pool) }
+
+// numbers returns the numbers of the pools that the Spec is about, in order.
+func (s Spec) numbers() []int {
+	var all []int
+	for n := 1; n <= s.Pools; n++ {
+		if s.uses(n) {
+			all = append(all, n)
+		}
+	}
+	return all
+}
+
+// KeepPolicy says when a pool stays as its test left it, for a person to look at.
+type KeepPolicy struct {
+	// When is "failed", "always" or "never". Required if Pools or For is set; else "" means "never".
+	When string
+	// Pools is how many are kept at most, of all processes; 0 means 1.
+	Pools int
+	// For is how long; 0 means 4 hours. Then the pool is reset by whoever wants it next.
+	For time.Duration
+}
+
+// Evidence says what is collected of a pool's hosts before it is reset, and when. The zero value
+// collects, when a test fails or a host could not be made ready, of each host: its journal since the
+// test began, processes, listening ports, free space and the kernel's errors, the transcript of the
+// commands that the test ran there, and the screen of the VM's console, if the Provider is a
+// Screenshotter; and the status of the pool.
+//
+// It is in t.ArtifactDir() if go test has -artifacts, else in Dir, else in the directory that the environment
+// variable POOLREADY_DIR names, else in one below the directory for temporary files; the failure
+// message says where. Secrets of Spec.SSH are taken out of all texts. A run in which nothing fails
+// costs no call and no command.
+type Evidence struct {
+	// When is "failed", "always" or "never"; "" means "failed". The environment variable
+	// POOLREADY_EVIDENCE, one of the same words, overrides it.
+	When string
+	// Files are files of the hosts to copy, as absolute paths, which may be patterns for a shell:
+	// "/var/log/mirror/*.log". Of each the end is copied; what does not exist is left out.
+	Files []string
+	// Collectors are asked, too.
+	Collectors []Collector
+	// Dir is a directory that is made if it does not exist; "" means as above.
+	Dir string
+	// Timeout limits the time for all hosts of a pool; 0 means 30 seconds. A host that does not
+	// answer takes no more than 10 seconds of it.
+	Timeout time.Duration
+	// MaxBytes limits each file; 0 means 1 MiB.
+	MaxBytes int64
+}
+
+// A Collector collects something of a host as evidence.
+type Collector struct {
+	// Name is that of the file that gets the output, of A-Z, a-z, 0-9, ".", "-" and "_". Required.
+	Name string
+	// Script is a program for the host, as in Host.Script. Either it or Do is required.
+	Script string
+	// Do returns what it found.
+	Do func(ctx context.Context, h *Host) (string, error)
+}

@@ -30,14 +30,6 @@ type Status struct {
 	Foreign []string `json:"foreign,omitempty"`
 }
 
-// A Lease is the right to use a pool, or to build, or the wish for one.
-type Lease struct {
-	Holder     string    `json:"holder"`  // user@host pid N program
-	Purpose    string    `json:"purpose"` // the test, or the operation
-	AcquiredAt time.Time `json:"acquiredAt"`
-	ExpiresAt  time.Time `json:"expiresAt"` // unless it is renewed
-}
-
 // PoolStatus is the state of one pool.
 type PoolStatus struct { //nolint:revive // a Status is the set's
 	Pool  int   `json:"pool"`
@@ -132,13 +124,6 @@ func readStatus(ctx context.Context, s Spec) (*Status, error) {
 	return st, nil
 }
 
-func publicLease(l *lease.Lease) *Lease {
-	if l == nil {
-		return nil
-	}
-	return &Lease{l.Holder, l.Purpose, l.AcquiredAt, l.ExpiresAt}
-}
-
 func (q *poolPlan) status(s *lease.Snapshot) PoolStatus {
 	e := &q.entry
 	p := PoolStatus{
@@ -229,8 +214,4 @@ func asJSON(v any) string {
 		panic("pool: cannot be encoded: " + err.Error()) // it holds plain data only
 	}
 	return string(text)
-}
-
-func (l *Lease) String() string {
-	return fmt.Sprintf("%s (%s) since %s", l.Holder, l.Purpose, stamp(l.AcquiredAt))
 }

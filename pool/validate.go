@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/poolready/poolready/sshx"
 )
@@ -24,11 +23,6 @@ const (
 	maxDiskGiB   = 62 << 10
 	maxNICs      = 10
 	maxName      = 80 // characters of a folder's or snapshot's name
-)
-
-var (
-	nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
-	envForm  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 )
 
 // validate returns every fault of s at once, as an ErrInvalidSpec; each begins with its path.
@@ -432,61 +426,56 @@ func (f *faults) script(at, text string) {
 	}
 }
 
-// faults collects everything that is wrong with a Spec, each with its path.
-type faults []error
-
-func (f *faults) addf(path, format string, args ...any) {
-	*f = append(*f, fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...)))
-}
-
-// name wants a DNS label.
-func (f *faults) name(path, name string, most int) {
-	switch {
-	case name == "":
-		f.addf(path, "is required")
-	case len(name) > most:
-		f.addf(path, "%q has %d characters, at most %d are allowed", name, len(name), most)
-	case !nameForm.MatchString(name):
-		f.addf(path, "%q must consist of a-z, 0-9 and \"-\"", name)
+func (s Spec) validateOnly(f *faults) {
+	most := max(s.Pools, 1)
+	for i, n := range s.Only {
+		at := fmt.Sprintf("Spec.Only[%d]", i)
+		if n < 1 || n > most {
+			f.addf(at, "is %d: the pools are 1 to %d", n, most)
+		} else if j := slices.Index(s.Only, n); j < i {
+			f.addf(at, "is %d, like Spec.Only[%d]", n, j)
+		}
 	}
 }
 
-// text wants one line of text, or none.
-func (f *faults) text(path, text string) {
-	if strings.ContainsFunc(text, unicode.IsControl) {
-		f.addf(path, "%q has a line break or another control character", text)
+func (k KeepPolicy) validate(f *faults) {
+	switch k.When {
+	case "":
+		if k != (KeepPolicy{}) {
+			f.addf("Spec.Keep.When", "is empty, so nothing would be kept; want never, failed or always")
+		}
+	case "never", "failed", "always":
+	default:
+		f.addf("Spec.Keep.When", "is %q; want never, failed or always", k.When)
+	}
+	f.number("Spec.Keep.Pools", k.Pools, 0)
+	f.duration("Spec.Keep.For", k.For, time.Millisecond)
+}
+
+func (e Evidence) validate(f *faults) {
+	if !slices.Contains([]string{"", "never", "failed", "always"}, e.When) {
+		f.addf("Spec.Evidence.When", "is %q; want never, failed or always", e.When)
+	}
+	for i, p := range e.Files {
+		if !strings.HasPrefix(p, "/") || strings.ContainsAny(p, "\x00\n") {
+			f.addf(fmt.Sprintf("Spec.Evidence.Files[%d]", i), "is %q; want an absolute path or pattern", p)
+		}
+	}
+	for i, c := range e.Collectors {
+		at := fmt.Sprintf("Spec.Evidence.Collectors[%d]", i)
+		if !fileName.MatchString(c.Name) {
+			f.addf(at+".Name", "is %q; want a file name of A-Z, a-z, 0-9, \".\", \"-\" and \"_\"", c.Name)
+		} else if slices.ContainsFunc(e.Collectors[:i], func(o Collector) bool { return o.Name == c.Name }) {
+			f.addf(at+".Name", "is %q, like that of an earlier one", c.Name)
+		}
+		if (c.Script == "") == (c.Do == nil) {
+			f.addf(at, "has both Script and Do, or neither; want one of them")
+		}
+	}
+	f.duration("Spec.Evidence.Timeout", e.Timeout, time.Millisecond)
+	if e.MaxBytes < 0 {
+		f.addf("Spec.Evidence.MaxBytes", "is %d, must not be negative", e.MaxBytes)
 	}
 }
 
-// number wants one from 0 to most, if most is not 0.
-func (f *faults) number(path string, v, most int) {
-	switch {
-	case v < 0:
-		f.addf(path, "is %d, must not be negative", v)
-	case most > 0 && v > most:
-		f.addf(path, "is %d, at most %d are allowed", v, most)
-	}
-}
-
-// duration wants 0, or least and more.
-func (f *faults) duration(path string, d, least time.Duration) {
-	switch {
-	case d < 0:
-		f.addf(path, "is %s, must not be negative", d)
-	case 0 < d && d < time.Millisecond:
-		f.addf(path, "is %s; numbers count nanoseconds, so write %d*time.Second", d, int64(d))
-	case 0 < d && d < least:
-		f.addf(path, "is %s, at least %s is needed", d, least)
-	}
-}
-
-func (f *faults) unique(owners map[string]string, at, what, value string) {
-	if value == "" {
-		return
-	}
-	if other, ok := owners[value]; ok {
-		f.addf(at, "%s %q is that of %s", what, value, other)
-		return
-	}
-	owners[value] = at
-}
+var fileName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)

@@ -1,0 +1,118 @@
+package pool
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/poolready/poolready/sshx"
+)
+
+// powerOn powers the host on, waits for the address that the guest reports since, for SSH, and until
+// the guest has started.
+func (h *Host) powerOn(ctx context.Context, report func(string)) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, h.limits.Boot, fmt.Errorf("not up within Limits.Boot (%s)", h.limits.Boot))
+	defer cancel()
+	if err := h.usable(); err != nil {
+		return err
+	}
+	h.drop()
+	report("powering on")
+	if err := h.provider.PowerOn(ctx, h.id); err != nil {
+		return err
+	}
+	return h.reach(ctx, report)
+}
+
+// reach waits for the address that the guest reports, for SSH, and until systemd, where there is
+// one, has started all that it starts: sshd lets root in long before.
+func (h *Host) reach(ctx context.Context, report func(string)) error {
+	report("waiting for its address")
+	find := func(ctx context.Context) (string, error) {
+		addr, err := h.provider.Address(ctx, h.id, h.VM.mac(), h.VM.subnets()...)
+		if err != nil {
+			return "", err
+		}
+		h.setAddr(addr)
+		return addr.String(), nil
+	}
+	if _, err := find(ctx); err != nil {
+		return err
+	}
+	report("waiting for SSH")
+	_, err := h.connect(ctx, sshx.Ready{Address: find, SystemState: true, Report: func(state string) { report("SSH: " + state) }})
+	return err
+}
+
+// probe logs in to a host that should be up, at the address that the inventory has for it, or that
+// its guest tells.
+func (h *Host) probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, probeTimeout, fmt.Errorf("no login within %s", probeTimeout))
+	defer cancel()
+	if !h.Addr().IsValid() {
+		return h.reach(ctx, func(string) {})
+	}
+	_, err := h.connect(ctx, sshx.Ready{AuthGrace: time.Second}) // it is past starting
+	return err
+}
+
+// shutDown shuts the host down from inside.
+func (h *Host) shutDown(ctx context.Context) (forced bool, err error) {
+	if err := h.usable(); err != nil {
+		return false, err
+	}
+	h.drop()
+	return h.provider.ShutDown(ctx, h.id, h.limits.Shutdown)
+}
+
+// Reboot restarts the host and returns when it accepts a login again at the same address, with a new
+// boot id, and has started: systemd, where there is one, says running or degraded. That is no later
+// than after Limits.Boot.
+func (h *Host) Reboot(ctx context.Context) error {
+	ctx, done, err := h.bind(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	c, err := h.SSH(ctx)
+	if err != nil {
+		return err
+	}
+	dialed, err := h.dial(ctx) // whoever wants a connection meanwhile waits for the new one
+	if err != nil {
+		return err
+	}
+	defer dialed()
+	ctx, cancel := context.WithTimeoutCause(ctx, h.limits.Boot, fmt.Errorf("not up within Limits.Boot (%s)", h.limits.Boot))
+	defer cancel()
+	drops := h.dropped()
+	next, err := c.Reboot(ctx, sshx.Ready{SystemState: true})
+	if err == nil {
+		if err = h.identify(ctx, next); err != nil {
+			next.Close()
+		}
+	}
+	if err != nil {
+		return h.blame(err)
+	}
+	return h.keep(next, drops)
+}
+
+// poll calls f until it succeeds or ctx ends, and then returns the last error that f had before.
+func poll(ctx context.Context, f func(context.Context) error) error {
+	var last error
+	for wait := 100 * time.Millisecond; ; wait = min(wait*3/2, 5*time.Second) {
+		err := f(ctx)
+		if err == nil {
+			return nil
+		}
+		if last == nil || ctx.Err() == nil { // else it only says that time is over
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: last answer: %w", context.Cause(ctx), last)
+		case <-time.After(wait):
+		}
+	}
+}
