@@ -11,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/poolready/poolready/sshx/sshtest/internal/machine"
 )
 
 // No command takes an argument that it does not know.
@@ -27,7 +29,7 @@ func TestUnknownArgumentsAreLoud(t *testing.T) {
 		case "env", "kill", "getent": // complain as the real ones do
 			assert.NotZero(t, code, name)
 		default:
-			assert.Equal(t, exitNotSimulated, code, "%s: %s", name, out)
+			assert.Equal(t, machine.ExitNotSimulated, code, "%s: %s", name, out)
 			assert.Contains(t, out, "sshtest: "+name+": not simulated: ", name)
 		}
 	}
@@ -46,7 +48,7 @@ func TestWhatIsNotSimulatedIsRefused(t *testing.T) {
 		"find / -type s", "diff -s /etc/hosts /etc/hosts", "diff -q /etc /etc", "id root root", "echo ${PIPESTATUS[0]}", "echo $FUNCNAME", "echo $SECONDS", "exec 5</etc/hosts", "cd -P /",
 	} {
 		out, code := h.Run(t.Context(), "cd /; "+script)
-		assert.Equal(t, exitNotSimulated, code, "%s: %s", script, out)
+		assert.Equal(t, machine.ExitNotSimulated, code, "%s: %s", script, out)
 		assert.Contains(t, out, "not simulated", script)
 	}
 }
@@ -91,7 +93,7 @@ func TestSystemCommands(t *testing.T) {
 	})
 	h.Disk().SetSize(20 << 30)
 	scripts(t, h, []struct{ user, script, want string }{
-		{"", "echo con1.example.com >/etc/hostname; hostname; hostname -s; uname -n; uname -sr; uname", "con1.example.com\ncon1\ncon1.example.com\nLinux " + kernelRelease + "\nLinux\n=0\n"},
+		{"", "echo con1.example.com >/etc/hostname; hostname; hostname -s; uname -n; uname -sr; uname", "con1.example.com\ncon1\ncon1.example.com\nLinux " + machine.KernelRelease + "\nLinux\n=0\n"},
 		{"", "hostname x", "sshtest: hostname: not simulated: setting the name; write /etc/hostname\n=64\n"},
 		{"", "date -u +%F; ln -s /usr/share/zoneinfo/Asia/Singapore /etc/localtime; date +%H:%M%z", "2026-03-04\n13:06+0800\n=0\n"},
 		{"", "date -s 12:00", "sshtest: date: not simulated: -s 12:00\n=64\n"},

@@ -45,10 +45,9 @@
 //
 // # Commands
 //
-// The variables fileCommands, modeCommands, textCommands, procCommands, sysCommands, userCommands,
-// sshCommands and logCommands list the base commands with all the options that each knows, and cmdSed, cmdFind,
-// cmdTar and cmdSudo what theirs are; BaseCommands names them. They are in /usr/bin and /usr/sbin,
-// where test -x finds them, though ls does not. They are GNU's in the C locale, and what is in a
+// BaseCommands names the base commands; the variables of internal/userland that end in Commands list all
+// the options that each knows, and the comments of cmdSed, cmdFind, cmdTar and cmdSudo theirs. They are in
+// /usr/bin and /usr/sbin, where test -x finds them, though ls does not. They are GNU's in the C locale, and what is in a
 // directory comes to find, tar, grep -r and SFTP in no order to count on. Time zones are those of
 // Go on the machine that the test runs on. Commands that every real machine has and that are not
 // simulated, awk and free among them, are there and refuse. Programs

@@ -1,6 +1,10 @@
 package sshtest
 
-import "time"
+import (
+	"time"
+
+	"github.com/poolready/poolready/sshx/sshtest/internal/machine"
+)
 
 // Faults are ways in which a machine's sshd misbehaves, each of which real ones have. The zero
 // value is a machine in good order. They may be set at any time; each says from when on it acts.
@@ -63,33 +67,9 @@ type Faults struct {
 
 // SetFaults replaces the machine's faults. They outlast Halt and Boot.
 func (h *Host) SetFaults(f Faults) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.faults = f
-	h.failed = 0
-	h.cond.Broadcast()
+	h.m.SetFaults(machine.Faults(f))
+	h.sshd.Forget()
 }
 
 // Faults returns the machine's faults.
-func (h *Host) Faults() Faults {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.faults
-}
-
-// RemoveHostKeys removes sshd's host keys; the next Boot makes new ones, and a machine that
-// is cloned from this disk has an identity of its own.
-func (d *Disk) RemoveHostKeys() error {
-	list, err := d.ReadDir("/etc/ssh")
-	if err != nil {
-		return err
-	}
-	for _, e := range list {
-		if name := e.Name(); len(name) > 9 && name[:9] == "ssh_host_" {
-			if err := d.Remove("/etc/ssh/" + name); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
+func (h *Host) Faults() Faults { return Faults(h.m.Faults()) }

@@ -6,6 +6,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/poolready/poolready/sshx/sshtest/internal/machine"
 )
 
 func TestAFrozenMachineGoesOn(t *testing.T) {
@@ -44,5 +46,5 @@ func TestAFrozenMachineGoesOn(t *testing.T) {
 	require.Error(t, later.Resume([]byte("no memory")))
 	later.Halt()
 	_, _, err = later.Freeze()
-	require.ErrorIs(t, err, errHalted)
+	require.ErrorIs(t, err, machine.ErrHalted)
 }

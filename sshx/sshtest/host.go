@@ -1,16 +1,15 @@
 package sshtest
 
 import (
-	"bytes"
 	"context"
-	"crypto/rand"
-	"errors"
-	"fmt"
-	"io"
 	"net"
-	"strings"
-	"sync"
+	"net/netip"
 	"time"
+
+	"github.com/poolready/poolready/sshx/sshtest/internal/machine"
+	"github.com/poolready/poolready/sshx/sshtest/internal/shell"
+	"github.com/poolready/poolready/sshx/sshtest/internal/sshd"
+	"github.com/poolready/poolready/sshx/sshtest/internal/userland"
 )
 
 // A Host is a simulated machine: a disk, a shell (mvdan.cc/sh), commands, and an SSH server that
@@ -54,46 +53,37 @@ type Host struct {
 	// before, they were ignored without a word.
 	RootSignals bool
 
-	disk  *Disk
-	ports ports
-
-	mu     sync.Mutex
-	cond   sync.Cond // of mu: running, thawed and halted change
-	up     *boot     // nil while halted
-	bootID string
-	offset time.Duration // of the clock, since somebody set it or the machine was resumed
-	faults Faults
-	failed int // connections that ended without login, for Faults.DropAfter
-
-	logMu sync.Mutex // held while a line is added to a log
+	disk *Disk
+	m    *machine.Host
+	sshd *sshd.Daemon
 }
 
-// A boot is what lasts from Boot to Halt.
-type boot struct {
-	h      *Host
-	ctx    context.Context // ends with the boot
-	cancel context.CancelCauseFunc
-	since  time.Time
-	asked  sync.Once // for a reboot or power off
-
-	// The rest is guarded by Host.mu.
-	running int // commands, connections and goroutines to wait for
-	conns   map[*guestConn]bool
-	pids    map[int]*process
-	lastPID int
-	sshd    *daemon
-	sshdErr error
-	waiting int     // connections not logged in yet
-	dropped float64 // see MaxStartups
-}
-
-var errHalted = errors.New("sshtest: the machine is off")
+// A BindFunc reserves an address for a program that listens there. serve is called for each
+// connection, on a goroutine of its own, and returns when the connection is closed. release frees the
+// address.
+type BindFunc func(at netip.AddrPort, serve func(net.Conn)) (release func(), err error)
 
 // NewHost returns a machine on disk that is not booted.
 func NewHost(disk *Disk) *Host {
 	h := &Host{disk: disk}
-	h.cond.L = &h.mu
+	h.m = machine.New(disk.d, h.config, func(m *machine.Host) machine.Parts {
+		h.sshd = sshd.New(m)
+		return machine.Parts{Base: userland.BaseCommand, Script: shell.Script, SSHD: h.sshd}
+	})
 	return h
+}
+
+// config is what the fields say now.
+func (h *Host) config() machine.Config {
+	c := machine.Config{
+		Command:   func(name string) machine.Command { return h.own(h.Commands[name]) },
+		Installed: h.Installed, OnReboot: h.OnReboot, OnPowerOff: h.OnPowerOff, Dial: h.Dial, Bind: machine.BindFunc(h.Bind),
+		Now: h.Now, Passwords: h.Passwords, Version: h.Version, RootSignals: h.RootSignals,
+	}
+	if tell := h.OnNotSimulated; tell != nil {
+		c.OnNotSimulated = func(r machine.Refusal) { tell(Refusal(r)) }
+	}
+	return c
 }
 
 // Disk returns the machine's disk, for reading and writing at any time.
@@ -101,178 +91,97 @@ func (h *Host) Disk() *Disk { return h.disk }
 
 // Boot starts the machine, after halting it if it runs: a new boot id, empty /run, new host
 // keys if /etc/ssh has none, and sshd, if its configuration is right.
-func (h *Host) Boot() {
-	h.Halt()
-	id, f := newUUID(), h.Faults()
-	if old := h.BootID(); f.KeepBootID && old != "" {
-		id = old
-	}
-	d := h.disk
-	for _, dir := range []string{"/run", "/proc", "/dev/shm"} {
-		list, _ := d.ReadDir(dir)
-		for _, e := range list {
-			_ = d.RemoveAll(dir + "/" + e.Name())
-		}
-	}
-	_ = d.MkdirAll("/run/lock", 0o755)
-	_ = d.WriteFile("/proc/sys/kernel/random/boot_id", []byte(id+"\n"), 0o444)
-	_ = d.RemoveAll("/sys/class/net")
-	_ = d.WriteFile("/proc/sys/kernel/osrelease", []byte(kernelRelease+"\n"), 0o444)
-	for _, name := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
-		if _, err := d.Lstat("/dev"); err == nil {
-			d.device(name)
-		}
-	}
-	if f.NewHostKeys {
-		_ = d.RemoveHostKeys()
-	}
-	_ = d.makeHostKeys()
-
-	b := newBoot(h)
-	d.setUptime(b.since)
-	h.mu.Lock()
-	h.up, h.bootID, h.offset = b, id, 0
-	h.mu.Unlock()
-	_ = h.StartSSHD()
-}
-
-// ShowNIC makes a network interface visible in /sys/class/net, until the machine boots.
-func (h *Host) ShowNIC(name, mac string) {
-	dir := "/sys/class/net/" + name
-	_ = h.disk.MkdirAll(dir, 0o755)
-	_ = h.disk.WriteFile(dir+"/address", []byte(strings.ToLower(mac)+"\n"), 0o444)
-}
-
-func newBoot(h *Host) *boot {
-	b := &boot{h: h, since: time.Now(), conns: map[*guestConn]bool{}, pids: map[int]*process{}, lastPID: 900}
-	b.ctx, b.cancel = context.WithCancelCause(context.Background())
-	return b
-}
+func (h *Host) Boot() { h.m.Boot() }
 
 // Halt ends every connection and process, as losing power does, and returns when none is left.
 // It does nothing to a machine that is off.
-func (h *Host) Halt() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	b := h.up
-	if b == nil {
-		return
-	}
-	h.up = nil
-	b.cancel(errHalted)
-	for c := range b.conns {
-		_ = c.Conn.Close()
-	}
-	h.cond.Broadcast()
-	for b.running > 0 {
-		h.cond.Wait()
-	}
-}
-
-// BootID is that of /proc/sys/kernel/random/boot_id. It stays readable after Halt.
-func (h *Host) BootID() string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.bootID
-}
+func (h *Host) Halt() { h.m.Halt() }
 
 // Running reports whether the machine is on.
-func (h *Host) Running() bool { return h.booted() != nil }
+func (h *Host) Running() bool { return h.m.Running() }
 
-func (h *Host) booted() *boot {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.up
-}
-
-// enter counts something that Halt must wait for; it reports whether the boot still lasts.
-func (b *boot) enter() bool {
-	b.h.mu.Lock()
-	defer b.h.mu.Unlock()
-	if b.h.up != b {
-		return false
-	}
-	b.running++
-	return true
-}
-
-func (b *boot) leave() {
-	b.h.mu.Lock()
-	defer b.h.mu.Unlock()
-	b.running--
-	b.h.cond.Broadcast()
-}
-
-// hand runs f on a goroutine that Halt waits for, and reports whether it could.
-func (b *boot) hand(f func()) bool {
-	if !b.enter() {
-		return false
-	}
-	go func() {
-		defer b.leave()
-		f()
-	}()
-	return true
-}
-
-// ask calls a hook, once per boot.
-func (b *boot) ask(hook func()) {
-	if hook != nil {
-		b.asked.Do(func() { go hook() })
-	}
-}
+// BootID is that of /proc/sys/kernel/random/boot_id. It stays readable after Halt.
+func (h *Host) BootID() string { return h.m.BootID() }
 
 // Hostname is what /etc/hostname says.
-func (h *Host) Hostname() string {
-	data, _ := h.disk.ReadFile("/etc/hostname")
-	line, _, _ := strings.Cut(string(data), "\n")
-	if line = strings.TrimSpace(line); line == "" {
-		return "localhost"
-	}
-	return line
-}
+func (h *Host) Hostname() string { return h.m.Hostname() }
+
+// ShowNIC makes a network interface visible in /sys/class/net, until the machine boots.
+func (h *Host) ShowNIC(name, mac string) { h.m.ShowNIC(name, mac) }
 
 // Run runs a shell script on the machine as root, without SSH: for tests that look at it or break
 // it. It returns what the script printed, stdout and stderr merged, and its exit code: 137 if ctx
 // ended or the machine was halted, 255 if it is off. It waits for background jobs that still hold
 // the output.
 func (h *Host) Run(ctx context.Context, script string) (output string, code int) {
-	return h.RunAs(ctx, "root", script)
+	return h.m.Run(ctx, script)
 }
 
 // RunAs is Run as another user, in the environment that sshd would give it.
 func (h *Host) RunAs(ctx context.Context, user, script string) (output string, code int) {
-	b := h.booted()
-	if b == nil || !b.enter() {
-		return errHalted.Error() + "\n", 255
-	}
-	defer b.leave()
-	u, ok := h.disk.accounts().user(user)
-	if !ok {
-		return fmt.Sprintf("sshtest: no user %q\n", user), 255
-	}
-	out := newOutput()
-	t := b.newTask(out, out, nil)
-	defer context.AfterFunc(ctx, func() { t.kill(sigKILL) })()
-	p := t.login(u)
-	p.Args = []string{u.shell, "-c", script}
-	var buf bytes.Buffer
-	drained := make(chan struct{})
-	go func() {
-		defer close(drained)
-		_, _ = io.Copy(&buf, t.out)
-	}()
-	code = h.execute(t.ctx, p)
-	t.release()
-	<-drained
-	return buf.String(), code
+	return h.m.RunAs(ctx, user, script)
 }
 
-const kernelRelease = "5.14.0-427.13.1.el9_4.x86_64"
+// Runnable reports whether a user's program of that name or path is on the machine and may be run.
+func (h *Host) Runnable(user, program string) bool { return h.m.Runnable(user, program) }
 
-func newUUID() string {
-	b := make([]byte, 16)
-	_, _ = rand.Read(b)
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+// Reboot asks the embedder for a reboot, as the command does: OnReboot is called on a goroutine of
+// its own, unless something was asked for since Boot.
+func (h *Host) Reboot() { h.m.Reboot() }
+
+// PowerOff is Reboot for OnPowerOff.
+func (h *Host) PowerOff() { h.m.PowerOff() }
+
+// Clock is what the machine's clock reads.
+func (h *Host) Clock() time.Time { return h.m.Clock() }
+
+// SetClock sets the clock, as date -s does. It is right again after the next Boot.
+func (h *Host) SetClock(t time.Time) { h.m.SetClock(t) }
+
+// Log adds a line to the machine's journal, as a service does that is called tag.
+func (h *Host) Log(tag, text string) { h.m.Log(tag, text) }
+
+// KernelLog adds a line to the kernel's log, of a level such as "err", and to the journal.
+func (h *Host) KernelLog(level, text string) { h.m.KernelLog(level, text) }
+
+// ServePort hands a connection from the machine's network, to an address of the machine, to the
+// program that listens there, and returns when it is closed. It reports whether any did. It is for
+// machines without Bind.
+func (h *Host) ServePort(conn net.Conn, to netip.AddrPort) bool { return h.m.ServePort(conn, to) }
+
+// Freeze returns a copy of the disk, /run included, and what the machine knows beside it, of one
+// moment: what a hypervisor keeps with a snapshot of the memory. The machine goes on. Programs are
+// goroutines here, which nobody can copy: if any but the services of Start still runs after a second,
+// Freeze fails and names it.
+func (h *Host) Freeze() (*Disk, []byte, error) {
+	d, frozen, err := h.m.Freeze()
+	if err != nil {
+		return nil, nil, err
+	}
+	return &Disk{d}, frozen, nil
 }
+
+// Resume is Boot for a machine on a disk that Freeze returned: it goes on from that moment. Boot
+// id, uptime, process ids and /run are as they were, the clock reads what it read then, until
+// somebody sets it, and there are no connections. sshd reads its configuration anew.
+func (h *Host) Resume(frozen []byte) error { return h.m.Resume(frozen) }
+
+// StartSSHD starts sshd, or starts it again: it reads sshd_config and the host keys anew, for
+// connections that come from now on. If they are wrong sshd does not run and the error says why,
+// as sshd -t would. Boot does this; simulations of systemctl do for start, restart and reload.
+func (h *Host) StartSSHD() error { return h.sshd.Start() }
+
+// StopSSHD lets no new connection in. Those that are there stay, as under systemd.
+func (h *Host) StopSSHD() { h.sshd.Stop() }
+
+// SSHDRunning reports whether there is somebody to connect to; a network refuses if not.
+func (h *Host) SSHDRunning() bool { return h.sshd.Running() }
+
+// DropConnections ends all SSH connections at once, with no word of what becomes of the commands
+// on them, which run on.
+func (h *Host) DropConnections() { h.sshd.Drop() }
+
+// ServeConn is sshd on one TCP connection, which it closes. It returns when the connection has
+// ended: the client hangs up, somebody closes conn, or Halt does. If the machine is off, or sshd
+// does not run, that is at once; a network model asks SSHDRunning first, and refuses.
+func (h *Host) ServeConn(conn net.Conn) { h.sshd.Serve(conn) }

@@ -2,6 +2,7 @@ package sshtest
 
 import (
 	"bytes"
+	"crypto/rand"
 	"errors"
 	"os"
 	"os/exec"
@@ -131,7 +132,7 @@ cat <<-Y
 			} else {
 				require.NoError(t, err)
 			}
-			d := "/tmp/" + randomHex(8)
+			d := "/tmp/" + rand.Text()
 			got, code := h.RunAs(t.Context(), user, "mkdir "+d+"; exec 2>"+d+".err; cd "+d+"; "+text+script)
 			errs, _ := h.Disk().ReadFile(d + ".err")
 			assert.Equal(t, string(want), got, "here: %s\nreal: %s", errs, stderr.String())

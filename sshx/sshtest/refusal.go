@@ -1,9 +1,6 @@
 package sshtest
 
-import (
-	"errors"
-	"fmt"
-)
+import "github.com/poolready/poolready/sshx/sshtest/internal/machine"
 
 // A Refusal is something that the machine was asked to do and does not simulate.
 type Refusal struct {
@@ -13,17 +10,4 @@ type Refusal struct {
 }
 
 // Error is the message that Stderr gets, too.
-func (r *Refusal) Error() string {
-	return fmt.Sprintf("sshtest: %s: not simulated: %s", r.Command, r.What)
-}
-
-// refused reports err to OnNotSimulated if it is, or wraps, a Refusal.
-func (h *Host) refused(err error, user string) {
-	r, ok := errors.AsType[*Refusal](err)
-	if !ok || h.OnNotSimulated == nil {
-		return
-	}
-	told := *r
-	told.User = user
-	h.OnNotSimulated(told)
-}
+func (r *Refusal) Error() string { m := machine.Refusal(*r); return m.Error() }

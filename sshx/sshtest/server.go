@@ -201,3 +201,10 @@ func (s *Server) ClientConfig(user string) *ssh.ClientConfig {
 		HostKeyCallback: ssh.FixedHostKey(key), HostKeyAlgorithms: []string{key.Type()},
 	}
 }
+
+// must is for what cannot fail on a disk that only we know.
+func must(err error) {
+	if err != nil {
+		panic("sshtest: " + err.Error())
+	}
+}

@@ -82,7 +82,7 @@ func TestShellSeesNothingOfTheHost(t *testing.T) {
 	passwd, _ := os.ReadFile("/etc/passwd")
 	for line := range strings.Lines(string(passwd)) {
 		name, _, _ := strings.Cut(line, ":")
-		if _, ok := h.Disk().accounts().user(name); !ok && syntax.ValidName(name) {
+		if _, ok := h.disk.d.Accounts().User(name); !ok && syntax.ValidName(name) {
 			stranger = name
 			break
 		}

@@ -54,10 +54,9 @@ func TestSudoReadsItsRules(t *testing.T) {
 		for _, u := range []string{"carl", "dora", "nobody2"} {
 			require.NoError(t, h.Disk().AddUser(u))
 		}
-		_, _ = h.Disk().ReadFile("/etc/group")
-		a := h.Disk().accounts()
-		a.join("carl", []string{"wheel"}, true)
-		require.NoError(t, a.store(h.Disk()))
+		a := h.disk.d.Accounts()
+		a.Join("carl", []string{"wheel"}, true)
+		require.NoError(t, a.Store(h.disk.d))
 		require.NoError(t, h.Disk().WriteFile("/etc/sudoers.d/dora", []byte("dora ALL=(ALL) NOPASSWD: /usr/bin/id, /bin/cat /etc/shadow\n"), 0o440))
 	})
 	scripts(t, h, []struct{ user, script, want string }{

@@ -2,6 +2,7 @@ package sshtest
 
 import (
 	"bufio"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"strings"
@@ -60,7 +61,7 @@ func TestWrapperRun(t *testing.T) {
 			g := newGuest(t)
 			c := g.dial("admin")
 			run := func(flags, stdin string, words ...string) (string, int) {
-				k := wire.Call{User: user, Text: wire.Run, Name: "sshx", Args: append([]string{"tok" + randomHex(4), flags}, words...)}
+				k := wire.Call{User: user, Text: wire.Run, Name: "sshx", Args: append([]string{"tok" + rand.Text(), flags}, words...)}
 				if len(words) > 0 {
 					k.Text = wire.Exec
 				}
@@ -111,8 +112,8 @@ func TestWrapperKillsTheGroupWhenStdinEnds(t *testing.T) {
 				require.NoError(t, err)
 				r, err := s.StdoutPipe()
 				require.NoError(t, err)
-				require.NoError(t, s.Start(wire.Call{User: user, Text: wire.Run, Name: "sshx", Args: []string{"t" + randomHex(4), "m"}}.Command()))
-				mark := "/tmp/survived" + randomHex(4)
+				require.NoError(t, s.Start(wire.Call{User: user, Text: wire.Run, Name: "sshx", Args: []string{"t" + rand.Text(), "m"}}.Command()))
+				mark := "/tmp/survived" + rand.Text()
 				script := "sleep 1000 & echo $!; (sleep 1000; touch " + mark + "); touch " + mark + "\n"
 				_, err = io.WriteString(w, wire.Header(int64(len(script)), wire.Preamble(nil, "", []string{"/bin/sh"}))+script)
 				require.NoError(t, err)
@@ -229,7 +230,7 @@ func TestTruncatedInputRunsNothing(t *testing.T) {
 		if n%7 != 0 && n != len(whole)-1 {
 			continue
 		}
-		_, errs, code := g.ssh(g.dial("admin"), wire.Call{Text: wire.Run, Name: "sshx", Args: []string{"t" + randomHex(4), "m"}}.Command(), whole[:n])
+		_, errs, code := g.ssh(g.dial("admin"), wire.Call{Text: wire.Run, Name: "sshx", Args: []string{"t" + rand.Text(), "m"}}.Command(), whole[:n])
 		assert.Equal(t, wire.Failed, code, "%q: %s", whole[:n], errs)
 	}
 	_, err := g.Disk().Stat("/tmp/ran")

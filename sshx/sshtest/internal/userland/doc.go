@@ -1,0 +1,2 @@
+// Package userland is the commands of a simulated machine.
+package userland
