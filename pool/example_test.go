@@ -8,8 +8,8 @@ import (
 	"github.com/poolready/poolready/pool"
 	"github.com/poolready/poolready/sshx"
 	"github.com/poolready/poolready/vsphere"
-	"github.com/poolready/poolready/vsphere/vspheretest"
 	"github.com/poolready/poolready/vsphere/vspheretest/access"
+	"github.com/poolready/poolready/vsphere/vspheretest/sshguest"
 )
 
 // web is a set of two pools, each a server and a client that needs it.
@@ -44,7 +44,7 @@ func web(provider pool.Provider, ssh sshx.Config) pool.Spec {
 
 // A program outside of go test opens a set with Open. Here the vCenter is a simulated one.
 func ExampleOpen() {
-	vcenter := vspheretest.NewUnstartedServer(nil)
+	vcenter := sshguest.NewUnstartedServer(nil)
 	vcenter.Start()
 	defer vcenter.Close()
 	cfg, login := access.Config(vcenter)
@@ -70,7 +70,7 @@ func ExampleOpen() {
 
 // Plan tells what Open would do, and why, without doing it.
 func ExamplePlan() {
-	vcenter := vspheretest.NewUnstartedServer(nil)
+	vcenter := sshguest.NewUnstartedServer(nil)
 	vcenter.Start()
 	defer vcenter.Close()
 	cfg, login := access.Config(vcenter)

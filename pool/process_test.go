@@ -27,6 +27,7 @@ import (
 	"github.com/poolready/poolready/sshx"
 	"github.com/poolready/poolready/vsphere"
 	"github.com/poolready/poolready/vsphere/vspheretest"
+	"github.com/poolready/poolready/vsphere/vspheretest/sshguest"
 )
 
 func init() { pool.AddChild("vcenter", func(*testing.M) { serveLab() }) }
@@ -42,7 +43,7 @@ const labEnv = "CHILD_LAB"
 // serveLab is that process. It does what it is told, line by line, until its input ends.
 func serveLab() {
 	dir := os.Getenv(labEnv)
-	srv := vspheretest.NewUnstartedServer(nil)
+	srv := sshguest.NewUnstartedServer(nil)
 	srv.Templates = []vspheretest.Template{{Path: "templates/rhel9", DiskGiB: 10}}
 	srv.Latency = vspheretest.Fast()
 	srv.StateDir, srv.JumpAddr = dir, "127.0.0.1:0"

@@ -24,6 +24,7 @@ import (
 	"github.com/poolready/poolready/vsphere"
 	"github.com/poolready/poolready/vsphere/vspheretest"
 	"github.com/poolready/poolready/vsphere/vspheretest/access"
+	"github.com/poolready/poolready/vsphere/vspheretest/sshguest"
 )
 
 // A rig is a vCenter, or a provider in memory, and what a user of it has.
@@ -38,7 +39,7 @@ type rig struct {
 
 func newRig(t *testing.T, set func(*vspheretest.Server)) *rig {
 	t.Helper()
-	srv := vspheretest.NewUnstartedServer(t)
+	srv := sshguest.NewUnstartedServer(t)
 	srv.Templates = []vspheretest.Template{{Path: "templates/rhel9", DiskGiB: 10}}
 	srv.Latency, srv.Hosts = vspheretest.Fast(), 1
 	srv.DescriptionLimit = 512 // no document promises more

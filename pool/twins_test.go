@@ -9,13 +9,14 @@ import (
 
 	"github.com/poolready/poolready/pool"
 	"github.com/poolready/poolready/vsphere/vspheretest"
+	"github.com/poolready/poolready/vsphere/vspheretest/sshguest"
 )
 
 // On systems whose DHCP client goes by /etc/machine-id, clones of a golden with a filled one get one
 // address. None of them is taken for another: the set is not ready, and the error says why.
 func TestClonesThatShareALeaseAreNotReady(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(s *vspheretest.Server) { s.LeaseByMachineID = true })
+	r := newRig(t, func(s *vspheretest.Server) { s.OS = &sshguest.OS{LeaseByMachineID: true} })
 	spec := r.spec(2)
 	spec.Roles = spec.Roles[:1]
 	spec.Limits.Boot = 5 * time.Second
@@ -33,7 +34,7 @@ func TestClonesThatShareALeaseAreNotReady(t *testing.T) {
 // With an empty machine-id in golden each clone makes its own, and has an address of its own.
 func TestClonesOfAGoldenWithoutAMachineIDAreReady(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(s *vspheretest.Server) { s.LeaseByMachineID = true })
+	r := newRig(t, func(s *vspheretest.Server) { s.OS = &sshguest.OS{LeaseByMachineID: true} })
 	spec := r.spec(2)
 	spec.Golden.Steps = append(spec.Golden.Steps, pool.Script("machine-id", ": >/etc/machine-id"))
 	set := r.open(spec)

@@ -20,6 +20,7 @@ import (
 	"github.com/poolready/poolready/pool"
 	"github.com/poolready/poolready/sshx"
 	"github.com/poolready/poolready/vsphere/vspheretest"
+	"github.com/poolready/poolready/vsphere/vspheretest/sshguest"
 )
 
 // The fault matrix: each method that a build, or the reuse of what was built, calls, its first and its
@@ -55,7 +56,7 @@ type matrixLab struct {
 }
 
 func newMatrixLab(t *testing.T) *matrixLab {
-	srv := vspheretest.NewUnstartedServer(t)
+	srv := sshguest.NewUnstartedServer(t)
 	srv.Templates = []vspheretest.Template{{Path: "templates/rhel9", DiskGiB: 10}}
 	srv.Latency = vspheretest.Fast()
 	srv.Start()

@@ -4,12 +4,10 @@ import (
 	"context"
 	"time"
 
-	"golang.org/x/crypto/ssh"
-
 	"github.com/poolready/poolready/pool"
-	"github.com/poolready/poolready/sshx"
 	"github.com/poolready/poolready/vsphere"
 	"github.com/poolready/poolready/vsphere/vspheretest"
+	"github.com/poolready/poolready/vsphere/vspheretest/access"
 )
 
 // expect is how long making a simulated VM ready takes at most: minutes of a real one are short here.
@@ -20,7 +18,9 @@ const expect = 10 * time.Second
 // test's default -timeout is enough.
 func On(t pool.T, srv *vspheretest.Server, spec pool.Spec) pool.Spec {
 	t.Helper()
-	provider, err := vsphere.New(vsphere.Config{URL: srv.URL.String(), CACerts: srv.CAFile, Datacenter: srv.Datacenter})
+	cfg, login := access.Config(srv)
+	cfg.Datacenter = srv.Datacenter
+	provider, err := vsphere.New(cfg)
 	if err != nil {
 		t.Fatalf("e2etest: %v", err)
 	}
@@ -32,7 +32,7 @@ func On(t pool.T, srv *vspheretest.Server, spec pool.Spec) pool.Spec {
 		}
 	})
 	spec.Provider = provider
-	spec.SSH = sshx.Config{Keys: []ssh.Signer{srv.ClientKey}, Dialer: srv, HostKeys: sshx.HostKeys{Pinned: srv.HostKeys}}
+	spec.SSH = login
 	spec.Golden.Expect = expect
 	roles := append([]pool.Role(nil), spec.Roles...)
 	for i := range roles {

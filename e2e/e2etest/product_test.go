@@ -56,10 +56,12 @@ func web(ctx context.Context, p *sshtest.Proc) int {
 	return p.Fail(0, "%v", srv.Serve(l))
 }
 
-func TestServersCommandsAreOnTheSitesMachines(t *testing.T) {
+func TestCommandsAreOnTheSitesMachines(t *testing.T) {
 	t.Parallel()
-	srv := e2etest.NewUnstartedServer(t, e2etest.Site{Commands: map[string]sshtest.Command{"one": web}})
-	srv.Commands = map[string]sshtest.Command{"two": func(_ context.Context, p *sshtest.Proc) int { fmt.Fprintln(p.Stdout, "two"); return 0 }}
+	srv := e2etest.NewUnstartedServer(t, e2etest.Site{Commands: map[string]sshtest.Command{
+		"one": web,
+		"two": func(_ context.Context, p *sshtest.Proc) int { fmt.Fprintln(p.Stdout, "two"); return 0 },
+	}})
 	srv.Latency = vspheretest.Fast()
 	srv.Start()
 	tmpl, folder, pool := vm(t, srv, "/Datacenter/vm/e2e-template-rhel9")

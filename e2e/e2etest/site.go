@@ -34,7 +34,6 @@ type Site struct {
 	// program of the simulation replaces it. They listen and dial on the modelled network with
 	// sshtest.Proc's Listen and DialContext; systemctl starts them by unit files on the machine. A
 	// program that is uploaded, compiled for x86-64, is simulated by the command of its file's name.
-	// vspheretest.Server.Commands are added.
 	Commands map[string]sshtest.Command
 	// Packages are packages of your own, by name, which the mirrors have for dnf and apt-get.
 	Packages map[string]Package

@@ -16,6 +16,7 @@ import (
 	"github.com/poolready/poolready/vsphere"
 	"github.com/poolready/poolready/vsphere/vspheretest"
 	"github.com/poolready/poolready/vsphere/vspheretest/access"
+	"github.com/poolready/poolready/vsphere/vspheretest/sshguest"
 )
 
 // agentctl is the product's command, simulated. It knows: install VERSION, version, enroll
@@ -64,7 +65,7 @@ func agentctl(_ context.Context, p *sshtest.Proc) int {
 func vcenter(t *testing.T, agentctl sshtest.Command) (pool.Provider, sshx.Config) {
 	t.Helper()
 	srv := vspheretest.NewUnstartedServer(t)
-	srv.Commands = map[string]sshtest.Command{"agentctl": agentctl}
+	srv.OS = &sshguest.OS{Commands: map[string]sshtest.Command{"agentctl": agentctl}}
 	srv.Latency = vspheretest.Fast()
 	srv.Start()
 	cfg, login := access.Config(srv)

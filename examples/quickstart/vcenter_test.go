@@ -9,8 +9,8 @@ import (
 	"github.com/poolready/poolready/pool"
 	"github.com/poolready/poolready/sshx"
 	"github.com/poolready/poolready/vsphere"
-	"github.com/poolready/poolready/vsphere/vspheretest"
 	"github.com/poolready/poolready/vsphere/vspheretest/access"
+	"github.com/poolready/poolready/vsphere/vspheretest/sshguest"
 )
 
 // vcenter returns a provider, how to log in to the template, the template's name, and how long it
@@ -21,7 +21,7 @@ import (
 func vcenter(t pool.T) (pool.Provider, sshx.Config, string, time.Duration) {
 	t.Helper()
 	if os.Getenv("GOVC_URL") == "" {
-		cfg, login := access.Config(vspheretest.NewServer(t))
+		cfg, login := access.Config(sshguest.NewServer(t))
 		return open(t, cfg), login, "template", time.Second
 	}
 	cfg, err := vsphere.FromEnv()

@@ -15,6 +15,7 @@ import (
 	"github.com/poolready/poolready/e2e"
 	"github.com/poolready/poolready/e2e/e2etest"
 	"github.com/poolready/poolready/vsphere/vspheretest"
+	"github.com/poolready/poolready/vsphere/vspheretest/sshguest"
 )
 
 // A lab is a Server and what its users have to be told beside what it says itself.
@@ -107,6 +108,7 @@ func configure(args []string, out io.Writer) (*lab, error) {
 	}
 	s.Templates = []vspheretest.Template{{Path: cmp.Or(*template, "template")}}
 	if *guests == "plain" {
+		s.OS = new(sshguest.OS)
 		l.exports = append(l.exports, [2]string{"E2E_TEMPLATE", s.Templates[0].Path})
 	} else if err := l.conDis(*template, *pools); err != nil {
 		l.unlock()

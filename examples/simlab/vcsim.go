@@ -13,6 +13,7 @@ import (
 	"github.com/vmware/govmomi/simulator"
 
 	"github.com/poolready/poolready/vsphere/vspheretest"
+	"github.com/poolready/poolready/vsphere/vspheretest/sshguest"
 )
 
 // vcsimFlags are those of vcsim's. Any of them makes simlab serve vcsim's inventory, the way that
@@ -112,6 +113,8 @@ func (v *vcsimFlags) apply(f *flag.FlagSet, s *vspheretest.Server) (bool, error)
 	}
 	if !given["state"] {
 		s.StateDir = ""
+	} else {
+		s.OS = new(sshguest.OS) // whoever keeps the key logs in
 	}
 	if !given["jump"] {
 		s.JumpAddr = ""

@@ -20,7 +20,6 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 	"github.com/vmware/govmomi/vim25/xml"
 
-	"github.com/poolready/poolready/sshx/sshtest"
 	"github.com/poolready/poolready/vsphere/vspheretest"
 )
 
@@ -65,7 +64,7 @@ func (w *wild) round(n int) int {
 	s := start(w.T, func(srv *vspheretest.Server) {
 		srv.Latency = vspheretest.Fast()
 		srv.Latency.RPC = 0
-		srv.OnNotSimulated = func(string, sshtest.Refusal) {}
+		srv.OnNotSimulated = func(string, error) {}
 	})
 	defer s.srv.Close()
 	vm := s.full("vm")

@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"io"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/poolready/poolready/sshx/sshtest"
 	"github.com/poolready/poolready/vsphere/vspheretest"
+	"github.com/poolready/poolready/vsphere/vspheretest/sshguest"
 )
 
 // greet serves a line to each connection on port 8080; hear prints what ADDRESS:PORT serves.
@@ -42,7 +42,7 @@ func hear(ctx context.Context, p *sshtest.Proc) int {
 func TestPlainMachinesReachEachOther(t *testing.T) {
 	t.Parallel()
 	s := start(t, func(srv *vspheretest.Server) {
-		srv.Commands = map[string]sshtest.Command{"greet": greet, "hear": hear}
+		srv.OS = &sshguest.OS{Commands: map[string]sshtest.Command{"greet": greet, "hear": hear}}
 	})
 	a, b := s.full("a"), s.full("b")
 	addr, c := s.boot(a)
@@ -68,26 +68,5 @@ func TestPlainMachinesReachEachOther(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, "hello\n", string(line))
 		require.NoError(t, conn.Close())
-	}
-}
-
-// anOS is one that knows no commands.
-type anOS struct{ vspheretest.OS }
-
-func TestCommandsThatNoMachineWouldHaveAreRefused(t *testing.T) {
-	t.Parallel()
-	fatal := make(chan string, 1)
-	srv := vspheretest.NewUnstartedServer(nil)
-	srv.OS = anOS{}
-	srv.Commands = map[string]sshtest.Command{"greet": greet}
-	go func() {
-		defer func() { fatal <- fmt.Sprint(recover()) }()
-		srv.Start()
-	}()
-	select {
-	case said := <-fatal:
-		assert.Contains(t, said, "is no Commander")
-	case <-time.After(20 * time.Second):
-		t.Fatal("it started")
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/poolready/poolready/vsphere/vspheretest"
+	"github.com/poolready/poolready/vsphere/vspheretest/sshguest"
 )
 
 const staticMAC = "00:50:56:00:00:11"
@@ -155,7 +156,7 @@ func TestOneMACWithTwoAddressesLosesPackets(t *testing.T) {
 func TestClonesWithOneMachineIDShareALease(t *testing.T) {
 	t.Parallel()
 	for _, shared := range []bool{false, true} {
-		s := start(t, func(srv *vspheretest.Server) { srv.LeaseByMachineID = shared })
+		s := start(t, func(srv *vspheretest.Server) { srv.OS = &sshguest.OS{LeaseByMachineID: shared} })
 		golden := s.full("golden")
 		s.must(golden.PowerOn(s.ctx))
 		c := s.ssh(s.address(golden))

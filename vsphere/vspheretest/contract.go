@@ -3,12 +3,9 @@ package vspheretest
 import (
 	"net"
 	"net/netip"
-
-	"github.com/poolready/poolready/sshx/sshtest"
 )
 
-// An OS is what the VMs of a Server run. It is set on the Server before Start; the default is
-// a plain machine of package sshtest on a flat network.
+// An OS is what the VMs of a Server run. It is set on the Server before Start; see Server.OS.
 type OS interface {
 	// Install returns the disk of a VM that was not cloned from another: a template, as a rule.
 	Install(vm Hardware) Disk
@@ -69,11 +66,12 @@ type Resumer interface {
 	Resume(m *Machine, memory []byte) (Guest, error)
 }
 
-// A Commander is an OS on which Server.Commands can be.
-type Commander interface {
+// A Starter is an OS that is told which Server it is for.
+type Starter interface {
 	OS
-	// AddCommands is called once, before anything boots. Its error keeps the Server from starting.
-	AddCommands(map[string]sshtest.Command) error
+	// Start is called by Server.Start before anything else is asked of the OS. An error keeps the
+	// Server from starting.
+	Start(*Server) error
 }
 
 // GuestInfo is what open-vm-tools reports.

@@ -35,7 +35,7 @@
 //     and lead nowhere; ShutdownGuest needs tools, takes time and may never be followed;
 //   - of two VMs with one MAC on one network, or with one address, each gets what is sent to it by
 //     turns, and connections to the other end; an event tells of the MAC; an empty /etc/machine-id
-//     is filled at boot, and the DHCP server may go by it ([Server.LeaseByMachineID]);
+//     is filled at boot, and the DHCP server may go by it;
 //   - a VM with a MAC by hand that VMware keeps for itself, or with one of a group, does not power
 //     on; an instance UUID that another VM has is replaced;
 //   - guestinfo.* set while a VM runs is gone when it stops; empty values delete; keys that a
@@ -76,6 +76,9 @@
 // that nobody has is no route, a closed port refuses, a guest whose power is cut falls silent.
 // Server.Jump is for other processes.
 //
+// By default guests are bare: they boot, have tools and addresses, and refuse every connection. Package
+// sshguest has machines with a shell and an SSH server; what passes on vCenter's interfaces is the same.
+//
 // # What is different from a real vCenter
 //
 // Not simulated; what is asked for is refused, not ignored: snapshots with memory of guests in
@@ -104,8 +107,8 @@
 //   - what becomes of clones when their golden is destroyed: it is refused (ResourceInUse);
 //   - whether a linked clone may go to another datastore: it may not;
 //   - whether the tools' last words stay after power off and revert: they do;
-//   - whether a guest has its address back after a revert: the default OS gives it another one when
-//     it boots. One that goes on has the address of then;
+//   - whether a guest has its address back after a revert: guests get another one when they
+//     boot. One that goes on has the address of then;
 //   - what vCenter tells of a VM right after a revert to memory: tools that run and the addresses
 //     of before the revert, until the tools' next poll, and the boot time of then;
 //   - whether a vGPU forbids a snapshot with memory: it does;

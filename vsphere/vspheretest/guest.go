@@ -68,7 +68,7 @@ func (s *Server) newGuest(ctx *simulator.Context, m *vm) *running {
 		changed: make(chan struct{}, 1), rebooted: make(chan struct{}, 1),
 	}
 	r.life, r.kill = context.WithCancel(s.life)
-	r.m = &Machine{Disk: disk, Hardware: hw, run: r, reverts: reverts}
+	r.m = &Machine{Disk: disk, Hardware: hw, run: r, Reverts: reverts}
 	return r
 }
 

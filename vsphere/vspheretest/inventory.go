@@ -79,18 +79,11 @@ func (s *Server) defaults() error {
 	}
 	s.Limits = s.Limits.withDefaults()
 	if s.OS == nil {
-		os, err := newPlainOS(s)
-		if err != nil {
-			return fmt.Errorf("default OS: %w", err)
-		}
-		s.OS = os
-	} else if len(s.Commands) > 0 {
-		o, ok := s.OS.(Commander)
-		if !ok {
-			return fmt.Errorf("the OS (%T) is no Commander, so that Server.Commands are on no machine", s.OS)
-		}
-		if err := o.AddCommands(s.Commands); err != nil {
-			return fmt.Errorf("Server.Commands: %w", err)
+		s.OS = &bareOS{s: s}
+	}
+	if o, ok := s.OS.(Starter); ok {
+		if err := o.Start(s); err != nil {
+			return fmt.Errorf("start OS %T: %w", s.OS, err)
 		}
 	}
 	return nil

@@ -12,8 +12,6 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
-
-	"github.com/poolready/poolready/sshx"
 )
 
 // A jump is an SSH server that does nothing but pass connections on to the lab network, so that
@@ -41,25 +39,18 @@ func (s *Server) serveJump() error {
 	return err
 }
 
-// JumpHosts returns the jump host for other programs than this one, and starts one on a free port
-// of 127.0.0.1 if JumpAddr asked for none: the command that sshx's WriteOpenSSH returns so works
-// while the Server runs. It returns nothing if that fails.
-func (s *Server) JumpHosts() []sshx.Config {
+// JumpHost returns the address of the jump host and its host key, in authorized_keys form. It starts
+// one on a free port of 127.0.0.1 if JumpAddr asked for none.
+func (s *Server) JumpHost() (addr, hostKey string, err error) {
 	s.jumpMu.Lock()
 	defer s.jumpMu.Unlock()
 	j := s.jump
 	if j == nil {
-		var err error
 		if j, err = s.startJump("127.0.0.1:0"); err != nil {
-			s.logf("vspheretest: %v", err)
-			return nil
+			return "", "", err
 		}
 	}
-	c := sshx.Config{Name: "jump", Address: j.l.Addr().String(), User: "lab", HostKeys: sshx.HostKeys{Pinned: []string{j.hostKey}}}
-	if s.ClientKey != nil {
-		c.Keys = []ssh.Signer{s.ClientKey}
-	}
-	return []sshx.Config{c}
+	return j.l.Addr().String(), j.hostKey, nil
 }
 
 func (s *Server) startJump(addr string) (*jump, error) {

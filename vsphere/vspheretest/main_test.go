@@ -22,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/poolready/poolready/vsphere/vspheretest"
+	"github.com/poolready/poolready/vsphere/vspheretest/sshguest"
 )
 
 func TestMain(m *testing.M) {
@@ -43,7 +44,7 @@ type site struct {
 // start starts a fast Server, configured by set if that is not nil.
 func start(t *testing.T, set func(*vspheretest.Server)) *site {
 	t.Helper()
-	srv := vspheretest.NewUnstartedServer(t)
+	srv := sshguest.NewUnstartedServer(t)
 	srv.Latency, srv.Hosts = vspheretest.Fast(), 1
 	if set != nil {
 		set(srv)

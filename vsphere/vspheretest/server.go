@@ -24,7 +24,6 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 	"golang.org/x/crypto/ssh"
 
-	"github.com/poolready/poolready/sshx/sshtest"
 	"github.com/poolready/poolready/vsphere/internal/inprocess"
 )
 
@@ -63,22 +62,13 @@ type Server struct {
 	Folders []string
 	// Templates exist from the start; none means one with the Path "template" and defaults.
 	Templates []Template
-	// OS is what the VMs run; nil means a plain machine of package sshtest, with root, on a
-	// flat network where every NIC gets an address by DHCP and all machines reach each other.
+	// OS is what the VMs run; nil means a bare machine on a LAN, which boots, has addresses that its
+	// tools tell, and refuses every connection. Package sshguest has machines to log in to.
 	OS OS
-	// Commands are on all machines, besides or instead of those of package sshtest: what a product
-	// brings, say. What they keep belongs on their Host's Disk, with which it is cloned, snapshotted and
-	// reverted. They listen and dial on the machines' network with sshtest.Proc's Listen and
-	// DialContext. An OS of your own must be a Commander.
-	Commands map[string]sshtest.Command
-	// LeaseByMachineID makes the machines of the default OS known to the DHCP server by their
-	// /etc/machine-id, as systemd-networkd and many cloud images do, instead of by MAC: clones of a
-	// template with a filled one get one address.
-	LeaseByMachineID bool
 	// OnNotSimulated is called when a machine refuses what it does not simulate, whatever the script
 	// that asked makes of the exit code. It must not wait for the machine. nil fails the test, or
-	// tells Logf if there is no test.
-	OnNotSimulated func(vm string, r sshtest.Refusal)
+	// tells Logf if there is no test. Machines of package sshtest refuse with a *sshtest.Refusal.
+	OnNotSimulated func(vm string, refusal error)
 	// Latency is how long operations take; the zero value means Brisk.
 	Latency Latency
 	// Username and Password log in; "" means "user" and "pass".
@@ -125,11 +115,11 @@ type Server struct {
 	// Jump is the address of the jump host, "host:port", and JumpKey its host key, in
 	// authorized_keys form. Any user name will do.
 	Jump, JumpKey string
-	// ClientKey logs in to the machines of the default OS, as root, and to the jump host. With
-	// another OS it is what it was before Start: nil, or a key that the OS's machines let in.
+	// ClientKey logs in to the machines, as root, if their OS lets it in, and to the jump host. It may
+	// be set before Start, by the OS at the latest.
 	ClientKey ssh.Signer
 	// HostKeys are the public host keys of templates, in authorized_keys form. Clones have the
-	// same ones. It is empty with another OS, unless that has a method HostKeys() []string.
+	// same ones. It is empty if the OS has no method HostKeys() []string.
 	HostKeys []string
 
 	t     T

@@ -1,17 +1,14 @@
 package vspheretest_test
 
 import (
-	"bytes"
 	"net"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/vmware/govmomi/vim25/types"
 	"golang.org/x/crypto/ssh"
 
-	"github.com/poolready/poolready/sshx/sshtest"
 	"github.com/poolready/poolready/vsphere/vspheretest"
 )
 
@@ -98,25 +95,6 @@ func TestStateOfAnotherInventoryIsRefused(t *testing.T) {
 		srv.Start()
 	}()
 	assert.Contains(t, f.said, "use the same, or another directory")
-}
-
-func TestTreesSurviveTheirJourney(t *testing.T) {
-	t.Parallel()
-	d := sshtest.NewDisk()
-	require.NoError(t, d.AddUser("steve"))
-	require.NoError(t, d.WriteFile("/home/steve/x", []byte("1"), 0o640))
-	require.NoError(t, d.Chown("/home/steve/x", "steve", "wheel"))
-	require.NoError(t, d.Chtimes("/home/steve/x", time.Unix(1_700_000_000, 0)))
-	d.SetSize(60 << 30)
-	first, err := vspheretest.DumpTree(d)
-	require.NoError(t, err)
-	back, err := vspheretest.LoadTree(first)
-	require.NoError(t, err)
-	size, _ := back.Usage()
-	assert.EqualValues(t, 60<<30, size)
-	second, err := vspheretest.DumpTree(back)
-	require.NoError(t, err)
-	assert.True(t, bytes.Equal(first, second))
 }
 
 func TestJumpHostReachesGuests(t *testing.T) {

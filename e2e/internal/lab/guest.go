@@ -103,7 +103,7 @@ func (l *Lab) newGuest(m *vspheretest.Machine) *Guest {
 	g.host.Installed = g.installed
 	g.host.Version = g.os.sshd
 	g.host.OnNotSimulated = func(r sshtest.Refusal) {
-		m.NotSimulated(r)
+		m.NotSimulated(&r)
 		if f := l.opts.OnNotSimulated; f != nil {
 			f(m.Hardware.Name, r)
 		}

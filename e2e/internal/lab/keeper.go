@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/poolready/poolready/vsphere/vspheretest"
+	"github.com/poolready/poolready/vsphere/vspheretest/sshguest"
 )
 
 var _ vspheretest.Keeper = (*Lab)(nil)
@@ -23,11 +24,11 @@ type keep struct {
 func (l *Lab) Save() ([]byte, error) {
 	k := keep{Leases: l.net.Leases()}
 	var err error
-	if k.Template, err = vspheretest.DumpTree(l.rhel); err != nil {
+	if k.Template, err = sshguest.DumpTree(l.rhel); err != nil {
 		return nil, fmt.Errorf("lab: template: %w", err)
 	}
 	if l.debian != nil {
-		if k.Debian, err = vspheretest.DumpTree(l.debian); err != nil {
+		if k.Debian, err = sshguest.DumpTree(l.debian); err != nil {
 			return nil, fmt.Errorf("lab: template: %w", err)
 		}
 	}
@@ -41,12 +42,12 @@ func (l *Lab) Load(data []byte) error {
 	if err := json.Unmarshal(data, &k); err != nil {
 		return fmt.Errorf("lab: %w", err)
 	}
-	template, err := vspheretest.LoadTree(k.Template)
+	template, err := sshguest.LoadTree(k.Template)
 	if err != nil {
 		return fmt.Errorf("lab: template: %w", err)
 	}
 	if len(k.Debian) > 0 { // without, that of New stays
-		if l.debian, err = vspheretest.LoadTree(k.Debian); err != nil {
+		if l.debian, err = sshguest.LoadTree(k.Debian); err != nil {
 			return fmt.Errorf("lab: template: %w", err)
 		}
 	}
@@ -57,12 +58,12 @@ func (l *Lab) Load(data []byte) error {
 
 // SaveDisk implements vspheretest.Keeper.
 func (l *Lab) SaveDisk(d vspheretest.Disk) ([]byte, error) {
-	return vspheretest.DumpTree(d.(Disk).Disk)
+	return sshguest.DumpTree(d.(Disk).Disk)
 }
 
 // LoadDisk implements vspheretest.Keeper.
 func (l *Lab) LoadDisk(data []byte) (vspheretest.Disk, error) {
-	d, err := vspheretest.LoadTree(data)
+	d, err := sshguest.LoadTree(data)
 	if err != nil {
 		return nil, err
 	}

@@ -98,16 +98,6 @@ func (o Options) Validate() error {
 	return errors.Join(errs...)
 }
 
-// AddCommands implements vspheretest.Commander.
-func (l *Lab) AddCommands(more map[string]sshtest.Command) error {
-	l.opts.Commands = maps.Clone(l.opts.Commands)
-	if l.opts.Commands == nil {
-		l.opts.Commands = map[string]sshtest.Command{}
-	}
-	maps.Copy(l.opts.Commands, more)
-	return l.opts.Validate()
-}
-
 // mirror returns the packages that a system's mirror has.
 func (l *Lab) mirror(o *distro) map[string]pkg { return l.mirrors[o] }
 

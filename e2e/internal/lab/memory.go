@@ -14,8 +14,6 @@ import (
 var (
 	_ vspheretest.Resumer = (*Lab)(nil)
 	_ vspheretest.Freezer = (*Guest)(nil)
-
-	_ vspheretest.Commander = (*Lab)(nil)
 )
 
 // A memory is what a running guest knows beside its disk. The configuration of services is not in

@@ -8,13 +8,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/poolready/poolready/vsphere"
-	"github.com/poolready/poolready/vsphere/vspheretest"
 	"github.com/poolready/poolready/vsphere/vspheretest/access"
+	"github.com/poolready/poolready/vsphere/vspheretest/sshguest"
 )
 
 func TestConfigLogsIn(t *testing.T) {
 	t.Parallel()
-	srv := vspheretest.NewServer(t)
+	srv := sshguest.NewServer(t)
 	cfg, login := access.Config(srv)
 	p, err := vsphere.New(cfg)
 	require.NoError(t, err)

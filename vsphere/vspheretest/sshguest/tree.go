@@ -1,4 +1,4 @@
-package vspheretest
+package sshguest
 
 import (
 	"archive/tar"
