@@ -115,6 +115,16 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err := welcome(out); err != nil {
 		return err
 	}
+	if l.vcsim != nil && l.vcsim.stdinExit {
+		fmt.Fprintln(out, "Press any key to exit")
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
+		go func() { // it ends with the process
+			_, _ = os.Stdin.Read(make([]byte, 1))
+			cancel()
+		}()
+	}
 
 	save := time.NewTicker(saveEvery)
 	defer save.Stop()

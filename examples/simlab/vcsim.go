@@ -5,11 +5,14 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"strconv"
-	"time"
+	"strings"
 
+	"github.com/vmware/govmomi/session"
 	"github.com/vmware/govmomi/simulator"
 
 	"github.com/poolready/poolready/vsphere/vspheretest"
@@ -19,13 +22,22 @@ import (
 // vcsimFlags are those of vcsim's. Any of them makes simlab serve vcsim's inventory, the way that
 // vcsim does: to whoever gives a name and a password, and without keeping anything.
 type vcsimFlags struct {
-	model  *simulator.Model
-	esx    bool
-	env    string
-	delay  int
-	tls    bool
-	tunnel int
-	names  map[string]bool
+	model       *simulator.Model
+	esx         bool
+	env         string
+	methodDelay string
+	stdinExit   bool
+	tls         bool
+	tunnel      int
+	names       map[string]bool
+}
+
+// refused are flags of vcsim's that simlab does not take, and why.
+var refused = map[string]string{
+	"tlscert":    "simlab makes its own certificate; with -state it is kept, and clients trust the directory's ca.pem",
+	"tlskey":     "simlab makes its own certificate; with -state it is kept, and clients trust the directory's ca.pem",
+	"trace":      "simlab does not trace; let the client do so, as with govc's -trace or -debug",
+	"trace-file": "simlab does not trace; let the client do so, as with govc's -trace or -debug",
 }
 
 func (v *vcsimFlags) define(f *flag.FlagSet, s *vspheretest.Server) {
@@ -51,7 +63,7 @@ func (v *vcsimFlags) define(f *flag.FlagSet, s *vspheretest.Server) {
 		{"pg-nsx", &m.PortgroupNSX, "port groups of NSX in each datacenter"},
 		{"nsx", &m.OpaqueNetwork, "opaque networks of NSX in each datacenter"},
 		{"folder", &m.Folder, "datacenters that are in a folder"},
-		{"delay", &v.delay, "milliseconds that every call takes"},
+		{"delay", &m.DelayConfig.Delay, "milliseconds that every call takes"},
 	} {
 		f.IntVar(c.to, c.name, *c.to, "as vcsim: `number` of "+c.what)
 	}
@@ -63,6 +75,16 @@ func (v *vcsimFlags) define(f *flag.FlagSet, s *vspheretest.Server) {
 	f.StringVar(&s.Load, "load", "", "as vcsim: `directory` that \"govc object.save\" wrote, to load the inventory from")
 	f.StringVar(&m.ServiceContent.About.ApiVersion, "api-version", m.ServiceContent.About.ApiVersion, "as vcsim: `version` of the API")
 	f.BoolVar(&v.tls, "tls", true, "as vcsim: serve with TLS")
+	f.StringVar(&v.methodDelay, "method-delay", "", "as vcsim: `milliseconds` that calls of a method take, as in \"CloneVM_Task:100,Login:5\"")
+	f.Float64Var(&m.DelayConfig.DelayJitter, "delay-jitter", 0, "as vcsim: `coefficient` of the delays' variation")
+	f.BoolVar(&v.stdinExit, "stdinexit", false, "as vcsim: stop at the first byte, or the end, of standard input")
+	for name := range refused {
+		if name == "trace" {
+			f.Bool(name, false, "not here: "+refused[name])
+		} else {
+			f.String(name, "", "not here: "+refused[name])
+		}
+	}
 	f.IntVar(&v.tunnel, "tunnel", -1, "as vcsim: `port` of the proxy through which extensions log in; 0 is a free one")
 	f.VisitAll(func(f *flag.Flag) {
 		if !before[f.Name] {
@@ -89,6 +111,12 @@ func (v *vcsimFlags) apply(f *flag.FlagSet, s *vspheretest.Server) (bool, error)
 			errs = append(errs, fmt.Errorf("-%s is not for an inventory of vcsim's flags", name))
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(refused)) {
+		if given[name] {
+			errs = append(errs, fmt.Errorf("-%s: %s", name, refused[name]))
+		}
+	}
+	errs = append(errs, v.delays())
 	s.PlainHTTP = !v.tls
 	if v.tunnel >= 0 {
 		host, _, err := net.SplitHostPort(s.Addr)
@@ -101,10 +129,21 @@ func (v *vcsimFlags) apply(f *flag.FlagSet, s *vspheretest.Server) (bool, error)
 	if v.esx {
 		m := simulator.ESX()
 		m.Datastore, m.Machine, m.Autostart = v.model.Datastore, v.model.Machine, v.model.Autostart
+		m.DelayConfig = v.model.DelayConfig
 		v.model = m
 	}
 	s.Model = v.model
 	s.Datacenter, s.Hosts, s.Datastores, s.Networks, s.ResourcePools, s.Templates = "", 0, nil, nil, nil, nil
+	for name, secret := range map[string]*string{"username": &s.Username, "password": &s.Password} {
+		if given[name] {
+			value, err := session.Secret(*secret) // as vcsim: the value may be in a file
+			errs = append(errs, err)
+			*secret = value
+		}
+	}
+	if given["username"] && !given["password"] {
+		errs = append(errs, errors.New("-username is given and -password is not"))
+	}
 	if !given["user"] && !given["username"] {
 		s.Username, s.AnyLogin = "", true
 		if !given["password"] {
@@ -122,8 +161,25 @@ func (v *vcsimFlags) apply(f *flag.FlagSet, s *vspheretest.Server) (bool, error)
 	if !given["latency"] {
 		s.Latency = vspheretest.Fast()
 	}
-	s.Latency.RPC += time.Duration(v.delay) * time.Millisecond
 	return true, errors.Join(errs...)
+}
+
+// delays makes -method-delay the model's.
+func (v *vcsimFlags) delays() error {
+	if v.methodDelay == "" {
+		return nil
+	}
+	all := make(map[string]int)
+	for _, part := range strings.Split(v.methodDelay, ",") {
+		method, ms, _ := strings.Cut(strings.TrimSpace(part), ":")
+		n, err := strconv.Atoi(ms)
+		if err != nil || method == "" || n < 0 {
+			return fmt.Errorf("-method-delay %q: want METHOD:MILLISECONDS, separated by commas", part)
+		}
+		all[method] = n
+	}
+	v.model.DelayConfig.MethodDelay = all
+	return nil
 }
 
 // welcome writes the line that vcsim writes.

@@ -75,13 +75,14 @@ func (l *LAN) lease(c LANClient, i int) netip.Addr {
 	return a
 }
 
-// MarshalJSON and UnmarshalJSON are for a Keeper.
+// MarshalJSON returns the leases, for a Keeper.
 func (l *LAN) MarshalJSON() ([]byte, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return json.Marshal(l.st)
 }
 
+// UnmarshalJSON takes them back.
 func (l *LAN) UnmarshalJSON(data []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

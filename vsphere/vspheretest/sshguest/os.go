@@ -72,7 +72,7 @@ type saved struct {
 	LAN  *vspheretest.LAN
 }
 
-// Save, Load, SaveDisk and LoadDisk make it a vspheretest.Keeper.
+// Save makes it a vspheretest.Keeper, with the three methods that follow.
 func (o *OS) Save() ([]byte, error) {
 	disk, err := DumpTree(o.disk)
 	if err != nil {
@@ -81,6 +81,7 @@ func (o *OS) Save() ([]byte, error) {
 	return json.Marshal(saved{disk, &o.lan})
 }
 
+// Load takes back what Save returned.
 func (o *OS) Load(data []byte) error {
 	st := saved{LAN: &o.lan}
 	if err := json.Unmarshal(data, &st); err != nil {
@@ -94,8 +95,10 @@ func (o *OS) Load(data []byte) error {
 	return nil
 }
 
+// SaveDisk returns what LoadDisk makes an equal disk of.
 func (o *OS) SaveDisk(d vspheretest.Disk) ([]byte, error) { return DumpTree(d.(disk).Disk) }
 
+// LoadDisk returns a disk that SaveDisk has seen.
 func (o *OS) LoadDisk(data []byte) (vspheretest.Disk, error) {
 	d, err := LoadTree(data)
 	return disk{d}, err
