@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/poolready/poolready/pool/events"
 	"github.com/poolready/poolready/pool/internal/lease"
 	"github.com/poolready/poolready/pool/internal/wait"
 )
@@ -47,6 +48,7 @@ func (s *Set) Acquire(t T) *Pool {
 		}
 		evidence := s.evidenceOf(t, p, failed)
 		kept, err := s.release(p, failed)
+		p.ended(failed, kept, err)
 		if failed || evidence != "" {
 			t.Logf("%s", p.story(failed, last+evidence, kept))
 		}
@@ -76,11 +78,15 @@ func (s *Set) acquire(ctx context.Context, test string) (_ *Pool, err error) {
 	if err := s.queue.join(test); err != nil {
 		return nil, err
 	}
+	ctx = s.log.within(ctx, events.Event{Stage: "acquire", Test: test})
+	span := s.log.events.Begin(events.Event{Kind: events.Acquire, Test: test})
 	defer func() {
 		if err != nil {
 			s.queue.leave(test)
 			err = infrastructure(err)
+			s.log.failure(events.Event{Stage: "acquire", Test: test}, err)
 		}
+		span.End(err)
 	}()
 	for again := false; ; again = true {
 		x, was, err := s.lease(ctx, test, again)
@@ -90,6 +96,8 @@ func (s *Set) acquire(ctx context.Context, test string) (_ *Pool, err error) {
 		p, err := s.prepare(ctx, x, was)
 		if err == nil {
 			p.test = test
+			span.Set(func(e *events.Event) { e.Pool = p.Number })
+			p.span = s.log.events.Begin(events.Event{Kind: events.Test, Test: test, Pool: p.Number})
 			return p, nil
 		}
 		s.queue.hold(test, 0)
@@ -119,6 +127,7 @@ func (s *Set) lease(ctx context.Context, test string, again bool) (x *lease.Held
 		x, was, err = take(ctx, s.ledger.Acquire, lease.Request{Pool: n, Purpose: test, First: snapshot})
 		if err == nil {
 			guard(x)
+			s.log.leased(x, test)
 			return x, was, nil // if ctx has ended, preparing the pool releases it
 		}
 		s.queue.hold(test, 0)
@@ -145,7 +154,8 @@ func (s *Set) late(ctx context.Context, err error, pools string) error {
 // choose waits until a pool is free for w and returns it, with the reading of the ledger that says so;
 // from then on the test holds it, in this process.
 func (s *Set) choose(ctx context.Context, w *lease.Waiter, test string) (int, *lease.Snapshot, error) {
-	say := s.log.wait(fmt.Sprintf("%s: waiting for a pool", test), firstWord)
+	say, done := s.log.wait(events.Event{Name: test + ": waiting for a pool", Test: test}, firstWord)
+	defer done()
 	most := min(lastPoll, s.ledger.Term/20)
 	for pause := firstPoll; ; pause = min(pause*3/2, most) {
 		freed := s.queue.wake()

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/poolready/poolready/pool/events"
 )
 
 // A CheckResult is what one check found on one host.
@@ -17,6 +19,8 @@ type CheckResult struct {
 	Want, Got  string
 	Err        error // of the check itself; nil when it could look
 	Took       time.Duration
+
+	began time.Time
 }
 
 // OK tells whether the check passed.
@@ -63,9 +67,10 @@ func runCheck(ctx context.Context, h *Host, c Check) CheckResult {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no result within its timeout (%s)", timeout))
 	defer cancel()
 	r := CheckResult{Host: h.Name, Name: c.Name, Want: h.VM.expand(c.Want)}
-	start := time.Now()
+	r.began = time.Now()
 	r.Got, r.Err = protect2(func() (string, error) { return c.Do(ctx, h) })
-	r.Got, r.Took = strings.TrimSpace(r.Got), time.Since(start)
+	r.Got, r.Took = strings.TrimSpace(r.Got), time.Since(r.began)
+	recordCheck(ctx, h, r)
 	return r
 }
 
@@ -112,7 +117,7 @@ func runSteps(ctx context.Context, h *Host, steps []Step, report func(string), t
 		what := fmt.Sprintf("step %q", s.Name)
 		report(what)
 		timeout := cmp.Or(s.Timeout, 10*time.Minute)
-		err := times.measure(what, func() error {
+		err := times.measure(ctx, h, events.Step, s.Name, func() error {
 			ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done within its timeout (%s)", timeout))
 			defer cancel()
 			return protect(func() error { return s.Do(ctx, h) })
@@ -131,8 +136,10 @@ func awaitNeeds(ctx context.Context, h *Host, needs []Need, report func(string))
 		report("waiting for " + what)
 		timeout := cmp.Or(n.Timeout, 5*time.Minute)
 		ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within its timeout (%s)", timeout))
-		err := poll(ctx, func(ctx context.Context) error {
-			return protect(func() error { return n.Do(ctx, h, h.Peer(n.Role)) })
+		err := timed(ctx, h, events.Need, n.Name, func() error {
+			return poll(ctx, func(ctx context.Context) error {
+				return protect(func() error { return n.Do(ctx, h, h.Peer(n.Role)) })
+			})
 		})
 		cancel()
 		if err != nil {
@@ -154,9 +161,14 @@ const (
 	tookAll   = "all"
 )
 
-func (w *stopwatch) measure(what string, f func() error) error {
+// measure notes how long f takes, also as an event of the context, of a host, which may be nil.
+func (w *stopwatch) measure(ctx context.Context, h *Host, kind events.Kind, name string, f func() error) error {
+	what := name
+	if kind == events.Step {
+		what = fmt.Sprintf("step %q", name)
+	}
 	start := time.Now()
-	err := f()
+	err := timed(ctx, h, kind, name, f)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.took = append(w.took, took{what, time.Since(start).Round(time.Millisecond).Seconds()})

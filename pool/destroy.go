@@ -29,6 +29,7 @@ func destroy(ctx context.Context, s Spec) (removed []string, err error) {
 	ctx, lost := context.WithCancelCause(ctx)
 	defer lost(nil)
 	r := newRun(s, nil, nil, lost)
+	defer r.log.close()
 	ctx = notices(ctx, r.log.notice)
 	defer r.held.releaseAll(ctx)
 	if err := r.survey(ctx); err != nil || len(r.obs.inv.mineAll(s.Name)) == 0 && r.obs.ledger.Empty() {

@@ -3,6 +3,7 @@ package pool
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/poolready/poolready/pool/events"
 	"github.com/poolready/poolready/sshx"
 )
 
@@ -98,6 +100,7 @@ func (s *Set) evidenceOf(t T, p *Pool, failed bool) string {
 	})
 	absent := s.spec.gather(ctx, dir, p.hosts, p.since)
 	g.Wait()
+	p.span.Set(func(e *events.Event) { e.Evidence = dir })
 	text := "\n    evidence: " + dir
 	for _, a := range absent {
 		text += "\n    evidence is incomplete: " + a
@@ -152,6 +155,19 @@ func (r *run) evidence(ctx context.Context, h *Host, took time.Duration, err err
 	_ = os.WriteFile(filepath.Join(dir, "error.txt"), []byte(err.Error()+"\n"), 0o600) // it is told anyway
 	he.Evidence = dir
 	return he
+}
+
+// ended records the end of a test's use of the pool. err says that the test had lost it.
+func (p *Pool) ended(failed bool, kept time.Time, err error) {
+	if failed && err == nil {
+		err = errors.New("the test failed" + strings.ReplaceAll(p.lastFailure(), "\n    ", "; "))
+	}
+	p.span.Set(func(e *events.Event) {
+		if e.Text = "reset"; !kept.IsZero() {
+			e.Text = "kept until " + stamp(kept)
+		}
+	})
+	p.span.End(err)
 }
 
 // story is what the log of a test says of its pool: what became of it, what is told of its last failed

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/poolready/poolready/pool/events"
 )
 
 // makeGoldens builds, all at once, the goldens that are not ready.
@@ -24,9 +26,9 @@ func (r *run) makeGoldens(ctx context.Context) {
 	st := r.log.stage("golden", len(todo))
 	defer st.end()
 	forAll(todo, r.spec.Limits.Clones, func(g *goldenPlan) {
-		start := time.Now()
-		ready, err := r.makeGolden(WithNotices(ctx, func(text string) { st.at(g.VM, text) }), st, g)
-		st.finished(g.VM, "is "+g.recipe.Snapshot, time.Since(start), err)
+		ctx, finished := st.host(ctx, events.Event{Host: g.VM, Role: "golden"})
+		ready, err := r.makeGolden(ctx, st, g)
+		finished("is "+g.recipe.Snapshot, err)
 		if err != nil {
 			r.fail(0, err)
 			return
@@ -44,7 +46,7 @@ func (r *run) makeGolden(ctx context.Context, st *stage, g *goldenPlan) (golden,
 	id := g.info.ID
 	if g.Action != ActionFinish {
 		st.at(g.VM, "cloning")
-		err := times.measure(tookClone, func() (err error) {
+		err := times.measure(ctx, nil, events.Phase, tookClone, func() (err error) {
 			id, err = r.spec.Provider.Clone(ctx, r.goldenClone(g))
 			return err
 		})

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/poolready/poolready/pool/events"
 	"github.com/poolready/poolready/pool/internal/lease"
 	"github.com/poolready/poolready/pool/internal/wait"
 )
@@ -144,7 +145,8 @@ const creatingTime = 15 * time.Minute
 func (r *run) awaitCreated(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, creatingTime)
 	defer cancel()
-	say := r.log.wait("waiting for VMs whose creation a process began that has ended", firstWord)
+	say, done := r.log.wait(events.Event{Name: "waiting for VMs whose creation a process began that has ended"}, firstWord)
+	defer done()
 	for pause := firstPoll; ; pause = min(pause*3/2, lastPoll) {
 		names := r.plan.creating()
 		if len(names) == 0 {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/poolready/poolready/pool/events"
 	"github.com/poolready/poolready/pool/internal/lease"
 	"github.com/poolready/poolready/pool/internal/wait"
 )
@@ -56,8 +57,9 @@ func (h *holdings) any() bool {
 }
 
 // add notes a lease, whose loss ends the run.
-func (h *holdings) add(x *lease.Held, was lease.Entry) {
+func (h *holdings) add(x *lease.Held, was lease.Entry, purpose string) {
 	guard(x)
+	h.log.leased(x, purpose)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if x.Pool == 0 {
@@ -101,7 +103,8 @@ func (h *holdings) confirm(ctx context.Context, pool int) error {
 // takeClaim takes the claim to build, and waits for whoever has it. A claim whose holder is gone is
 // taken over. It returns whether anything was written, or may have been, since first was read.
 func (h *holdings) takeClaim(ctx context.Context, first *lease.Snapshot, fresh bool, covers func(*lease.Snapshot) []int) (changed bool, err error) {
-	say := h.log.wait("waiting for another process, which builds the set", 0)
+	say, done := h.log.wait(events.Event{Name: "waiting for another process, which builds the set"}, 0)
+	defer done()
 	r := lease.ClaimRequest{Purpose: "building", Fresh: fresh, Covers: covers}
 	if first.Age() < h.ledger.Term/3 { // a lease that counts from there would else soon be over
 		r.First = first
@@ -110,7 +113,7 @@ func (h *holdings) takeClaim(ctx context.Context, first *lease.Snapshot, fresh b
 		x, unchanged, err := h.ledger.TakeClaim(ctx, r)
 		if err == nil {
 			x.SetPurpose(h.log.stageName)
-			h.add(x, lease.Entry{})
+			h.add(x, lease.Entry{}, r.Purpose)
 			return !unchanged, nil
 		}
 		busy, ok := errors.AsType[*BusyError](public(err))
@@ -132,7 +135,7 @@ func (h *holdings) tryClaim(ctx context.Context, purpose string) error {
 	}
 	x, _, err := h.ledger.TakeClaim(ctx, lease.ClaimRequest{Purpose: purpose})
 	if err == nil {
-		h.add(x, lease.Entry{})
+		h.add(x, lease.Entry{}, purpose)
 	}
 	return public(err)
 }
@@ -179,7 +182,8 @@ func (h *holdings) longer(pause time.Duration) time.Duration {
 // not always come before. It does not wait for a pool that is kept or quarantined. fresh reports
 // that the pool is as it was planned: nobody else had it meanwhile, and nobody left it half done.
 func (h *holdings) await(ctx context.Context, n int, planned lease.Entry) (fresh bool, err error) {
-	say := h.log.wait(fmt.Sprintf("waiting for pool %d", n), firstWord)
+	say, done := h.log.wait(events.Event{Name: fmt.Sprintf("waiting for pool %d", n), Pool: n}, firstWord)
+	defer done()
 	var w *lease.Waiter
 	for pause := firstPoll; ; pause = h.longer(pause) {
 		err := h.try(ctx, n, "being built", h.ledger.Build)
@@ -223,7 +227,7 @@ func (h *holdings) try(ctx context.Context, n int, purpose string, how func(cont
 	}
 	x, was, err := take(ctx, how, lease.Request{Pool: n, Purpose: purpose})
 	if err == nil {
-		h.add(x, was)
+		h.add(x, was, purpose)
 	}
 	return err
 }

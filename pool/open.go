@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/poolready/poolready/pool/events"
 	"github.com/poolready/poolready/pool/internal/lease"
 )
 
@@ -58,17 +59,23 @@ func Open(ctx context.Context, spec Spec) (*Set, error) {
 // open is the story of a set: observe, plan, hold, golden, clone role by role, make ready role by
 // role. end is when the process will be killed, or zero. force is what is rebuilt though it is
 // ready, or nil.
-func open(ctx context.Context, spec Spec, end time.Time, force *RebuildOptions) (*Set, error) {
+func open(ctx context.Context, spec Spec, end time.Time, force *RebuildOptions) (_ *Set, err error) {
 	if err := spec.validate(); err != nil {
 		return nil, err
 	}
 	ctx, lost := context.WithCancelCause(ctx)
 	defer lost(nil)
 	r := newRun(spec.withDefaults(), force, nil, lost)
+	span := r.log.events.Begin(events.Event{Kind: events.Setup, Name: "set up"})
+	defer func() {
+		if span.End(err); err != nil {
+			r.log.close()
+		}
+	}()
 	ctx = WithNotices(ctx, r.log.notice)
 	defer r.held.releaseAll(ctx)
 	fail := func(err error) (*Set, error) { return nil, fmt.Errorf("set %q: %w", spec.Name, err) }
-	err := r.observe(ctx)
+	err = r.observe(ctx)
 	r.show("")
 	if err != nil {
 		return fail(err)
@@ -105,7 +112,7 @@ func (r *run) finish(ctx context.Context) (*Set, error) {
 		now, err := r.ledger.ReadClock(ctx)
 		forAll(s.pools, len(s.pools), func(p *Pool) { r.releaseReady(ctx, s, p, now, err) })
 	}
-	r.log.linef("set %q: %d of %d pools ready\n%s", s.Name, len(s.pools), len(r.plan.pools), s.Table())
+	r.log.sayf("set %q: %d of %d pools ready\n%s", s.Name, len(s.pools), len(r.plan.pools), s.Table())
 	if len(s.pools) < r.spec.MinPools {
 		s.Close()
 		return nil, r.notReady(len(s.pools))

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/poolready/poolready/pool/internal/eventlog"
 	"github.com/poolready/poolready/pool/internal/lease"
 )
 
@@ -32,6 +33,7 @@ type Pool struct {
 	cancel context.CancelCauseFunc
 	boots  []string
 	since  time.Time // when the test got it
+	span   *eventlog.Span
 	gone   sync.WaitGroup
 }
 

@@ -1,12 +1,16 @@
 package pool
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/poolready/poolready/pool/events"
+	"github.com/poolready/poolready/pool/internal/eventlog"
 )
 
 // How long a wait is silent before a line says what is awaited, and then how often.
@@ -15,10 +19,12 @@ const (
 	nextWord  = 30 * time.Second
 )
 
-// A progress says, line by line, what a long operation does.
+// A progress says, line by line, what a long operation does, and records it as events.
 type progress struct {
-	logf  func(format string, args ...any)
-	start time.Time
+	logf    func(format string, args ...any)
+	start   time.Time
+	events  *eventlog.Log // nil if nobody wants them
+	closing sync.Once
 
 	current atomic.Pointer[string] // the stage that last began
 
@@ -30,7 +36,14 @@ func newProgress(logf func(string, ...any)) *progress {
 	return &progress{logf: logf, start: time.Now()}
 }
 
+// linef says something that no other event tells.
 func (p *progress) linef(format string, args ...any) {
+	p.events.Write(events.Event{Kind: events.Note, Text: fmt.Sprintf(format, args...)})
+	p.sayf(format, args...)
+}
+
+// sayf says something that an event tells, too.
+func (p *progress) sayf(format string, args ...any) {
 	p.logf("[%6.1fs] %s", time.Since(p.start).Seconds(), fmt.Sprintf(format, args...))
 }
 
@@ -40,6 +53,7 @@ type stage struct {
 	name  string
 	total int
 	began time.Time
+	span  *eventlog.Span
 	stop  chan struct{}
 	gone  sync.WaitGroup
 
@@ -70,22 +84,34 @@ func (p *progress) notice(text string) {
 }
 
 // wait returns a function that says what is awaited, whenever it is called after a silence, of
-// which first is the first.
-func (p *progress) wait(what string, first time.Duration) func(state string) {
+// which first is the first, and one that ends the wait. e says what waits for what.
+func (p *progress) wait(e events.Event, first time.Duration) (say func(state string), done func()) {
 	began := time.Now()
 	next := began.Add(first)
-	return func(state string) {
+	e.Kind = events.Wait
+	var span *eventlog.Span
+	say = func(state string) {
+		if span == nil {
+			e.Text = state
+			span = p.events.Begin(e)
+		} else {
+			span.Set(func(e *events.Event) { e.Text = state })
+		}
 		if now := time.Now(); !now.Before(next) {
 			next = now.Add(nextWord)
-			p.linef("%s (for %s): %s", what, round(now.Sub(began)), state)
+			p.sayf("%s (for %s): %s", e.Name, round(now.Sub(began)), state)
 		}
 	}
+	return say, func() { span.End(nil) }
 }
 
 func (p *progress) stage(name string, total int) *stage {
 	p.current.Store(&name)
 	now := time.Now()
-	s := &stage{progress: p, name: name, total: total, began: now, spoke: now, stop: make(chan struct{}), doing: map[string]string{}}
+	s := &stage{
+		progress: p, name: name, total: total, began: now, spoke: now, stop: make(chan struct{}), doing: map[string]string{},
+		span: p.events.Begin(events.Event{Kind: events.Stage, Stage: name, Count: total}),
+	}
 	s.gone.Go(s.speak)
 	return s
 }
@@ -97,6 +123,23 @@ func (s *stage) at(host, what string) {
 	s.doing[host] = what
 }
 
+// host begins the work on one host, and returns a context for it, and a function that reports how it
+// ended, and returns how long it took.
+func (s *stage) host(ctx context.Context, e events.Event) (_ context.Context, finished func(what string, err error) time.Duration) {
+	began := time.Now()
+	e.Stage = s.name
+	ctx = s.within(WithNotices(ctx, func(text string) { s.at(e.Host, text) }), e)
+	e.Kind = events.Host
+	span := s.events.Begin(e)
+	return ctx, func(what string, err error) time.Duration {
+		took := time.Since(began)
+		span.Set(func(e *events.Event) { e.Text = what })
+		span.End(err)
+		s.finished(e.Host, what, took, err)
+		return took
+	}
+}
+
 // finished reports one host.
 func (s *stage) finished(host, what string, took time.Duration, err error) {
 	s.mu.Lock()
@@ -106,21 +149,23 @@ func (s *stage) finished(host, what string, took time.Duration, err error) {
 	s.spoke, s.waited = time.Now(), false
 	if err != nil {
 		s.failed++
-		s.linef("%s %d/%d: %s FAILED after %s: %s", s.name, s.done, s.total, host, round(took), firstLine(err))
+		s.sayf("%s %d/%d: %s FAILED after %s: %s", s.name, s.done, s.total, host, round(took), firstLine(err))
 		return
 	}
-	s.linef("%s %d/%d: %s %s in %s", s.name, s.done, s.total, host, what, round(took))
+	s.sayf("%s %d/%d: %s %s in %s", s.name, s.done, s.total, host, what, round(took))
 }
 
 // end closes the stage.
 func (s *stage) end() {
 	close(s.stop)
 	s.gone.Wait()
+	s.span.Set(func(e *events.Event) { e.Failed = s.failed })
+	s.span.End(nil)
 	if s.failed > 0 {
-		s.linef("%s: %d of %d failed, after %s", s.name, s.failed, s.total, round(time.Since(s.began)))
+		s.sayf("%s: %d of %d failed, after %s", s.name, s.failed, s.total, round(time.Since(s.began)))
 		return
 	}
-	s.linef("%s: done in %s", s.name, round(time.Since(s.began)))
+	s.sayf("%s: done in %s", s.name, round(time.Since(s.began)))
 }
 
 // speak breaks a long silence with what is awaited.
@@ -153,7 +198,7 @@ func (s *stage) say() {
 		all = append(all, host+": "+what)
 	}
 	slices.Sort(all)
-	s.linef("%s %d/%d: running for %s: %s", s.name, s.done, s.total, round(time.Since(s.began)), strings.Join(all, "; "))
+	s.sayf("%s %d/%d: running for %s: %s", s.name, s.done, s.total, round(time.Since(s.began)), strings.Join(all, "; "))
 	s.spoke, s.waited = time.Now(), true
 }
 

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/poolready/poolready/pool/events"
 )
 
 // A layer is what makeReady makes of a host.
@@ -36,7 +38,7 @@ func (r *run) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec r
 		}
 		return record{}, "", hostError(h, st.name, err)
 	}
-	if err := l.times.measure("boot", func() error { return h.powerOn(ctx, report) }); err != nil {
+	if err := l.times.measure(ctx, h, events.Phase, "boot", func() error { return h.powerOn(ctx, report) }); err != nil {
 		return fail(err)
 	}
 	if err := awaitNeeds(ctx, h, l.needs, report); err != nil {
@@ -50,7 +52,7 @@ func (r *run) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec r
 	}
 	report("checks")
 	var results []CheckResult
-	err = l.times.measure("checks", func() (err error) {
+	err = l.times.measure(ctx, h, events.Phase, "checks", func() (err error) {
 		results, err = runChecks(ctx, h, l.checks)
 		return err
 	})
@@ -82,7 +84,7 @@ func (r *run) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec r
 			return fail(err)
 		}
 		h.drop() // the snapshot is of a machine without connections
-	} else if err := l.times.measure("shutdown", func() error { return r.shutDown(ctx, report, h) }); err != nil {
+	} else if err := l.times.measure(ctx, h, events.Phase, "shutdown", func() error { return r.shutDown(ctx, report, h) }); err != nil {
 		return fail(err)
 	}
 	report("snapshot")
@@ -94,7 +96,11 @@ func (r *run) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec r
 	if err := h.usable(); err != nil {
 		return fail(err)
 	}
-	if snap, err = take(ctx, h.id, l.snapshot, rec.encode()); err != nil {
+	err = timed(ctx, h, events.Phase, "snapshot", func() (err error) {
+		snap, err = take(ctx, h.id, l.snapshot, rec.encode())
+		return err
+	})
+	if err != nil {
 		if l.ready == ReadyRunning && ctx.Err() == nil {
 			err = fmt.Errorf("%w; if the VM cannot be snapshotted with its memory, set Role.Ready to ReadyOff", err)
 		}

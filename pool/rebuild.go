@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/poolready/poolready/pool/events"
 	"github.com/poolready/poolready/pool/internal/lease"
 )
 
@@ -95,7 +96,9 @@ func (s *Set) repair(n int) {
 }
 
 // rebuild rebuilds one pool, if the ledger still says that it is broken.
-func (s *Set) rebuild(ctx context.Context, n int) error {
+func (s *Set) rebuild(ctx context.Context, n int) (err error) {
+	span := s.log.events.Begin(events.Event{Kind: events.Setup, Name: fmt.Sprintf("rebuild pool %d", n), Pool: n})
+	defer func() { span.End(err) }()
 	ctx, lost := context.WithCancelCause(ctx)
 	defer lost(nil)
 	r := newRun(s.spec.only(n), nil, s.log, lost)
@@ -120,7 +123,7 @@ func (s *Set) rebuild(ctx context.Context, n int) error {
 		return errors.Join(r.failures()...)
 	}
 	r.stages(ctx)
-	err := errors.Join(r.failures()...)
+	err = errors.Join(r.failures()...)
 	if err == nil {
 		err = context.Cause(ctx)
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/poolready/poolready/pool/events"
 	"github.com/poolready/poolready/pool/internal/lease"
 )
 
@@ -33,14 +34,15 @@ func (s *Set) release(p *Pool, failed bool) (kept time.Time, err error) {
 func (s *Set) cleanUp(p *Pool) {
 	x := p.lease
 	base := s.pool(p.Number)
-	err := x.Update(s.ctx, lease.Resetting(p.test))
+	ctx := s.log.within(s.ctx, events.Event{Stage: "reset", Test: p.test})
+	err := x.Update(ctx, lease.Resetting(p.test))
 	var found *lease.Proof
 	var boots []string
 	if err == nil {
-		err = s.cleanExternals(s.ctx, x)
+		err = s.cleanExternals(ctx, x)
 	}
 	if err == nil {
-		found, boots, err = s.reset(s.ctx, x, base, p.boots)
+		found, boots, err = s.reset(ctx, x, base, p.boots)
 	}
 	switch {
 	case err == nil:

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/poolready/poolready/pool/events"
 	"github.com/poolready/poolready/pool/internal/lease"
 	"github.com/poolready/poolready/pool/internal/wait"
 )
@@ -53,10 +54,14 @@ func (p *Pool) mark(ctx context.Context) ([]string, error) {
 
 // reset puts the pool, which x holds, back to its ready snapshots, and proves that it is clean. It
 // returns the proof and the new boot IDs. old are those before.
-func (s *Set) reset(ctx context.Context, x *lease.Held, p *Pool, old []string) (*lease.Proof, []string, error) {
+func (s *Set) reset(ctx context.Context, x *lease.Held, p *Pool, old []string) (found *lease.Proof, boots []string, err error) {
 	ctx, stop := x.Bind(ctx)
 	defer stop()
 	start := time.Now()
+	_, e, _ := event(ctx, nil, events.Reset, "")
+	ctx = s.log.within(ctx, events.Event{Stage: "reset", Test: e.Test})
+	span := s.log.events.Begin(events.Event{Kind: events.Reset, Pool: x.Pool, Test: e.Test})
+	defer func() { span.End(err) }()
 	if err := x.Confirm(ctx); err != nil {
 		return nil, nil, err
 	}
@@ -67,9 +72,9 @@ func (s *Set) reset(ctx context.Context, x *lease.Held, p *Pool, old []string) (
 	if err := p.revert(ctx, x, now); err != nil {
 		return nil, nil, err
 	}
-	found, boots, err := s.prove(ctx, p, now, old)
+	found, boots, err = s.prove(ctx, p, now, old)
 	if err == nil {
-		s.log.linef("pool %d: reset in %s, and clean", p.Number, round(time.Since(start)))
+		s.log.sayf("pool %d: reset in %s, and clean", p.Number, round(time.Since(start)))
 	}
 	return found, boots, err
 }
@@ -249,6 +254,7 @@ func Reset(ctx context.Context, spec Spec) error {
 
 func resetPools(ctx context.Context, s Spec) error {
 	r := newRun(s, nil, nil, func(error) {})
+	defer r.log.close()
 	ctx = notices(ctx, r.log.notice)
 	if err := r.observe(ctx); err != nil {
 		return err

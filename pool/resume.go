@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/poolready/poolready/pool/events"
 	"github.com/poolready/poolready/pool/internal/lease"
 	"github.com/poolready/poolready/sshx"
 )
@@ -38,15 +39,19 @@ exit 0
 // revert puts the host back to its ready snapshot, in which it has no connections.
 func (h *Host) revert(ctx context.Context, snapshot string) error {
 	h.drop()
-	return h.provider.Revert(ctx, h.id, snapshot)
+	return timed(ctx, h, events.Phase, "revert", func() error { return h.provider.Revert(ctx, h.id, snapshot) })
 }
 
 // awaitUp waits until the host, which was reverted, is up: it is powered on, or resumes. now has the
 // hypervisor's clock.
 func (h *Host) awaitUp(ctx context.Context, now *lease.Snapshot, report func(string)) error {
 	if h.snapshotBoot == "" {
-		return h.powerOn(ctx, report)
+		return timed(ctx, h, events.Phase, "boot", func() error { return h.powerOn(ctx, report) })
 	}
+	return timed(ctx, h, events.Phase, "resume", func() error { return h.awaitResumed(ctx, now, report) })
+}
+
+func (h *Host) awaitResumed(ctx context.Context, now *lease.Snapshot, report func(string)) error {
 	limit := min(h.limits.Boot, resumeTime)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("did not resume within %s", limit))
 	defer cancel()

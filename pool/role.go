@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/poolready/poolready/pool/events"
 	"github.com/poolready/poolready/pool/internal/lease"
 )
 
@@ -55,7 +56,7 @@ func (r *run) cloneHost(ctx context.Context, st *stage, h *hostPlan, inv *Invent
 	st.at(h.VM, "cloning")
 	x, g := r.host(h), r.golden(h)
 	clone := func() (id string, err error) {
-		err = x.times.measure(tookClone, func() (err error) {
+		err = x.times.measure(ctx, nil, events.Phase, tookClone, func() (err error) {
 			id, err = r.spec.Provider.Clone(ctx, r.hostClone(h, g))
 			return err
 		})
@@ -234,7 +235,9 @@ func (r *run) buildHost(ctx context.Context, st *stage, h *hostPlan) (string, er
 		err = host.settle(ctx, r.obs.ledger) // it was stopped for a while
 	} else {
 		st.at(h.VM, "powering on again")
-		err = host.powerOn(ctx, func(what string) { st.at(h.VM, what) })
+		err = timed(ctx, host, events.Phase, "power on again", func() error {
+			return host.powerOn(ctx, func(what string) { st.at(h.VM, what) })
+		})
 	}
 	if err != nil {
 		return "", hostError(host, st.name, err)
@@ -269,10 +272,9 @@ func (r *run) batch(ctx context.Context, name string, hosts []*hostPlan, limit i
 	st := r.log.stage(name, len(hosts))
 	defer st.end()
 	forAll(hosts, limit, func(h *hostPlan) {
-		start := time.Now()
-		what, err := f(WithNotices(ctx, func(text string) { st.at(h.VM, text) }), st, h)
-		took := time.Since(start)
-		st.finished(h.VM, what, took, err)
+		ctx, finished := st.host(ctx, events.Event{Host: h.VM, Role: h.role.Name, Pool: h.Pool})
+		what, err := f(ctx, st, h)
+		took := finished(what, err)
 		x := r.host(h)
 		r.mu.Lock()
 		x.took += took

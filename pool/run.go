@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/poolready/poolready/pool/events"
 	"github.com/poolready/poolready/pool/internal/lease"
 )
 
@@ -45,6 +46,7 @@ type hostRun struct {
 func newRun(s Spec, force *RebuildOptions, log *progress, lost context.CancelCauseFunc) *run {
 	if log == nil {
 		log = newProgress(s.Logf)
+		log.record(s)
 	}
 	l := newLedger(s)
 	return &run{
@@ -73,11 +75,13 @@ func (r *run) observe(ctx context.Context) (err error) {
 // show prints the plan, unless it is as before.
 func (r *run) show(before string) {
 	if r.plan != nil && r.plan.String() != before {
+		r.log.recordPlan(r.plan)
 		r.spec.Logf("%s", r.plan)
 	}
 }
 
 func (r *run) fail(pool int, err error) {
+	r.log.failure(events.Event{Pool: pool}, err)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.failed[pool] = append(r.failed[pool], err)

@@ -120,6 +120,7 @@ func (s *Set) Close() error {
 	for _, p := range s.Pools() {
 		p.drop()
 	}
+	s.log.close()
 	return nil
 }
 

@@ -43,6 +43,11 @@ type Spec struct {
 	Keep KeepPolicy
 	// Evidence says what is collected of a pool that a test failed on before it is reset.
 	Evidence Evidence
+	// Events is the directory that the record of the run is written to, one file by each process, and
+	// which is made if it does not exist; see package events. "" means "events" in the directory that the
+	// environment variable POOLREADY_DIR names, or, if go test has -artifacts, one in that of its
+	// -outputdir; else nothing is recorded.
+	Events string
 	// Cleanups clean up, by kind, what tests make outside of their VMs; see Pool.Track. ref is what
 	// Track was given. A cleanup must succeed if the thing is not there.
 	Cleanups map[string]func(ctx context.Context, ref string) error

@@ -58,6 +58,7 @@ func sweep(ctx context.Context, s Spec, o SweepOptions) (all []Leftover, err err
 	defer lost(nil)
 	s.Only = nil // it is about the whole set
 	r := newRun(s, nil, nil, lost)
+	defer r.log.close()
 	ctx = notices(ctx, r.log.notice)
 	defer r.held.releaseAll(ctx)
 	if o.Remove {

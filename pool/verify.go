@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/poolready/poolready/pool/events"
 	"github.com/poolready/poolready/pool/internal/lease"
 )
 
@@ -188,6 +189,7 @@ func (p *Pool) verifyHost(ctx context.Context, i int) []CheckResult {
 // Verify runs all checks of the pool's hosts, at once, and never stops at a failure: for a test
 // that wants to know what it did to the pool that it holds.
 func (p *Pool) Verify(ctx context.Context) *Report {
+	ctx = p.set.log.within(ctx, events.Event{Stage: "verify", Test: p.test})
 	r := &Report{Set: p.set.Name, At: time.Now().Round(0), Hosts: make([]HostStatus, len(p.hosts))}
 	forAll(p.hosts, len(p.hosts), func(h *Host) {
 		i := slices.Index(p.hosts, h)
@@ -276,7 +278,9 @@ func Subtests[P Runner[P]](t P, r *Report) {
 
 // Verify is like the function, for the set's Spec. Pools that are leased, also by this process, are
 // skipped.
-func (s *Set) Verify(ctx context.Context) (*Report, error) { return Verify(ctx, s.spec) }
+func (s *Set) Verify(ctx context.Context) (*Report, error) {
+	return Verify(s.log.within(ctx, events.Event{Stage: "verify"}), s.spec)
+}
 
 // Visit calls f for the hosts of the set that are ready and on, one after the other, for a person
 // who wants to look at them: it takes no lease, so a host may be in use, or kept, and f must change

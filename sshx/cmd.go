@@ -62,11 +62,11 @@ type Result struct {
 func (c Config) label(cmd Cmd) string {
 	switch {
 	case cmd.Name != "":
-		return fmt.Sprintf("%q", c.redact(cmd.Name))
+		return fmt.Sprintf("%q", c.Redact(cmd.Name))
 	case cmd.Script != "":
 		return `"script"`
 	}
-	s := c.redact(strings.Join(cmd.Args, " "))
+	s := c.Redact(strings.Join(cmd.Args, " "))
 	if len(s) > 120 {
 		s = strings.ToValidUTF8(s[:100], "") + "..."
 	}
@@ -164,10 +164,10 @@ func (cmd Cmd) words() []string {
 func (c *Client) words(cmd Cmd) (words []string, script string) {
 	words, script = cmd.words(), cmd.Script
 	if script == "" || !isShell(words) || !short([]string{script}) || strings.Contains(script, "\x00") ||
-		fromFile.MatchString(script) || c.cfg.redact(script) != script {
+		fromFile.MatchString(script) || c.cfg.Redact(script) != script {
 		return words, script
 	}
-	name := processName(c.cfg.redact(cmd.Name))
+	name := processName(c.cfg.Redact(cmd.Name))
 	if name == "" {
 		name = "script"
 	}
@@ -208,7 +208,7 @@ func (cmd Cmd) preamble(other bool, words []string) string {
 // call addresses a text to the user that cmd runs as.
 func (c *Client) call(text string, cmd Cmd) wire.Call {
 	call := wire.Call{Text: text, Name: "sshx"}
-	if name := processName(c.cfg.redact(cmd.Name)); name != "" {
+	if name := processName(c.cfg.Redact(cmd.Name)); name != "" {
 		call.Name = "sshx:" + name
 	}
 	if cmd.User != "" && cmd.User != c.cfg.User {

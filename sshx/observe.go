@@ -40,11 +40,11 @@ func (c *Client) observe(at time.Time, cmd Cmd, res Result, err error) {
 				words[i] = fmt.Sprintf("%q", a)
 			}
 		}
-		o.What = c.cfg.redact(strings.Join(words, " "))
+		o.What = c.cfg.Redact(strings.Join(words, " "))
 	case cmd.Name != "":
-		o.What = c.cfg.redact(cmd.Name)
+		o.What = c.cfg.Redact(cmd.Name)
 	default:
-		o.What = c.cfg.redact(cmd.Script)
+		o.What = c.cfg.Redact(cmd.Script)
 	}
 	c.cfg.Observe(o)
 }
@@ -54,7 +54,7 @@ func (c *Client) observeTransfer(at time.Time, what, path string, err error) {
 	if c.cfg.Observe == nil {
 		return
 	}
-	o := Observation{Host: c.cfg.Name, At: at, Took: time.Since(at), What: c.cfg.redact(what + " " + path), Fault: c.cfg.redactErr(err)}
+	o := Observation{Host: c.cfg.Name, At: at, Took: time.Since(at), What: c.cfg.Redact(what + " " + path), Fault: c.cfg.redactErr(err)}
 	if err != nil {
 		o.Code = -1
 	}

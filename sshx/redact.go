@@ -34,8 +34,9 @@ func (c Config) secrets() []string {
 	return slices.Compact(s)
 }
 
-// redact returns s without secrets.
-func (c Config) redact(s string) string {
+// Redact returns s with every one of Secrets, and SudoPassword, replaced by ***, as everything is that this
+// package says.
+func (c Config) Redact(s string) string {
 	if len(c.Secrets) == 0 && c.SudoPassword == "" {
 		return s
 	}
@@ -47,14 +48,14 @@ func (c Config) redact(s string) string {
 }
 
 // said returns a foreign text without secrets, fit for one line.
-func (c Config) said(s string) string { return clean(c.redact(s)) }
+func (c Config) said(s string) string { return clean(c.Redact(s)) }
 
 // redactErr returns err, with a text without secrets.
 func (c Config) redactErr(err error) error {
-	if err == nil || c.redact(err.Error()) == err.Error() {
+	if err == nil || c.Redact(err.Error()) == err.Error() {
 		return err
 	}
-	return &redacted{err, c.redact(err.Error())}
+	return &redacted{err, c.Redact(err.Error())}
 }
 
 type redacted struct {

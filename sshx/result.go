@@ -32,7 +32,7 @@ func (r *run) ends() []byte {
 	if b := r.out.end(); len(bytes.TrimSpace(b)) > 0 {
 		return b
 	}
-	return []byte(r.c.cfg.redact(wire.Strip(string(r.noise.bytes()))))
+	return []byte(r.c.cfg.Redact(wire.Strip(string(r.noise.bytes()))))
 }
 
 // early returns what came in place of the command, without the wrapper, if that is repeated there.

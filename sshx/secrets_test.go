@@ -32,11 +32,11 @@ func TestSecretsAreLookedForBeforeTextsAreCutOrQuoted(t *testing.T) {
 func TestSecretOfSeveralLinesIsOneLineByLine(t *testing.T) {
 	t.Parallel()
 	c := Config{Secrets: []string{"-----BEGIN KEY-----\nc2VjcmV0IGtleQ\nend\n-----END KEY-----\n"}, SudoPassword: "hunter2"}
-	assert.Equal(t, "***", c.redact(c.Secrets[0]))
-	assert.Equal(t, "***", c.redact(strings.ReplaceAll(c.Secrets[0], "\n", "\r\n")), "as a terminal shows it")
-	assert.Equal(t, "12: ***", c.redact("12: c2VjcmV0IGtleQ"), "as grep -n shows it")
-	assert.Equal(t, "-----BEGIN KEY-----, the end", c.redact("-----BEGIN KEY-----, the end"))
-	assert.Equal(t, "sudo ***", c.redact("sudo hunter2"))
+	assert.Equal(t, "***", c.Redact(c.Secrets[0]))
+	assert.Equal(t, "***", c.Redact(strings.ReplaceAll(c.Secrets[0], "\n", "\r\n")), "as a terminal shows it")
+	assert.Equal(t, "12: ***", c.Redact("12: c2VjcmV0IGtleQ"), "as grep -n shows it")
+	assert.Equal(t, "-----BEGIN KEY-----, the end", c.Redact("-----BEGIN KEY-----, the end"))
+	assert.Equal(t, "sudo ***", c.Redact("sudo hunter2"))
 }
 
 func TestErrorsOfTheMachineAreRedacted(t *testing.T) {
@@ -60,7 +60,7 @@ func FuzzRedactor(f *testing.F) {
 			t.Skip()
 		}
 		c := Config{Secrets: []string{one, two}}
-		want := c.redact(one + text + two)
+		want := c.Redact(one + text + two)
 		var got bytes.Buffer
 		r := newRedactor(&got, c.secrets())
 		for s := one + text + two; s != ""; {

@@ -51,7 +51,10 @@ type Provider struct {
 	ledgers map[string]pool.VM                      // by set: on which datastore and in which resource pool its ledger goes
 }
 
-var _ pool.Provider = (*Provider)(nil)
+var (
+	_ pool.Provider    = (*Provider)(nil)
+	_ pool.CallCounter = (*Provider)(nil)
+)
 
 // New returns a Provider for the vCenter that cfg describes, after checking cfg as a whole. It does
 // not touch the network: the first call of a method connects and logs in. Close it when done.
@@ -84,6 +87,9 @@ func (p *Provider) Close(ctx context.Context) error {
 	}
 	return nil
 }
+
+// CallCounts returns how many SOAP calls of each method were made so far; see pool.CallCounter.
+func (p *Provider) CallCounts() map[string]int { return p.s.calls.all() }
 
 // gate bounds how many operations of a kind run at once.
 type gate chan struct{}

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -42,6 +43,7 @@ type session struct {
 
 	health health
 	slots  chan struct{} // of calls in flight
+	calls  callCounts
 
 	lock   chan struct{} // holds one token; guards what follows, while logging in too
 	client *vim25.Client // nil until first connected; each login has a copy
@@ -142,7 +144,7 @@ func (s *session) dial(ctx context.Context) (*vim25.Client, error) {
 	t.MaxIdleConns = 2 * maxCalls
 	t.MaxIdleConnsPerHost = 2 * maxCalls
 
-	limit := &limiter{rt: sc, slots: s.slots, held: pool.CheckLease, health: &s.health, timeout: s.timeout}
+	limit := s.limiter(sc)
 	client := &vim25.Client{Client: sc, RoundTripper: limit}
 	var err error
 	if client.ServiceContent, err = methods.GetServiceContent(ctx, limit); err != nil {
@@ -179,7 +181,7 @@ func (s *session) fresh() *vim25.Client {
 	sc.Version = s.client.Version
 	return &vim25.Client{
 		Client: sc, ServiceContent: s.client.ServiceContent,
-		RoundTripper: &limiter{rt: sc, slots: s.slots, held: pool.CheckLease, health: &s.health, timeout: s.timeout},
+		RoundTripper: s.limiter(sc),
 	}
 }
 
@@ -393,6 +395,31 @@ func (t statusTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, &statusError{res.StatusCode}
 }
 
+func (s *session) limiter(rt soap.RoundTripper) *limiter {
+	return &limiter{rt: rt, slots: s.slots, held: pool.CheckLease, health: &s.health, calls: &s.calls, timeout: s.timeout}
+}
+
+// callCounts are how many calls of each method were made.
+type callCounts struct {
+	mu sync.Mutex // guards what follows
+	n  map[string]int
+}
+
+func (c *callCounts) add(method string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.n == nil {
+		c.n = map[string]int{}
+	}
+	c.n[method]++
+}
+
+func (c *callCounts) all() map[string]int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.n)
+}
+
 // limiter bounds the calls in flight and how long each may take, lets none go out under a lease
 // that is over, names the call in its error, and notes whether vCenter answers.
 type limiter struct {
@@ -400,6 +427,7 @@ type limiter struct {
 	slots  chan struct{}
 	held   func(context.Context) error // pool.CheckLease
 	health *health
+	calls  *callCounts
 
 	timeout time.Duration // for the answer to one call; 0 means callTimeout
 }
@@ -421,6 +449,7 @@ func (l *limiter) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
 	if err := l.held(ctx); err != nil { // by now: there may have been a login and a wait for a place
 		return err
 	}
+	l.calls.add(methodOf(req))
 	call, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	err := l.rt.RoundTrip(call, req, res)

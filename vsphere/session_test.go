@@ -43,7 +43,7 @@ func TestAtMost32CallsAreInFlight(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rt := &slow{}
-		l := &limiter{rt: rt, slots: make(chan struct{}, maxCalls), held: pool.CheckLease, health: &health{}}
+		l := &limiter{rt: rt, slots: make(chan struct{}, maxCalls), held: pool.CheckLease, health: &health{}, calls: &callCounts{}}
 		var wg sync.WaitGroup
 		for range 100 {
 			wg.Go(func() { assert.NoError(t, l.RoundTrip(t.Context(), &methods.Rename_TaskBody{}, nil)) })
@@ -56,7 +56,7 @@ func TestAtMost32CallsAreInFlight(t *testing.T) {
 func TestLongPollTakesNoPlaceAmongCalls(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := &limiter{rt: &slow{}, slots: make(chan struct{}, 1), held: pool.CheckLease, health: &health{}}
+		l := &limiter{rt: &slow{}, slots: make(chan struct{}, 1), held: pool.CheckLease, health: &health{}, calls: &callCounts{}}
 		l.slots <- struct{}{}
 		poll := &methods.WaitForUpdatesExBody{Req: &types.WaitForUpdatesEx{Options: &types.WaitOptions{MaxWaitSeconds: types.NewInt32(45)}}}
 		assert.NoError(t, l.RoundTrip(t.Context(), poll, nil))
@@ -69,7 +69,7 @@ func TestLongPollTakesNoPlaceAmongCalls(t *testing.T) {
 func TestCallWithoutAnswerIsGivenUp(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := &limiter{rt: &slow{never: true}, slots: make(chan struct{}, 1), held: pool.CheckLease, health: &health{}}
+		l := &limiter{rt: &slow{never: true}, slots: make(chan struct{}, 1), held: pool.CheckLease, health: &health{}, calls: &callCounts{}}
 		start := time.Now()
 		err := l.RoundTrip(t.Context(), &methods.Rename_TaskBody{}, nil)
 		assert.ErrorIs(t, err, errNoAnswer)
@@ -84,7 +84,7 @@ func TestNoCallGoesOutUnderALeaseThatIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		over := false
 		rt := &slow{}
-		l := &limiter{rt: rt, slots: make(chan struct{}, 1), health: &health{}, held: func(context.Context) error {
+		l := &limiter{rt: rt, slots: make(chan struct{}, 1), health: &health{}, calls: &callCounts{}, held: func(context.Context) error {
 			if over {
 				return fmt.Errorf("slept: %w", pool.ErrLeaseLost)
 			}
