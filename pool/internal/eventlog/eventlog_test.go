@@ -87,7 +87,10 @@ func TestAProcessHasOneFile(t *testing.T) {
 		})
 	}
 	g.Wait()
-	assert.Nil(t, files[dir].f, "it is closed")
+	mu.Lock()
+	f := files[dir]
+	mu.Unlock()
+	assert.Nil(t, f.f, "it is closed")
 	late := open(t, dir, Options{Set: "late"})
 	late.Write(events.Event{Kind: events.Note, Text: "later"})
 	late.Close()
