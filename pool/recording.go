@@ -81,7 +81,7 @@ func (p *progress) leased(x *lease.Held, purpose string) {
 	}
 	span := p.events.Begin(events.Event{Kind: events.Lease, Pool: x.Pool, Name: purpose})
 	x.AfterEnd(func() {
-		err := context.Cause(x.Context())
+		err := x.Check()
 		if errors.Is(err, ErrReleased) {
 			err = nil
 		}

@@ -48,7 +48,7 @@ func TestOtherFilesAreNoRecord(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]string{
 		"empty": "", "text": "hello\n", "JSON": "{}\n", "another version": strings.Replace(lines, `"version":1`, `"version":2`, 1),
-		"without its first line": lines[strings.Index(lines, "\n"):],
+		"without its first line": lines[len(lines)/2:],
 	} {
 		_, err := events.Read(strings.NewReader(text))
 		assert.Error(t, err, name)
