@@ -1,7 +1,9 @@
 package pool
 
 import (
+	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,7 +18,11 @@ func goTest(t *testing.T, pkgs ...string) string {
 	for _, pkg := range pkgs {
 		args = append(args, "./testdata/"+pkg)
 	}
-	out, err := exec.CommandContext(t.Context(), "go", args...).CombinedOutput()
+	cmd := exec.CommandContext(t.Context(), "go", args...)
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { // TestMain's, in which nothing is built yet
+		return strings.HasPrefix(v, "XDG_CACHE_HOME=")
+	})
+	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	return string(out)
 }

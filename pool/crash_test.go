@@ -141,7 +141,7 @@ func TestAKilledProcessIsReplaced(t *testing.T) {
 		t.Run(do, func(t *testing.T) {
 			t.Parallel()
 			s := startLab(t)
-			step := 9
+			step := 17
 			if os.Getenv(crashEnv) != "" {
 				step = 1
 			}
