@@ -186,6 +186,13 @@ type CheckError struct {
 func (e *CheckError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d of %d checks failed", len(e.Failed), e.Of)
+	for i, r := range e.Failed { // the first line may be all that is shown
+		fmt.Fprintf(&b, "%s %q", [...]string{":", ","}[min(i, 1)], r.Name)
+		if i == 2 && len(e.Failed) > 3 {
+			b.WriteString(" ...")
+			break
+		}
+	}
 	for _, r := range e.Failed {
 		fmt.Fprintf(&b, "\n%s", r)
 	}

@@ -238,6 +238,21 @@ func TestAPoolThatCannotBeRebuiltEitherCoolsDown(t *testing.T) {
 	require.ErrorContains(t, err, "pool 1 is quarantined until", "nobody builds it over and over")
 }
 
+// A recipe whose AfterReset can never pass builds well each time.
+func TestAPoolThatIsNeverCleanIsNotRebuiltForEver(t *testing.T) {
+	t.Parallel()
+	r := newMemory(t)
+	spec := r.shared(1, 20*time.Second)
+	spec.Roles[1].AfterReset = []pool.Check{pool.ScriptCheck("never", "yes", "echo no")}
+	set := r.open(spec)
+	ft := testOf(t, "TestFirst")
+	require.Nil(t, ft.acquire(set))
+	require.Len(t, ft.errs, 1)
+	assert.Contains(t, ft.errs[0], "no pool is left: pool 1 is quarantined until")
+	assert.Contains(t, ft.errs[0], `1 of 1 checks failed: "never"`)
+	assert.LessOrEqual(t, r.count("Clone", "dis1"), 3, "the build of Open, and one after each of two resets")
+}
+
 func TestAPoolThatAnotherProcessRebuiltIsFound(t *testing.T) {
 	t.Parallel()
 	r := newMemory(t)

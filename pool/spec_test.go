@@ -206,7 +206,7 @@ func TestCheckResult(t *testing.T) {
 		{Name: "dollars", Want: "$6$salt ${IP} ${PI}", Do: looks},
 	})
 	require.Error(t, err)
-	assert.Equal(t, `2 of 4 checks failed
+	assert.Equal(t, `2 of 4 checks failed: "other", "dollars"
 check "other": want "10.0.0.1", got "ok"
 check "dollars": want "$6$salt 10.0.0.1 ${PI}", got "ok"`, err.Error())
 	assert.True(t, results[0].OK())

@@ -323,15 +323,17 @@ func Cleaned(build string, proof *Proof, boots []string) Transition {
 	}}
 }
 
-// Built ends the lease on a pool whose hosts have become ready: clean if there is a proof, else it
-// is reset before a test gets it.
+// Built ends the lease on a pool whose hosts have become ready: clean if there is a proof. Else it is
+// reset before a test gets it, and its failures stay counted until then: one that can be built and
+// never reset is not built over and over.
 func Built(build string, proof *Proof, boots []string) Transition {
 	return Transition{Name: "built", from: []State{Building}, do: func(e *Entry, _ time.Time) {
 		e.stored(Dirty)
+		e.Build, e.Boots, e.Broken = build, boots, ""
 		if proof != nil {
 			e.Stored, e.Proof = Clean, proof
+			e.succeeded(build, boots)
 		}
-		e.succeeded(build, boots)
 	}}
 }
 

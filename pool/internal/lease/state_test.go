@@ -119,7 +119,7 @@ func TestStatesThatEnd(t *testing.T) {
 
 func TestFailuresAreForgottenOnceOneSucceeds(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"prepared", "cleaned", "built clean", "built dirty"} {
+	for _, name := range []string{"prepared", "cleaned", "built clean"} {
 		tr := transitions()[name]
 		e := in(tr.from[0])
 		e.Broken = "no disk"
@@ -129,6 +129,15 @@ func TestFailuresAreForgottenOnceOneSucceeds(t *testing.T) {
 		assert.True(t, e.FailedAt.IsZero(), name)
 		assert.Equal(t, "b2", e.Build, name)
 	}
+}
+
+func TestABuildWithoutAProofIsNoSuccess(t *testing.T) {
+	t.Parallel()
+	e := in(Building)
+	e.Broken, e.Failures = "no disk", 2
+	require.NoError(t, Built("b2", nil, nil).Apply(&e, noon))
+	assert.Equal(t, Dirty, e.State(noon))
+	assert.Equal(t, 2, e.Failures, "it may be built well and never become clean")
 }
 
 func TestPoolsThatFailAgainAndAgainAreQuarantined(t *testing.T) {
