@@ -53,6 +53,7 @@ else echo 'neither ss nor netstat'; fi
 func (c *collection) collect(ctx context.Context) error {
 	var g sync.WaitGroup
 	defer g.Wait()
+	g.Go(func() { c.screenshot(ctx) })
 	if err := c.answers(ctx); err != nil {
 		text := err.Error()
 		if d, derr := c.diagnose(ctx); derr == nil {
@@ -93,6 +94,28 @@ func (c *collection) answers(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// A Screenshotter is a Provider that can take a picture of a VM's console, as evidence.
+type Screenshotter interface {
+	// Screenshot returns the picture, as PNG. The VM must be on.
+	Screenshot(ctx context.Context, id string) ([]byte, error)
+}
+
+// screenshot writes the picture of the host's console, if the Provider can take it.
+func (c *collection) screenshot(ctx context.Context) {
+	p, ok := c.h.provider.(Screenshotter)
+	if !ok {
+		return
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, evidenceEach, fmt.Errorf("not done within %s", evidenceEach))
+	defer cancel()
+	picture, err := p.Screenshot(ctx, c.h.id)
+	if err != nil {
+		c.write("console.txt", []byte("no picture of the console: "+err.Error()), nil)
+		return
+	}
+	_ = os.WriteFile(filepath.Join(c.dir, "console.png"), picture, 0o600) // there is nowhere left to report it
 }
 
 func (c *collection) diagnose(ctx context.Context) (Diagnosis, error) {
@@ -156,7 +179,7 @@ func quotePattern(p string) string {
 
 // write writes a file, and at its end why it is not whole.
 func (c *collection) write(name string, data []byte, err error) {
-	if int64(len(data)) > c.max && !strings.HasSuffix(name, ".png") {
+	if int64(len(data)) > c.max {
 		data = data[int64(len(data))-c.max:]
 	}
 	if err != nil {

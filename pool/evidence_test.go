@@ -99,6 +99,7 @@ echo "it broke" > "/var/log/my app/b.log"
 	}
 	assert.Contains(t, got["con1/env.txt"], "exit", "and how it ended")
 	assert.Contains(t, got, "con1/kernel.txt")
+	assert.True(t, strings.HasPrefix(got["con1/console.png"], "\x89PNG"), "the screen")
 	assert.Contains(t, got["con1/transcript.txt"], "exit 9 after")
 	assert.Contains(t, got["con1/transcript.txt"], "| the mirror is broken\n    | ***")
 	assert.NotContains(t, got["con1/transcript.txt"], "evidence", "it is the test's")

@@ -45,7 +45,8 @@
 // not insist on it. Network.Assign is not asked for on the networks of a source whose NICs are replaced:
 // the clone is never on them. If a vCenter sees either otherwise, it names what is missing in the first
 // clone, golden, before anything is removed. Encrypted sources, and those with a virtual TPM, are
-// refused: they take keys and cryptographic privileges.
+// refused: they take keys and cryptographic privileges. Pictures of consoles, which are evidence only,
+// take VirtualMachine.Interact.CreateScreenshot or ConsoleInteract; which one is unconfirmed.
 //
 // # What is asserted
 //

@@ -32,6 +32,10 @@ func (s *Server) dispatch(re *reply, r *http.Request, c *call) {
 		f := &types.NotSupported{RuntimeFault: because(c.req.Method + " is not simulated in this form")}
 		writeFault(re, f)
 	}()
+	if r.URL.Path == screenPath {
+		s.screen(re, r)
+		return
+	}
 	s.model.Service.ServeMux.ServeHTTP(re, r)
 	if re.status == http.StatusInternalServerError {
 		body := worded(re.body.Bytes())
@@ -77,10 +81,10 @@ func (s *Server) unlock(ref types.ManagedObjectReference) {
 }
 
 // plain makes a call of a request that is not of vSphere's main API: to another endpoint, or for a
-// file. A file on a datastore is for those who are logged in.
+// file. A file on a datastore and the picture of a console are for those who are logged in.
 func (s *Server) plain(w http.ResponseWriter, r *http.Request, c *call) {
 	c.req.Method = r.Method + " " + r.URL.Path
-	if strings.HasPrefix(r.URL.Path, "/folder/") && !s.mayRead(r) {
+	if (strings.HasPrefix(r.URL.Path, "/folder/") || r.URL.Path == screenPath) && !s.mayRead(r) {
 		w.Header().Set("WWW-Authenticate", `Basic realm="VMware HTTP server"`)
 		http.Error(w, "401 Unauthorized", http.StatusUnauthorized)
 		return
