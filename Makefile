@@ -7,7 +7,7 @@ ACQUISITIONS ?= 300
 ANYTHING ?= 10m
 
 .DEFAULT_GOAL := help
-.PHONY: help test race lint pools plan status verify diff rebuild reset keep release sweep destroy chaos crash anything faults bench fuzz api tidy shellcheck real real-qemu real-keep real-serve govc-suite ci
+.PHONY: help test race lint pools plan status verify diff rebuild reset keep release sweep destroy chaos crash anything faults bench fuzz report picture api tidy shellcheck real real-qemu real-keep real-serve govc-suite ci
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,15 @@ bench: ## Run the benchmarks
 
 fuzz: ## Run every fuzz test for FUZZTIME (30s)
 	$(GO) test -list '^Fuzz' ./... | awk '/^Fuzz/ {f[n++] = $$1} /^ok/ {while (n) print $$2, f[--n]}' | while read -r p f; do $(GO) test "$$p" -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) || exit 1; done
+
+report: ## Make report.html of the run whose processes had POOLREADY_DIR=out, in it; DIR is another directory
+	$(GO) run ./cmd/poolreport $(or $(DIR),out)
+
+picture: ## Make README's picture of a report, of the main job on the embedded vCenter; needs chromium
+	rm -rf _artifacts/picture && env -u GOVC_URL POOLREADY_DIR=$(CURDIR)/_artifacts/picture $(GO) test ./e2e -run Pools -count=1
+	$(GO) run ./cmd/poolreport _artifacts/picture
+	chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1100,700 --screenshot=pool/report/report.png file://$(CURDIR)/_artifacts/picture/report.html
+	rm -rf _artifacts/picture
 
 api: ## Record the exported API as it is now, after a change of it that is meant
 	$(GO) test ./e2e/internal/api -update

@@ -26,7 +26,7 @@ var update = flag.Bool("update", false, "record the API as it is")
 const module = "github.com/poolready/poolready/"
 
 var packages = []string{
-	"pool", "pool/events", "pool/pooltest", "vsphere", "vsphere/vspheretest", "vsphere/vspheretest/access",
+	"pool", "pool/events", "pool/report", "pool/pooltest", "vsphere", "vsphere/vspheretest", "vsphere/vspheretest/access",
 	"vsphere/vspheretest/sshguest", "sshx", "sshx/sshtest", "e2e",
 }
 
