@@ -15,7 +15,7 @@ func (r *rig) state(h Host) map[string]string {
 	r.t.Helper()
 	host := r.guests[h.Name].Host()
 	all := tree(r.t, host.Disk())
-	out, code := host.Run(r.t.Context(), "ip -br addr; ip route; ip -6 route; sysctl -n net.ipv4.ip_forward; ss -Hltn; ss -Hlun; cat /proc/sys/kernel/random/boot_id")
+	out, code := host.Run(r.t.Context(), "ip -br addr; (ip route; ip -6 route) | sed 's/ metric [0-9]*//'; sysctl -n net.ipv4.ip_forward; ss -Hltn; ss -Hlun; cat /proc/sys/kernel/random/boot_id")
 	require.Zero(r.t, code, out)
 	all["what runs"] = out
 	return all

@@ -45,8 +45,9 @@ for when in now --permanent; do
 	[ "$value" != yes ] || fact firewall "$when masquerade"
 done
 
+# Metrics go by the order in which NetworkManager has brought devices up.
 for family in -4 -6; do
-	ip "$family" route show | sed 's/ expires [0-9]*sec//; s/ *$//' | while read -r route; do fact route "$route"; done
+	ip "$family" route show | sed 's/ expires [0-9]*sec//; s/ metric [0-9]*//; s/ *$//' | while read -r route; do fact route "$route"; done
 done
 
 # A service that others start and that ends by itself when it is idle is no fact while it runs: what

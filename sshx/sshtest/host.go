@@ -38,6 +38,9 @@ type Host struct {
 	// Dial makes the connections of direct-tcpip channels, so that the machine can be a jump host,
 	// and of programs (Proc.DialContext); nil means that it reaches nobody but itself.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Lookup is how sudo finds the machine's own name, at every call, where it was built to do so, as
+	// Debian's is. Its error is told on standard error, and sudo goes on. nil means that it does not.
+	Lookup func(ctx context.Context, name string) error
 	// Bind reserves the addresses that programs listen on (Proc.Listen) in the network that the
 	// machine is plugged into. nil keeps listeners in the machine, where its own programs and
 	// direct-tcpip reach them as localhost, and its embedder by ServePort.
@@ -77,7 +80,7 @@ func NewHost(disk *Disk) *Host {
 func (h *Host) config() machine.Config {
 	c := machine.Config{
 		Command:   func(name string) machine.Command { return h.own(h.Commands[name]) },
-		Installed: h.Installed, OnReboot: h.OnReboot, OnPowerOff: h.OnPowerOff, Dial: h.Dial, Bind: machine.BindFunc(h.Bind),
+		Installed: h.Installed, OnReboot: h.OnReboot, OnPowerOff: h.OnPowerOff, Dial: h.Dial, Lookup: h.Lookup, Bind: machine.BindFunc(h.Bind),
 		Now: h.Now, Passwords: h.Passwords, Version: h.Version, RootSignals: h.RootSignals,
 	}
 	if tell := h.OnNotSimulated; tell != nil {

@@ -187,6 +187,7 @@ var timezones = []string{"UTC", "Asia/Singapore", "America/New_York", "Europe/Be
 
 // timedatectl knows: show -p Timezone --value, set-timezone ZONE.
 func (g *Guest) timedatectl(_ context.Context, p *sshtest.Proc) int {
+	g.wake(timedated, busIdle)
 	switch args := p.Args[1:]; {
 	case slices.Equal(args, []string{"show", "-p", "Timezone", "--value"}):
 		target, err := g.disk.Readlink("/etc/localtime")
@@ -214,9 +215,7 @@ func (g *Guest) timedatectl(_ context.Context, p *sshtest.Proc) int {
 
 // hostnamectl knows: --static, set-hostname NAME.
 func (g *Guest) hostnamectl(_ context.Context, p *sshtest.Proc) int {
-	g.mu.Lock()
-	g.named = time.Now()
-	g.mu.Unlock()
+	g.wake(hostnamed, busIdle)
 	switch args := p.Args[1:]; {
 	case slices.Equal(args, []string{"--static"}):
 		data, _ := g.disk.ReadFile("/etc/hostname")

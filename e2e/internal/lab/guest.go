@@ -38,14 +38,15 @@ type Guest struct {
 	mu       sync.Mutex // guards what follows: all that a reboot forgets
 	hw       vspheretest.Hardware
 	links    []*link
-	active   map[string]bool     // units
-	failed   map[string]bool     // units
-	services map[string]*service // units of the user's own, that were started
-	journal  []entry             // of theirs
-	named    time.Time           // when hostnamectl last started systemd-hostnamed
-	conns    map[string]active   // NetworkManager's active connections, by interface
-	networkd []netFile           // systemd-networkd's configuration, as it was read
-	wired    []profile           // NetworkManager's automatic profiles, which are on no disk
+	active   map[string]bool      // units
+	failed   map[string]bool      // units
+	services map[string]*service  // units of the user's own, that were started
+	journal  []entry              // of theirs
+	idle     map[string]time.Time // when services that others have started end by themselves
+	conns    map[string]active    // NetworkManager's active connections, by interface
+	metrics  map[string]int       // of the routes of links, by name
+	networkd []netFile            // systemd-networkd's configuration, as it was read
+	wired    []profile            // NetworkManager's automatic profiles, which are on no disk
 	sysctl   map[string]string
 	zone     zone // what firewalld applies
 	names    *dnsmasq
@@ -111,6 +112,9 @@ func (l *Lab) newGuest(m *vspheretest.Machine) *Guest {
 	g.host.OnPowerOff = m.PowerOff
 	g.host.OnReboot = g.reboot
 	g.host.Dial = g.dialName
+	if g.os == debian { // which has built its sudo so
+		g.host.Lookup = g.lookupOwn
+	}
 	g.host.Bind = g.bind
 	l.add(g)
 	return g
@@ -123,6 +127,7 @@ func (g *Guest) start() {
 	_ = g.disk.WriteFile(nologin, []byte("System is booting up. Unprivileged users are not permitted to log in yet.\n"), 0o644)
 	g.mu.Lock()
 	g.links, g.conns, g.wired, g.names, g.networkd = nil, map[string]active{}, nil, nil, nil
+	g.metrics, g.idle = map[string]int{}, map[string]time.Time{}
 	g.active, g.failed = map[string]bool{}, map[string]bool{}
 	g.services, g.journal = map[string]*service{}, nil
 	g.sysctl, g.zone, g.time = map[string]string{}, zone{}, chrony{}

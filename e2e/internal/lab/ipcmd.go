@@ -235,7 +235,11 @@ func (g *Guest) ipRoutes(p *sshtest.Proc, six, onlyDefault bool) int {
 		}
 		for _, a := range l.addrs {
 			if a.Addr().Is6() == six {
-				fmt.Fprintf(p.Stdout, "%s dev %s proto kernel scope link src %s \n", a.Masked(), l.name, a.Addr())
+				metric := ""
+				if g.conns[l.name].byNetworkManager {
+					metric = fmt.Sprintf("metric %d ", g.metrics[l.name])
+				}
+				fmt.Fprintf(p.Stdout, "%s dev %s proto kernel scope link src %s %s\n", a.Masked(), l.name, a.Addr(), metric)
 			}
 		}
 	}

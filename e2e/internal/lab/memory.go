@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/poolready/poolready/e2e/internal/netsim"
 	"github.com/poolready/poolready/vsphere/vspheretest"
@@ -92,9 +93,10 @@ func (l *Lab) Resume(m *vspheretest.Machine, frozen []byte) (vspheretest.Guest, 
 	for _, f := range then.Links {
 		g.links = append(g.links, &link{f.Name, f.MAC, f.Port, f.Parent, f.VLAN, f.Up, f.MTU, f.Addrs, f.Dynamic, f.Routes})
 	}
-	g.conns = map[string]active{}
+	g.conns, g.metrics, g.idle = map[string]active{}, map[string]int{}, map[string]time.Time{}
 	for name, c := range then.Conns {
 		g.conns[name] = active{profile{c.Props, c.OnDisk}, c.DNS, c.Metric, c.ByNM}
+		g.metrics[name] = c.Metric
 	}
 	for _, w := range then.Wired {
 		g.wired = append(g.wired, profile{w.Props, w.OnDisk})

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"path"
 	"slices"
@@ -80,6 +82,7 @@ func (g *Guest) networkUp() {
 		}
 	}
 	g.mu.Unlock()
+	rand.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] }) // as devices come
 	g.connect(names)
 	if !g.booting() {
 		g.networkVLANs()
@@ -200,12 +203,14 @@ func (g *Guest) configure(p profile, l *link) bool {
 	if parent := g.link(l.parent); parent != nil {
 		l.mtu = parent.mtu
 	}
+	delete(g.metrics, l.name)
 	ok := g.addresses4(p, l, &a)
+	g.metric(l)
 	if p.get("ipv6.method") == "auto" {
 		if addr, router, found := g.lab.net.Autoconf(g.hw.NICs[l.port].Network, l.mac); found && l.parent == "" {
 			ok = true
 			l.addrs = append(l.addrs, addr)
-			l.routes = append(l.routes, netsim.Route{Dst: netip.MustParsePrefix("::/0"), Via: router, Dev: l.name, Metric: 100 + l.port})
+			l.routes = append(l.routes, netsim.Route{Dst: netip.MustParsePrefix("::/0"), Via: router, Dev: l.name, Metric: g.metric(l)})
 		}
 	}
 	if mtu, err := strconv.Atoi(p.get("802-3-ethernet.mtu")); err == nil {
@@ -218,6 +223,23 @@ func (g *Guest) configure(p profile, l *link) bool {
 	}
 	g.apply()
 	return ok
+}
+
+// metric is that of a link's routes. NetworkManager gives every device its own, in the order in which they
+// come up, and a free one when it comes up again. The caller holds mu.
+func (g *Guest) metric(l *link) int {
+	first := 100
+	if l.vlan != 0 {
+		first = 400
+	}
+	if g.metrics[l.name] == 0 {
+		taken := slices.Collect(maps.Values(g.metrics))
+		for slices.Contains(taken, first) {
+			first++
+		}
+		g.metrics[l.name] = first
+	}
+	return g.metrics[l.name]
 }
 
 // device returns the interface that p is for; that of a VLAN is made. The caller holds mu.
@@ -292,10 +314,7 @@ func (g *Guest) addresses4(p profile, l *link, a *active) bool {
 	}
 	a.dns = append(own, a.dns...)
 	if gateway.IsValid() && p.get("ipv4.never-default") == "no" {
-		a.metric = 100 + l.port
-		if l.vlan != 0 {
-			a.metric = 400
-		}
+		a.metric = g.metric(l)
 		l.routes = append(l.routes, netsim.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: gateway, Dev: l.name, Metric: a.metric})
 	}
 	return true
@@ -305,6 +324,7 @@ func (g *Guest) addresses4(p profile, l *link, a *active) bool {
 func (g *Guest) deactivate(name string) {
 	g.mu.Lock()
 	delete(g.conns, name)
+	delete(g.metrics, name)
 	if l := g.link(name); l != nil {
 		l.addrs, l.routes, l.dynamic = nil, nil, false
 		if l.parent != "" {

@@ -102,6 +102,10 @@ func (g *Guest) ssh(ctx context.Context, p *sshtest.Proc) int {
 		return p.Fail(255, "%s@%s: Permission denied (publickey): %v", user, host, err)
 	}
 	defer c.Close()
+	if host == "localhost" || strings.HasPrefix(host, "127.") {
+		g.loggedIn(user)
+		defer g.loggedIn(user)
+	}
 	s, err := c.NewSession()
 	if err != nil {
 		return p.Fail(255, "%v", err)

@@ -9,12 +9,32 @@ import (
 	"github.com/poolready/poolready/sshx/sshtest"
 )
 
-// hostnamed is the service that D-Bus starts for hostnamectl. It ends when nobody has asked it for
-// hostnamedIdle.
+// hostnamed and timedated are services that D-Bus starts, for hostnamectl and timedatectl. They end when
+// nobody has asked them for busIdle. A user who is logged in has a service manager, which ends
+// managerIdle after the last logout.
 const (
-	hostnamed     = "systemd-hostnamed.service"
-	hostnamedIdle = 30 * time.Second
+	hostnamed   = "systemd-hostnamed.service"
+	timedated   = "systemd-timedated.service"
+	busIdle     = 30 * time.Second
+	managerIdle = 10 * time.Second
 )
+
+// wake starts a service that ends by itself when nobody has asked for it for so long.
+func (g *Guest) wake(unit string, idle time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.idle[unit] = time.Now().Add(idle)
+}
+
+// loggedIn has a user's service manager run for a while.
+func (g *Guest) loggedIn(user string) {
+	data, _ := g.disk.ReadFile("/etc/passwd")
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Split(line, ":"); len(f) > 2 && f[0] == user {
+			g.wake("user@"+f[2]+".service", managerIdle)
+		}
+	}
+}
 
 // unitList is systemctl list-unit-files and list-units. It knows: list-unit-files --type=service
 // or --type=service,socket --no-legend [--no-pager], and list-units --type=service --state=running --plain --no-legend
@@ -38,14 +58,24 @@ func (g *Guest) unitList(p *sshtest.Proc, args []string) int {
 	if err != nil {
 		return p.Fail(1, "Failed to list units: %v", err)
 	}
+	g.loggedIn("root") // as whom the harness is
+	var awake []string
 	g.mu.Lock()
-	named := time.Since(g.named) < hostnamedIdle
+	for unit, until := range g.idle {
+		if time.Now().Before(until) {
+			awake = append(awake, unit)
+		}
+	}
 	g.mu.Unlock()
-	switch {
-	case verb == "list-unit-files":
-		fmt.Fprintf(p.Stdout, "%s static -\n", hostnamed)
-	case named:
-		fmt.Fprintf(p.Stdout, "%s loaded active running Hostname Service\n", hostnamed)
+	slices.Sort(awake)
+	if verb == "list-unit-files" {
+		for _, unit := range []string{hostnamed, timedated, "user@.service"} {
+			fmt.Fprintf(p.Stdout, "%s static -\n", unit)
+		}
+		awake = nil
+	}
+	for _, unit := range awake {
+		fmt.Fprintf(p.Stdout, "%s loaded active running a service for others\n", unit)
 	}
 	for _, f := range files {
 		unit, ok := strings.CutSuffix(f.Name(), ".service")

@@ -55,6 +55,7 @@ type Config struct {
 	OnReboot       func()
 	OnPowerOff     func()
 	Dial           func(ctx context.Context, network, address string) (net.Conn, error)
+	Lookup         func(ctx context.Context, name string) error
 	Bind           BindFunc
 	Now            func() time.Time
 	Passwords      map[string]string

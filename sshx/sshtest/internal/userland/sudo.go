@@ -229,6 +229,12 @@ func cmdSudo(ctx context.Context, p *machine.Proc) int {
 	if !ok {
 		return machine.ExitNotSimulated
 	}
+	if lookup := p.Host.Config().Lookup; lookup != nil {
+		own := p.Host.Hostname()
+		if err := lookup(ctx, own); err != nil {
+			fmt.Fprintf(p.Stderr, "sudo: unable to resolve host %s: %v\n", own, err)
+		}
+	}
 	target := cmp.Or(cmp.Or(o.set["-u"], o.set["--user"]), "root")
 	acc := p.Host.Disk.Accounts()
 	if id, ok := strings.CutPrefix(target, "#"); ok {
