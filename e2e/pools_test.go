@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -34,11 +35,17 @@ func newEmbedded(t testing.TB, topology Topology, prepare ...func(*vspheretest.S
 // newEmbeddedFor is newEmbedded whose templates let in key, or a fresh one.
 func newEmbeddedFor(t testing.TB, key ssh.Signer, topology Topology, prepare ...func(*vspheretest.Server)) *embedded {
 	t.Helper()
+	return newEmbeddedIn(t, key, topology, topology.Reservations(), prepare...)
+}
+
+// newEmbeddedIn is newEmbeddedFor in a lab that has reserved these addresses, by MAC.
+func newEmbeddedIn(t testing.TB, key ssh.Signer, topology Topology, reserved map[string]netip.Addr, prepare ...func(*vspheretest.Server)) *embedded {
+	t.Helper()
 	templates := topology.Templates()
 	server := e2etest.NewUnstartedServer(t, e2etest.Site{
 		Template: templates["rhel"], Debian: templates["debian"],
 		LabNetwork: topology.LabNetwork, PrivateNetwork: topology.PrivateNetwork, ExternalNetwork: topology.ExternalNetwork,
-		Reserved: topology.Reservations(), NameServer: topology.NameServer, Key: key,
+		Reserved: reserved, NameServer: topology.NameServer, Key: key,
 	})
 	server.DescriptionLimit = 512 // no document promises more
 	for _, f := range prepare {

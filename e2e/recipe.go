@@ -173,6 +173,9 @@ func (t Topology) airGap() []pool.Check {
 	})
 }
 
+// trunkNIC is the one in the private network, in the order of VM.NICs.
+const trunkNIC = 1
+
 // extNIC is the one that leads out, in the order of VM.NICs. On dis its cable is pulled in the
 // hypervisor: what a guest cut off itself, somebody in the guest can connect again.
 const extNIC = 2

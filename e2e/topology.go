@@ -235,13 +235,30 @@ func (t Topology) VM(h Host) pool.VM {
 		if i < len(h.MACs) {
 			nic.MAC = h.MACs[i]
 		}
-		if i == 0 {
-			nic.Subnet = t.LabPrefix
+		switch {
+		case i == 0:
+			nic.Subnet, nic.Claims = t.LabPrefix, t.claims(h)
+		case i == trunkNIC && h.VLAN.IsValid():
+			nic.Claims = []string{fmt.Sprintf("VLAN %d: %s", t.VLAN, h.VLAN)}
 		}
 		nic.Unplugged = h.Role == Dis && i == extNIC
 		vm.NICs = append(vm.NICs, nic)
 	}
 	return vm
+}
+
+// claims are the addresses in the lab that are a host's: those of its pool's clusters are con's.
+func (t Topology) claims(h Host) (list []string) {
+	if !h.Lab.IsValid() {
+		return nil
+	}
+	list = append(list, h.Lab.String())
+	if h.Role == Con {
+		for i := range 3 {
+			list = append(list, offset(t.PoolBase, 10*h.Pool+2+i).String())
+		}
+	}
+	return list
 }
 
 // env is what the scripts of a host find in their environment.

@@ -42,8 +42,8 @@ func TestTheDefaultTopologyIsThatOfTheDocument(t *testing.T) {
 	lab := netip.MustParsePrefix("10.0.0.0/20")
 	assert.Equal(t, "pool3", vm.Folder)
 	assert.Equal(t, []pool.NIC{
-		{Network: "Lab Network", MAC: "00:50:56:3d:03:04", Subnet: lab},
-		{Network: "Private Network", MAC: "00:50:56:3d:03:05"},
+		{Network: "Lab Network", MAC: "00:50:56:3d:03:04", Subnet: lab, Claims: []string{"10.0.2.31"}},
+		{Network: "Private Network", MAC: "00:50:56:3d:03:05", Claims: []string{"VLAN 10: 10.10.20.6"}},
 		{Network: "External Network", MAC: "00:50:56:3d:03:06", Unplugged: true},
 	}, vm.NICs)
 	assert.Empty(t, topology.Warnings())

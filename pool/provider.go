@@ -25,7 +25,8 @@ type Provider interface {
 	// resource pool reaches, missing privileges, names taken outside the set. All reasons are joined
 	// in one error. A source that does not exist yet has the Source and the Snapshot ""; give the
 	// one that there is, since only then is it checked. A static MAC is taken if another VM on the same
-	// network has it, unless one of the clones replaces that VM: the error names it.
+	// network has it, unless one of the clones replaces that VM: the error names it. NIC.Claims are taken
+	// likewise, if the Provider keeps them.
 	Preflight(ctx context.Context, clones []CloneSpec) error
 
 	// Place returns, for each of the VMs, where Clone would put it, with all defaults resolved, in the

@@ -154,6 +154,11 @@ type NIC struct {
 	// Subnet is the one that the address for SSH lies in, of the first NIC; the zero value takes any.
 	// It keeps a virtual address that moves between machines (keepalived, kube-vip) from being taken.
 	Subnet netip.Prefix
+	// Claims name what, beside its MAC, only one VM may have on the network: an address that a DHCP
+	// server keeps for it, or that steps give it, as "10.0.2.10" or "VLAN 10: 10.10.20.1". A VM keeps
+	// the claims that it was made with, and Preflight refuses those of VMs of other sets. Of two sets
+	// that are made at the same time, neither sees the other's.
+	Claims []string
 	// Unplugged tells that the NIC is disconnected in the hypervisor when the host is ready: that
 	// happens after the last step and before the checks, and is proved by every reset. The NIC must
 	// have a MAC, not be the first one, nor golden's, and the Provider be a NICConnector.

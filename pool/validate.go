@@ -220,6 +220,9 @@ func (s Spec) validateVMs(f *faults, path string, r Role, owners map[string]stri
 		s.validateUnplugged(f, at, vm)
 		for _, nic := range vm.NICs {
 			f.unique(owners, at, "MAC", strings.ToLower(nic.MAC))
+			for _, c := range nic.Claims {
+				f.unique(owners, at, "claim", nic.Network+" "+c)
+			}
 		}
 	}
 	return vms
@@ -312,6 +315,13 @@ func (f *faults) vm(at string, vm VM, most int) {
 			f.addf(fmt.Sprintf("%s.NICs[%d].Subnet", at, i), "is no subnet")
 		case i > 0:
 			f.addf(fmt.Sprintf("%s.NICs[%d].Subnet", at, i), "SSH goes to the first NIC only")
+		}
+		for j, c := range nic.Claims {
+			claim := fmt.Sprintf("%s.NICs[%d].Claims[%d]", at, i, j)
+			f.text(claim, c)
+			if c == "" {
+				f.addf(claim, "is empty")
+			}
 		}
 		if nic.MAC != "" {
 			f.mac(fmt.Sprintf("%s.NICs[%d].MAC", at, i), nic.MAC)

@@ -304,6 +304,9 @@ func cloneSpec(src *source, at location, spec pool.CloneSpec, nonce string) (typ
 		},
 		DeviceChange: nicChanges(src.devices, at.nics, spec.VM.NICs),
 	}
+	if claims := claimsOf(spec.VM); claims != "" {
+		config.ExtraConfig = append(config.ExtraConfig, &types.OptionValue{Key: claimsKey, Value: claims})
+	}
 	clone := types.VirtualMachineCloneSpec{
 		Location: types.VirtualMachineRelocateSpec{
 			Datastore: &at.datastore.ref,

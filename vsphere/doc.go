@@ -87,8 +87,8 @@
 //
 // # Neighbours
 //
-// Static MACs, in Preflight, and addresses, whenever one is found, are compared with those of all VMs on
-// the same network that the user may see. A machine that vCenter does not know, or on another port
+// Static MACs and claims (pool.NIC), in Preflight, and addresses, whenever one is found, are compared with
+// those of all VMs on the same network that the user may see. A machine that vCenter does not know, or on another port
 // group of the same VLAN, is not seen; that the guest has the VM's MAC, package pool asks at every login.
 //
 // # The ledger

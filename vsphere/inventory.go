@@ -18,6 +18,7 @@ import (
 const (
 	ownerKey    = "poolready.owner"    // pool.CloneSpec.Owner
 	instanceKey = "poolready.instance" // the instance UUID of the VM that the owner's mark is for
+	claimsKey   = "poolready.claims"   // pool.NIC.Claims, as JSON, in the order of the NICs
 	nonceKey    = "poolready.clone"    // tells this call's clone from another's
 )
 

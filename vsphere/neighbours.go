@@ -2,6 +2,7 @@ package vsphere
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -48,21 +49,39 @@ func (p *Provider) readNetworks(ctx context.Context, nets []types.ManagedObjectR
 	return all, nil
 }
 
-// preflightMACs refuses static MACs that VMs on the same networks have, but for those that the clones
-// replace. VMs of the set that are off, such as one that was renamed to be kept, and copies that
-// somebody made of the set's VMs, such as replicas, count only while they run.
-func (p *Provider) preflightMACs(ctx context.Context, clones []pool.CloneSpec, report func(error)) error {
-	wanted := map[string]string{} // MACs, to VMs
+// A claimed is what only one VM may have on a network: a static MAC, or one of pool.NIC.Claims.
+type claimed struct {
+	network types.ManagedObjectReference // zero for MACs, which no two networks share
+	what    string
+}
+
+func (c claimed) String() string {
+	if c.network.Value == "" {
+		return "MAC " + c.what
+	}
+	return c.what
+}
+
+// preflightNeighbours refuses static MACs and claims that VMs on the same networks have, but for those
+// that the clones replace. VMs of the set that are off, such as one that was renamed to be kept, and
+// copies that somebody made of the set's VMs, such as replicas, count only while they run.
+func (p *Provider) preflightNeighbours(ctx context.Context, clones []pool.CloneSpec, report func(error)) error {
+	wanted := map[claimed]string{} // by whom
 	var nets []types.ManagedObjectReference
 	err := p.lookUp(ctx, func(t *tree) error {
 		nets = nil
 		for _, c := range clones {
 			for _, nic := range c.VM.NICs {
 				net, err := t.find(networkKind, first(nic.Network, p.cfg.Network))
-				if err != nil || nic.MAC == "" {
+				if err != nil || nic.MAC == "" && len(nic.Claims) == 0 {
 					continue // preflightPlaces has said so
 				}
-				wanted[normalMAC(nic.MAC)] = c.VM.Name
+				if nic.MAC != "" {
+					wanted[claimed{what: normalMAC(nic.MAC)}] = c.VM.Name
+				}
+				for _, claim := range nic.Claims {
+					wanted[claimed{net.ref, claim}] = c.VM.Name
+				}
 				if !slices.Contains(nets, net.ref) {
 					nets = append(nets, net.ref)
 				}
@@ -73,29 +92,67 @@ func (p *Provider) preflightMACs(ctx context.Context, clones []pool.CloneSpec, r
 	if err != nil || len(nets) == 0 {
 		return err
 	}
-	all, err := p.readNetworks(ctx, nets, "name", "parent", "config.hardware.device", "config.template")
+	all, err := p.readNetworks(ctx, nets, "name", "parent", "config.hardware.device", "config.template", "config.extraConfig")
+	if err != nil {
+		return err
+	}
+	t, err := p.inventory(ctx, time.Time{})
 	if err != nil {
 		return err
 	}
 	for _, vm := range all {
-		var macs []string
-		for _, mac := range macsOf(vm) {
-			if wanted[mac] != "" {
-				macs = append(macs, mac)
+		var both []string
+		wanting := ""
+		for _, c := range p.claims(t, vm) {
+			if by := wanted[c]; by != "" {
+				both, wanting = append(both, c.String()), by
 			}
 		}
-		if len(macs) == 0 || vm.Config.Template {
+		if wanting == "" || vm.Config.Template {
 			continue
 		}
-		if err := p.macsTaken(ctx, clones, vm, macs, wanted[macs[0]], report); err != nil {
+		if err := p.taken(ctx, clones, vm, both, wanting, report); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// macsTaken reports the MACs of a VM that clones are to have, unless they may.
-func (p *Provider) macsTaken(ctx context.Context, clones []pool.CloneSpec, vm mo.VirtualMachine, macs []string, wanting string, report func(error)) error {
+// claims are what a VM has for itself on its networks.
+func (p *Provider) claims(t *tree, vm mo.VirtualMachine) (all []claimed) {
+	macs, nets := macsOf(vm), p.wired(t, vm)
+	for _, mac := range macs {
+		all = append(all, claimed{what: mac})
+	}
+	var claims [][]string
+	_ = json.Unmarshal([]byte(extra(vm, claimsKey)), &claims) // others write there what they like
+	for i, list := range claims[:min(len(claims), len(macs))] {
+		for _, c := range list {
+			all = append(all, claimed{nets[macs[i]], c})
+		}
+	}
+	return all
+}
+
+// claimsOf is what a VM keeps of its claims; "" if it has none.
+func claimsOf(vm pool.VM) string {
+	var all [][]string
+	some := false
+	for _, nic := range vm.NICs {
+		all, some = append(all, nic.Claims), some || len(nic.Claims) > 0
+	}
+	if !some {
+		return ""
+	}
+	data, err := json.Marshal(all)
+	if err != nil {
+		panic(err) // they are strings
+	}
+	return string(data)
+}
+
+// taken reports what a VM has that clones are to have, unless they may.
+func (p *Provider) taken(ctx context.Context, clones []pool.CloneSpec, vm mo.VirtualMachine, both []string, wanting string, report func(error)) error {
 	read, err := p.readVM(ctx, vm.Self, append([]string{"runtime.powerState"}, identityProps...)...)
 	if isGone(err, vm.Self) || err == nil && read.Config == nil {
 		return nil // gone, or nearly so
@@ -132,8 +189,12 @@ func (p *Provider) macsTaken(ctx context.Context, clones []pool.CloneSpec, vm mo
 	if off {
 		state = "powered off"
 	}
-	report(refuse("VM %q: its MAC %s is that of VM %s, which is %s; give it another MAC, or remove that VM",
-		wanting, strings.Join(macs, ", "), path[0], state))
+	verb, another := "is that", "another"
+	if len(both) > 1 {
+		verb, another = "are those", "others"
+	}
+	report(refuse("VM %q: its %s %s of VM %s, which is %s; give it %s, or remove that VM",
+		wanting, strings.Join(both, ", "), verb, path[0], state, another))
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package vsphere
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -114,6 +115,46 @@ func TestPreflightRefusesStaticMACsThatAreTaken(t *testing.T) {
 			require.ErrorContains(t, err, `VM "con1": its MAC `+mac)
 			require.ErrorContains(t, err, c.says)
 		})
+	}
+}
+
+// What a NIC claims, no VM of another set on its network may have claimed, powered on or not.
+func TestClaimsOfAnotherSetAreRefused(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, vspheretest.Fast(), func(s *vspheretest.Server) { s.Networks = []string{"net1", "net2"} })
+	ctx := within(t, time.Minute)
+	template := goldenSpec("golden")
+	template.VM.NICs = []pool.NIC{{Network: "net1"}}
+	golden, err := l.p.Clone(ctx, template)
+	require.NoError(t, err)
+	snap, err := l.p.Snapshot(ctx, golden, "ready", "")
+	require.NoError(t, err)
+	clone := func(set, network string, mac int, claims ...string) pool.CloneSpec {
+		spec := linkedSpec(golden, snap, "con1", "")
+		spec.Set = set
+		spec.VM.NICs = []pool.NIC{{Network: network, MAC: fmt.Sprintf("00:50:56:04:02:%02x", mac), Claims: claims}}
+		return spec
+	}
+	first := clone("other", "net1", 1, "10.0.2.10", `VLAN 10: "10.10.20.1"`)
+	_, err = l.p.Clone(ctx, first)
+	require.NoError(t, err)
+	for name, c := range map[string]struct {
+		spec pool.CloneSpec
+		says string // "" is none
+	}{
+		"one of two":      {clone("set", "net1", 2, "10.0.2.11", `VLAN 10: "10.10.20.1"`), `its VLAN 10: "10.10.20.1" is that of VM /`},
+		"both":            {clone("set", "net1", 2, `VLAN 10: "10.10.20.1"`, "10.0.2.10"), `its 10.0.2.10, VLAN 10: "10.10.20.1" are those of VM /`},
+		"others":          {clone("set", "net1", 2, "10.0.2.11"), ""},
+		"another network": {clone("set", "net2", 2, "10.0.2.10"), ""},
+		"the one itself":  {first, ""},
+	} {
+		err := l.provider(t).Preflight(ctx, []pool.CloneSpec{c.spec})
+		if c.says == "" {
+			assert.NoError(t, err, name)
+			continue
+		}
+		assert.ErrorContains(t, err, c.says, name)
+		assert.ErrorContains(t, err, "/other/con1, which is powered off", name)
 	}
 }
 

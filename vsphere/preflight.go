@@ -77,7 +77,7 @@ func (p *Provider) Preflight(ctx context.Context, clones []pool.CloneSpec) error
 	if err := p.preflightNames(ctx, clones, need, report); err != nil {
 		return p.errorf(err, "preflight")
 	}
-	if err := p.preflightMACs(ctx, clones, report); err != nil {
+	if err := p.preflightNeighbours(ctx, clones, report); err != nil {
 		return p.errorf(err, "preflight")
 	}
 	if err := p.preflightPrivileges(ctx, need, report); err != nil {
