@@ -113,7 +113,11 @@ func (s *Set) acquire(ctx context.Context, test string) (_ *Pool, err error) {
 // what the ledger said of it before. Tests choose in turn, and what they chose they lease at once.
 func (s *Set) lease(ctx context.Context, test string, again bool) (x *lease.Held, was lease.Entry, err error) {
 	w := s.ledger.Wait(test, s.numbers())
-	defer w.Leave(ctx)
+	defer func() {
+		if leave := func() { w.Leave(ctx) }; !s.inBackground(leave) {
+			leave()
+		}
+	}()
 	for {
 		done, err := s.queue.next(ctx, again)
 		if err != nil {

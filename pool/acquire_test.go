@@ -42,7 +42,7 @@ func (p readyProvider) Inventory(context.Context, string, ...string) (*Inventory
 	return p.inv, nil
 }
 
-func (p readyProvider) Address(ctx context.Context, _, _ string, _ ...netip.Prefix) (netip.Addr, error) {
+func (p readyProvider) Address(ctx context.Context, _, _ string, _ netip.Addr, _ ...netip.Prefix) (netip.Addr, error) {
 	<-ctx.Done()
 	return netip.Addr{}, context.Cause(ctx)
 }

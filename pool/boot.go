@@ -11,6 +11,10 @@ import (
 // powerOn powers the host on, waits for the address that the guest reports since, for SSH, and until
 // the guest has started.
 func (h *Host) powerOn(ctx context.Context, report func(string)) error {
+	return h.gates.boot(ctx, func() error { return h.boot(ctx, report) })
+}
+
+func (h *Host) boot(ctx context.Context, report func(string)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, h.limits.Boot, fmt.Errorf("not up within Limits.Boot (%s)", h.limits.Boot))
 	defer cancel()
 	if err := h.usable(); err != nil {
@@ -24,26 +28,6 @@ func (h *Host) powerOn(ctx context.Context, report func(string)) error {
 	return h.reach(ctx, report)
 }
 
-// reach waits for the address that the guest reports, for SSH, and until systemd, where there is
-// one, has started all that it starts: sshd lets root in long before.
-func (h *Host) reach(ctx context.Context, report func(string)) error {
-	report("waiting for its address")
-	find := func(ctx context.Context) (string, error) {
-		addr, err := h.provider.Address(ctx, h.id, h.VM.mac(), h.VM.subnets()...)
-		if err != nil {
-			return "", err
-		}
-		h.setAddr(addr)
-		return addr.String(), nil
-	}
-	if _, err := find(ctx); err != nil {
-		return err
-	}
-	report("waiting for SSH")
-	_, err := h.connect(ctx, sshx.Ready{Address: find, SystemState: true, Report: func(state string) { report("SSH: " + state) }})
-	return err
-}
-
 // probe logs in to a host that should be up, at the address that the inventory has for it, or that
 // its guest tells.
 func (h *Host) probe(ctx context.Context) error {
@@ -52,7 +36,7 @@ func (h *Host) probe(ctx context.Context) error {
 	if !h.Addr().IsValid() {
 		return h.reach(ctx, func(string) {})
 	}
-	_, err := h.connect(ctx, sshx.Ready{AuthGrace: time.Second}) // it is past starting
+	_, err := h.connect(ctx, sshx.Ready{AuthGrace: time.Second}, nil) // it is past starting
 	return err
 }
 
@@ -101,7 +85,7 @@ func (h *Host) Reboot(ctx context.Context) error {
 // poll calls f until it succeeds or ctx ends, and then returns the last error that f had before.
 func poll(ctx context.Context, f func(context.Context) error) error {
 	var last error
-	for wait := 100 * time.Millisecond; ; wait = min(wait*3/2, 5*time.Second) {
+	for wait := 100 * time.Millisecond; ; wait = min(wait*3/2, time.Second) {
 		err := f(ctx)
 		if err == nil {
 			return nil

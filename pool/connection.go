@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
-	"github.com/poolready/poolready/pool/internal/wait"
 	"github.com/poolready/poolready/sshx"
 )
 
@@ -25,7 +25,7 @@ func (h *Host) SSH(ctx context.Context) (*sshx.Client, error) {
 			return nil, err
 		}
 	}
-	c, err := h.connect(ctx, sshx.Ready{})
+	c, err := h.connect(ctx, sshx.Ready{}, nil)
 	return c, h.blame(err)
 }
 
@@ -45,8 +45,8 @@ func (h *Host) lost() bool {
 }
 
 // connect returns the connection that is alive, or waits, as long as a boot may take, until the
-// host accepts a login.
-func (h *Host) connect(ctx context.Context, ready sshx.Ready) (*sshx.Client, error) {
+// host accepts a login. f, if not nil, finds where it is.
+func (h *Host) connect(ctx context.Context, ready sshx.Ready, f *finder) (*sshx.Client, error) {
 	done, err := h.dial(ctx)
 	if err != nil {
 		return nil, err
@@ -61,7 +61,7 @@ func (h *Host) connect(ctx context.Context, ready sshx.Ready) (*sshx.Client, err
 	cfg, drops := h.cfg, h.drops
 	cfg.Address = h.addr.String()
 	h.mu.Unlock()
-	c, err := h.login(ctx, cfg, ready)
+	c, err := h.login(ctx, cfg, ready, f)
 	if err != nil {
 		return nil, err
 	}
@@ -71,9 +71,9 @@ func (h *Host) connect(ctx context.Context, ready sshx.Ready) (*sshx.Client, err
 	return c, nil
 }
 
-// login waits until the host accepts a login and has proved which machine it is. With ready.Address,
-// another machine there is no failure yet: the address may be one of before.
-func (h *Host) login(ctx context.Context, cfg sshx.Config, ready sshx.Ready) (*sshx.Client, error) {
+// login waits until the host accepts a login and has proved which machine it is. With f, another
+// machine at its address is no failure yet: the address may be one of before.
+func (h *Host) login(ctx context.Context, cfg sshx.Config, ready sshx.Ready, f *finder) (*sshx.Client, error) {
 	var wrong error // what the last machine was that was not this one
 	for pause := firstPoll; ; pause = min(pause*3/2, lastPoll) {
 		c, err := sshx.WaitReady(ctx, cfg, ready)
@@ -86,14 +86,27 @@ func (h *Host) login(ctx context.Context, cfg sshx.Config, ready sshx.Ready) (*s
 		if wrong != nil && ctx.Err() != nil {
 			return nil, fmt.Errorf("%w; before: %w", err, wrong)
 		}
-		if !errors.As(err, new(*identityError)) || ready.Address == nil {
+		if f == nil || !another(err, f.guessed()) {
 			return nil, err
 		}
 		wrong = err
-		if wait.Sleep(ctx, pause) != nil {
+		if f.wrong() {
+			continue
+		}
+		select {
+		case <-f.moved:
+		case <-time.After(pause):
+		case <-ctx.Done():
 			return nil, fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		}
 	}
+}
+
+// another reports whether an error says that another machine is at an address: one with the host's
+// keys, as a clone has, or any if the address was only guessed.
+func another(err error, guessed bool) bool {
+	return errors.As(err, new(*identityError)) ||
+		guessed && (errors.As(err, new(*sshx.HostKeyError)) || errors.As(err, new(*sshx.AuthError)))
 }
 
 // identityScript prints the MACs of the machine's network interfaces, also those that a bond hides.

@@ -64,9 +64,9 @@ func (m *mortal) PowerOn(ctx context.Context, id string) error {
 	return m.Provider.PowerOn(ctx, id)
 }
 
-func (m *mortal) Address(ctx context.Context, id, mac string, subnets ...netip.Prefix) (netip.Addr, error) {
+func (m *mortal) Address(ctx context.Context, id, mac string, except netip.Addr, subnets ...netip.Prefix) (netip.Addr, error) {
 	defer m.live()
-	return m.Provider.Address(ctx, id, mac, subnets...)
+	return m.Provider.Address(ctx, id, mac, except, subnets...)
 }
 
 func (m *mortal) ShutDown(ctx context.Context, id string, grace time.Duration) (bool, error) {

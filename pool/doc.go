@@ -54,7 +54,8 @@
 // Acquire leases each pool to one test at a time, of all processes that use the set: the packages of
 // one go test, CI runners and laptops. A pool that was used is reset before another test gets it,
 // and proved clean: every host was reverted and has rebooted, its disk lacks the file that every
-// host has that a test used, its clock is right, its needs answer, and Role.AfterReset passes. The
+// host has that a test used, its clock is right, its needs answer, and Role.AfterReset passes. All
+// hosts of the pool start at once, when all are off, unless Role.StrictOrder says otherwise. The
 // proof is kept, so an idle clean pool is acquired at once. A pool that cannot be reset is rebuilt
 // once; if that fails too, or it was the third failure, it is quarantined for five minutes.
 //

@@ -48,7 +48,7 @@ func (p *Plan) expect(s Spec, o *observation) time.Duration {
 			}
 		}
 		clone, work = cmp.Or(seenClone, clone), cmp.Or(seenWork, work)
-		total += time.Duration(rounds(clones, s.Limits.Clones))*clone + max(time.Duration(rounds(works, s.Limits.Hosts))*work, boot)
+		total += time.Duration(rounds(clones, p.Concurrency.Clones))*clone + max(time.Duration(rounds(works, p.Concurrency.Hosts))*work, boot)
 	}
 	return total
 }

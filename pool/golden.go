@@ -25,7 +25,7 @@ func (r *run) makeGoldens(ctx context.Context) {
 	}
 	st := r.log.stage("golden", len(todo))
 	defer st.end()
-	forAll(todo, r.spec.Limits.Clones, func(g *goldenPlan) {
+	forAll(todo, len(todo), func(g *goldenPlan) {
 		ctx, finished := st.host(ctx, events.Event{Host: g.VM, Role: "golden"})
 		ready, err := r.makeGolden(ctx, st, g)
 		finished("is "+g.recipe.Snapshot, err)
@@ -46,9 +46,11 @@ func (r *run) makeGolden(ctx context.Context, st *stage, g *goldenPlan) (golden,
 	id := g.info.ID
 	if g.Action != ActionFinish {
 		st.at(g.VM, "cloning")
-		err := times.measure(ctx, nil, events.Phase, tookClone, func() (err error) {
-			id, err = r.spec.Provider.Clone(ctx, r.goldenClone(g))
-			return err
+		err := r.spec.gates.clone(ctx, false, func() error {
+			return times.measure(ctx, nil, events.Phase, tookClone, func() (err error) {
+				id, err = r.spec.Provider.Clone(ctx, r.goldenClone(g))
+				return err
+			})
 		})
 		if err != nil {
 			return golden{}, &HostError{Host: g.VM, Stage: st.name, Err: err}

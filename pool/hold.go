@@ -66,6 +66,9 @@ func (r *run) hold(ctx context.Context, end time.Time) error {
 	}
 }
 
+// leasesAtOnce is how many pools a run leases at once, each by a small write to the ledger.
+const leasesAtOnce = 16
+
 // holdsAll reports whether all is held that the plan changes.
 func (r *run) holdsAll() bool {
 	return (r.held.has(0) || !r.plan.builds()) && !slices.ContainsFunc(r.plan.pools, func(q *poolPlan) bool {
@@ -104,7 +107,7 @@ func (r *run) holdMore(ctx context.Context) (fresh bool, err error) {
 	fresh = true
 	var mu sync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(max(r.spec.Limits.Clones, 1))
+	g.SetLimit(leasesAtOnce)
 	for _, q := range r.plan.pools {
 		if !q.works() || r.hasFailed(q.number) || r.held.has(q.number) {
 			continue

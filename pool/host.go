@@ -23,6 +23,7 @@ type Host struct {
 
 	provider Provider
 	limits   Limits
+	gates    *gates // of the Spec
 	facts    string // Spec.Facts
 	set      string
 	id       string // in the provider
@@ -50,7 +51,7 @@ func newHost(s Spec, role string, pool int, vm VM, id string, keys []string) *Ho
 	}
 	h := &transcript{next: cfg.Observe}
 	cfg.Observe = h.add
-	return &Host{transcript: h, Name: vm.Name, Role: role, Pool: pool, VM: vm, set: s.Name, provider: s.Provider, limits: s.Limits, facts: s.Facts, id: id, cfg: cfg, dialing: make(chan struct{}, 1)}
+	return &Host{transcript: h, Name: vm.Name, Role: role, Pool: pool, VM: vm, set: s.Name, provider: s.Provider, limits: s.Limits, gates: s.gates, facts: s.Facts, id: id, cfg: cfg, dialing: make(chan struct{}, 1)}
 }
 
 // A usage is the time in which a host that is leased, or made ready, may be used.
@@ -138,7 +139,7 @@ func (h *Host) leased(u *usage) *Host {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	l := &Host{
-		Name: h.Name, Role: h.Role, Pool: h.Pool, VM: h.VM, set: h.set, provider: h.provider, limits: h.limits, facts: h.facts, id: h.id, snapshotBoot: h.snapshotBoot,
+		Name: h.Name, Role: h.Role, Pool: h.Pool, VM: h.VM, set: h.set, provider: h.provider, limits: h.limits, gates: h.gates, facts: h.facts, id: h.id, snapshotBoot: h.snapshotBoot,
 		transcript: h.transcript, cfg: h.cfg, addr: h.addr, mac: h.mac, client: h.client, dialing: make(chan struct{}, 1),
 	}
 	l.use.Store(u)

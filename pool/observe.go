@@ -35,7 +35,20 @@ func observe(ctx context.Context, s Spec, l *lease.Ledger) (*observation, error)
 	if err != nil {
 		return nil, err
 	}
-	return &observation{snapshot, inv, s.places(ctx), time.Now()}, nil
+	o := &observation{snapshot, inv, s.places(ctx), time.Now()}
+	s.gates.size(o.hypervisors())
+	return o, nil
+}
+
+// hypervisors counts the hosts of the hypervisor that can run any of the set's VMs; 0 is not known.
+func (o *observation) hypervisors() int {
+	all := map[string]bool{}
+	for _, p := range o.places {
+		for _, h := range p.Hosts {
+			all[h] = true
+		}
+	}
+	return len(all)
 }
 
 // places returns where the Spec wants its VMs, with the Provider's defaults resolved. If a place does

@@ -417,7 +417,7 @@ func (o *operation) eachHost(leased bool, names []string, f func(context.Context
 		return err
 	}
 	errs := make([]error, len(p.pools))
-	forAll(p.pools, s.Limits.Hosts/len(s.Roles), func(q *poolPlan) {
+	forAll(p.pools, p.Concurrency.Hosts/len(s.Roles), func(q *poolPlan) {
 		i := slices.Index(p.pools, q)
 		ctx, done := o.ctx, func() {}
 		if leased {

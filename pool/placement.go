@@ -15,6 +15,9 @@ type Placement struct {
 	ResourcePool string
 	// Networks are those of the NICs, in device order.
 	Networks []string
+	// Hosts are the hosts of the hypervisor that can run a VM that is to be made there; nil is not
+	// known, and of a VM that exists.
+	Hosts []string
 }
 
 // Differs returns every way in which p is not where want says, or "". What either of them does not

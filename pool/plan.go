@@ -21,6 +21,8 @@ type Plan struct {
 	// Expect is how long it will take, from the times of earlier builds in the ledger, or
 	// from Golden.Expect and Role.Expect. In JSON it is in nanoseconds.
 	Expect time.Duration `json:"expect"`
+	// Concurrency is how much of it is done at once.
+	Concurrency Concurrency `json:"concurrency"`
 
 	goldens []*goldenPlan
 	roles   [][]*hostPlan // of the pools that the Spec is about, by role
@@ -58,6 +60,9 @@ func (p *Plan) String() string {
 		fmt.Fprintf(w, "  %s\t%s\t%s\n", i.VM, i.Action, i.Reason)
 	}
 	w.Flush()
+	if p.Builds() {
+		fmt.Fprintf(&b, "  %s\n", p.Concurrency)
+	}
 	return strings.TrimRight(b.String(), "\n")
 }
 
@@ -83,7 +88,7 @@ func (p *Plan) builds() bool {
 // is rebuilt though it is ready. The plan is returned even if there is an error, if it could be
 // made.
 func (o *observation) plan(s Spec, force *RebuildOptions) (*Plan, error) {
-	p := &Plan{Set: s.Name}
+	p := &Plan{Set: s.Name, Concurrency: s.gates.size(o.hypervisors())}
 	var err error
 	if p.builder, err = o.ledger.Claim(); err != nil {
 		return nil, err

@@ -82,8 +82,9 @@ type Provider interface {
 	// of them counts. Of several, IPv4 is preferred, and one that came with a lease or has a subnet
 	// over one that stands alone (/32), which may be a virtual address that moves between machines;
 	// link-local addresses do not count, nor one that another running VM on the same network reports:
-	// the error names both VMs, and why that may be.
-	Address(ctx context.Context, id, mac string, subnets ...netip.Prefix) (netip.Addr, error)
+	// the error names both VMs, and why that may be. With a valid except, it waits until the address is
+	// another one than that.
+	Address(ctx context.Context, id, mac string, except netip.Addr, subnets ...netip.Prefix) (netip.Addr, error)
 
 	// Diagnose reads, at once and without waiting for anything, how one VM is. A VM that does not
 	// exist is a Diagnosis, not an error.

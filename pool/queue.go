@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -21,10 +22,11 @@ type queue struct {
 	excluded map[int]error // pools that are not what this process wants
 	last     *lease.Snapshot
 	lastFor  <-chan struct{} // freed, when last was asked for
+	leased   map[int]bool    // pools that tests of this process were given since last was asked for
 }
 
 func newQueue() *queue {
-	return &queue{tests: map[string]int{}, freed: make(chan struct{}), excluded: map[int]error{}}
+	return &queue{tests: map[string]int{}, freed: make(chan struct{}), excluded: map[int]error{}, leased: map[int]bool{}}
 }
 
 // join notes that a test wants a pool, unless it, or the test that it is part of, wants or has one.
@@ -49,6 +51,9 @@ func (q *queue) hold(test string, n int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.tests[test] = n
+	if n > 0 {
+		q.leased[n] = true
+	}
 }
 
 // leave notes that a test holds or wants no pool any more.
@@ -122,7 +127,7 @@ func (q *queue) free() {
 func (q *queue) see(s *lease.Snapshot, freed <-chan struct{}) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.last, q.lastFor = s, freed
+	q.last, q.lastFor, q.leased = s, freed, map[int]bool{}
 }
 
 // seen is the last reading of the ledger, or nil if this process has freed a pool since.
@@ -135,11 +140,12 @@ func (q *queue) seen() *lease.Snapshot {
 	return q.last
 }
 
-// untaken are those of some pools that no test of this process holds or is about to lease.
+// untaken are those of some pools, which the last reading of the ledger says are free, that no test of
+// this process holds, is about to lease, or was given since.
 func (q *queue) untaken(pools []int) []int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	taken := map[int]bool{}
+	taken := maps.Clone(q.leased)
 	for _, n := range q.tests {
 		taken[n] = true
 	}

@@ -96,9 +96,11 @@ func (r *run) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec r
 	if err := h.usable(); err != nil {
 		return fail(err)
 	}
-	err = timed(ctx, h, events.Phase, "snapshot", func() (err error) {
-		snap, err = take(ctx, h.id, l.snapshot, rec.encode())
-		return err
+	err = h.gates.change(ctx, func() error {
+		return timed(ctx, h, events.Phase, "snapshot", func() (err error) {
+			snap, err = take(ctx, h.id, l.snapshot, rec.encode())
+			return err
+		})
 	})
 	if err != nil {
 		if l.ready == ReadyRunning && ctx.Err() == nil {

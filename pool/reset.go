@@ -81,47 +81,77 @@ func (s *Set) reset(ctx context.Context, x *lease.Held, p *Pool, old []string) (
 
 // revert puts all hosts of the pool, which x holds, back to their ready snapshots, as one act, and
 // waits until they are up and what each needs of the earlier ones answers. None comes up before
-// all the others are off, so that it meets none of the old ones; so hosts that a revert resumes are
-// reverted one after the other. now has the hypervisor's clock.
+// all the others are off, so that it meets none of the old ones. Then all come up at once, unless a
+// role asks for order. now has the hypervisor's clock.
 func (p *Pool) revert(ctx context.Context, x *lease.Held, now *lease.Snapshot) error {
-	var g sync.WaitGroup
-	errs := make([]error, len(p.hosts))
 	held := func(h *Host, f func() error) error {
 		if err := x.Check(); err != nil { // this process may have slept
 			return err
 		}
 		return hostError(h, "reset", f())
 	}
+	var off sync.WaitGroup
+	errs := make([]error, len(p.hosts))
 	for i, h := range p.hosts {
 		h.drop()
 		switch {
 		case h.snapshotBoot == "":
-			g.Go(func() { errs[i] = held(h, func() error { return h.revert(ctx, p.snaps[i]) }) })
-		case i > 0:
-			g.Go(func() {
-				errs[i] = held(h, func() error { _, err := h.provider.ShutDown(ctx, h.id, 0); return err })
+			off.Go(func() { errs[i] = held(h, func() error { return h.revert(ctx, p.snaps[i]) }) })
+		case len(p.hosts) > 1:
+			off.Go(func() {
+				errs[i] = held(h, func() error {
+					return h.gates.change(ctx, func() error { _, err := h.provider.ShutDown(ctx, h.id, 0); return err })
+				})
 			})
 		}
 	}
-	g.Wait()
+	off.Wait()
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
 	quiet := func(string) {}
-	for i, h := range p.hosts {
-		if h.snapshotBoot != "" {
-			if err := held(h, func() error { return h.revert(ctx, p.snaps[i]) }); err != nil {
-				return err
-			}
-		}
-		if err := h.awaitUp(ctx, now, quiet); err != nil {
-			return hostError(h, "reset", err)
-		}
-		if err := awaitNeeds(ctx, h, p.roles[i].Needs, quiet); err != nil {
-			return hostError(h, "reset", err)
-		}
+	up := make([]chan struct{}, len(p.hosts))
+	for i := range up {
+		up[i] = make(chan struct{})
 	}
-	return nil
+	g, ctx := errgroup.WithContext(ctx)
+	for i, h := range p.hosts {
+		// earlier waits until the hosts before h are up.
+		earlier := func() error {
+			for _, c := range up[:i] {
+				select {
+				case <-c:
+				case <-ctx.Done():
+					return context.Cause(ctx)
+				}
+			}
+			return nil
+		}
+		g.Go(func() error {
+			if p.roles[i].StrictOrder {
+				if err := earlier(); err != nil {
+					return err
+				}
+			}
+			if h.snapshotBoot != "" {
+				if err := held(h, func() error { return h.revert(ctx, p.snaps[i]) }); err != nil {
+					return err
+				}
+			}
+			err := held(h, func() error { return h.awaitUp(ctx, now, quiet) })
+			if err == nil {
+				err = earlier()
+			}
+			if err == nil {
+				err = hostError(h, "reset", awaitNeeds(ctx, h, p.roles[i].Needs, quiet))
+			}
+			if err == nil {
+				close(up[i])
+			}
+			return err
+		})
+	}
+	return g.Wait()
 }
 
 // clockTime is how long a clock may take to be set right after a boot.
@@ -287,7 +317,7 @@ func resetPools(ctx context.Context, s Spec) error {
 		guard(held[i])
 	}
 	errs := make([]error, len(pools))
-	forAll(pools, s.Limits.Hosts/len(s.Roles), func(q *poolPlan) {
+	forAll(pools, r.plan.Concurrency.Hosts/len(s.Roles), func(q *poolPlan) {
 		i := slices.Index(pools, q)
 		errs[i] = set.resetHeld(ctx, held[i], was[i], newPool(s, set, q.hosts))
 	})

@@ -39,7 +39,9 @@ exit 0
 // revert puts the host back to its ready snapshot, in which it has no connections.
 func (h *Host) revert(ctx context.Context, snapshot string) error {
 	h.drop()
-	return timed(ctx, h, events.Phase, "revert", func() error { return h.provider.Revert(ctx, h.id, snapshot) })
+	return h.gates.change(ctx, func() error {
+		return timed(ctx, h, events.Phase, "revert", func() error { return h.provider.Revert(ctx, h.id, snapshot) })
+	})
 }
 
 // awaitUp waits until the host, which was reverted, is up: it is powered on, or resumes. now has the
@@ -53,14 +55,16 @@ func (h *Host) awaitUp(ctx context.Context, now *lease.Snapshot, report func(str
 
 func (h *Host) awaitResumed(ctx context.Context, now *lease.Snapshot, report func(string)) error {
 	limit := min(h.limits.Boot, resumeTime)
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("did not resume within %s", limit))
-	defer cancel()
-	return poll(ctx, func(ctx context.Context) error {
-		err := h.resumed(ctx, report)
-		if err == nil {
-			err = h.settle(ctx, now) // after which it may have another address
-		}
-		return err
+	return h.gates.boot(ctx, func() error {
+		ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("did not resume within %s", limit))
+		defer cancel()
+		return poll(ctx, func(ctx context.Context) error {
+			err := h.resumed(ctx, report)
+			if err == nil {
+				err = h.settle(ctx, now) // after which it may have another address
+			}
+			return err
+		})
 	})
 }
 

@@ -20,13 +20,13 @@ func (r *run) cloneRole(ctx context.Context, role int) {
 	if slices.ContainsFunc(hosts, func(h *hostPlan) bool { return h.Action == ActionRebuild }) {
 		inv = r.inventory(ctx)
 	}
-	r.batch(ctx, "clone "+r.spec.Roles[role].Name, hosts, r.spec.Limits.Clones,
+	r.batch(ctx, "clone "+r.spec.Roles[role].Name, hosts, r.plan.Concurrency.Clones,
 		func(ctx context.Context, st *stage, h *hostPlan) (string, error) { return r.cloneHost(ctx, st, h, inv) })
 }
 
 // readyRole makes the VMs of one role ready.
 func (r *run) readyRole(ctx context.Context, role int) {
-	r.batch(ctx, "ready "+r.spec.Roles[role].Name, r.plan.roles[role], r.spec.Limits.Hosts, r.readyHost)
+	r.batch(ctx, "ready "+r.spec.Roles[role].Name, r.plan.roles[role], r.plan.Concurrency.Hosts, r.readyHost)
 }
 
 func (r *run) hostClone(h *hostPlan, g golden) CloneSpec {
@@ -56,9 +56,11 @@ func (r *run) cloneHost(ctx context.Context, st *stage, h *hostPlan, inv *Invent
 	st.at(h.VM, "cloning")
 	x, g := r.host(h), r.golden(h)
 	clone := func() (id string, err error) {
-		err = x.times.measure(ctx, nil, events.Phase, tookClone, func() (err error) {
-			id, err = r.spec.Provider.Clone(ctx, r.hostClone(h, g))
-			return err
+		err = r.spec.gates.clone(ctx, true, func() error {
+			return x.times.measure(ctx, nil, events.Phase, tookClone, func() (err error) {
+				id, err = r.spec.Provider.Clone(ctx, r.hostClone(h, g))
+				return err
+			})
 		})
 		return id, err
 	}

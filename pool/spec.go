@@ -55,6 +55,8 @@ type Spec struct {
 	Limits Limits
 	// Logf receives one line per event; nil means t.Logf in Ensure, and nothing in Open.
 	Logf func(format string, args ...any)
+
+	gates *gates // by withDefaults
 }
 
 // Golden is the VM that is configured once and then cloned. It is never destroyed while clones
@@ -95,6 +97,11 @@ type Role struct {
 	Ready ReadyState
 	// Needs are what must answer, of earlier roles of the same pool, before the Steps begin.
 	Needs []Need
+	// StrictOrder says that a reset does not start this role's VM before the earlier roles of its pool
+	// are up and what they need answers: for services that do not try again if they start without what
+	// they need. Otherwise all VMs of a pool start at once, and Needs are waited for in order. It is no
+	// part of the fingerprint: builds are always in order.
+	StrictOrder bool
 	// Steps, in order, then Checks, all of them.
 	Steps  []Step
 	Checks []Check
@@ -152,7 +159,8 @@ type NIC struct {
 	// ones from 00:50:56:00:00:00 to 00:50:56:3f:ff:ff.
 	MAC string
 	// Subnet is the one that the address for SSH lies in, of the first NIC; the zero value takes any.
-	// It keeps a virtual address that moves between machines (keepalived, kube-vip) from being taken.
+	// It keeps a virtual address that moves between machines (keepalived, kube-vip) from being taken. One
+	// of a single address, as a DHCP reservation gives, is dialled without waiting for the guest tools.
 	Subnet netip.Prefix
 	// Claims name what, beside its MAC, only one VM may have on the network: an address that a DHCP
 	// server keeps for it, or that steps give it, as "10.0.2.10" or "VLAN 10: 10.10.20.1". A VM keeps
@@ -208,49 +216,14 @@ type Need struct {
 	Do func(ctx context.Context, h, of *Host) error
 }
 
-// Limits limit time and parallelism. Zero values mean the defaults.
-type Limits struct {
-	// Clones is how many VMs are cloned at once; 0 means 8. An ESXi host makes 16 linked or 4 full
-	// clones at a time and queues the rest.
-	Clones int
-	// Hosts is how many hosts are configured or checked at once; 0 means 16.
-	Hosts int
-	// Checks is how many checks run at once on one host; 0 means 4. More than 6, the sessions of a
-	// connection, gain nothing.
-	Checks int
-	// Boot limits the time from power on, or a reboot, until the host has started: it accepts a login, and
-	// systemd, where there is one, has no job left. At least 1 second; 0 means 10 minutes.
-	Boot time.Duration
-	// Lease is how long a pool stays leased after the process that holds it died, and how long vCenter
-	// may be unreachable before a pool is lost, at least 1 second; 0 means 3 minutes. A process that
-	// holds a pool, builds or waits writes to the ledger, which is one small task in vCenter, three
-	// times in that time: once a minute.
-	Lease time.Duration
-	// ClockSkew is how far the clock of a host may be from the hypervisor's after a reset; 0 means
-	// 2 seconds. A negative value means that clocks are neither checked nor set.
-	ClockSkew time.Duration
-	// Shutdown limits an orderly shutdown, after which the VM is powered off; 0 means 1 minute.
-	Shutdown time.Duration
-}
-
-func (l Limits) withDefaults() Limits {
-	return Limits{
-		Clones:   cmp.Or(l.Clones, 8),
-		Hosts:    cmp.Or(l.Hosts, 16),
-		Checks:   cmp.Or(l.Checks, 4),
-		Boot:     cmp.Or(l.Boot, 10*time.Minute),
-		Shutdown: cmp.Or(l.Shutdown, time.Minute),
-
-		Lease:     cmp.Or(l.Lease, 3*time.Minute),
-		ClockSkew: cmp.Or(l.ClockSkew, 2*time.Second),
-	}
-}
-
 // withDefaults returns a copy with every default filled in.
 func (s Spec) withDefaults() Spec {
 	s.Pools = cmp.Or(s.Pools, 1)
 	s.MinPools = cmp.Or(s.MinPools, len(s.numbers()))
 	s.Limits = s.Limits.withDefaults()
+	if s.gates == nil {
+		s.gates = &gates{limits: s.Limits}
+	}
 	s.Golden = s.Golden.withDefaults()
 	roles := make([]Role, len(s.Roles))
 	for i, r := range s.Roles {

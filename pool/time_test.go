@@ -56,7 +56,7 @@ func TestPollReportsTheLastAnswerBesideTheDeadline(t *testing.T) {
 		assert.ErrorIs(t, err, deadline)
 		assert.ErrorIs(t, err, last)
 		assert.Equal(t, time.Minute, time.Since(start(t)))
-		assert.Less(t, n, 30)
+		assert.Less(t, n, 80)
 		require.NoError(t, poll(t.Context(), func(context.Context) error { return nil }))
 	})
 }

@@ -101,6 +101,7 @@ func trustsNone(k sshx.HostKeys) bool {
 func (f *faults) limits(path string, l Limits) {
 	f.number(path+".Clones", l.Clones, 0)
 	f.number(path+".Hosts", l.Hosts, 0)
+	f.number(path+".Snapshots", l.Snapshots, 0)
 	f.number(path+".Checks", l.Checks, 0)
 	f.duration(path+".Boot", l.Boot, time.Second)
 	f.duration(path+".Shutdown", l.Shutdown, time.Millisecond)

@@ -94,7 +94,7 @@ func verify(ctx context.Context, s Spec) (*Report, error) {
 	r := &Report{Set: s.Name, At: time.Now().Round(0)}
 	pools := make([][]HostStatus, len(p.pools))
 	errs := make([]error, len(p.pools))
-	forAll(p.pools, s.Limits.Hosts/len(s.Roles), func(q *poolPlan) {
+	forAll(p.pools, p.Concurrency.Hosts/len(s.Roles), func(q *poolPlan) {
 		i := slices.Index(p.pools, q)
 		pools[i], errs[i] = verifyPool(ctx, s, l, q)
 	})

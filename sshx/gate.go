@@ -214,20 +214,27 @@ func stateOf(err error) string {
 type backoff struct{ last time.Duration }
 
 const (
-	backoffMin = time.Second
-	backoffMax = 5 * time.Second
+	backoffNone = 200 * time.Millisecond // while nothing answers, up to backoffMin
+	backoffMin  = time.Second
+	backoffMax  = 5 * time.Second
 )
 
 // next returns the wait after an attempt that ended with err: 1 s, growing by half up to 5 s, each
-// a little more or less, so that many waiters do not knock together. An attempt that sshd may count
-// against us is followed by 5 to 6 s: OpenSSH 9.8 and later bar an address that collects 15 s of
-// penalties, of which each refused login is 5, and they lapse with time.
-func (b *backoff) next(err error) time.Duration {
-	b.last = min(max(b.last*3/2, backoffMin), backoffMax)
+// a little more or less, so that many waiters do not knock together. A machine without a route, or on
+// which nobody listens, is only starting: without jump hosts, which each attempt logs in to, it is
+// tried again after 0.2 s, growing up to 1 s. An attempt that sshd may count against us (knocked) is
+// followed by 5 to 6 s: OpenSSH 9.8 and later bar an address that collects 15 s of penalties, of which
+// each refused login is 5, and they lapse with time.
+func (b *backoff) next(err error, jumps bool) (wait time.Duration, knocked bool) {
 	_, refused := errors.AsType[*AuthError](err)
 	_, wrong := errors.AsType[*HostKeyError](err)
 	if de, ok := errors.AsType[*DialError](err); refused || wrong || ok && de.Reached {
-		return backoffMax + rand.N(time.Second)
+		return backoffMax + rand.N(time.Second), true
 	}
-	return b.last*9/10 + rand.N(b.last/5)
+	least, most := backoffMin, backoffMax
+	if nobody := errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH); nobody && !jumps {
+		least, most = backoffNone, backoffMin
+	}
+	b.last = min(max(b.last*3/2, least), most)
+	return b.last*9/10 + rand.N(b.last/5), false
 }

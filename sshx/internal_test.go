@@ -148,16 +148,28 @@ func TestStatesOfMachines(t *testing.T) {
 func TestBackoffLeavesTimeForPenaltiesToLapse(t *testing.T) {
 	t.Parallel()
 	var b backoff
-	first := b.next(io.EOF)
+	next := func(err error, jumps bool) time.Duration {
+		d, knocked := b.next(err, jumps)
+		assert.Equal(t, d >= backoffMax && knocked, knocked)
+		return d
+	}
+	first := next(io.EOF, false)
 	assert.InDelta(t, time.Second, first, float64(100*time.Millisecond))
 	for range 20 {
-		assert.LessOrEqual(t, b.next(io.EOF), 5500*time.Millisecond)
+		assert.LessOrEqual(t, next(io.EOF, false), 5500*time.Millisecond)
 	}
 	for range 20 {
-		assert.GreaterOrEqual(t, b.next(&AuthError{}), 5*time.Second)
-		assert.GreaterOrEqual(t, b.next(&DialError{Reached: true}), 5*time.Second)
-		assert.GreaterOrEqual(t, b.next(&HostKeyError{}), 5*time.Second)
+		assert.GreaterOrEqual(t, next(&AuthError{}, false), 5*time.Second)
+		assert.GreaterOrEqual(t, next(&DialError{Reached: true}, false), 5*time.Second)
+		assert.GreaterOrEqual(t, next(&HostKeyError{}, false), 5*time.Second)
 	}
+	nobody := &DialError{Cause: syscall.EHOSTUNREACH}
+	b = backoff{}
+	assert.InDelta(t, 200*time.Millisecond, next(nobody, false), float64(20*time.Millisecond))
+	for range 20 {
+		assert.LessOrEqual(t, next(nobody, false), 1100*time.Millisecond)
+	}
+	assert.GreaterOrEqual(t, next(nobody, true), 900*time.Millisecond, "each attempt logs in to the jump host")
 }
 
 func TestRedactorAcrossWrites(t *testing.T) {

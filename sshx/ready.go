@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -35,6 +37,10 @@ type Ready struct {
 	// holds: for machines that restart their network or themselves after the first boot. 0 is not
 	// at all.
 	Settle time.Duration
+	// Moved, if set, says with each value that the machine may answer now, or at another address: a
+	// pause between two attempts ends, and an attempt that has connected to nothing yet, or to an
+	// address that Address no longer returns, is given up for the next one.
+	Moved <-chan struct{}
 	// Report is told of each change of state, and only of changes.
 	Report func(state string)
 
@@ -44,8 +50,9 @@ type Ready struct {
 // WaitReady tries to connect until the machine answers a command and satisfies ready, ctx ends, or
 // trying on is pointless: a wrong host key, a login refused for longer than Ready.AuthGrace, no
 // algorithm in common, a key that does not sign, a Config with faults. The first attempt is made
-// at once; later ones follow after 1 to 5 s, and after 5 s or more when sshd answered but did not
-// let us in, since OpenSSH bars addresses that knock too often. Its error is a *NotReadyError.
+// at once; later ones follow after 1 to 5 s, after 0.2 to 1 s while the machine refuses connections or
+// has no route and there is no jump host, and after 5 s or more when sshd answered but did not let us
+// in, since OpenSSH bars addresses that knock too often. Its error is a *NotReadyError.
 func WaitReady(ctx context.Context, cfg Config, ready Ready) (*Client, error) {
 	cfg.Jump = slices.Clone(cfg.Jump)
 	return waitReady(ctx, &cfg, ready)
@@ -60,6 +67,7 @@ func waitReady(ctx context.Context, cfg *Config, ready Ready) (*Client, error) {
 	}
 	for {
 		w.tries++
+		w.moved = false
 		c, err := w.attempt(ctx)
 		if err == nil {
 			w.to("ready")
@@ -75,16 +83,47 @@ func waitReady(ctx context.Context, cfg *Config, ready Ready) (*Client, error) {
 			}
 			return nil, w.failed(err, cause)
 		}
+		if w.moved {
+			continue
+		}
 		w.to(stateOf(err))
-		if err := w.pause(ctx, w.back.next(err)); err != nil {
+		if err := w.rest(ctx, err); err != nil {
 			return nil, w.failed(w.last, err)
 		}
 	}
 }
 
-// pause waits between two attempts, or two looks.
+// pause waits between two looks.
 func (w *waiter) pause(ctx context.Context, d time.Duration) error {
 	return sleep(ctx, d/max(w.ready.hurry, 1))
+}
+
+// rest waits between two attempts, of which the last one ended with err.
+func (w *waiter) rest(ctx context.Context, err error) error {
+	d, knocked := w.back.next(err, len(w.cfg.Jump) > 0)
+	t := time.NewTimer(d / max(w.ready.hurry, 1))
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			return nil
+		case <-w.ready.Moved:
+			if !knocked || w.elsewhere(ctx) {
+				return nil
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// elsewhere reports whether the machine is at another address than that of the last attempt.
+func (w *waiter) elsewhere(ctx context.Context) bool {
+	if w.ready.Address == nil {
+		return false
+	}
+	addr, err := w.ready.Address(ctx)
+	return err != nil || addr != w.addr
 }
 
 // A waiter is one call of WaitReady.
@@ -98,6 +137,8 @@ type waiter struct {
 	banner string
 	seen   map[string]time.Time // when sshd first answered, by the names of jump hosts; "" is the machine
 	back   backoff
+	addr   string // of the last attempt
+	moved  bool   // the last attempt was given up, since the machine may be elsewhere
 }
 
 // pointless is an error after which there is no use in trying.
@@ -141,7 +182,8 @@ func (w *waiter) attempt(ctx context.Context) (*Client, error) {
 	if err := cfg.filled().validate(); err != nil {
 		return nil, &pointless{err}
 	}
-	c, err := dial(ctx, &cfg)
+	w.addr = cfg.Address
+	c, err := w.dial(ctx, &cfg)
 	if !w.ready.FirstBoot {
 		w.cfg.HostKeys = cfg.HostKeys
 	}
@@ -153,11 +195,69 @@ func (w *waiter) attempt(ctx context.Context) (*Client, error) {
 		}
 		c.Close()
 	}
+	if w.moved {
+		return nil, err
+	}
 	err = w.judge(err)
 	if ctx.Err() == nil {
 		w.last = err
 	}
 	return nil, err
+}
+
+// dial dials, unless the machine moves meanwhile.
+func (w *waiter) dial(ctx context.Context, cfg *Config) (*Client, error) {
+	if w.ready.Moved == nil {
+		return dial(ctx, cfg)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	through := &noting{Dialer: cfg.Dialer}
+	if through.Dialer == nil {
+		through.Dialer = &net.Dialer{}
+	}
+	done := make(chan struct{})
+	var c *Client
+	var err error
+	go func() {
+		defer close(done)
+		noted := *cfg
+		noted.Dialer = through
+		c, err = dial(ctx, &noted)
+		cfg.HostKeys = noted.HostKeys
+		if c != nil {
+			c.next.Dialer = cfg.Dialer
+		}
+	}()
+	for {
+		select {
+		case <-done:
+			w.moved = w.moved && err != nil
+			return c, err
+		case <-w.ready.Moved:
+			if !through.connected.Load() || w.elsewhere(ctx) {
+				w.moved = true
+				cancel(errMoved)
+			}
+		}
+	}
+}
+
+var errMoved = errors.New("the machine may be elsewhere")
+
+// A noting is a Dialer that notes that it has connected.
+type noting struct {
+	Dialer
+
+	connected atomic.Bool
+}
+
+func (n *noting) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := n.Dialer.DialContext(ctx, network, address)
+	if err == nil {
+		n.connected.Store(true)
+	}
+	return conn, err
 }
 
 // reached notes that an sshd answered.

@@ -324,9 +324,9 @@ func TestWaitReadyKnocksGently(t *testing.T) {
 		for i := 1; i < len(at); i++ {
 			gaps = append(gaps, at[i]-at[i-1])
 		}
-		assert.GreaterOrEqual(t, slices.Min(gaps), 900*time.Millisecond)
-		assert.LessOrEqual(t, slices.Max(gaps), 5500*time.Millisecond)
-		assert.InDelta(t, 62, len(at), 6)
+		assert.GreaterOrEqual(t, slices.Min(gaps), 180*time.Millisecond)
+		assert.LessOrEqual(t, slices.Max(gaps), 1100*time.Millisecond)
+		assert.InDelta(t, 300, len(at), 30)
 	})
 }
 
@@ -363,4 +363,66 @@ func TestWaitReadyBearsPamNologin(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, []string{"sshd hangs up: " + text, "ready"}, said.got)
 	require.NoError(t, c.Close())
+}
+
+func TestWaitReadyFollowsAMachineThatMoves(t *testing.T) {
+	t.Parallel()
+	key, _ := newKey(t)
+	for name, c := range map[string]struct {
+		silent bool // dials wait for an answer that does not come, else they are refused
+		moves  bool // to another address, else it may answer now
+	}{
+		"a silent address":          {silent: true, moves: true},
+		"a pause":                   {moves: true},
+		"a silent one that answers": {silent: true},
+		"a pause, and it answers":   {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancelCause(t.Context())
+				defer cancel(nil)
+				moved := make(chan struct{}, 1)
+				var mu sync.Mutex // guards what follows
+				at, up := "10.0.0.1:22", false
+				var once sync.Once
+				begun := time.Now()
+				cfg := sshx.Config{Name: "m1", Keys: []ssh.Signer{key}, HostKeys: sshx.HostKeys{InsecureIgnore: true}}
+				cfg.Dialer = dialerFunc(func(ctx context.Context, _, address string) (net.Conn, error) {
+					mu.Lock()
+					now, where := up, at
+					mu.Unlock()
+					if now {
+						assert.Equal(t, where, address)
+						cancel(errors.New("enough"))
+						return nil, net.ErrClosed
+					}
+					once.Do(func() {
+						time.AfterFunc(100*time.Millisecond, func() {
+							mu.Lock()
+							if up = true; c.moves {
+								at = "10.0.0.2:22"
+							}
+							mu.Unlock()
+							moved <- struct{}{}
+						})
+					})
+					if c.silent {
+						<-ctx.Done()
+						return nil, ctx.Err()
+					}
+					return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+				})
+				_, err := sshx.WaitReady(ctx, cfg, sshx.Ready{
+					Moved: moved, Address: func(context.Context) (string, error) {
+						mu.Lock()
+						defer mu.Unlock()
+						return at, nil
+					},
+				})
+				require.ErrorContains(t, err, "enough")
+				assert.Equal(t, 100*time.Millisecond, time.Since(begun))
+			})
+		})
+	}
 }

@@ -77,7 +77,7 @@ func cached(p pool.Provider) pool.Provider {
 		if ok {
 			return a, nil
 		}
-		a, err := p.Address(ctx, id, mac)
+		a, err := p.Address(ctx, id, mac, netip.Addr{})
 		mu.Lock()
 		defer mu.Unlock()
 		known[id] = a
@@ -95,6 +95,11 @@ func (s stuck) NICState(ctx context.Context, id, mac string) (pool.NICState, err
 }
 
 var breaks = map[string]func(pool.Provider) pool.Provider{
+	"an address except the one that it is does not come": func(p pool.Provider) pool.Provider {
+		return broken{Provider: p, address: func(ctx context.Context, id, mac string) (netip.Addr, error) {
+			return p.Address(ctx, id, mac, netip.Addr{})
+		}}
+	},
 	"a set without VMs has an empty inventory": func(p pool.Provider) pool.Provider {
 		return broken{Provider: p, inventory: func(ctx context.Context, set string, templates []string) (*pool.Inventory, error) {
 			inv, err := p.Inventory(ctx, set, templates...)
@@ -198,7 +203,7 @@ var breaks = map[string]func(pool.Provider) pool.Provider{
 			if strings.ToLower(mac) != mac {
 				return netip.Addr{}, errors.New("no such NIC")
 			}
-			return p.Address(ctx, id, mac)
+			return p.Address(ctx, id, mac, netip.Addr{})
 		}}
 	},
 	"powering on a VM that runs leaves it alone": func(p pool.Provider) pool.Provider {
@@ -232,7 +237,9 @@ var breaks = map[string]func(pool.Provider) pool.Provider{
 	},
 	"an address from before the power went off is no address": cached,
 	"an address is that of the NIC asked for": func(p pool.Provider) pool.Provider {
-		return broken{Provider: p, address: func(ctx context.Context, id, _ string) (netip.Addr, error) { return p.Address(ctx, id, "") }}
+		return broken{Provider: p, address: func(ctx context.Context, id, _ string) (netip.Addr, error) {
+			return p.Address(ctx, id, "", netip.Addr{})
+		}}
 	},
 
 	"a NIC that is disconnected stays so when the VM is powered on": func(p pool.Provider) pool.Provider { return stuck{p} },

@@ -3,6 +3,7 @@ package vsphere
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -58,7 +59,7 @@ func makeReady(ctx context.Context, p *Provider, id, mac, snapshot string, on bo
 		if err := p.PowerOn(ctx, id); err != nil {
 			return err
 		}
-		_, err := p.Address(ctx, id, mac)
+		_, err := p.Address(ctx, id, mac, netip.Addr{})
 		return err
 	}
 	if err := raise(); err != nil {
@@ -135,7 +136,7 @@ func TestNothingIsAskedWhileNobodyWaits(t *testing.T) {
 	ctx := within(t, time.Minute)
 	id, _ := l.golden(t, ctx)
 	require.NoError(t, l.p.PowerOn(ctx, id))
-	_, err := l.p.Address(ctx, id, "")
+	_, err := l.p.Address(ctx, id, "", netip.Addr{})
 	require.NoError(t, err)
 
 	_, before := l.counts()
@@ -169,7 +170,7 @@ func TestOneLongPollAtATime(t *testing.T) {
 			if err := l.p.PowerOn(gctx, id); err != nil {
 				return err
 			}
-			_, err = l.p.Address(gctx, id, "")
+			_, err = l.p.Address(gctx, id, "", netip.Addr{})
 			return err
 		})
 	}

@@ -18,10 +18,9 @@ import (
 // that is not linked as asked for, or has other MACs, is removed again and an error.
 func (p *Provider) Clone(ctx context.Context, spec pool.CloneSpec) (string, error) {
 	op := operation{name: "clone", object: fmt.Sprintf("%s to %q", p.sourceName(spec), spec.VM.Name)}
-	if err := p.clones.enter(ctx); err != nil {
-		return "", p.fail(op, err)
+	if spec.Snapshot != "" {
+		op.kind = "linked clone"
 	}
-	defer p.clones.leave()
 
 	src, err := p.source(ctx, spec)
 	if err != nil {

@@ -85,8 +85,7 @@ func removeFolder(ctx context.Context, p *Provider, folder types.ManagedObjectRe
 		if err != nil {
 			return err
 		}
-		_, err = p.pump.task(ctx, task.Returnval)
-		return err
+		return p.pump.task(ctx, task.Returnval)
 	})
 }
 

@@ -3,6 +3,7 @@ package vsphere
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -152,7 +153,7 @@ func TestVMThatVanishesEndsItsWaits(t *testing.T) {
 	require.NoError(t, err)
 	done := make(chan error, 1)
 	go func() {
-		_, err := l.p.Address(ctx, id, "")
+		_, err := l.p.Address(ctx, id, "", netip.Addr{})
 		done <- err
 	}()
 	require.Eventually(t, func() bool { c, _ := l.counts(); return c["WaitForUpdatesEx"] > 0 }, 20*time.Second, time.Millisecond)
@@ -166,7 +167,7 @@ func TestDeafGuestLosesItsPower(t *testing.T) {
 	ctx := within(t, time.Minute)
 	id, _ := l.golden(t, ctx)
 	require.NoError(t, l.p.PowerOn(ctx, id))
-	_, err := l.p.Address(ctx, id, "")
+	_, err := l.p.Address(ctx, id, "", netip.Addr{})
 	require.NoError(t, err)
 	l.Inject(vspheretest.Fault{Method: "ShutdownGuest", Effect: vspheretest.Deaf})
 	forced, err := l.p.ShutDown(ctx, id, 100*time.Millisecond)

@@ -254,12 +254,13 @@ func (p *pump) ensureView(ctx context.Context) (*view, error) {
 	return v, nil
 }
 
-// gather tells vCenter, in one call, what to watch and what no longer.
+// gather tells vCenter, in one call, what to watch and what no longer: at once, unless it was told
+// something a moment ago.
 func (p *pump) gather(ctx context.Context, v *view) error {
 	if p.news() == 0 {
 		return nil
 	}
-	sleep(ctx, p.pace.gather)
+	sleep(ctx, p.slack())
 	select {
 	case <-p.kick: // what it announced is taken now
 	default:
@@ -290,6 +291,7 @@ func (p *pump) gather(ctx context.Context, v *view) error {
 
 	res, err := methods.ModifyListView(ctx, v.conn, req)
 
+	p.gathered = time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err != nil {
@@ -314,6 +316,19 @@ func (p *pump) gather(ctx context.Context, v *view) error {
 		p.vanish(ref)
 	}
 	return nil
+}
+
+// slack is how long to gather what is to be watched.
+func (p *pump) slack() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d := p.pace.gather - time.Since(p.gathered)
+	for w := range p.waiters {
+		if !w.object.inView {
+			d = max(d, min(w.slack, p.pace.gather))
+		}
+	}
+	return d
 }
 
 // news counts objects that somebody waits for and vCenter was not told of.
@@ -397,8 +412,13 @@ func (o *object) change(changes []types.PropertyChange) {
 		case types.LocalizedMethodFault:
 			o.task.fault = &v
 		default:
-			if c.Name == "info.result" {
+			switch at, _ := v.(time.Time); c.Name {
+			case "info.result":
 				o.task.result = v
+			case "info.queueTime":
+				o.task.queued = at
+			case "info.completeTime":
+				o.task.ended = at
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package vsphere
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -28,11 +29,11 @@ func TestAnAddressThatAnotherRunningVMReportsIsNotUsed(t *testing.T) {
 	require.NoError(t, err)
 
 	require.NoError(t, l.p.PowerOn(ctx, one))
-	addr, err := l.p.Address(ctx, one, "00:50:56:04:00:01")
+	addr, err := l.p.Address(ctx, one, "00:50:56:04:00:01", netip.Addr{})
 	require.NoError(t, err, "nobody else has it")
 
 	require.NoError(t, l.p.PowerOn(ctx, two))
-	_, err = l.p.Address(ctx, two, "00:50:56:04:00:02")
+	_, err = l.p.Address(ctx, two, "00:50:56:04:00:02", netip.Addr{})
 	var twins *twinError
 	require.ErrorAs(t, err, &twins)
 	assert.Equal(t, addr, twins.addr)
@@ -44,7 +45,7 @@ func TestAnAddressThatAnotherRunningVMReportsIsNotUsed(t *testing.T) {
 	// As soon as the other one is off, it is con2's alone, whatever vCenter still says of con1.
 	_, err = l.p.ShutDown(ctx, one, 0)
 	require.NoError(t, err)
-	got, err := l.p.Address(ctx, two, "00:50:56:04:00:02")
+	got, err := l.p.Address(ctx, two, "00:50:56:04:00:02", netip.Addr{})
 	require.NoError(t, err)
 	assert.Equal(t, addr, got)
 }
@@ -69,7 +70,7 @@ func TestAnAddressMayBeUsedOnAnotherNetwork(t *testing.T) {
 		id, err := l.p.Clone(ctx, c)
 		require.NoError(t, err)
 		require.NoError(t, l.p.PowerOn(ctx, id))
-		_, err = l.p.Address(ctx, id, nic.MAC)
+		_, err = l.p.Address(ctx, id, nic.MAC, netip.Addr{})
 		require.NoError(t, err)
 	}
 }

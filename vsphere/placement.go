@@ -28,6 +28,10 @@ func (p *Provider) Place(ctx context.Context, vms ...pool.VM) ([]pool.Placement,
 			for _, net := range at.networks {
 				to.Networks = append(to.Networks, t.path(net.ref))
 			}
+			hosts, _ := t.reach(at)
+			for _, h := range hosts {
+				to.Hosts = append(to.Hosts, h.ref.Value)
+			}
 			all = append(all, to)
 		}
 		return errors.Join(errs...)

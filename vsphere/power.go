@@ -20,10 +20,6 @@ var powerProps = []string{"runtime.powerState", "runtime.bootTime"}
 // PowerOn implements pool.Provider.
 func (p *Provider) PowerOn(ctx context.Context, id string) error {
 	vm := vmRef(id)
-	if err := p.powers.enter(ctx); err != nil {
-		return p.errorf(err, "power on %s", p.label(id))
-	}
-	defer p.powers.leave()
 
 	// What tools and addresses say must be told from what they said before this power on, so
 	// the state before it has to be known.
@@ -196,10 +192,6 @@ func (p *Provider) awaitTools(ctx context.Context, vm types.ManagedObjectReferen
 // powerOff cuts the power. forced is false if it was off already.
 func (p *Provider) powerOff(ctx context.Context, id string) (forced bool, err error) {
 	vm := vmRef(id)
-	if err := p.powers.enter(ctx); err != nil {
-		return false, p.errorf(err, "power off %s", p.label(id))
-	}
-	defer p.powers.leave()
 	forced = true
 	_, err = p.perform(ctx, operation{
 		name: "power off", object: p.label(id), entity: vm,
@@ -235,7 +227,7 @@ func (p *Provider) powerOff(ctx context.Context, id string) (forced bool, err er
 // s, vCenter has only the address of the boot before: ask again before each attempt to connect, and
 // let the host key prove whose it is. When ctx ends first, the error says how far the guest had
 // come.
-func (p *Provider) Address(ctx context.Context, id, mac string, subnets ...netip.Prefix) (netip.Addr, error) {
+func (p *Provider) Address(ctx context.Context, id, mac string, except netip.Addr, subnets ...netip.Prefix) (netip.Addr, error) {
 	vm := vmRef(id)
 	want := normalMAC(mac)
 	if want == "" {
@@ -244,7 +236,7 @@ func (p *Provider) Address(ctx context.Context, id, mac string, subnets ...netip
 			return netip.Addr{}, p.errorf(err, "address of %s", p.label(id))
 		}
 	}
-	addr, err := p.address(ctx, vm, want, subnets)
+	addr, err := p.address(ctx, vm, want, except, subnets)
 	if errors.Is(err, errVanished) {
 		err = refuse("%s does not exist", p.label(id))
 	} else if err != nil && !errors.As(err, new(*twinError)) {
@@ -260,12 +252,12 @@ func (p *Provider) Address(ctx context.Context, id, mac string, subnets ...netip
 
 // address waits for an address that no other running VM reports. For a while it may be one of before
 // that another VM has got since.
-func (p *Provider) address(ctx context.Context, vm types.ManagedObjectReference, mac string, subnets []netip.Prefix) (addr netip.Addr, err error) {
+func (p *Provider) address(ctx context.Context, vm types.ManagedObjectReference, mac string, except netip.Addr, subnets []netip.Prefix) (addr netip.Addr, err error) {
 	var since time.Time // another VM has it
 	for {
 		err := p.pump.watch(ctx, vm, func(s *vmState) (ok bool) {
 			addr, ok = s.address(mac, subnets...)
-			return ok
+			return ok && addr != except
 		})
 		if err != nil {
 			return netip.Addr{}, err

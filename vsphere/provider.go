@@ -1,6 +1,7 @@
 package vsphere
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -10,14 +11,6 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/poolready/poolready/pool"
-)
-
-// How many operations of a kind are in vCenter's hands at once; the others wait here, where
-// they can be cancelled. A full clone costs a host four of its sixteen units, a linked one one.
-const (
-	maxClones    = 8
-	maxPowers    = 20
-	maxSnapshots = 10
 )
 
 // lateEffect is how long a call without answer may take to show that it is being carried out.
@@ -34,8 +27,6 @@ type Provider struct {
 	pump     *pump
 	patience time.Duration // how long one operation is tried again
 	pace     pace
-
-	clones, powers, snapshots gate
 
 	near    *neighbourhood
 	places  *places // of the inventory: folders, datastores, resource pools, networks
@@ -72,7 +63,6 @@ func newProvider(cfg Config, end endpoint, pace pace) *Provider {
 	cfg.URL, cfg.Username, cfg.Password = "", "", "" // are in end
 	return &Provider{
 		cfg: cfg, s: s, pump: newPump(s, pace), patience: pace.patient, pace: pace,
-		clones: make(gate, maxClones), powers: make(gate, maxPowers), snapshots: make(gate, maxSnapshots),
 		near: newNeighbourhood(), places: newPlaces(), sources: newSources(),
 		names: map[types.ManagedObjectReference]string{}, ledgers: map[string]pool.VM{}, shards: map[string]types.ManagedObjectReference{},
 	}
@@ -108,6 +98,8 @@ func (g gate) leave() { <-g }
 // operation is a change that vCenter makes in a task.
 type operation struct {
 	name, object string // "clone", `"golden" to "con1"`
+	// kind is of operations that take alike long; "" is name.
+	kind string
 	// entity is the VM whose tasks are waited for before reading back.
 	entity types.ManagedObjectReference
 	// submit starts the task.
@@ -222,7 +214,7 @@ func (p *Provider) attempt(ctx context.Context, op operation) (types.AnyType, er
 	if err != nil {
 		return nil, err
 	}
-	return p.pump.task(ctx, task, op.watch...)
+	return p.pump.taskOf(ctx, cmp.Or(op.kind, op.name), task, op.watch...)
 }
 
 // readBack waits for what still goes on at op's entity and then looks.
@@ -255,7 +247,7 @@ func (p *Provider) settle(ctx context.Context, entity types.ManagedObjectReferen
 		for _, prop := range o.PropSet {
 			if s, ok := prop.Val.(types.TaskInfoState); ok && (s == types.TaskInfoStateQueued || s == types.TaskInfoStateRunning) {
 				// How it ends is for its owner; here it matters that it ended.
-				if _, err := p.pump.task(ctx, o.Obj); ctx.Err() != nil {
+				if err := p.pump.task(ctx, o.Obj); ctx.Err() != nil {
 					return err
 				}
 			}
@@ -270,7 +262,7 @@ func (p *Provider) waitFor(ctx context.Context, err error) {
 	if !ok || f.GetTaskInProgress().Task.Value == "" {
 		return
 	}
-	_, _ = p.pump.task(ctx, f.GetTaskInProgress().Task)
+	_ = p.pump.task(ctx, f.GetTaskInProgress().Task)
 }
 
 // fail words the error of an operation.

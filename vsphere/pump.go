@@ -29,17 +29,22 @@ type pump struct {
 
 	kick chan struct{} // capacity 1: there is something to add
 	loop sync.WaitGroup
+
+	gathered time.Time // when vCenter was last told what to watch; belongs to the loop while it runs
+
+	usual map[string]time.Duration // how long tasks of a kind take, at least; guarded by mu
 }
 
 // pace is how eagerly the pump asks.
 type pace struct {
-	gather  time.Duration // how long objects to watch are gathered before vCenter is told of them
+	gather  time.Duration // least time between two calls that tell vCenter what to watch
 	gap     time.Duration // least time between two polls, twice that after one that ended no wait; it grows to a twentieth of the youngest wait
 	maxGap  time.Duration
 	poll    time.Duration // longest poll
 	fresh   time.Duration // how old news may be that answers a new wait at once
 	enter   time.Duration // how long vCenter may take to report an object that it was told to watch, before it is asked whether there is one
 	forget  time.Duration // how long after its last waiter a VM comes into a new view
+	hold    time.Duration // how long a wait for a task is put off, at most, since its like take longer
 	patient time.Duration // how long an unreachable vCenter is asked again
 	call    time.Duration // how long one call may take; 0 means callTimeout
 	look    time.Duration // how long a task may run before it is asked what keeps it, and thrice that until the next time
@@ -51,7 +56,7 @@ type pace struct {
 
 var defaultPace = pace{
 	gather: 45 * time.Millisecond, gap: 25 * time.Millisecond, maxGap: time.Second,
-	poll: 45 * time.Second, fresh: time.Second, enter: time.Second, forget: 10 * time.Minute, patient: 5 * time.Minute,
+	poll: 45 * time.Second, fresh: time.Second, enter: time.Second, forget: 10 * time.Minute, hold: 3 * time.Second, patient: 5 * time.Minute,
 	look: 10 * time.Second, source: 10 * time.Second, near: 3 * time.Second, twins: 75 * time.Second, last: 5 * time.Second,
 }
 
@@ -75,15 +80,17 @@ type waiter struct {
 	object  *object
 	ready   func(*object) bool // called with the pump's lock
 	since   time.Time
-	confirm bool       // ready held at once, of news that may be old
-	done    chan error // capacity 1
+	slack   time.Duration // how long it may be gathered with others
+	confirm bool          // ready held at once, of news that may be old
+	done    chan error    // capacity 1
 }
 
 // taskState is what is known of a task.
 type taskState struct {
-	state  types.TaskInfoState
-	result types.AnyType
-	fault  *types.LocalizedMethodFault
+	state         types.TaskInfoState
+	result        types.AnyType
+	fault         *types.LocalizedMethodFault
+	queued, ended time.Time // by vCenter's clock
 }
 
 // taskError is a task that ended with a fault.
@@ -94,7 +101,7 @@ func (e *taskError) Fault() types.BaseMethodFault { return e.fault.Fault }
 
 // watched are the properties that the pump asks for.
 var watched = []types.PropertySpec{
-	{Type: "Task", PathSet: []string{"info.state", "info.error", "info.result"}},
+	{Type: "Task", PathSet: []string{"info.state", "info.error", "info.result", "info.queueTime", "info.completeTime"}},
 	{Type: "VirtualMachine", PathSet: []string{"runtime.powerState", "runtime.bootTime", "guest.toolsRunningStatus", "guest.net"}},
 }
 
@@ -102,15 +109,49 @@ func newPump(s *session, pace pace) *pump {
 	return &pump{
 		s: s, pace: pace, kick: make(chan struct{}, 1),
 		objects: map[types.ManagedObjectReference]*object{},
-		waiters: map[*waiter]bool{},
+		waiters: map[*waiter]bool{}, usual: map[string]time.Duration{},
 	}
 }
 
-// task waits for the task's end and returns its result. Errors are the task's own (*taskError),
-// ctx's, or of class unknown.
-func (p *pump) task(ctx context.Context, ref types.ManagedObjectReference, also ...types.ManagedObjectReference) (types.AnyType, error) {
-	var end taskState
-	err := p.wait(ctx, ref, also, func(o *object) bool {
+// taskOf is task, with the result, for one that has just been submitted, of a kind whose tasks take alike long. vCenter
+// tells of each object that comes into a view, though there is no news of it; so it is told of the task
+// only when that may have ended.
+func (p *pump) taskOf(ctx context.Context, kind string, ref types.ManagedObjectReference, also ...types.ManagedObjectReference) (types.AnyType, error) {
+	p.mu.Lock()
+	usual := min(p.usual[kind]*21/20, p.pace.hold)
+	p.mu.Unlock()
+	t := time.NewTimer(usual)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-p.s.ended:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	end, err := p.ended(ctx, ref, usual/8, also)
+	if err != nil {
+		return nil, err
+	}
+	if took := end.ended.Sub(end.queued); !end.queued.IsZero() && took >= 0 {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if was, ok := p.usual[kind]; ok {
+			took = min(took, was*5/4+time.Millisecond)
+		}
+		p.usual[kind] = took
+	}
+	return end.result, nil
+}
+
+// task waits for the task's end. Errors are the task's own (*taskError), ctx's, or of class unknown.
+func (p *pump) task(ctx context.Context, ref types.ManagedObjectReference) error {
+	_, err := p.ended(ctx, ref, 0, nil)
+	return err
+}
+
+// ended waits for the end of a task that has not failed.
+func (p *pump) ended(ctx context.Context, ref types.ManagedObjectReference, slack time.Duration, also []types.ManagedObjectReference) (end taskState, err error) {
+	err = p.wait(ctx, ref, also, slack, func(o *object) bool {
 		end = o.task
 		return o.task.state == types.TaskInfoStateSuccess || o.task.state == types.TaskInfoStateError
 	})
@@ -118,21 +159,21 @@ func (p *pump) task(ctx context.Context, ref types.ManagedObjectReference, also 
 		if ctx.Err() == nil {
 			err = &lostError{err}
 		}
-		return nil, err
+		return taskState{}, err
 	}
 	if end.state == types.TaskInfoStateError {
 		if end.fault == nil || end.fault.Fault == nil {
-			return nil, &lostError{errors.New("the task failed without saying why")}
+			return taskState{}, &lostError{errors.New("the task failed without saying why")}
 		}
-		return nil, &taskError{end.fault}
+		return taskState{}, &taskError{end.fault}
 	}
-	return end.result, nil
+	return end, nil
 }
 
 // watch waits until ready holds of the VM's state. The state that ready is given lasts until ready
 // returns.
 func (p *pump) watch(ctx context.Context, vm types.ManagedObjectReference, ready func(*vmState) bool) error {
-	return p.wait(ctx, vm, nil, func(o *object) bool { return ready(&o.vm) })
+	return p.wait(ctx, vm, nil, 0, func(o *object) bool { return ready(&o.vm) })
 }
 
 // state calls f with what is known of the VM, which f may change.
@@ -184,15 +225,16 @@ func (p *pump) remove(o *object) {
 	}
 }
 
-// wait waits until ready holds of ref. Objects in also come into the view together with it.
-func (p *pump) wait(ctx context.Context, ref types.ManagedObjectReference, also []types.ManagedObjectReference, ready func(*object) bool) error {
+// wait waits until ready holds of ref. Objects in also come into the view together with it; it may be
+// gathered with others for as long as slack.
+func (p *pump) wait(ctx context.Context, ref types.ManagedObjectReference, also []types.ManagedObjectReference, slack time.Duration, ready func(*object) bool) error {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
 		return errClosed
 	}
 	o := p.object(ref)
-	w := &waiter{object: o, ready: ready, since: time.Now(), done: make(chan error, 1)}
+	w := &waiter{object: o, ready: ready, since: time.Now(), slack: slack, done: make(chan error, 1)}
 	o.waiters++
 	for _, ref := range also {
 		a := p.object(ref)

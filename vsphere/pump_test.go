@@ -3,6 +3,7 @@ package vsphere
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -25,12 +26,12 @@ func TestWaitEndsWithItsContextAndLeavesTheOthers(t *testing.T) {
 	short, cancel := context.WithCancelCause(ctx)
 	first := make(chan error, 1)
 	go func() {
-		_, err := l.p.Address(short, id, "00:50:56:00:00:99")
+		_, err := l.p.Address(short, id, "00:50:56:00:00:99", netip.Addr{})
 		first <- err
 	}()
 	cancel(stop)
 	require.ErrorIs(t, <-first, stop)
-	_, err := l.p.Address(ctx, id, "")
+	_, err := l.p.Address(ctx, id, "", netip.Addr{})
 	assert.NoError(t, err)
 }
 
@@ -43,7 +44,7 @@ func TestGivenUpWaitSaysHowFarTheGuestCame(t *testing.T) {
 	says := func(want string) {
 		for limit := 300 * time.Millisecond; ; limit *= 2 {
 			short, cancel := context.WithTimeout(ctx, limit)
-			_, err := l.p.Address(short, id, "00:50:56:00:00:99")
+			_, err := l.p.Address(short, id, "00:50:56:00:00:99", netip.Addr{})
 			cancel()
 			require.NoError(t, ctx.Err(), err)
 			require.ErrorIs(t, err, context.DeadlineExceeded)
@@ -54,7 +55,7 @@ func TestGivenUpWaitSaysHowFarTheGuestCame(t *testing.T) {
 	}
 	says("last seen: the VM is poweredOff")
 	require.NoError(t, l.p.PowerOn(ctx, id))
-	_, err := l.p.Address(ctx, id, "")
+	_, err := l.p.Address(ctx, id, "", netip.Addr{})
 	require.NoError(t, err)
 	says("guest tools run and report only")
 }
@@ -67,7 +68,7 @@ func TestCloseEndsWaits(t *testing.T) {
 	_, before := l.counts()
 	done := make(chan error, 1)
 	go func() {
-		_, err := l.p.Address(ctx, id, "")
+		_, err := l.p.Address(ctx, id, "", netip.Addr{})
 		done <- err
 	}()
 	require.Eventually(t, func() bool {
@@ -96,7 +97,7 @@ func TestWaitsEndWhileALoginHangs(t *testing.T) {
 	short, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() {
-		_, err := l.p.Address(short, id, "")
+		_, err := l.p.Address(short, id, "", netip.Addr{})
 		done <- err
 	}()
 	polling := func() bool {
@@ -152,7 +153,7 @@ func TestAddressIsNotOldWhenNobodyLooked(t *testing.T) {
 	ctx := within(t, time.Minute)
 	id, _ := l.golden(t, ctx)
 	require.NoError(t, l.p.PowerOn(ctx, id))
-	one, err := l.p.Address(ctx, id, "")
+	one, err := l.p.Address(ctx, id, "", netip.Addr{})
 	require.NoError(t, err)
 
 	other := l.provider(t) // with the same pace
@@ -161,7 +162,7 @@ func TestAddressIsNotOldWhenNobodyLooked(t *testing.T) {
 	require.NoError(t, other.PowerOn(ctx, id))
 	two := newAddress(t, ctx, other, id, func(a string) bool { return a != one.String() })
 
-	got, err := l.p.Address(ctx, id, "")
+	got, err := l.p.Address(ctx, id, "", netip.Addr{})
 	require.NoError(t, err)
 	assert.Equal(t, two, got.String())
 }
@@ -171,7 +172,7 @@ func TestAddressIsNotOldWhenNobodyLooked(t *testing.T) {
 func newAddress(t *testing.T, ctx context.Context, p *Provider, id string, fresh func(string) bool) (addr string) {
 	t.Helper()
 	require.Eventually(t, func() bool {
-		a, err := p.Address(ctx, id, "")
+		a, err := p.Address(ctx, id, "", netip.Addr{})
 		addr = a.String()
 		return err == nil && fresh(addr)
 	}, 20*time.Second, 5*time.Millisecond)
@@ -202,8 +203,7 @@ func TestATaskIsWaitedForAgainAtOnce(t *testing.T) {
 				return err
 			}))
 			for range 3 {
-				_, err := l.p.pump.task(ctx, task)
-				require.NoError(t, err)
+				require.NoError(t, l.p.pump.task(ctx, task))
 				if lost {
 					l.p.pump.mu.Lock()
 					l.p.pump.objects = map[types.ManagedObjectReference]*object{}

@@ -131,11 +131,11 @@ func (b broken) Annotate(ctx context.Context, id, note string) error {
 	return b.Provider.Annotate(ctx, id, note)
 }
 
-func (b broken) Address(ctx context.Context, id, mac string, subnets ...netip.Prefix) (netip.Addr, error) {
+func (b broken) Address(ctx context.Context, id, mac string, except netip.Addr, subnets ...netip.Prefix) (netip.Addr, error) {
 	if b.address != nil {
 		return b.address(ctx, id, mac)
 	}
-	return b.Provider.Address(ctx, id, mac, subnets...)
+	return b.Provider.Address(ctx, id, mac, except, subnets...)
 }
 
 // recorder is a T of a test that is expected to fail.

@@ -47,11 +47,10 @@ func (p *Provider) SnapshotRunning(ctx context.Context, id, name, record string)
 func (p *Provider) snapshot(ctx context.Context, id, name, record string, memory bool) (pool.Snapshot, error) {
 	vm := vmRef(id)
 	none := pool.Snapshot{}
-	if err := p.snapshots.enter(ctx); err != nil {
-		return none, p.errorf(err, "snapshot %q of %s", name, p.label(id))
-	}
-	defer p.snapshots.leave()
 	op := operation{name: "snapshot", object: quoted(name) + " of " + p.label(id), entity: vm, once: true}
+	if memory {
+		op.kind = "snapshot with memory"
+	}
 	op.submit = func(ctx context.Context, c *conn) (types.ManagedObjectReference, error) {
 		// CreateSnapshotEx_Task would add only how to quiesce, and old servers lack it.
 		res, err := methods.CreateSnapshot_Task(ctx, c, &types.CreateSnapshot_Task{
@@ -132,10 +131,6 @@ func (p *Provider) readSnapshots(ctx context.Context, vm types.ManagedObjectRefe
 // repeated.
 func (p *Provider) Revert(ctx context.Context, id, snapshot string) error {
 	vm := vmRef(id)
-	if err := p.snapshots.enter(ctx); err != nil {
-		return p.errorf(err, "revert %s", p.label(id))
-	}
-	defer p.snapshots.leave()
 	defer func() { // power, tools and addresses are others now
 		p.pump.state(vm, (*vmState).reverted)
 		p.pump.mistrust(vm)

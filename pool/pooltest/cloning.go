@@ -2,6 +2,7 @@ package pooltest
 
 import (
 	"errors"
+	"net/netip"
 	"path"
 	"strings"
 	"sync"
@@ -27,7 +28,7 @@ var cloning = []Case{
 		assert.False(f, vm.On)
 		assert.Empty(f, vm.Snapshots, "those of its source are not its own")
 		require.NoError(f, f.base.PowerOn(f.ctx, id))
-		_, err = f.base.Address(f.ctx, id, spec.VM.NICs[1].MAC)
+		_, err = f.base.Address(f.ctx, id, spec.VM.NICs[1].MAC, netip.Addr{})
 		assert.NoError(f, err, "both NICs are there, with their MACs")
 	}},
 	{Name: "a clone of a snapshot hangs on it", test: func(f *fixture) {

@@ -2,6 +2,7 @@ package pooltest
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -25,7 +26,7 @@ func methods(f *fixture, id, snapshot string) map[string]func(ctx context.Contex
 		"Rename":   func(ctx context.Context) error { return f.p.Rename(ctx, id, f.name("renamed")) },
 		"Annotate": func(ctx context.Context) error { return f.p.Annotate(ctx, id, "note") },
 		"Clones":   func(ctx context.Context) error { _, err := f.p.Clones(ctx, id); return err },
-		"Address":  func(ctx context.Context) error { _, err := f.p.Address(ctx, id, f.mac()); return err },
+		"Address":  func(ctx context.Context) error { _, err := f.p.Address(ctx, id, f.mac(), netip.Addr{}); return err },
 		"Clone": func(ctx context.Context) error {
 			spec := f.spec(f.name("child"))
 			spec.Source, spec.Snapshot = id, snapshot
@@ -75,7 +76,7 @@ var endings = []Case{
 		ctx, cancel := context.WithCancelCause(f.ctx)
 		done := make(chan error, 1)
 		go func() {
-			_, err := f.p.Address(ctx, id, spec.VM.NICs[0].MAC)
+			_, err := f.p.Address(ctx, id, spec.VM.NICs[0].MAC, netip.Addr{})
 			done <- err
 		}()
 		select {

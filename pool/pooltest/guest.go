@@ -260,7 +260,7 @@ func (p *Provider) until(ctx context.Context, f func() (bool, error)) error {
 }
 
 // Address implements [pool.Provider].
-func (p *Provider) Address(ctx context.Context, id, mac string, subnets ...netip.Prefix) (netip.Addr, error) {
+func (p *Provider) Address(ctx context.Context, id, mac string, except netip.Addr, subnets ...netip.Prefix) (netip.Addr, error) {
 	name := p.nameOf(id)
 	var addr netip.Addr
 	err := context.Cause(ctx)
@@ -279,7 +279,7 @@ func (p *Provider) Address(ctx context.Context, id, mac string, subnets ...netip
 					addr = a
 				}
 			}
-			return addr.IsValid(), nil
+			return addr.IsValid() && addr != except, nil
 		})
 	}
 	return addr, p.record("Address", name, err)

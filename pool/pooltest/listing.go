@@ -67,7 +67,7 @@ var listing = []Case{
 	}},
 	{Name: "addresses are listed by MAC in lower case", test: func(f *fixture) {
 		id, spec := f.up("addresses")
-		addr, err := f.base.Address(f.ctx, id, spec.VM.NICs[0].MAC)
+		addr, err := f.base.Address(f.ctx, id, spec.VM.NICs[0].MAC, netip.Addr{})
 		require.NoError(f, err)
 		inv, err := f.p.Inventory(f.ctx, f.env.Set)
 		require.NoError(f, err)

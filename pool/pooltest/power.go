@@ -2,6 +2,7 @@ package pooltest
 
 import (
 	"context"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -17,16 +18,16 @@ var power = []Case{
 	{Name: "a VM that is powered on runs and gets an address", test: func(f *fixture) {
 		id, spec := f.vm("boot")
 		require.NoError(f, f.p.PowerOn(f.ctx, id))
-		addr, err := f.p.Address(f.ctx, id, spec.VM.NICs[0].MAC)
+		addr, err := f.p.Address(f.ctx, id, spec.VM.NICs[0].MAC, netip.Addr{})
 		require.NoError(f, err)
 		assert.True(f, addr.IsValid() && !addr.IsLinkLocalUnicast(), "address %v", addr)
 		assert.True(f, f.look(id).On)
 	}},
 	{Name: "a MAC in upper case is the same MAC", test: func(f *fixture) {
 		id, spec := f.up("upper")
-		one, err := f.base.Address(f.ctx, id, spec.VM.NICs[0].MAC)
+		one, err := f.base.Address(f.ctx, id, spec.VM.NICs[0].MAC, netip.Addr{})
 		require.NoError(f, err)
-		two, err := f.p.Address(f.ctx, id, strings.ToUpper(spec.VM.NICs[0].MAC))
+		two, err := f.p.Address(f.ctx, id, strings.ToUpper(spec.VM.NICs[0].MAC), netip.Addr{})
 		require.NoError(f, err)
 		assert.Equal(f, one, two)
 	}},
@@ -34,7 +35,7 @@ var power = []Case{
 		id, spec := f.up("twice")
 		before := f.env.BootedAt(f, id)
 		require.NoError(f, f.p.PowerOn(f.ctx, id))
-		_, err := f.p.Address(f.ctx, id, spec.VM.NICs[0].MAC)
+		_, err := f.p.Address(f.ctx, id, spec.VM.NICs[0].MAC, netip.Addr{})
 		require.NoError(f, err)
 		assert.True(f, f.look(id).On)
 		assert.Equal(f, before, f.env.BootedAt(f, id), "it was powered on once")
@@ -72,21 +73,33 @@ var power = []Case{
 	}},
 	{Name: "an address from before the power went off is no address", test: func(f *fixture) {
 		id, spec := f.up("stale")
-		_, err := f.p.Address(f.ctx, id, spec.VM.NICs[0].MAC)
+		_, err := f.p.Address(f.ctx, id, spec.VM.NICs[0].MAC, netip.Addr{})
 		require.NoError(f, err)
 		_, err = f.p.ShutDown(f.ctx, id, 0)
 		require.NoError(f, err)
 		ctx, cancel := context.WithTimeout(f.ctx, f.env.Instant)
 		defer cancel()
-		addr, err := f.p.Address(ctx, id, spec.VM.NICs[0].MAC)
+		addr, err := f.p.Address(ctx, id, spec.VM.NICs[0].MAC, netip.Addr{})
 		assert.ErrorIs(f, err, context.DeadlineExceeded, "the VM is off, but has the address %v", addr)
 	}},
 	{Name: "an address is that of the NIC asked for", test: func(f *fixture) {
 		id, _ := f.up("nics")
 		ctx, cancel := context.WithTimeout(f.ctx, f.env.Instant)
 		defer cancel()
-		addr, err := f.p.Address(ctx, id, "00:50:56:00:00:00")
+		addr, err := f.p.Address(ctx, id, "00:50:56:00:00:00", netip.Addr{})
 		assert.ErrorIs(f, err, context.DeadlineExceeded, "no NIC has that MAC, but its address is %v", addr)
+	}},
+	{Name: "an address except the one that it is does not come", test: func(f *fixture) {
+		id, spec := f.up("except")
+		addr, err := f.p.Address(f.ctx, id, spec.VM.NICs[0].MAC, netip.Addr{})
+		require.NoError(f, err)
+		same, err := f.p.Address(f.ctx, id, spec.VM.NICs[0].MAC, addr.Next())
+		require.NoError(f, err)
+		assert.Equal(f, addr, same)
+		ctx, cancel := context.WithTimeout(f.ctx, f.env.Instant)
+		defer cancel()
+		same, err = f.p.Address(ctx, id, spec.VM.NICs[0].MAC, addr)
+		assert.ErrorIs(f, err, context.DeadlineExceeded, "it still is %v", same)
 	}},
 }
 
@@ -140,7 +153,7 @@ var snapshots = []Case{
 		require.NoError(f, f.p.PowerOn(f.ctx, id))
 		require.NoError(f, f.p.Revert(f.ctx, id, snapshot))
 		require.NoError(f, f.p.PowerOn(f.ctx, id))
-		_, err = f.p.Address(f.ctx, id, spec.VM.NICs[0].MAC)
+		_, err = f.p.Address(f.ctx, id, spec.VM.NICs[0].MAC, netip.Addr{})
 		require.NoError(f, err)
 		assert.True(f, f.look(id).On)
 	}},

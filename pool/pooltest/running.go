@@ -1,6 +1,8 @@
 package pooltest
 
 import (
+	"net/netip"
+
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -21,7 +23,7 @@ var running = []Case{
 		assert.Equal(f, "pool-ready", vm.Snapshots[0].Name)
 		assert.Equal(f, record, vm.Snapshots[0].Record)
 		assert.True(f, vm.Snapshots[0].Running)
-		_, err = f.p.Address(f.ctx, id, spec.VM.NICs[0].MAC)
+		_, err = f.p.Address(f.ctx, id, spec.VM.NICs[0].MAC, netip.Addr{})
 		require.NoError(f, err)
 	}},
 	{Name: "a snapshot without memory of a VM that runs is none of a VM that runs", test: func(f *fixture) {
@@ -48,7 +50,7 @@ var running = []Case{
 		require.NoError(f, err)
 		require.NoError(f, f.p.Revert(f.ctx, id, snapshot), "from one that runs")
 		require.True(f, f.look(id).On)
-		_, err = f.p.Address(f.ctx, id, spec.VM.NICs[0].MAC)
+		_, err = f.p.Address(f.ctx, id, spec.VM.NICs[0].MAC, netip.Addr{})
 		require.NoError(f, err)
 		_, err = f.base.ShutDown(f.ctx, id, 0)
 		require.NoError(f, err)
@@ -57,10 +59,10 @@ var running = []Case{
 		require.True(f, vm.On)
 		require.Len(f, vm.Snapshots, 1)
 		assert.Equal(f, snapshot, vm.Snapshots[0].ID)
-		_, err = f.p.Address(f.ctx, id, spec.VM.NICs[0].MAC)
+		_, err = f.p.Address(f.ctx, id, spec.VM.NICs[0].MAC, netip.Addr{})
 		require.NoError(f, err)
 		require.NoError(f, f.p.PowerOn(f.ctx, id), "it runs, so it is left alone")
-		_, err = f.p.Address(f.ctx, id, spec.VM.NICs[0].MAC)
+		_, err = f.p.Address(f.ctx, id, spec.VM.NICs[0].MAC, netip.Addr{})
 		require.NoError(f, err)
 	}},
 	{Name: "a snapshot with memory whose answer is lost is taken once", needs: loses, test: func(f *fixture) {

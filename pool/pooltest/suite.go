@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -240,7 +241,7 @@ func (f *fixture) up(what string) (id string, spec pool.CloneSpec) {
 	f.Helper()
 	id, spec = f.vm(what)
 	require.NoError(f, f.base.PowerOn(f.ctx, id))
-	_, err := f.base.Address(f.ctx, id, spec.VM.NICs[0].MAC)
+	_, err := f.base.Address(f.ctx, id, spec.VM.NICs[0].MAC, netip.Addr{})
 	require.NoError(f, err)
 	return id, spec
 }

@@ -46,6 +46,7 @@ type Held struct {
 	entry   Entry      // as last written, if Pool > 0
 	claim   claim      // as last written, if Pool is 0
 	ends    time.Time  // of the local clock
+	asked   time.Time  // of the local clock, when the shard was read that was last written over
 	tried   string     // the revision of the shard that the lease was to be written over
 	failing time.Time  // since when renewing it fails
 	failure error      // of the last try, or nil
@@ -129,8 +130,27 @@ func Bound(ctx context.Context) bool { return ctx.Value(heldKey{}) != nil }
 func (x *Held) SetPurpose(f func() string) { x.purpose.Store(&f) }
 
 // Confirm asks the ledger whether the lease is ours, as must be done right before anything that
-// cannot be undone, and renews it.
+// cannot be undone, and renews it. If that was written a moment ago, it asks nobody.
 func (x *Held) Confirm(ctx context.Context) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	if x.recent() {
+		return x.Check()
+	}
+	return x.renewNow(ctx)
+}
+
+// recent reports whether the lease was written within a twentieth of its term, but at most 5 s.
+func (x *Held) recent() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	now, end := time.Now(), x.asked.Add(min(x.l.Term/20, 5*time.Second))
+	return now.Before(end) && now.Round(0).Before(end.Round(0))
+}
+
+// renewNow renews the lease.
+func (x *Held) renewNow(ctx context.Context) error {
 	return x.update(ctx, func(time.Time, *Entry, *claim) error { return nil })
 }
 
@@ -277,7 +297,7 @@ func (x *Held) noteLocked(s *Snapshot, e Entry, c claim) {
 	if x.Pool == 0 {
 		l = c.Lease
 	}
-	x.entry, x.claim = e, c
+	x.entry, x.claim, x.asked = e, c, s.Asked
 	if l != nil {
 		x.ends = s.Asked.Add(l.ExpiresAt.Sub(s.Now) - s.Slack - x.l.Term/10)
 	}
@@ -293,7 +313,7 @@ func (x *Held) renew() {
 			return
 		}
 		ctx, cancel := context.WithTimeout(x.ctx, max(left-pause, 0))
-		err := x.Confirm(ctx)
+		err := x.renewNow(ctx)
 		cancel()
 		if x.Check() != nil {
 			return
@@ -344,7 +364,7 @@ func (x *Held) Abandon() {
 // SetValues changes what else there is in the shard of a pool: f makes the values to write, keys
 // with prefix before them, from those that are there, and may be called several times.
 func (x *Held) SetValues(ctx context.Context, prefix string, f func(now time.Time, values map[string]string) (map[string]string, error)) error {
-	if err := x.Confirm(ctx); err != nil {
+	if err := x.renewNow(ctx); err != nil {
 		return err
 	}
 	ctx, done, err := x.pen(ctx)

@@ -335,6 +335,24 @@ func TestAShardThatGoesWhileItIsTakenIsNotTaken(t *testing.T) {
 	})
 }
 
+// What was written a moment ago need not be asked for, unless the lease may be over.
+func TestARecentWriteConfirmsALease(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeStore()
+		f.make(t, in(Dirty), 1)
+		x, _ := mustAcquire(t, f.process("alice"), 1)
+		f.set(func() { f.down = true })
+		require.NoError(t, x.Confirm(t.Context()))
+		time.Sleep(6 * time.Second)
+		require.Error(t, x.Confirm(t.Context()))
+		f.set(func() { f.down = false })
+		require.NoError(t, x.Confirm(t.Context()))
+		mustRelease(t, x)
+		require.ErrorIs(t, x.Confirm(t.Context()), ErrReleased)
+	})
+}
+
 // Who waits for the answer to a write does not keep the lease from ending in time.
 func TestAWriteWithoutAnswerDoesNotKeepALeaseAlive(t *testing.T) {
 	t.Parallel()
@@ -345,7 +363,7 @@ func TestAWriteWithoutAnswerDoesNotKeepALeaseAlive(t *testing.T) {
 		began := time.Now()
 		f.set(func() { f.deaf = true })
 		ended := make(chan error)
-		go func() { ended <- x.Confirm(t.Context()) }()
+		go func() { ended <- x.Update(t.Context(), Resetting("TestA")) }()
 		<-x.ctx.Done()
 		assert.Less(t, time.Since(began), 163*time.Second)
 		require.ErrorIs(t, context.Cause(x.ctx), ErrLost)

@@ -252,7 +252,7 @@ func (l *Ledger) tryClaim(ctx context.Context, r ClaimRequest) (x *Held, unchang
 func (x *Held) Make(ctx context.Context, pool int, first *Snapshot, t Transition) error {
 	err := x.make(ctx, pool, first, t)
 	if errors.Is(err, errClaimMissing) { // removed by hand
-		if err = x.Confirm(ctx); err == nil {
+		if err = x.renewNow(ctx); err == nil {
 			err = x.make(ctx, pool, nil, t)
 		}
 	}
