@@ -127,25 +127,29 @@ func TestGetTreeOfNamesThatAreNotUTF8(t *testing.T) {
 
 func TestNamesThatAreNotUTF8GoUpAsTheyCameDown(t *testing.T) {
 	t.Parallel()
-	onAllMachines(t, func(t *testing.T, m machine) {
-		if !m.real() {
-			t.Skip("its shell refuses names that are not UTF-8")
-		}
-		src := t.TempDir()
-		require.NoError(t, os.Mkdir(src+"/d\xff", 0o755))
-		require.NoError(t, os.WriteFile(src+"/d\xff/\xff\xfe", []byte("x"), 0o644))
-		require.NoError(t, os.Symlink("\xff\xfe", src+"/d\xff/l\xff"))
-		c := dial(t, m)
-		dst := m.dir(t) + "/tree"
-		for range 2 {
-			require.NoError(t, c.PutTree(t.Context(), dst, sshx.DirFS(src), sshx.PutOptions{IfChanged: true}))
-		}
-		back := t.TempDir()
-		require.NoError(t, c.GetTree(t.Context(), dst, back, sshx.GetOptions{Verify: true}))
-		assert.Equal(t, treeOf(t, src), treeOf(t, back))
-		err := c.PutTree(t.Context(), dst, os.DirFS(src), sshx.PutOptions{})
-		require.ErrorContains(t, err, "sshx.DirFS")
-	})
+	for name, tar := range map[string]bool{"with tar": true, "without tar": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newSSHD(t)
+			if !tar {
+				hideTar(t, m)
+			}
+			src := t.TempDir()
+			require.NoError(t, os.Mkdir(src+"/d\xff", 0o755))
+			require.NoError(t, os.WriteFile(src+"/d\xff/\xff\xfe", []byte("x"), 0o644))
+			require.NoError(t, os.Symlink("\xff\xfe", src+"/d\xff/l\xff"))
+			c := dial(t, m)
+			dst := m.dir(t) + "/tree"
+			for range 2 {
+				require.NoError(t, c.PutTree(t.Context(), dst, sshx.DirFS(src), sshx.PutOptions{IfChanged: true}))
+			}
+			back := t.TempDir()
+			require.NoError(t, c.GetTree(t.Context(), dst, back, sshx.GetOptions{Verify: true}))
+			assert.Equal(t, treeOf(t, src), treeOf(t, back))
+			err := c.PutTree(t.Context(), dst, os.DirFS(src), sshx.PutOptions{})
+			require.ErrorContains(t, err, "sshx.DirFS")
+		})
+	}
 }
 
 func TestDirFSIsAnFS(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/iotest"
@@ -147,6 +148,37 @@ func TestPutLeavesNothingBeside(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A cancelling source cancels when it is first read, and gives nothing then: whoever goes on reads it
+// again at once.
+type cancelling struct {
+	*strings.Reader
+	cancel func()
+	reads  atomic.Int32
+}
+
+func (c *cancelling) Read(p []byte) (int, error) {
+	if c.reads.Add(1) == 1 {
+		c.cancel()
+		return 0, nil
+	}
+	return c.Reader.Read(p)
+}
+
+func TestPutReadsNoMoreOnceItsContextHasEnded(t *testing.T) {
+	t.Parallel()
+	onMachines(t, func(t *testing.T, m machine) {
+		cl := dial(t, m)
+		file := m.dir(t) + "/f"
+		m.write(t, file, "old")
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		src := &cancelling{Reader: strings.NewReader("new"), cancel: cancel}
+		require.ErrorIs(t, cl.Put(ctx, file, src, sshx.PutOptions{VerifyUpTo: -1}), context.Canceled)
+		assert.EqualValues(t, 1, src.reads.Load())
+		assert.Equal(t, "old", m.read(t, file))
+	})
 }
 
 func TestPutOfUnknownLengthKeepsNothingHere(t *testing.T) {

@@ -44,10 +44,10 @@ func TestStatementsAgreeWithRealOnes(t *testing.T) {
 		t.Skip("a thousand statements take long under the race detector, and others show it more")
 	}
 	if runtime.GOOS != "linux" {
-		t.Skip("needs GNU tools")
+		t.Skip("compares with bash and the GNU tools of Linux, which this machine has not")
 	}
 	if out, _ := exec.Command("sed", "--version").Output(); !bytes.Contains(out, []byte("GNU sed")) {
-		t.Skip("needs GNU tools")
+		t.Skip("compares with bash and the GNU tools of Linux, which this machine has not")
 	}
 	var allowed map[string]agreement
 	data, err := os.ReadFile("testdata/agreement.json")
@@ -62,7 +62,7 @@ func TestStatementsAgreeWithRealOnes(t *testing.T) {
 			t.Parallel()
 			real, err := exec.LookPath(tc.shell)
 			if err != nil {
-				t.Skipf("needs %s", tc.shell)
+				t.Skipf("compares with %s, which this machine has not", tc.shell)
 			}
 			list := statements(t, tc.file)
 			if os.Getuid() != 0 {

@@ -19,7 +19,7 @@ import (
 func TestCommandsAgreeWithRealOnes(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS != "linux" {
-		t.Skip("needs GNU tools")
+		t.Skip("compares with bash and the GNU tools of Linux, which this machine has not")
 	}
 	// Neither the caller's PATH, whose directories may be ones that may not be read, nor its umask.
 	const env = "PATH=/usr/local/bin:/usr/bin:/bin"
@@ -29,7 +29,7 @@ func TestCommandsAgreeWithRealOnes(t *testing.T) {
 		return cmd
 	}
 	if out, _ := isolated("sed --version").Output(); !bytes.Contains(out, []byte("GNU sed")) {
-		t.Skip("needs bash and GNU tools in " + env)
+		t.Skip("compares with bash and the GNU tools, which are not in " + env + " here")
 	}
 	h := newHost(t)
 	user := "root"
