@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -71,6 +72,22 @@ func TestTracesOfTheRequestAreNoOutput(t *testing.T) {
 				assert.Empty(t, string(res.Stderr))
 			}
 		})
+	}
+}
+
+// A terminal merges both streams, and so both markers.
+func TestTerminalsThatMergeTheStreamsAddNoOutput(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("script"); err != nil {
+		t.Skip("no script(1) on this machine, which runs a command in a terminal")
+	}
+	c := dial(t, newSSHD(t, `ForceCommand script -qec "$SSH_ORIGINAL_COMMAND" /dev/null`))
+	for name, cmd := range map[string]sshx.Cmd{
+		"program": {Args: []string{"/bin/echo", "hi"}, Separate: true}, "script": {Script: "echo hi", Separate: true}, "merged": {Script: "echo hi"},
+	} {
+		res, err := c.Run(t.Context(), cmd)
+		require.NoError(t, err, name)
+		assert.Equal(t, "hi\r\n", string(res.Stdout), name)
 	}
 }
 

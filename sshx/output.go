@@ -70,6 +70,7 @@ func (k *kept) end(n int) []byte {
 // secrets out, keeps head and tail, and passes everything on to the caller's writer.
 type sink struct {
 	marker string            // "sshx TOKEN "; "" once it was seen
+	other  bool              // another stream has a marker, which a terminal would put before ours
 	seen   func(line string) // is told the rest of the marker's line
 
 	mu      sync.Mutex // guards what follows; never held while the caller's writer is at work
@@ -137,6 +138,10 @@ func (s *sink) Write(p []byte) (int, error) {
 func (s *sink) untilMarker(p []byte) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.untilMarkerLocked(p)
+}
+
+func (s *sink) untilMarkerLocked(p []byte) []byte {
 	s.early = append(s.early, p...)
 	i := bytes.Index(s.early, []byte(s.marker))
 	if i < 0 {
@@ -151,6 +156,10 @@ func (s *sink) untilMarker(p []byte) []byte {
 	}
 	line := strings.TrimSpace(string(s.early[i+len(s.marker) : i+j]))
 	rest := s.early[i+j+1:]
+	if terminal := s.early[i+j-1] == '\r'; terminal && s.other { // something there runs us in a terminal
+		s.other, s.early = false, s.early[:i]
+		return s.untilMarkerLocked(rest)
+	}
 	s.early = s.early[:i]
 	s.marker = ""
 	if s.seen != nil {

@@ -154,6 +154,7 @@ func (r *run) sinks(marker string) {
 	secrets := r.c.cfg.secrets()
 	r.out = newSink(marker, secrets, out, seen)
 	if r.cmd.Separate {
+		r.out.other = true
 		r.err = newSink(marker, secrets, errs, nil)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -69,9 +70,12 @@ func (g *Guest) dnsmasqFile(c *dnsmasq, file string, include bool) error {
 	n := 0
 	for line := range strings.Lines(string(data)) {
 		n++
-		line, _, _ = strings.Cut(strings.TrimSpace(line), "#")
-		if line = strings.TrimSpace(line); line == "" {
+		line = strings.TrimSpace(comment.ReplaceAllString(line, ""))
+		if line == "" {
 			continue
+		}
+		if strings.ContainsAny(line, `"\\`) {
+			return fmt.Errorf("%w at line %d of %s", dnsmasqRefusal("quotes: "+line), n, file)
 		}
 		key, value, _ := strings.Cut(line, "=")
 		if err := g.dnsmasqOption(c, strings.TrimSpace(key), strings.TrimSpace(value), include); err != nil {
@@ -81,8 +85,35 @@ func (g *Guest) dnsmasqFile(c *dnsmasq, file string, include bool) error {
 	return nil
 }
 
+// comment is one of dnsmasq's: a # elsewhere is part of a value, such as a port.
+var comment = regexp.MustCompile(`(^|\s)#.*`)
+
+// dnsmasqLacking are dnsmasq's other options. What is in neither list is a bad option to the real one,
+// too.
+var dnsmasqLacking = strings.Fields(`addn-hosts add-cpe-id add-mac add-subnet alias all-servers auth-peer auth-sec-servers auth-server
+	auth-soa auth-ttl auth-zone bogus-nxdomain bootp-dynamic bridge-interface caa-record clear-on-reload cname conf-file conf-script
+	connmark-allowlist connmark-allowlist-enable conntrack dhcp-alternate-port dhcp-authoritative dhcp-boot dhcp-broadcast
+	dhcp-circuitid dhcp-client-update dhcp-duid dhcp-fqdn dhcp-generate-names dhcp-host dhcp-hostsdir dhcp-hostsfile
+	dhcp-ignore dhcp-ignore-clid dhcp-ignore-names dhcp-lease-max dhcp-leasefile dhcp-luascript dhcp-mac dhcp-match
+	dhcp-name-match dhcp-no-override dhcp-option dhcp-option-force dhcp-option-pxe dhcp-optsdir dhcp-optsfile dhcp-proxy
+	dhcp-pxe-vendor dhcp-range dhcp-rapid-commit dhcp-relay dhcp-remoteid dhcp-reply-delay dhcp-script dhcp-scriptuser
+	dhcp-sequential-ip dhcp-subscrid dhcp-ttl dhcp-userclass dhcp-vendorclass dns-forward-max dns-loop-detect dnssec
+	dnssec-check-unsigned dnssec-debug dnssec-limits dnssec-no-timecheck dnssec-timestamp do-0x20-encode domain domain-suffix
+	dumpfile dumpmask dynamic-host edns-packet-max enable-dbus enable-ra enable-tftp enable-ubus except-interface
+	expand-hosts fast-dns-retry fast-retry filter-A filter-AAAA filter-rr filterwin2k hostsdir ignore-address interface-name ipset
+	keep-in-foreground leasefile-ro leasequery local local-ttl localise-queries localmx log-async log-debug log-dhcp
+	log-facility log-malloc log-queries max-cache-ttl max-port max-tcp-connections max-ttl min-cache-ttl min-port
+	mx-host mx-target naptr-record neg-ttl nftset no-0x20-encode no-daemon no-dhcp-interface no-dhcpv4-interface
+	no-dhcpv6-interface no-ident no-negcache no-ping no-poll no-round-robin pid-file port port-limit ptr-record pxe-prompt pxe-service
+	query-port quiet-dhcp quiet-dhcp6 quiet-ra quiet-tftp ra-param read-ethers rebind-domain-ok rebind-localhost-ok
+	resolv-file rev-server script-arp script-on-renewal selfmx server-notice servers-file shared-network srv-host stale-timeout stop-dns-rebind
+	strict-order synth-domain tag-if tftp-lowercase tftp-max tftp-mtu tftp-no-blocksize tftp-no-fail tftp-port-range tftp-root
+	tftp-secure tftp-single-port tftp-unique-root trust-anchor txt-record umbrella use-stale-cache`)
+
+func dnsmasqRefusal(what string) error { return &sshtest.Refusal{Command: "dnsmasq", What: what} }
+
 func (g *Guest) dnsmasqOption(c *dnsmasq, key, value string, include bool) error {
-	bad := errors.New("bad option")
+	refuse := dnsmasqRefusal(strings.TrimSuffix(key+"="+value, "="))
 	switch key {
 	case "no-resolv":
 		c.noResolv = true
@@ -102,40 +133,40 @@ func (g *Guest) dnsmasqOption(c *dnsmasq, key, value string, include bool) error
 		for _, s := range strings.Split(value, ",") {
 			a, err := netip.ParseAddr(s)
 			if err != nil {
-				return bad
+				return refuse
 			}
 			c.listen = append(c.listen, a)
 		}
 	case "server":
 		a, err := netip.ParseAddr(value)
 		if err != nil {
-			return bad
+			return refuse
 		}
 		c.servers = append(c.servers, a)
 	case "address":
 		f := strings.Split(value, "/")
 		if len(f) != 3 || f[0] != "" {
-			return bad
+			return refuse
 		}
 		a, err := netip.ParseAddr(f[2])
 		if err != nil {
-			return bad
+			return refuse
 		}
 		c.addresses = append(c.addresses, domainAddr{dns.Fqdn(strings.ToLower(strings.TrimPrefix(f[1], "."))), a})
 	case "host-record":
 		f := strings.Split(value, ",")
 		if len(f) != 2 {
-			return bad
+			return refuse
 		}
 		a, err := netip.ParseAddr(f[1])
 		if err != nil {
-			return bad
+			return refuse
 		}
 		name := dns.Fqdn(strings.ToLower(f[0]))
 		c.hosts[name] = append(c.hosts[name], a)
 	case "conf-dir":
 		if !include {
-			return bad
+			return refuse
 		}
 		f := strings.Split(value, ",")
 		entries, _ := g.disk.ReadDir(f[0])
@@ -149,7 +180,10 @@ func (g *Guest) dnsmasqOption(c *dnsmasq, key, value string, include bool) error
 			}
 		}
 	default:
-		return bad
+		if slices.Contains(dnsmasqLacking, key) {
+			return refuse
+		}
+		return errors.New("bad option")
 	}
 	return nil
 }
@@ -271,7 +305,11 @@ func (g *Guest) dnsmasqCmd(_ context.Context, p *sshtest.Proc) int {
 	if p.Args[1] != "--test" {
 		return p.NotSimulated(p.Args[1])
 	}
-	if err := g.dnsmasqFile(&dnsmasq{hosts: map[string][]netip.Addr{}}, file, true); err != nil {
+	err := g.dnsmasqFile(&dnsmasq{hosts: map[string][]netip.Addr{}}, file, true)
+	if r, ok := errors.AsType[*sshtest.Refusal](err); ok {
+		return p.NotSimulated(r.What)
+	}
+	if err != nil {
 		return p.Fail(1, "%v", err)
 	}
 	fmt.Fprintln(p.Stderr, "dnsmasq: syntax check OK.")

@@ -247,6 +247,12 @@ func TestServicesFailAsTheirsDo(t *testing.T) {
 	assert.Contains(t, m.fails(1, "systemctl restart dnsmasq"), "bad option at line 1 of /etc/dnsmasq.d/x.conf")
 	assert.Equal(t, "failed", strings.TrimSpace(m.fails(3, "systemctl is-active dnsmasq")))
 	assert.Equal(t, "degraded", strings.TrimSpace(m.fails(1, "systemctl is-system-running")))
+	m.run("printf 'server=10.0.0.1 # upstream\\n' >/etc/dnsmasq.d/x.conf && dnsmasq --test")
+	for _, line := range []string{"server=10.0.0.1#5353", "server=/lan/10.0.0.1", "dhcp-range=10.0.0.2,10.0.0.9", "address=/a/b/10.0.0.1"} {
+		m.run("echo '" + line + "' >/etc/dnsmasq.d/x.conf")
+		m.fails(64, "dnsmasq --test")
+		m.fails(64, "systemctl restart dnsmasq")
+	}
 	m.run("mv /etc/dnsmasq.d/x.conf /etc/dnsmasq.d/x.conf.rpmsave && systemctl restart dnsmasq")
 	m.run("echo nonsense >/etc/chrony.conf")
 	m.fails(64, "systemctl restart chronyd")

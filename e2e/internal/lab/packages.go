@@ -285,7 +285,7 @@ func (g *Guest) restartUnits(p pkg) {
 	for _, u := range p.units {
 		if s := g.os.service(u); g.isActive(s) {
 			g.stopUnit(s)
-			_ = g.startUnit(s)
+			g.refusal(g.startUnit(s))
 		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -150,27 +149,6 @@ func (g *Guest) mayEnter(user, dir string) bool {
 	return true
 }
 
-var sudoersLine = regexp.MustCompile(`^(#.*|@include.*|Defaults\b.*|[%A-Za-z_][\w-]*\s+ALL=\([\w:]+\)\s+((NO)?PASSWD:\s*)?\S+)?$`)
-
-// visudo knows: -cqf FILE.
-func (g *Guest) visudo(_ context.Context, p *sshtest.Proc) int {
-	if len(p.Args) != 3 || p.Args[1] != "-cqf" {
-		return p.NotSimulated(strings.Join(p.Args[1:], " "))
-	}
-	data, err := p.ReadFile(p.Args[2])
-	if err != nil {
-		return p.Fail(1, "%v", err)
-	}
-	n := 0
-	for line := range strings.Lines(string(data)) {
-		n++
-		if !sudoersLine.MatchString(strings.TrimSpace(line)) {
-			return p.Fail(1, "%s:%d: syntax error", p.Args[2], n)
-		}
-	}
-	return 0
-}
-
 // findmnt knows: -n -o SOURCE|FSTYPE /.
 func (g *Guest) findmnt(_ context.Context, p *sshtest.Proc) int {
 	if len(p.Args) != 5 || p.Args[1] != "-n" || p.Args[2] != "-o" || p.Args[4] != "/" {
@@ -264,7 +242,7 @@ func (g *Guest) commands() map[string]sshtest.Command {
 		"dig": g.dig, "getent": g.getent, "ping": g.ping, "curl": g.curl, "ss": g.ss, "ssh": g.ssh,
 		"dnf": g.dnf, "rpm": g.rpm, "needs-restarting": g.needsRestarting, "resize2fs": g.resize2fs,
 		"apt-get": g.aptGet, "dpkg-query": g.dpkgQuery, "networkctl": g.networkctl, "dhclient": g.dhclient, "podman": g.podman,
-		"visudo": g.visudo, "findmnt": g.findmnt, "growpart": g.growpart, "xfs_growfs": g.xfsGrowfs,
+		"findmnt": g.findmnt, "growpart": g.growpart, "xfs_growfs": g.xfsGrowfs,
 		"python3": g.python3, "git": onlyVersion, "make": onlyVersion, "tmux": onlyVersion, "jq": onlyVersion, "rsync": onlyVersion,
 	}
 	maps.Copy(all, g.lab.opts.Commands)

@@ -294,6 +294,9 @@ func (g *Guest) unitVerb(p *sshtest.Proc, verb, unit string, now bool) int {
 	if what, ok := errors.AsType[errNotSimulated](err); ok {
 		return p.NotSimulated(string(what))
 	}
+	if r, ok := errors.AsType[*sshtest.Refusal](err); ok {
+		return p.NotSimulated(r.Command + ": " + r.What)
+	}
 	if err != nil {
 		return p.Fail(1, "Job for %s.service failed: %v", unit, err)
 	}

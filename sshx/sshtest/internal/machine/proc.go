@@ -198,7 +198,7 @@ func (h *Host) Execute(ctx context.Context, p *Proc) int {
 	defer done()
 	p.PPID = p.PID
 	p.Traps = &Traps{}
-	p.PID = b.Register(&Process{Args: p.Args, User: p.User, Kill: cancel, Task: p.Task, sigs: p.Traps})
+	p.PID = b.Register(&Process{PPID: p.PPID, Args: p.Args, User: p.User, Kill: cancel, Task: p.Task, sigs: p.Traps})
 	if p.started != nil {
 		p.started(p.PID)
 		p.started = nil

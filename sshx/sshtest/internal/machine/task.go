@@ -56,12 +56,14 @@ func ExitKilled(ctx context.Context) int {
 
 // A Process is an entry of the process table.
 type Process struct {
-	PID  int
-	Args []string
-	User string
-	Kill context.CancelCauseFunc
-	Task *Task // its process group
-	sigs *Traps
+	PID   int
+	PPID  int       // 1 if it has none here
+	Began time.Time // by the machine's clock
+	Args  []string
+	User  string
+	Kill  context.CancelCauseFunc
+	Task  *Task // its process group
+	sigs  *Traps
 }
 
 // Send delivers a signal: to a trap, or it ends the process.
@@ -119,6 +121,8 @@ func (t *Traps) Next() string {
 
 // Register adds a process to the table, and returns its number.
 func (b *Boot) Register(p *Process) int {
+	p.Began = b.Host.Clock()
+	p.PPID = cmp.Or(p.PPID, 1)
 	b.Host.mu.Lock()
 	defer b.Host.mu.Unlock()
 	b.lastPID++
@@ -236,12 +240,12 @@ func (t *Task) Keep(f io.Closer) {
 	t.files = append(t.files, f)
 }
 
-// Fork makes a job of a shell that runs under ctx: with the shell, should that be killed, it ends.
+// Fork makes a job of p, a shell that runs under ctx: with the shell, should that be killed, it ends.
 // holds says that it has the task's output as its own.
-func (t *Task) Fork(ctx context.Context, holds bool, args []string, user string) *Job {
+func (t *Task) Fork(ctx context.Context, p *Proc, args []string, holds bool) *Job {
 	j := &Job{holds: holds}
 	j.Ctx, j.cancel = context.WithCancelCause(t.Ctx)
-	j.PID = t.Boot.Register(&Process{Args: args, User: user, Kill: j.cancel, Task: t})
+	j.PID = t.Boot.Register(&Process{PPID: p.PID, Args: args, User: p.User, Kill: j.cancel, Task: t})
 	context.AfterFunc(j.Ctx, func() { t.Boot.Unregister(j.PID) })
 	t.mu.Lock()
 	t.jobs[j.PID] = j

@@ -52,7 +52,7 @@ func (s *shell) turn(ctx context.Context, hc interp.HandlerContext, args []strin
 		return args[1:], nil
 	case ourVars + "fork":
 		holds := args[1] == "1" && s.p.Task.IsOutput(hc.Stdout) || args[2] == "1" && s.p.Task.IsOutput(hc.Stderr)
-		j := s.p.Task.Fork(ctx, holds, s.p.Args, s.p.User)
+		j := s.p.Task.Fork(ctx, s.p, s.p.Args, holds)
 		return []string{"eval", varBack + "=" + strconv.Itoa(j.PID)}, nil
 	case "builtin":
 		if len(args) > 1 {

@@ -14,8 +14,7 @@ import (
 //
 //	journalctl [--no-pager] [-o short-precise] [--since=-SECONDSs] [-b]    of Host.Log, and of logger; root's alone
 //	dmesg [-T] [--level=LEVEL,...]    of Host.KernelLog; on Debian root's alone
-//	ps -e -o pid,ppid,user,args
-var logCommands = map[string]machine.Command{"journalctl": cmdJournalctl, "dmesg": cmdDmesg, "ps": cmdPs}
+var logCommands = map[string]machine.Command{"journalctl": cmdJournalctl, "dmesg": cmdDmesg}
 
 func cmdJournalctl(_ context.Context, p *machine.Proc) int {
 	o, ok := parse(p, "--no-pager -o: --since= -b")
@@ -64,17 +63,6 @@ func cmdDmesg(_ context.Context, p *machine.Proc) int {
 		if !o.has("--level") || slices.Contains(levels, l.Tag) {
 			fmt.Fprintf(p.Stdout, "[%s] %s\n", l.At.Format(time.ANSIC), l.Text)
 		}
-	}
-	return 0
-}
-
-func cmdPs(_ context.Context, p *machine.Proc) int {
-	if !slices.Equal(p.Args[1:], []string{"-e", "-o", "pid,ppid,user,args"}) {
-		return p.NotSimulated(strings.Join(p.Args[1:], " "))
-	}
-	fmt.Fprintf(p.Stdout, "%7s %7s %-8s %s\n", "PID", "PPID", "USER", "COMMAND")
-	for _, q := range p.Task.Boot.Processes() {
-		fmt.Fprintf(p.Stdout, "%7d %7d %-8s %s\n", q.PID, 1, q.User, strings.Join(q.Args, " "))
 	}
 	return 0
 }

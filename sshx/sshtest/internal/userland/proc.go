@@ -24,9 +24,10 @@ import (
 //	xargs [-0 -r] [-n N] [-I TEXT] [-P N] [COMMAND...]    -P is taken, one runs at a time
 //	kill [-s SIGNAL | -SIGNAL | -l] PID... | -- -PGID
 //	pgrep, pkill [-x -f -l -u USER] PATTERN
+//	ps: see ps.go
 var procCommands = map[string]machine.Command{
 	"env": cmdEnv, "sudo": cmdSudo, "nohup": cmdPrefix, "nice": cmdPrefix, "stdbuf": cmdPrefix, "setsid": cmdSetsid, "timeout": cmdTimeout,
-	"sleep": cmdSleep, "xargs": cmdXargs, "kill": cmdKill, "pgrep": cmdPgrep, "pkill": cmdPgrep,
+	"sleep": cmdSleep, "xargs": cmdXargs, "kill": cmdKill, "pgrep": cmdPgrep, "pkill": cmdPgrep, "ps": cmdPs,
 }
 
 func cmdEnv(ctx context.Context, p *machine.Proc) int {
@@ -87,7 +88,7 @@ func cmdSetsid(_ context.Context, p *machine.Proc) int {
 		return p.Fail(1, "no command specified")
 	}
 	b, parent := p.Task.Boot, p.Task
-	j := parent.Fork(context.Background(), parent.IsOutput(p.Stdout) || parent.IsOutput(p.Stderr), o.args, p.User)
+	j := parent.Fork(context.Background(), p, o.args, parent.IsOutput(p.Stdout) || parent.IsOutput(p.Stderr))
 	t := b.NewTask(parent.Out, parent.Err, func() { parent.Ended(j) })
 	q := *p
 	q.Task = t

@@ -32,6 +32,7 @@ type sudoers struct {
 	rules      []sudoRule
 	requireTTY bool
 	securePath string
+	files      []string // that were read
 }
 
 func readSudoers(d *disk.Disk, file string) (*sudoers, error) {
@@ -51,10 +52,16 @@ func (s *sudoers) read(d *disk.Disk, file string, depth int) error {
 	case i.Mode()&0o020 != 0 && i.GID != 0:
 		return fmt.Errorf("%s is owned by gid %d, should be 0", file, i.GID)
 	}
+	return s.parse(d, file, depth)
+}
+
+// parse is read whoever the file belongs to.
+func (s *sudoers) parse(d *disk.Disk, file string, depth int) error {
 	data, err := d.ReadFile(file)
 	if err != nil {
 		return err
 	}
+	s.files = append(s.files, file)
 	text := strings.ReplaceAll(string(data), "\\\n", " ")
 	for n, line := range lines(text) {
 		line = strings.TrimSpace(line)
@@ -108,22 +115,31 @@ func (s *sudoers) defaults(text string) {
 	}
 }
 
-// parseSudoRule parses "who host = (runas) TAG: command, command".
+// unknownTags are tags of a rule that matter and are not simulated.
+var unknownTags = strings.Fields("FOLLOW NOFOLLOW INTERCEPT NOINTERCEPT MAIL NOMAIL LOG_SUBCMDS NOLOG_SUBCMDS")
+
+// parseSudoRule parses "who host = (runas) TAG: command, command". A syntax error is what is one to
+// sudo, too; all else that it does not know is a Refusal.
 func parseSudoRule(line string) ([]sudoRule, error) {
 	bad := errors.New("syntax error")
+	refuse := func(what string) ([]sudoRule, error) { return nil, &machine.Refusal{Command: "sudo", What: what} }
 	if i := strings.Index(line, " #"); i >= 0 {
 		line = line[:i]
 	}
 	left, right, ok := strings.Cut(line, "=")
 	f := strings.Fields(left)
 	switch {
-	case ok && strings.HasSuffix(f[0], "_Alias"):
-		return nil, &machine.Refusal{Command: "sudo", What: f[0]}
-	case !ok || len(f) != 2:
+	case !ok || len(f) < 2:
+		return nil, bad
+	case strings.HasSuffix(f[0], "_Alias"):
+		return refuse(f[0])
+	case strings.ContainsAny(left, `\"!+`), strings.Contains(right, `\`), len(f) > 2 && strings.Contains(left, ","):
+		return refuse("rule " + line)
+	case len(f) > 2:
 		return nil, bad
 	}
 	if f[1] != "ALL" {
-		return nil, &machine.Refusal{Command: "sudo", What: "host " + f[1]}
+		return refuse("host " + f[1])
 	}
 	r := sudoRule{runas: []string{"root"}}
 	right = strings.TrimSpace(right)
@@ -146,15 +162,23 @@ func parseSudoRule(line string) ([]sudoRule, error) {
 			r.nopasswd = true
 		case "PASSWD":
 			r.nopasswd = false
-		case "SETENV", "NOSETENV", "EXEC", "NOEXEC", "LOG_INPUT", "LOG_OUTPUT":
+		case "SETENV", "NOSETENV", "EXEC", "NOEXEC", "LOG_INPUT", "LOG_OUTPUT", "NOLOG_INPUT", "NOLOG_OUTPUT":
 		default:
+			if slices.Contains(unknownTags, tag) || strings.HasPrefix(tag, "sha") {
+				return refuse(tag + ":")
+			}
 			return nil, bad
 		}
 		right = strings.TrimSpace(rest)
 	}
 	for c := range strings.SplitSeq(right, ",") {
 		c = strings.TrimSpace(c)
-		if c != "ALL" && !strings.HasPrefix(strings.TrimPrefix(c, "!"), "/") {
+		name, _, _ := strings.Cut(strings.TrimPrefix(c, "!"), " ")
+		switch {
+		case c == "ALL" || strings.HasPrefix(name, "/"):
+		case name != "" && strings.ToUpper(name) == name, name == "sudoedit", name == "list", strings.Contains(name, ":"):
+			return refuse("command " + name)
+		default:
 			return nil, bad
 		}
 		r.commands = append(r.commands, c)

@@ -3,6 +3,7 @@ package userland
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -454,13 +455,22 @@ func cmdVisudo(_ context.Context, p *machine.Proc) int {
 	if _, err := p.ReadFile(file); err != nil {
 		return p.Fail(1, "unable to open %s: %s", file, disk.Reason(err))
 	}
-	if _, err := readSudoers(p.Host.Disk, p.Path(file)); err != nil {
-		p.Host.Refused(err, p.User)
+	read := &sudoers{}
+	check := read.read
+	if o.has("-f", "--file") || len(o.args) == 1 { // wherever it is to go, it need not be root's yet
+		check = read.parse
+	}
+	if err := check(p.Host.Disk, p.Path(file), 0); err != nil {
+		if r, ok := errors.AsType[*machine.Refusal](err); ok {
+			return p.Refuse(r.Command, r.What)
+		}
 		fmt.Fprintln(p.Stderr, err)
 		return 1
 	}
 	if !o.has("-q") {
-		fmt.Fprintf(p.Stdout, "%s: parsed OK\n", file)
+		for _, f := range read.files {
+			fmt.Fprintf(p.Stdout, "%s: parsed OK\n", f)
+		}
 	}
 	return 0
 }
