@@ -50,7 +50,7 @@
 // /usr/bin and /usr/sbin, where test -x finds them, though ls does not. They are GNU's in the C locale, and what is in a
 // directory comes to find, tar, grep -r and SFTP in no order to count on. Time zones are those of
 // Go on the machine that the test runs on. Commands that every real machine has and that are not
-// simulated, awk and free among them, are there and refuse. Programs
+// simulated, awk and ip among them, are there and refuse; systemctl knows sshd alone. Programs
 // listen and dial with Proc.Listen and Proc.DialContext; routes, firewalls, packages and services are
 // for embedders, who have Host.Bind, Host.Dial and Host.Start. A compiled program on the disk is the
 // Command of its name, or refused.

@@ -76,7 +76,9 @@ type Parts struct {
 // An SSHD is started by Boot and Resume.
 type SSHD interface {
 	Start() error
+	Stop()
 	RunsIn(b *Boot) bool
+	Failed() bool // to start, when somebody tried last
 }
 
 // ErrHalted is what cannot be done on a machine that is off.
@@ -90,6 +92,9 @@ func New(d *disk.Disk, config func() Config, parts func(h *Host) Parts) *Host {
 	h.parts = parts(h)
 	return h
 }
+
+// SSHD returns the machine's sshd.
+func (h *Host) SSHD() SSHD { return h.parts.SSHD }
 
 // Config returns what the machine's embedder decides now.
 func (h *Host) Config() Config { return h.config() }

@@ -59,6 +59,7 @@ type Process struct {
 	PID   int
 	PPID  int       // 1 if it has none here
 	Began time.Time // by the machine's clock
+	Job   bool      // "command &": a shell, which really would be the command
 	Args  []string
 	User  string
 	Kill  context.CancelCauseFunc
@@ -245,7 +246,7 @@ func (t *Task) Keep(f io.Closer) {
 func (t *Task) Fork(ctx context.Context, p *Proc, args []string, holds bool) *Job {
 	j := &Job{holds: holds}
 	j.Ctx, j.cancel = context.WithCancelCause(t.Ctx)
-	j.PID = t.Boot.Register(&Process{PPID: p.PID, Args: args, User: p.User, Kill: j.cancel, Task: t})
+	j.PID = t.Boot.Register(&Process{Job: true, PPID: p.PID, Args: args, User: p.User, Kill: j.cancel, Task: t})
 	context.AfterFunc(j.Ctx, func() { t.Boot.Unregister(j.PID) })
 	t.mu.Lock()
 	t.jobs[j.PID] = j

@@ -22,14 +22,15 @@ import (
 
 // A Daemon is sshd on a machine.
 type Daemon struct {
-	h  *machine.Host
-	up atomic.Pointer[listening] // nil while it does not run
+	h      *machine.Host
+	up     atomic.Pointer[listening] // nil while it does not run
+	failed atomic.Bool               // to start
 
-	mu      sync.Mutex
-	conns   map[*guestConn]bool
-	waiting int     // connections not logged in yet
-	failed  int     // connections that ended without login, for Faults.DropAfter
-	dropped float64 // see MaxStartups
+	mu        sync.Mutex
+	conns     map[*guestConn]bool
+	waiting   int     // connections not logged in yet
+	anonymous int     // connections that ended without login, for Faults.DropAfter
+	dropped   float64 // see MaxStartups
 }
 
 // New returns the sshd of a machine, which does not run.
@@ -52,14 +53,22 @@ func (d *Daemon) Start() error {
 		return machine.ErrHalted
 	case err != nil:
 		d.Stop()
+		d.failed.Store(true)
 		return err
 	}
+	d.failed.Store(false)
 	d.up.Store(&listening{b, c})
 	return nil
 }
 
 // Stop lets no new connection in.
-func (d *Daemon) Stop() { d.up.Store(nil) }
+func (d *Daemon) Stop() {
+	d.failed.Store(false)
+	d.up.Store(nil)
+}
+
+// Failed reports whether the last Start found it wrongly configured.
+func (d *Daemon) Failed() bool { return d.failed.Load() }
 
 // RunsIn reports whether it runs in a boot.
 func (d *Daemon) RunsIn(b *machine.Boot) bool {
@@ -77,7 +86,7 @@ func (d *Daemon) Running() bool {
 func (d *Daemon) Forget() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.failed = 0
+	d.anonymous = 0
 }
 
 // Drop ends all connections.
@@ -137,7 +146,7 @@ func (d *Daemon) Serve(conn net.Conn) {
 		defer d.mu.Unlock()
 		if anonymous {
 			d.waiting--
-			d.failed++
+			d.anonymous++
 		}
 		delete(d.conns, c)
 	}()
@@ -169,7 +178,7 @@ func (d *Daemon) admit(conn net.Conn) (c *guestConn, why string) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if f.DropAfter > 0 && d.failed >= f.DropAfter {
+	if f.DropAfter > 0 && d.anonymous >= f.DropAfter {
 		return nil, "Not allowed at this time\r\n"
 	}
 	// Beyond start, sshd drops rate percent by chance, rising to all at full. Here every

@@ -17,6 +17,7 @@ var lacking = strings.Fields(`
 	blkid blockdev chrt fallocate fdisk flock fsck getopt hexdump ionice last look losetup lsblk lscpu lslocks lsmem mkfs mkswap more mount
 	namei nsenter partx renice rev script sfdisk su swapoff swapon taskset umount unshare wall wdctl wipefs
 	free pidof pmap pwdx top uptime vmstat w watch diff3 sdiff gunzip gzip zcat zgrep bzip2 bunzip2 bzcat xz unxz xzcat less
+	hostnamectl timedatectl loginctl localectl systemd-analyze systemd-run systemd-cat systemd-tmpfiles udevadm sysctl ip
 	depmod insmod lsmod modinfo modprobe rmmod clear reset tput iconv getconf tabs tset`)
 
 func cmdLacking(_ context.Context, p *machine.Proc) int {

@@ -108,6 +108,9 @@ func cmdPs(_ context.Context, p *machine.Proc) int {
 		if !o.has("-e", "-A") && !psSelects(o, q) {
 			continue
 		}
+		if q.Job && o.has("-p", "--pid") && slices.ContainsFunc(columns, func(c string) bool { return c == "args" || c == "cmd" || c == "comm" }) {
+			return p.NotSimulated("what a background job runs")
+		}
 		found = true
 		line(func(c string) string { return psColumns[c].value(q) })
 	}

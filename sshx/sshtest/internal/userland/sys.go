@@ -18,10 +18,10 @@ import (
 //	hostname [-s -f], uname [-a -s -r -n -m -o -v]
 //	uptime [-s -p], arch, nproc, logger [-t TAG] [-p PRIO] TEXT... (to /var/log/messages)
 //	reboot, poweroff, halt, shutdown [-r -h -P -H] [now|+0] [-f]
-//	clear, tput, stty, ps, free, lsblk, mount and what is about networks are not there: 127
+//	systemctl: see systemctl.go
 var sysCommands = map[string]machine.Command{
 	"date": cmdDate, "hostname": cmdHostname, "uname": cmdUname, "arch": cmdUname, "nproc": cmdUname, "uptime": cmdUptime, "logger": cmdLogger,
-	"reboot": cmdPower, "poweroff": cmdPower, "halt": cmdPower, "shutdown": cmdPower,
+	"systemctl": cmdSystemctl, "reboot": cmdPower, "poweroff": cmdPower, "halt": cmdPower, "shutdown": cmdPower,
 }
 
 // strftime are the conversions of date's formats.
