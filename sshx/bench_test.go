@@ -57,8 +57,60 @@ func race(b *testing.B, amount float64, unit string, contenders []contender) {
 	b.ReportMetric(amount*float64(rounds)/took[0].Seconds(), unit)
 	for i, c := range contenders[1:] {
 		slices.Sort(ratios[i+1])
-		b.ReportMetric(ratios[i+1][rounds/2], "x_"+c.name)
+		median := ratios[i+1][rounds/2]
+		b.ReportMetric(median, "x_"+c.name)
+		work, where, _ := strings.Cut(strings.TrimPrefix(b.Name(), "Benchmark"), "/")
+		if want, ok := targets[work+" "+c.name]; ok {
+			results = append(results, result{work, strings.ReplaceAll(where, "_", " "), c.name, median, want})
+		}
 	}
+}
+
+// targets say how many times as long as sshx others shall take, on a machine that does nothing else.
+var targets = map[string]float64{
+	"Commands ssh+ControlMaster": 2, "Scripts ssh+ControlMaster": 2, "Tree tar|ssh": 1, "Tree rsync": 1.5, "Upload scp": 1.5,
+}
+
+// A result is a median beside its target.
+type result struct {
+	work, where, against string
+	median, target       float64
+}
+
+var results []result
+
+// printResults prints what has a target, as one table.
+func printResults() {
+	if len(results) == 0 {
+		return
+	}
+	fmt.Printf("\n| %-8s | %-22s | %-17s | times | target |\n|---|---|---|---|---|\n", "work", "where", "against")
+	for _, r := range results {
+		fmt.Printf("| %-8s | %-22s | %-17s | %5.2f | %6.1f |\n", r.work, r.where, r.against, r.median, r.target)
+	}
+}
+
+// each runs one n times, some at a time.
+func each(n, width int, one func() error) error {
+	var wg sync.WaitGroup
+	errs := make(chan error, n)
+	jobs := make(chan bool, n)
+	for range n {
+		jobs <- true
+	}
+	close(jobs)
+	for range width {
+		wg.Go(func() {
+			for range jobs {
+				if err := one(); err != nil {
+					errs <- err
+				}
+			}
+		})
+	}
+	wg.Wait()
+	close(errs)
+	return <-errs
 }
 
 // A bench is a real server at some distance, our connection to it, and the tools' way there.
@@ -196,27 +248,7 @@ func BenchmarkCommands(b *testing.B) {
 				n = 24
 			}
 			b.Run(fmt.Sprintf("%d at a time", width), func(b *testing.B) {
-				many := func(one func() error) error {
-					var wg sync.WaitGroup
-					errs := make(chan error, n)
-					jobs := make(chan bool, n)
-					for range n {
-						jobs <- true
-					}
-					close(jobs)
-					for range width {
-						wg.Go(func() {
-							for range jobs {
-								if err := one(); err != nil {
-									errs <- err
-								}
-							}
-						})
-					}
-					wg.Wait()
-					close(errs)
-					return <-errs
-				}
+				many := func(one func() error) error { return each(n, width, one) }
 				race(b, float64(n), "cmd/s", with(b, contender{"sshx", func(b *testing.B) error {
 					return many(func() error {
 						_, err := m.c.Run(b.Context(), sshx.Cmd{Args: []string{"true"}})
@@ -242,28 +274,32 @@ func BenchmarkCommands(b *testing.B) {
 	})
 }
 
-// BenchmarkScripts runs a script of one line: what it costs to be sent as a file, and to be
-// killable.
+// BenchmarkScripts runs a script of one line, one and eight at a time: what it costs to be
+// delivered, and to be killable.
 func BenchmarkScripts(b *testing.B) {
 	rtts(b, func(b *testing.B, m *bench) {
-		const n = 8
-		race(b, n, "cmd/s", with(b, contender{"sshx", func(b *testing.B) error {
-			for range n {
-				if _, err := m.c.Run(b.Context(), sshx.Cmd{Script: "true\n"}); err != nil {
-					return err
-				}
-			}
-			return nil
-		}}, map[string][]contender{
-			"ssh": {{"ssh+ControlMaster", func(b *testing.B) error {
-				for range n {
-					if err := m.tool(b, strings.NewReader("true\n"), "ssh", m.ssh("sh -s")...); err != nil {
+		for _, width := range []int{1, 8} {
+			n := 8 * width
+			b.Run(fmt.Sprintf("%d at a time", width), func(b *testing.B) {
+				race(b, float64(n), "cmd/s", with(b, contender{"sshx", func(b *testing.B) error {
+					return each(n, width, func() error {
+						_, err := m.c.Run(b.Context(), sshx.Cmd{Script: "true\n"})
 						return err
-					}
-				}
-				return nil
-			}}},
-		}))
+					})
+				}}, map[string][]contender{
+					"": {{"x/crypto_program", func(*testing.B) error {
+						return each(n, width, func() error { return m.session("exec /bin/sh -c true", nil) })
+					}}},
+					"ssh": {{"ssh+ControlMaster", func(b *testing.B) error {
+						return each(n, width, func() error {
+							cmd := exec.CommandContext(b.Context(), "ssh", m.ssh("sh -s")...)
+							cmd.Stdin = strings.NewReader("true\n")
+							return cmd.Run()
+						})
+					}}},
+				}))
+			})
+		}
 	})
 }
 

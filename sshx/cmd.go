@@ -215,7 +215,7 @@ func (c *Client) call(text string, cmd Cmd) wire.Call {
 		call.User, call.Lead, call.Prompt = cmd.User, true, c.prompt()
 	}
 	// Only OpenSSH is known to make each command the leader of a process group.
-	if !strings.Contains(c.ServerVersion(), "OpenSSH") {
+	if !strings.Contains(c.serverVersion(), "OpenSSH") {
 		call.Lead = true
 	}
 	return call

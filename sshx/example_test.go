@@ -207,6 +207,115 @@ func ExampleClient_Detach() {
 	// error: <nil>
 }
 
+// A job that another process started: its ID is all that it takes.
+func ExampleClient_Job() {
+	ctx := context.Background()
+	cfg, stop := lab()
+	defer stop()
+	c, err := sshx.Dial(ctx, cfg)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close()
+	started, err := c.Detach(ctx, sshx.Cmd{Script: "echo collected >/tmp/report\n"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	id := started.ID() // to a file, say; the other process reads it
+	if _, err := c.Job(id, "").Wait(ctx); err != nil {
+		fmt.Println(err)
+		return
+	}
+	report, err := c.Output(ctx, "cat", "/tmp/report")
+	fmt.Println(report, err)
+	// Output: collected <nil>
+}
+
+// Bring home the logs of a failed test.
+func ExampleClient_GetTree() {
+	ctx := context.Background()
+	cfg, stop := lab()
+	defer stop()
+	c, err := sshx.Dial(ctx, cfg)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close()
+	_, err = c.Run(ctx, sshx.Cmd{User: "root", Script: "mkdir -p -m 700 /var/log/app/old; echo crashed >/var/log/app/old/1.log"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	dir, err := os.MkdirTemp("", "logs") // t.ArtifactDir(), in a test
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(dir)
+	if err := c.GetTree(ctx, "/var/log/app", dir, sshx.GetOptions{User: "root"}); err != nil {
+		fmt.Println(err)
+		return
+	}
+	text, err := os.ReadFile(dir + "/old/1.log")
+	fmt.Print(string(text))
+	if err != nil {
+		fmt.Println(err)
+	}
+	// Output: crashed
+}
+
+// Look around as root, without commands whose output would have to be parsed.
+func ExampleClient_SFTP() {
+	ctx := context.Background()
+	cfg, stop := lab()
+	defer stop()
+	c, err := sshx.Dial(ctx, cfg)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close()
+	files, err := c.SFTP(ctx, "root")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer files.Close()
+	info, err := files.Stat("/etc/shadow")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(info.Mode())
+	// Output: ----------
+}
+
+// Trust a new machine once, and know it from then on.
+func ExampleClient_HostKey() {
+	ctx := context.Background()
+	cfg, stop := lab()
+	defer stop()
+	cfg.HostKeys = sshx.HostKeys{TrustOnFirstUse: true}
+	c, err := sshx.Dial(ctx, cfg)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	c.Close()
+	cfg.HostKeys = sshx.HostKeys{Pinned: []string{sshx.Pin(c.HostKey())}} // kept in a file, say
+	again, err := sshx.Dial(ctx, cfg)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer again.Close()
+	fmt.Println("the same machine")
+	// Output: the same machine
+}
+
 // Reach a service that only the machine can see.
 func ExampleClient_DialContext() {
 	ctx := context.Background()

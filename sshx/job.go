@@ -335,54 +335,29 @@ func lostConn(c *Client, err error) bool {
 	return lost || c.Err() != nil
 }
 
+// helper is what errors call the texts that ask about jobs.
+const helper = "helper"
+
 // exec runs one of the wire texts that announce nothing, and returns its stdout.
 func (c *Client) exec(ctx context.Context, text, user string, args ...string) ([]byte, error) {
-	call := c.call(text, Cmd{User: user})
-	call.Args = args
+	var out bytes.Buffer
+	cmd := Cmd{User: user, Separate: true, Stdout: &out}
+	r := &run{c: c, cmd: cmd, label: helper, call: c.call(text, cmd), pid: make(chan string, 1)}
+	r.call.Args = args
+	r.sinks("")
+	r.out.raw()
+	r.started.Store(true)
 	s, err := c.open(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer s.close()
-	if err := s.start(ctx, "exec", call.Command()); err != nil {
-		if ctx.Err() != nil || errors.Is(err, errRefused) {
-			return nil, err
-		}
-		return nil, &DisconnectedError{Host: c.cfg.Name, Cmd: "helper", Cause: err}
+	r.begun = time.Now()
+	_, err = r.on(ctx, s)
+	r.out.live.mu.Lock() // what comes later is nobody's
+	defer r.out.live.mu.Unlock()
+	if ee, ok := errors.AsType[*ExitError](err); ok && user != "" && out.Len() == 0 {
+		return nil, &SudoError{Host: c.cfg.Name, User: user, Cmd: helper, Text: c.cfg.said(string(ee.Output))}
 	}
-	if err := c.authorize(ctx, s, call.Prompt); err != nil {
-		return nil, c.sudoRefused(err, call.User, "helper")
-	}
-	var out, errs bytes.Buffer
-	done := make(chan struct{})
-	started := c.spawn(func() {
-		var both sync.WaitGroup
-		both.Go(func() { _, _ = io.Copy(&out, s.ch) })
-		both.Go(func() { _, _ = io.Copy(&errs, s.ch.Stderr()) })
-		both.Wait()
-		close(done)
-	})
-	if !started {
-		return nil, c.ended("run")
-	}
-	select {
-	case <-done:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-	select {
-	case <-s.exited:
-	case <-s.closed:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-	switch {
-	case !s.hasExited():
-		return nil, &DisconnectedError{Host: c.cfg.Name, Cmd: "helper", Started: true, Cause: c.ended("run")}
-	case s.status.code != 0 && call.User != "" && out.Len() == 0:
-		return nil, &SudoError{Host: c.cfg.Name, User: call.User, Cmd: "helper", Text: c.cfg.said(errs.String())}
-	case s.status.code != 0:
-		return nil, fmt.Errorf("exit status %d: %s", s.status.code, c.cfg.said(errs.String()))
-	}
-	return out.Bytes(), nil
+	return bytes.Clone(out.Bytes()), err
 }

@@ -31,7 +31,10 @@ import (
 func TestMain(m *testing.M) {
 	// Most tests wait for machines. -parallel overrides this.
 	_ = flag.Set("test.parallel", strconv.Itoa(max(6, runtime.GOMAXPROCS(0))))
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		printResults() // of benchmarks
+		os.Exit(code)
+	}))
 }
 
 // A machine is one to test against: a real OpenSSH server, or sshtest's.

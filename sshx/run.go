@@ -1,6 +1,7 @@
 package sshx
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -229,4 +230,145 @@ func newToken() string {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return hex.EncodeToString(b[:])
+}
+
+// shellTimeout is how long the login shell may take over the first command.
+const shellTimeout = 30 * time.Second
+
+// readsStdin is what is said of a login shell that does not come to the command.
+const readsStdin = "its startup files may read stdin, or start another shell"
+
+var errShell = fmt.Errorf("the login shell ran nothing within %s; %s", shellTimeout, readsStdin)
+
+// probe makes sure, once for each connection and before the first command is sent, that the login
+// shell runs what is asked. One whose startup files read stdin would take a command's input, and
+// run it at the end of that, which is when it was cancelled.
+func (c *Client) probe(ctx context.Context, cmd Cmd) error {
+	select {
+	case <-c.probed:
+		return nil
+	default:
+	}
+	label := c.cfg.label(cmd)
+	notStarted := func(err error) error {
+		return fmt.Errorf("sshx: %s: run %s: not started: %w", c.cfg.Name, label, c.bare(err))
+	}
+	select {
+	case c.probing <- struct{}{}:
+	case <-c.done:
+		return notStarted(c.ended("open session"))
+	case <-ctx.Done():
+		return notStarted(context.Cause(ctx))
+	}
+	defer func() { <-c.probing }()
+	select {
+	case <-c.probed:
+		return nil // by another caller
+	default:
+	}
+	s, err := c.open(ctx)
+	if err != nil {
+		return notStarted(err)
+	}
+	defer s.close()
+	r := c.newRun(Cmd{Args: []string{"true"}})
+	r.label, r.begun = label, time.Now()
+	limited, cancel := context.WithTimeoutCause(ctx, shellTimeout, errShell)
+	defer cancel()
+	_, err = r.probe(limited, s)
+	switch {
+	case r.started.Load():
+		close(c.probed)
+		return nil
+	case ctx.Err() != nil:
+		return notStarted(fmt.Errorf("%w: no answer of the login shell within %s; %s", context.Cause(ctx), round(time.Since(r.begun)), readsStdin))
+	case errors.Is(err, errShell):
+		return &StartError{Host: c.cfg.Name, Cmd: label, Code: -1, Text: errShell.Error()}
+	}
+	return err
+}
+
+// probe is on, but for what happens when ctx ends: nothing was sent, and there is nothing to kill.
+func (r *run) probe(ctx context.Context, s *session) (Result, error) {
+	done := make(chan struct{})
+	var res Result
+	var err error
+	if !r.c.spawn(func() { defer close(done); res, err = r.on(context.WithoutCancel(ctx), s) }) {
+		return Result{}, r.c.ended("open session")
+	}
+	select {
+	case <-done:
+		return res, err
+	case <-ctx.Done():
+		s.close()
+		return Result{}, context.Cause(ctx)
+	}
+}
+
+// result gathers the output.
+func (r *run) result(cut bool) Result {
+	r.over.Store(true)
+	res := Result{Truncated: cut, Took: time.Since(r.begun)}
+	var lost bool
+	res.Stdout, lost = r.out.result()
+	res.Truncated = res.Truncated || lost
+	if r.err != nil {
+		res.Stderr, lost = r.err.result()
+		res.Truncated = res.Truncated || lost
+	}
+	return res
+}
+
+// ends is the part of the output that errors show.
+func (r *run) ends() []byte {
+	if r.err != nil {
+		if b := r.err.end(); len(bytes.TrimSpace(b)) > 0 {
+			return b
+		}
+	}
+	if b := r.out.end(); len(bytes.TrimSpace(b)) > 0 {
+		return b
+	}
+	return []byte(r.c.cfg.Redact(wire.Strip(string(r.noise.bytes()))))
+}
+
+// early returns what came in place of the command, without the wrapper, if that is repeated there.
+func (r *run) early() string {
+	text := r.noise.bytes()
+	if r.err != nil {
+		text = r.err.noise()
+	}
+	return r.c.cfg.said(wire.Strip(string(text) + "\n" + string(r.out.noise())))
+}
+
+// finished says how a command with an exit status ended.
+func (r *run) finished(st exitStatus, cut bool) (Result, error) {
+	res := r.result(cut)
+	res.ExitCode = st.code
+	host := r.c.cfg.Name
+	switch {
+	case !r.started.Load() && r.call.User != "" && st.code != wire.Failed:
+		return res, &SudoError{Host: host, User: r.call.User, Cmd: r.label, Text: r.early()}
+	case !r.started.Load():
+		return res, &StartError{Host: host, Cmd: r.label, Code: st.code, Text: r.early()}
+	case st.code != 0 || st.signal != "":
+		return res, &ExitError{Host: host, Cmd: r.label, Code: st.code, Signal: st.signal, Took: res.Took, Output: r.ends()}
+	}
+	return res, nil
+}
+
+// lost says what is known of a command whose session ended without an exit status.
+func (r *run) lost() (Result, error) {
+	// The channel ends a moment before the connection, whose end has the reason.
+	t := time.NewTimer(time.Second)
+	defer t.Stop()
+	cause := errors.New("the session ended early")
+	select {
+	case <-r.c.done:
+		cause = r.c.Err()
+	case <-t.C:
+	}
+	res := r.result(true)
+	res.ExitCode = -1
+	return res, &DisconnectedError{Host: r.c.cfg.Name, Cmd: r.label, Started: r.started.Load(), Took: res.Took, Output: r.ends(), Cause: cause}
 }
