@@ -60,7 +60,8 @@
 // Cmd is a program with arguments, which reach it as they are, or a script. A script of up to
 // 96 KiB is sent as an argument of its shell, where other users of the machine can see it in the
 // process list; a longer one, one that looks at its own name, and one that has one of Config.Secrets
-// is sent as a file. Either way nothing in it can read the rest of it as input. stdin is /dev/null
+// is sent as a file: to $TMPDIR or /tmp or, where that is full or read-only, to another place. Either
+// way nothing in it can read the rest of it as input. stdin is /dev/null
 // unless Cmd.Stdin is set. Output is merged in order, unless Cmd.Separate; the Result has a head and
 // a tail, and Cmd.Stdout gets all of it live. Env is in no argument list. Config.Secrets are taken
 // out of output, errors and log lines, also where a secret is split across reads or lines.
@@ -90,7 +91,7 @@
 // Test with errors.AsType. All texts begin with "sshx: " and the name of the machine.
 //
 // A command costs one round trip, as its session is open before it is asked for, and two with Env,
-// Dir, User or a script. The rest is server time: sshd's child, the login shell, what watches
+// Dir or User, or a script that is sent as a file. The rest is server time: sshd's child, the login shell, what watches
 // the connection, the program. Many small questions are best asked by one script.
 //
 // # Files
