@@ -109,6 +109,7 @@ func TestSystemCommands(t *testing.T) {
 		{"", "echo nonsense >/etc/ssh/sshd_config.d/1.conf; systemctl restart sshd >/dev/null 2>&1 || echo $?; systemctl is-active sshd; systemctl -q is-failed sshd && systemctl reload sshd; rm /etc/ssh/sshd_config.d/1.conf; systemctl restart sshd", "1\nfailed\nsshd.service is not active, cannot reload.\n=0\n"},
 		{"admin", "systemctl restart sshd 2>&1 | head -1; sudo systemctl restart sshd", "Failed to restart sshd.service: Interactive authentication required.\n=0\n"},
 		{"", "systemctl start cups", "sshtest: systemctl: not simulated: start cups\n=64\n"},
+		{"", "bash -c \"(exec true); ps -e -o comm= | grep -cx bash; exec sh -c 'ps -e -o comm= | grep -cx bash'\"", "2\n1\n=0\n"},
 		{"", "ps aux", "sshtest: ps: not simulated: aux\n=64\n"},
 		{"", "mountpoint -q / && echo yes; mountpoint -q /etc || echo no", "yes\nno\n=0\n"},
 		{"", "date -u -s @1000000000 +%F; date -u +%F; date -u --set='2020-02-02 02:02:02' +%T", "2001-09-09\n2001-09-09\n02:02:02\n=0\n"},

@@ -60,11 +60,13 @@ type Process struct {
 	PPID  int       // 1 if it has none here
 	Began time.Time // by the machine's clock
 	Job   bool      // "command &": a shell, which really would be the command
-	Args  []string
-	User  string
-	Kill  context.CancelCauseFunc
-	Task  *Task // its process group
-	sigs  *Traps
+	// Replaced is set once the process has called exec: what it called has an entry of its own here.
+	Replaced bool
+	Args     []string
+	User     string
+	Kill     context.CancelCauseFunc
+	Task     *Task // its process group
+	sigs     *Traps
 }
 
 // Send delivers a signal: to a trap, or it ends the process.
@@ -132,6 +134,15 @@ func (b *Boot) Register(p *Process) int {
 	return p.PID
 }
 
+// Replace notes that a process has called exec, or, as that was in a subshell, not.
+func (b *Boot) Replace(pid int, replaced bool) {
+	b.Host.mu.Lock()
+	defer b.Host.mu.Unlock()
+	if p := b.pids[pid]; p != nil {
+		p.Replaced = replaced
+	}
+}
+
 // Unregister removes a process from the table.
 func (b *Boot) Unregister(pid int) {
 	b.Host.mu.Lock()
@@ -145,6 +156,14 @@ func (b *Boot) Processes() []*Process {
 	b.Host.mu.Lock()
 	defer b.Host.mu.Unlock()
 	return slices.SortedFunc(maps.Values(b.pids), func(x, y *Process) int { return cmp.Compare(x.PID, y.PID) })
+}
+
+// Programs returns the processes that a machine on which exec replaces them would show.
+func (b *Boot) Programs() []*Process {
+	all := b.Processes()
+	b.Host.mu.Lock()
+	defer b.Host.mu.Unlock()
+	return slices.DeleteFunc(all, func(p *Process) bool { return p.Replaced })
 }
 
 // A Task is what one session, or one call of Host.Run, set going: a process group with its output.

@@ -372,8 +372,14 @@ func (s *shell) exec(ctx context.Context, args []string) error {
 	p := *s.p
 	p.Args, p.Dir, p.Env, p.Umask = args, hc.Dir, exported(hc.Env), umaskOf(hc)
 	p.Stdin, p.Stdout, p.Stderr = hc.Stdin, hc.Stdout, hc.Stderr
+	replaced := s.replaced.Swap(false) // the rest is not run, unless this is a subshell
+	if replaced {
+		p.Task.Boot.Replace(s.p.PID, true)
+		defer p.Task.Boot.Replace(s.p.PID, false)
+		p.PID = s.p.PPID // the program has it, too
+	}
 	code := s.h.Execute(ctx, &p)
-	if by := p.Death.By.Load(); by != nil && s.replaced.Load() {
+	if by := p.Death.By.Load(); by != nil && replaced {
 		s.p.Death.By.Store(by)
 	}
 	if code != 0 {

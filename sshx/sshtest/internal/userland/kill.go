@@ -106,7 +106,7 @@ func cmdPgrep(_ context.Context, p *machine.Proc) int {
 		return regexpError(p, err)
 	}
 	code := 1
-	for _, x := range p.Task.Boot.Processes() {
+	for _, x := range p.Task.Boot.Programs() {
 		name := lastOf(strings.Split(x.Args[0], "/"))
 		subject := name
 		if o.has("-f") {

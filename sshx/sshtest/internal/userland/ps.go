@@ -104,7 +104,7 @@ func cmdPs(_ context.Context, p *machine.Proc) int {
 		})
 	}
 	found := false
-	for _, q := range p.Task.Boot.Processes() {
+	for _, q := range p.Task.Boot.Programs() {
 		if !o.has("-e", "-A") && !psSelects(o, q) {
 			continue
 		}
