@@ -122,7 +122,7 @@ var unknownTags = strings.Fields("FOLLOW NOFOLLOW INTERCEPT NOINTERCEPT MAIL NOM
 // sudo, too; all else that it does not know is a Refusal.
 func parseSudoRule(line string) ([]sudoRule, error) {
 	bad := errors.New("syntax error")
-	refuse := func(what string) ([]sudoRule, error) { return nil, &machine.Refusal{Command: "sudo", What: what} }
+	refuse := func(what string) error { return &machine.Refusal{Command: "sudo", What: what} }
 	if i := strings.Index(line, " #"); i >= 0 {
 		line = line[:i]
 	}
@@ -132,14 +132,14 @@ func parseSudoRule(line string) ([]sudoRule, error) {
 	case !ok || len(f) < 2:
 		return nil, bad
 	case strings.HasSuffix(f[0], "_Alias"):
-		return refuse(f[0])
+		return nil, refuse(f[0])
 	case strings.ContainsAny(left, `\"!+`), strings.Contains(right, `\`), len(f) > 2 && strings.Contains(left, ","):
-		return refuse("rule " + line)
+		return nil, refuse("rule " + line)
 	case len(f) > 2:
 		return nil, bad
 	}
 	if f[1] != "ALL" {
-		return refuse("host " + f[1])
+		return nil, refuse("host " + f[1])
 	}
 	r := sudoRule{runas: []string{"root"}}
 	right = strings.TrimSpace(right)
@@ -165,7 +165,7 @@ func parseSudoRule(line string) ([]sudoRule, error) {
 		case "SETENV", "NOSETENV", "EXEC", "NOEXEC", "LOG_INPUT", "LOG_OUTPUT", "NOLOG_INPUT", "NOLOG_OUTPUT":
 		default:
 			if slices.Contains(unknownTags, tag) || strings.HasPrefix(tag, "sha") {
-				return refuse(tag + ":")
+				return nil, refuse(tag + ":")
 			}
 			return nil, bad
 		}
@@ -177,7 +177,7 @@ func parseSudoRule(line string) ([]sudoRule, error) {
 		switch {
 		case c == "ALL" || strings.HasPrefix(name, "/"):
 		case name != "" && strings.ToUpper(name) == name, name == "sudoedit", name == "list", strings.Contains(name, ":"):
-			return refuse("command " + name)
+			return nil, refuse("command " + name)
 		default:
 			return nil, bad
 		}
