@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -50,6 +51,23 @@ func TestTheOldRecipeFails(t *testing.T) {
 		_, said, code := r.script(con, old(t, "firewall", `"  <interface name=\"$interface\"/>"`, ""))
 		require.Zero(t, code, said)
 		assert.Contains(t, r.verify(con), "forwarding")
+	})
+	t.Run("firewalld takes longer than D-Bus waits", func(t *testing.T) {
+		r, con, _ := pair(t, debian)
+		commands := r.guests[con.Name].Host().Commands
+		answers, slow := commands["firewall-cmd"], 0
+		commands["firewall-cmd"] = func(ctx context.Context, p *sshtest.Proc) int {
+			if slow++; slow == 1 && slices.Contains(p.Args, "--reload") {
+				return p.Fail(254, "Error: org.freedesktop.DBus.Error.NoReply: Did not receive a reply.")
+			}
+			return answers(ctx, p)
+		}
+		_, said, code := r.script(con, old(t, "firewall", "within 300 reload || true", "firewall-cmd -q --reload"))
+		assert.Equal(t, 254, code, said)
+		slow = 0
+		_, said, code = r.script(con, script("steps", "firewall"))
+		assert.Zero(t, code, said)
+		assert.Equal(t, 2, slow)
 	})
 	t.Run("a host's own name needs a name server", func(t *testing.T) {
 		r, con, _ := pair(t, debian)
