@@ -90,11 +90,11 @@ tidy: ## Tidy go.mod and format the code
 shellcheck: ## Check the scripts that the hosts run, and CI's own
 	find e2e examples -name '*.sh' -exec shellcheck {} + && shellcheck .ci/run
 
-real: ## The main job on real Linux guests, in containers on two network stacks; needs root, see go doc ./e2e/realguests
+real: ## The main job on real Linux guests, in containers on three network stacks; needs root, see go doc ./e2e/realguests
 	cd e2e/realguests && REALGUESTS_NEEDED=1 $(GO) test -v -count=1 -timeout 60m . $(ARGS)
 
-real-qemu: ## The same on emulated machines under QEMU, on one stack; an hour or two without KVM
-	cd e2e/realguests && REALGUESTS_NEEDED=1 $(GO) test -run Pools -v -count=1 -timeout 4h . -kind vms -stacks ifupdown $(ARGS)
+real-qemu: ## The same on machines under QEMU, on one stack, with snapshots of memory; long without KVM
+	cd e2e/realguests && REALGUESTS_NEEDED=1 $(GO) test -run 'Pools|VM|Kill' -v -count=1 -timeout 4h . -kind vms -stacks ifupdown $(ARGS)
 
 real-keep: ## Build con1 and dis1 on real guests and leave them to a person until Ctrl-C
 	cd e2e/realguests && REALGUESTS_NEEDED=1 $(GO) test -run Pools -v -count=1 -timeout 0 . -keep $(ARGS)

@@ -4,7 +4,7 @@
 // that nobody else has what it needs.
 //
 //	cd e2e/realguests
-//	go test -run Pools -v -timeout 30m            # golden, con1, dis1 in containers, on two stacks
+//	go test -run Pools -v -timeout 30m            # golden, con1, dis1 in containers, on three stacks
 //	go test -run Pools -v -timeout 4h -kind vms   # the same under QEMU
 //	go test -run Pools -v -timeout 0 -keep        # and leaves the first stack for a person
 //	go run ./reallab                              # serves them, as examples/simlab does
@@ -33,9 +33,9 @@
 // the kernel has no 802.1Q, a macvlan stands in for the VLAN (container/macvlan), which is logged.
 //
 // VMs run under QEMU with a kernel, a clock and disks of their own: with KVM if it answers, else
-// emulated. They have 802.1Q, snapshots with memory, and reboot as machines do. qemu-guest-agent
-// stands for VMware's tools. The recipe's packages are in the image, since dpkg takes minutes under
-// emulation.
+// emulated. They have 802.1Q, snapshots with memory, and reboot as machines do; in the tests con and
+// dis are Ready: Running. qemu-guest-agent stands for VMware's tools. The recipe's packages are in the
+// image, since dpkg takes minutes under emulation. AppArmor is off.
 //
 // # The networks
 //

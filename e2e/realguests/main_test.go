@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
 	"os"
 	"os/signal"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -28,7 +26,7 @@ var (
 	kind   = flag.String("kind", string(Containers), "`kind` of guests: containers or vms")
 	stacks = flag.String(
 		"stacks",
-		"ifupdown,networkmanager",
+		strings.Join(Stacks, ","),
 		"the `list` of stacks to test; see Stacks",
 	)
 	idle = flag.Duration("idle", time.Minute, "how `long` hosts that nobody uses are watched")
@@ -45,6 +43,7 @@ type system struct {
 	server *vspheretest.Server
 	spec   pool.Spec
 	set    *pool.Set
+	repeat int // how often each step is done: it must be safe to repeat
 	took   timings
 }
 
@@ -87,25 +86,40 @@ func newSystem(t *testing.T, stack string) *system {
 		assert.NoError(t, p.Close(ctx))
 	})
 	s.spec = topology.Spec(p, login)
-	slower := time.Duration(1)
-	if *kind == string(VMs) {
-		slower = 15
-	}
-	s.spec.Golden.Expect = 4 * time.Minute * slower
-	s.spec.Golden.Steps, s.spec.Golden.Checks = s.took.steps(
-		s.spec.Golden.Steps,
-	), s.took.checks(
-		s.spec.Golden.Checks,
-	)
+	s.spec.Golden.Expect = 4 * time.Minute
 	for i := range s.spec.Roles {
-		r := &s.spec.Roles[i]
-		r.Expect, r.Steps, r.Checks = 2*time.Minute*slower, s.took.steps(
-			r.Steps,
-		), s.took.checks(
-			r.Checks,
-		)
+		s.spec.Roles[i].Expect = 2 * time.Minute
 	}
+	s.repeat = 2
+	if s.site.kind == VMs {
+		s.repeat = 1
+		emulated(&s.spec)
+	}
+	s.took.measure(&s.spec, s.repeat)
 	return s
+}
+
+// emulated gives a Spec the time that machines under emulation need. Their resets resume a snapshot with
+// memory, which is seconds where a boot is minutes.
+func emulated(spec *pool.Spec) {
+	slow := func(steps []pool.Step, checks []pool.Check) {
+		for i := range steps {
+			steps[i].Timeout = time.Hour
+		}
+		for i := range checks {
+			checks[i].Timeout = 10 * time.Minute
+		}
+	}
+	spec.Limits.Boot, spec.Limits.Shutdown = 20*time.Minute, 5*time.Minute
+	spec.SSH.Timeout, spec.SSH.DeadAfter = 2*time.Minute, 5*time.Minute
+	spec.Golden.Expect = time.Hour
+	slow(spec.Golden.Steps, spec.Golden.Checks)
+	for i := range spec.Roles {
+		r := &spec.Roles[i]
+		r.Ready, r.Expect = pool.ReadyRunning, 30*time.Minute
+		slow(r.Steps, r.Checks)
+		slow(nil, r.AfterReset)
+	}
 }
 
 // wait leaves all as it is until the test is interrupted.
@@ -126,6 +140,18 @@ func (s *system) role(name string) pool.Role {
 	return s.spec.Roles[i]
 }
 
+// step does one step of its role on a host.
+func (s *system) step(t *testing.T, h *pool.Host, name string) error {
+	t.Helper()
+	for _, step := range s.role(h.Role).Steps {
+		if step.Name == name {
+			return step.Do(t.Context(), h)
+		}
+	}
+	require.Fail(t, "unknown step", name)
+	return nil
+}
+
 // check is what one check of its role finds on a host.
 func (s *system) check(t *testing.T, h *pool.Host, name string) string {
 	t.Helper()
@@ -138,74 +164,4 @@ func (s *system) check(t *testing.T, h *pool.Host, name string) string {
 	}
 	require.Fail(t, "unknown check", name)
 	return ""
-}
-
-// timings are how long steps and checks took. The zero value is ready.
-type timings struct {
-	mu   sync.Mutex
-	took []timing
-}
-
-type timing struct {
-	what string
-	d    time.Duration
-}
-
-func (l *timings) add(what string, begun time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.took = append(l.took, timing{what, time.Since(begun)})
-}
-
-// steps are those given, each done twice: a step must be safe to repeat. Under emulation each is
-// done once, and may take an hour.
-func (l *timings) steps(list []pool.Step) []pool.Step {
-	list = slices.Clone(list)
-	times := 2
-	if *kind == string(VMs) {
-		times = 1
-	}
-	for i, s := range list {
-		if *kind == string(VMs) {
-			list[i].Timeout = time.Hour
-		}
-		list[i].Do = func(ctx context.Context, h *pool.Host) error {
-			for n := 1; n <= times; n++ {
-				begun := time.Now()
-				if err := s.Do(ctx, h); err != nil {
-					return fmt.Errorf("time %d: %w", n, err)
-				}
-				l.add(fmt.Sprintf("step %s of %s, time %d", s.Name, h.Name, n), begun)
-			}
-			return nil
-		}
-	}
-	return list
-}
-
-func (l *timings) checks(list []pool.Check) []pool.Check {
-	list = slices.Clone(list)
-	for i, c := range list {
-		if *kind == string(VMs) {
-			list[i].Timeout = 10 * time.Minute
-		}
-		list[i].Do = func(ctx context.Context, h *pool.Host) (string, error) {
-			defer l.add("check "+c.Name+" of "+h.Name, time.Now())
-			return c.Do(ctx, h)
-		}
-	}
-	return list
-}
-
-// slowest are the n that took longest.
-func (l *timings) slowest(n int) string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	all := slices.Clone(l.took)
-	slices.SortFunc(all, func(a, b timing) int { return int(b.d - a.d) })
-	var b strings.Builder
-	for _, x := range all[:min(n, len(all))] {
-		fmt.Fprintf(&b, "\n%7.1fs  %s", x.d.Seconds(), x.what)
-	}
-	return b.String()
 }

@@ -3,6 +3,7 @@ package realguests
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -35,7 +36,8 @@ func (d dialer) DialContext(ctx context.Context, network, address string) (net.C
 	return d(ctx, network, address)
 }
 
-func newMachine(t *testing.T) *machine {
+// newMachine boots one with a NIC in the lab and others in these networks.
+func newMachine(t *testing.T, networks ...string) *machine {
 	site := openSite(
 		t,
 		Options{Topology: e2e.DefaultTopology().On("debian12", "debian12"), Kind: Kind(*kind)},
@@ -43,6 +45,9 @@ func newMachine(t *testing.T) *machine {
 	hw := vspheretest.Hardware{Name: "debian", NICs: []vspheretest.HardwareNIC{
 		{MAC: "00:50:56:00:00:01", Network: site.topology.LabNetwork, Connected: true},
 	}}
+	for i, network := range networks {
+		hw.NICs = append(hw.NICs, vspheretest.HardwareNIC{MAC: fmt.Sprintf("00:50:56:00:01:%02x", i), Network: network, Connected: true})
+	}
 	g := site.Boot(&vspheretest.Machine{Disk: site.Install(hw), Hardware: hw})
 	t.Cleanup(g.Kill)
 	key, err := site.image.key()
