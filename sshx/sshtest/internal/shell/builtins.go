@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path"
 	"slices"
 	"strconv"
@@ -43,7 +44,7 @@ func (s *shell) call(ctx context.Context, args []string) ([]string, error) {
 func (s *shell) turn(ctx context.Context, hc interp.HandlerContext, args []string) ([]string, error) {
 	refuse := func(what string) ([]string, error) { return nil, &NotSimulated{what, hc.Pos} }
 	if s.dash {
-		if out, ok := s.turnDash(args); ok {
+		if out, ok := s.turnDash(hc, args); ok {
 			return out, nil
 		}
 	}
@@ -357,7 +358,12 @@ func (s *shell) turnSource(hc interp.HandlerContext, args []string) ([]string, e
 	var err error
 	for _, c := range candidates {
 		var data []byte
-		if data, err = v.ReadFile(c); err == nil {
+		if slices.Contains(Stdins, c) {
+			data, err = io.ReadAll(hc.Stdin)
+		} else {
+			data, err = v.ReadFile(c)
+		}
+		if err == nil {
 			text, err := s.again(string(data))
 			return orFail(append([]string{".", sourcedPrefix + text}, args[2:]...), err)
 		}

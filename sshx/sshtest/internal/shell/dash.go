@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"mvdan.cc/sh/v3/interp"
 	"mvdan.cc/sh/v3/syntax"
 
 	"github.com/poolready/poolready/sshx/sshtest/internal/machine"
@@ -74,7 +75,7 @@ func parseBash(text string) []*syntax.Stmt {
 
 // turnDash answers commands that are otherwise in dash than in bash. ok is false if there is nothing
 // to answer.
-func (s *shell) turnDash(args []string) (out []string, ok bool) {
+func (s *shell) turnDash(hc interp.HandlerContext, args []string) (out []string, ok bool) {
 	die := func(text string) ([]string, bool) {
 		return []string{"eval", ourVars + "fail 2 " + QuoteAll(text) + "; " + ourVars + "raw exit 2"}, true
 	}
@@ -108,6 +109,13 @@ func (s *shell) turnDash(args []string) (out []string, ok bool) {
 		for i, a := range args[1:] {
 			if i > 0 && (a == "==" || a == "=~") {
 				return fail(2, name+": "+args[i]+": unexpected operator")
+			}
+			if (a == "-nt" || a == "-ot") && i > 0 && i+2 < len(args) {
+				for _, f := range []string{args[i], args[i+2]} {
+					if _, err := s.view(hc).Stat(abs(hc, f)); err != nil {
+						return []string{"false"}, true
+					}
+				}
 			}
 			if a == "-v" && i == 0 {
 				return fail(2, name+": -v: unexpected operator")

@@ -196,7 +196,7 @@ func printfText(args []string, dash bool) (out, errs string, code int, err error
 				return "", "", 0, &machine.Refusal{Command: "printf", What: "%(...)T"}
 			default:
 				fmt.Fprintf(&bad, "printf: `%c': invalid format character\n", verb)
-				return b.String(), bad.String(), 1, nil
+				return b.String(), bad.String(), map[bool]int{false: 1, true: 2}[dash], nil
 			}
 		}
 		if len(args) == 0 {

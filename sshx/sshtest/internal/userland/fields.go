@@ -112,21 +112,32 @@ func cmdCut(ctx context.Context, p *machine.Proc) int {
 	})
 }
 
-var trEscape = regexp.MustCompile(`\\([0-7]{1,3}|.)`)
+var trEscape = regexp.MustCompile(`(?s)\\([0-7]{1,3}|.)|.`)
 
 // trSet expands a set of tr: ranges, classes, escapes.
 func trSet(s string) ([]byte, error) {
+	var plain []bool // bytes that an escape keeps from being special
 	s = trEscape.ReplaceAllStringFunc(s, func(e string) string {
-		if n, err := strconv.ParseUint(e[1:], 8, 8); err == nil {
-			return string([]byte{byte(n)})
+		c := e
+		if len(e) > 1 {
+			c = e[1:]
+			if n, err := strconv.ParseUint(c, 8, 8); err == nil {
+				c = string([]byte{byte(n)})
+			} else if i := strings.IndexByte("abfnrtv", c[0]); i >= 0 {
+				c = "\a\b\f\n\r\t\v"[i : i+1]
+			}
 		}
-		if i := strings.IndexByte("abfnrtv", e[1]); i >= 0 {
-			return "\a\b\f\n\r\t\v"[i : i+1]
+		for range len(c) {
+			plain = append(plain, len(e) > 1)
 		}
-		return e[1:]
+		return c
 	})
 	var out []byte
 	for i := 0; i < len(s); i++ {
+		if plain[i] {
+			out = append(out, s[i])
+			continue
+		}
 		if n := strings.Index(s[i:], "*"); s[i] == '[' && n == 2 && strings.Contains(s[i+n:], "]") || strings.HasPrefix(s[i:], "[=") {
 			return nil, &shell.NotSimulated{What: s[i:]}
 		}
@@ -147,7 +158,7 @@ func trSet(s string) ([]byte, error) {
 			i += end + 1
 			continue
 		}
-		if i+2 < len(s) && s[i+1] == '-' {
+		if i+2 < len(s) && s[i+1] == '-' && !plain[i+1] {
 			if s[i] > s[i+2] {
 				return nil, fmt.Errorf("range-endpoints of '%s' are in reverse collating sequence order", s[i:i+3])
 			}

@@ -44,6 +44,14 @@ func (h *sortOrder) add(letters string) bool {
 
 // cmdSort orders by bytes, as in the C locale.
 func cmdSort(ctx context.Context, p *machine.Proc) int {
+	for i, a := range p.Args { // the obsolete +1 is -k 2
+		if n, err := strconv.Atoi(strings.TrimPrefix(a, "+")); i == 1 && err == nil && a[0] == '+' {
+			p.Args = slices.Concat(p.Args[:1], []string{"-k", strconv.Itoa(n + 1)}, p.Args[2:])
+			if len(p.Args) > 3 && len(p.Args[3]) > 1 && p.Args[3][0] == '-' && strings.Trim(p.Args[3][1:], "0123456789.") == "" {
+				return p.NotSimulated(a + " " + p.Args[3])
+			}
+		}
+	}
 	o, ok := parse(p, "-u -n -r -b -f -V -s -c -t: -k: -o: --unique --reverse")
 	if !ok {
 		return machine.ExitNotSimulated

@@ -284,10 +284,14 @@ func cmdWc(ctx context.Context, p *machine.Proc) int {
 		return p.NotSimulated("-c with -m")
 	}
 	var total [3]int
-	width, sum := 1, int64(0)
+	width, sum, irregular := 1, int64(0), false
 	for _, name := range o.args {
 		if i, err := p.View().Stat(p.Path(name)); err == nil {
-			if sum += i.Size(); !i.IsDir() {
+			switch {
+			case i.IsDir():
+				irregular = true
+			default:
+				sum += i.Size()
 				width = len(strconv.FormatInt(sum, 10))
 			}
 		}
@@ -295,7 +299,7 @@ func cmdWc(ctx context.Context, p *machine.Proc) int {
 	switch columns := len(o.list); {
 	case columns == 1 && len(o.args) < 2:
 		width = 1
-	case len(o.args) == 0:
+	case len(o.args) == 0 || irregular:
 		width = 7
 	}
 	print := func(n [3]int, name string) {
@@ -310,7 +314,7 @@ func cmdWc(ctx context.Context, p *machine.Proc) int {
 		}
 		fmt.Fprintln(p.Stdout, strings.Join(f, " "))
 	}
-	code := eachText(ctx, p, o.args, func(name, text string) error {
+	count := func(name, text string) error {
 		size := len(text)
 		if o.has("-m") {
 			size = len([]rune(text))
@@ -324,7 +328,17 @@ func cmdWc(ctx context.Context, p *machine.Proc) int {
 		}
 		print(n, name)
 		return nil
-	})
+	}
+	code := 0
+	if len(o.args) == 0 {
+		code = eachText(ctx, p, nil, count)
+	}
+	for _, name := range o.args {
+		code = max(code, eachText(ctx, p, []string{name}, count))
+		if i, err := p.View().Stat(p.Path(name)); err == nil && i.IsDir() {
+			print([3]int{}, name)
+		}
+	}
 	if len(o.args) > 1 {
 		print(total, "total")
 	}
