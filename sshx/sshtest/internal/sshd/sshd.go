@@ -181,8 +181,8 @@ func (d *Daemon) admit(conn net.Conn) (c *guestConn, why string) {
 	if f.DropAfter > 0 && d.anonymous >= f.DropAfter {
 		return nil, "Not allowed at this time\r\n"
 	}
-	// Beyond start, sshd drops rate percent by chance, rising to all at full. Here every
-	// so-manieth.
+	// Beyond start, sshd drops rate percent by chance, rising to all at full; here in
+	// turns, at the same rate.
 	n, _ := parseStartups(l.c.get("maxstartups", nil))
 	if start, rate, full := n[0], n[1], n[2]; d.waiting >= full {
 		return nil, "Exceeded MaxStartups\r\n"
