@@ -62,6 +62,9 @@ func (s *Server) Restart(down time.Duration) {
 			c.cancel()
 		}
 	}
+	for id := range s.rest {
+		s.rest[id] = false
+	}
 	s.mu.Unlock()
 	s.ExpireSessions()
 	s.ForgetTasks()

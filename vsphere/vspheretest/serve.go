@@ -36,7 +36,11 @@ func (s *Server) dispatch(re *reply, r *http.Request, c *call) {
 		s.screen(re, r)
 		return
 	}
+	if s.barred(re, r) {
+		return
+	}
 	s.model.Service.ServeMux.ServeHTTP(re, r)
+	s.noteREST(r, re)
 	if re.status == http.StatusInternalServerError {
 		body := worded(re.body.Bytes())
 		re.body = *bytes.NewBuffer(body)

@@ -166,6 +166,7 @@ type Server struct {
 
 	parked  map[string]parked // by .vmx
 	tickets map[string]bool   // that were given out
+	rest    map[string]bool   // sessions of REST, and whether they live
 
 	calls    map[string]*call
 	requests []Request
