@@ -236,6 +236,11 @@ var breaks = map[string]func(pool.Provider) pool.Provider{
 		}}
 	},
 	"an address from before the power went off is no address": cached,
+	"an address that another running VM has is no address, and that VM is named": func(p pool.Provider) pool.Provider {
+		return broken{Provider: p, address: func(ctx context.Context, _, _ string) (netip.Addr, error) {
+			return netip.MustParseAddr("10.0.0.1"), ctx.Err()
+		}}
+	},
 	"an address is that of the NIC asked for": func(p pool.Provider) pool.Provider {
 		return broken{Provider: p, address: func(ctx context.Context, id, _ string) (netip.Addr, error) {
 			return p.Address(ctx, id, "", netip.Addr{})
@@ -327,6 +332,9 @@ var breaks = map[string]func(pool.Provider) pool.Provider{
 		}}
 	},
 	"a preflight reports names that others have taken": func(p pool.Provider) pool.Provider {
+		return broken{Provider: p, preflight: func(context.Context, []pool.CloneSpec) error { return nil }}
+	},
+	"a preflight names the VM that has a static MAC": func(p pool.Provider) pool.Provider {
 		return broken{Provider: p, preflight: func(context.Context, []pool.CloneSpec) error { return nil }}
 	},
 	"a preflight says nothing of names that are ours": func(p pool.Provider) pool.Provider {

@@ -158,7 +158,7 @@ func (l *lab) ask(t pool.T, id, name, text string) {
 func (l *lab) conformance() pooltest.Env {
 	return pooltest.Env{
 		Template: "template", Timeout: 30 * time.Second, Instant: 500 * time.Millisecond, BootedAt: l.p.bootedAt,
-		Copy: l.copyVM, Ask: l.ask, RecordLimit: l.DescriptionLimit,
+		Copy: l.copyVM, Ask: l.ask, RecordLimit: l.DescriptionLimit, LeaseByMAC: true,
 		Lose: func(t pool.T, op pooltest.Operation, vm string) {
 			i := l.Inject(vspheretest.Fault{Method: apiMethods[op], Name: vm, Effect: vspheretest.LoseReply})
 			t.Cleanup(func() { assert.Equal(t, 1, i.Hits(), "the answer to %s was lost", op) })

@@ -65,7 +65,7 @@ func (p *Provider) diagnose(ctx context.Context, ref types.ManagedObjectReferenc
 		case "HostSystem":
 			host := newPlace(o)
 			if why := unusable(host); why != "" {
-				d.Host = fmt.Sprintf("its host %s %s", host.name, why)
+				d.Host = fmt.Sprintf("its host %s %s (%s)", host.name, why, revive(host))
 			}
 		case "Task":
 			if text := underWay(o); text != "" {

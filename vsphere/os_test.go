@@ -11,11 +11,15 @@ import (
 )
 
 // plainOS is a system that only has guest tools: these tests are about vCenter. It shuts down
-// when asked, unless it is stubborn. Every boot has an address of its own, unless they are fixed.
+// when asked, unless it is stubborn. Every boot has an address of its own, unless they are fixed, or a
+// machine that runs has the same MAC.
 type plainOS struct {
 	stubborn atomic.Bool
 	fixed    atomic.Bool
 	boots    atomic.Uint32
+
+	mu    sync.Mutex
+	byMAC map[string]*plainGuest // that run, by their first NIC
 }
 
 type plainDisk struct{}
@@ -25,8 +29,20 @@ func (*plainOS) Install(vspheretest.Hardware) vspheretest.Disk { return plainDis
 
 func (o *plainOS) Boot(m *vspheretest.Machine) vspheretest.Guest {
 	g := &plainGuest{os: o, m: m, hw: m.Hardware, boot: 1}
-	if !o.fixed.Load() {
-		g.boot = byte(o.boots.Add(1))
+	if o.fixed.Load() || len(g.hw.NICs) == 0 {
+		return g
+	}
+	g.boot = byte(o.boots.Add(1))
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.byMAC == nil {
+		o.byMAC = map[string]*plainGuest{}
+	}
+	mac := g.hw.NICs[0].MAC
+	if twin := o.byMAC[mac]; twin != nil {
+		g.boot = twin.boot
+	} else {
+		o.byMAC[mac] = g
 	}
 	return g
 }
@@ -67,7 +83,16 @@ func (g *plainGuest) Info() vspheretest.GuestInfo {
 }
 
 func (g *plainGuest) ServeConn(conn net.Conn, _ netip.AddrPort) { conn.Close() }
-func (g *plainGuest) Kill()                                     {}
+
+func (g *plainGuest) Kill() {
+	g.os.mu.Lock()
+	defer g.os.mu.Unlock()
+	for mac, of := range g.os.byMAC {
+		if of == g {
+			delete(g.os.byMAC, mac)
+		}
+	}
+}
 
 func (g *plainGuest) Shutdown() {
 	if !g.os.stubborn.Load() {

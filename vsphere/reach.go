@@ -47,6 +47,14 @@ func unusable(host place) string {
 	return ""
 }
 
+// revive says what makes an unusable host usable.
+func revive(host place) string {
+	if host.props["runtime.inMaintenanceMode"] == true {
+		return "end that in vCenter, or: govc host.maintenance.exit " + host.name
+	}
+	return "check and reconnect it in vCenter, or: govc host.reconnect " + host.name
+}
+
 // reach returns the hosts on which a VM at that location can run: in its resource pool, usable,
 // with its datastore and all its networks. If there is none, why says what each host lacks.
 // Without any reading of hosts, as the user may not see them, both are empty.

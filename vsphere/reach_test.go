@@ -207,6 +207,7 @@ func TestPowerOnSaysWhatKeepsIt(t *testing.T) {
 	err = l.p.PowerOn(within(t, 2*time.Second), away)
 	require.ErrorIs(t, err, context.DeadlineExceeded, "it may be back soon")
 	require.ErrorContains(t, err, "its host esx1.example.com is disconnected")
+	require.ErrorContains(t, err, "govc host.reconnect esx1.example.com")
 	e.must(e.hosts[0].Reconnect(e.ctx, nil, nil))
 	require.NoError(t, l.p.PowerOn(ctx, away))
 }

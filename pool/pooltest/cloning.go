@@ -170,6 +170,19 @@ var preflight = []Case{
 		require.Error(f, err)
 		assert.ErrorContains(f, err, spec.VM.Name)
 	}},
+	{Name: "a preflight names the VM that has a static MAC", test: func(f *fixture) {
+		theirs := f.spec(f.name("neighbour"))
+		theirs.Set = f.other()
+		id, err := f.base.Clone(f.ctx, theirs)
+		require.NoError(f, err)
+		f.removeLater(id)
+		spec := f.spec(f.name("planned"))
+		spec.VM.NICs = theirs.VM.NICs
+		err = f.p.Preflight(f.ctx, []pool.CloneSpec{spec})
+		require.Error(f, err)
+		assert.ErrorContains(f, err, theirs.VM.Name)
+		assert.ErrorContains(f, err, theirs.VM.NICs[0].MAC)
+	}},
 	{Name: "a preflight says nothing of names that are ours", test: func(f *fixture) {
 		_, spec := f.vm("ours")
 		assert.NoError(f, f.p.Preflight(f.ctx, []pool.CloneSpec{spec}))

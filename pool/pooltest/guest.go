@@ -263,9 +263,11 @@ func (p *Provider) until(ctx context.Context, f func() (bool, error)) error {
 func (p *Provider) Address(ctx context.Context, id, mac string, except netip.Addr, subnets ...netip.Prefix) (netip.Addr, error) {
 	name := p.nameOf(id)
 	var addr netip.Addr
+	var taken error // why the address that it has does not count
 	err := context.Cause(ctx)
 	if err == nil {
 		err = p.until(ctx, func() (bool, error) {
+			addr, taken = netip.Addr{}, nil
 			v := p.vms[id]
 			if v == nil {
 				return false, errGone
@@ -279,8 +281,29 @@ func (p *Provider) Address(ctx context.Context, id, mac string, except netip.Add
 					addr = a
 				}
 			}
+			if other := p.twin(v, v.nics[i], addr); other != nil {
+				addr, taken = netip.Addr{}, fmt.Errorf("the address %s is reported by VM %s, too, which is powered on", addr, other.path())
+			}
 			return addr.IsValid() && addr != except, nil
 		})
 	}
+	if err != nil && taken != nil {
+		err = fmt.Errorf("%w: %w", taken, err)
+	}
 	return addr, p.record("Address", name, err)
+}
+
+// twin returns another running VM on the NIC's network that reports the address, or nil; with p.mu held.
+func (p *Provider) twin(v *vm, of nic, addr netip.Addr) *vm {
+	for _, o := range p.vms {
+		if o == v || !o.on || !o.fresh {
+			continue
+		}
+		for _, n := range o.nics {
+			if n.network == of.network && slices.Contains(o.reported[n.mac], addr) {
+				return o
+			}
+		}
+	}
+	return nil
 }

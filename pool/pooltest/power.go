@@ -23,6 +23,23 @@ var power = []Case{
 		assert.True(f, addr.IsValid() && !addr.IsLinkLocalUnicast(), "address %v", addr)
 		assert.True(f, f.look(id).On)
 	}},
+	{Name: "an address that another running VM has is no address, and that VM is named", needs: func(e Env) bool { return e.LeaseByMAC }, test: func(f *fixture) {
+		_, one := f.up("one")
+		spec := f.spec(f.name("twin"))
+		spec.VM.NICs = one.VM.NICs
+		id, err := f.base.Clone(f.ctx, spec)
+		require.NoError(f, err)
+		f.removeLater(id)
+		require.NoError(f, f.base.PowerOn(f.ctx, id))
+		for named := false; !named; { // its tools take their time
+			ctx, cancel := context.WithTimeout(f.ctx, f.env.Instant)
+			addr, err := f.p.Address(ctx, id, spec.VM.NICs[0].MAC, netip.Addr{})
+			cancel()
+			require.Error(f, err, "the address %s is that of %s, too", addr, one.VM.Name)
+			require.NoError(f, f.ctx.Err(), "it is not said whose address it is: %v", err)
+			named = strings.Contains(err.Error(), one.VM.Name)
+		}
+	}},
 	{Name: "a MAC in upper case is the same MAC", test: func(f *fixture) {
 		id, spec := f.up("upper")
 		one, err := f.base.Address(f.ctx, id, spec.VM.NICs[0].MAC, netip.Addr{})

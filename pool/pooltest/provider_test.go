@@ -16,7 +16,7 @@ func TestConformance(t *testing.T) {
 	t.Parallel()
 	p := pooltest.NewProvider(t, "template")
 	pooltest.TestProvider(t, p, pooltest.Env{
-		Template: "template", Timeout: 30 * time.Second, Instant: 500 * time.Millisecond,
+		Template: "template", Timeout: 30 * time.Second, Instant: 500 * time.Millisecond, LeaseByMAC: true,
 		BootedAt: func(_ pool.T, id string) time.Time { return p.BootedAt(id) },
 	})
 }

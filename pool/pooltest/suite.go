@@ -41,6 +41,9 @@ type Env struct {
 	// Copy makes a full copy of a VM, off, as a person does without this package, under another name in
 	// the same folder, and returns its ID. nil skips the case that needs it.
 	Copy func(t pool.T, id, name string) string
+	// LeaseByMAC says that guests with one MAC on one network get one address, as a DHCP server gives
+	// them that goes by MACs. false skips the case that needs it.
+	LeaseByMAC bool
 	// RecordLimit is how many bytes of a snapshot's record the hypervisor keeps; 0, no limit that is
 	// known, skips the case that needs one.
 	RecordLimit int

@@ -158,6 +158,7 @@ func (p *Provider) Preflight(ctx context.Context, clones []pool.CloneSpec) error
 		if other := p.named(c.Set, c.VM.Folder, c.VM.Name); other != nil && other.owner != c.Owner {
 			errs = append(errs, fmt.Errorf("%s: a VM of that name exists that is not ours", other.path()))
 		}
+		errs = append(errs, p.macsTaken(c, at, clones))
 		if c.Source != "" {
 			_, err := p.source(c, at)
 			errs = append(errs, err)
@@ -165,6 +166,28 @@ func (p *Provider) Preflight(ctx context.Context, clones []pool.CloneSpec) error
 		p.mu.Unlock()
 	}
 	return p.record("Preflight", "", errors.Join(errs...))
+}
+
+// macsTaken returns an error if a VM on the same network has a static MAC that a clone is to have, unless
+// one of the clones replaces it, or it is one of the set's that is off; with p.mu held.
+func (p *Provider) macsTaken(c pool.CloneSpec, at pool.Placement, clones []pool.CloneSpec) error {
+	for i, want := range c.VM.NICs {
+		if want.MAC == "" || i >= len(at.Networks) {
+			continue
+		}
+		for _, v := range p.vms {
+			ours := slices.ContainsFunc(clones, func(c pool.CloneSpec) bool {
+				return v.set == c.Set && (!v.on || v.owner == c.Owner && v.name == c.VM.Name)
+			})
+			has := slices.ContainsFunc(v.nics, func(n nic) bool {
+				return strings.EqualFold(n.mac, want.MAC) && n.network == at.Networks[i]
+			})
+			if has && !ours {
+				return fmt.Errorf("%s: its MAC %s is that of VM %s; give it another MAC, or remove that VM", c.VM.Name, want.MAC, v.path())
+			}
+		}
+	}
+	return nil
 }
 
 // named returns the VM of that name, or nil; with p.mu held.
