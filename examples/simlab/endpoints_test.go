@@ -314,7 +314,7 @@ func TestOtherEndpointsHaveTheServersLoginAndFaults(t *testing.T) {
 	srv.Model, srv.Latency = simulator.VPX(), vspheretest.Fast()
 	srv.Username, srv.Password = "me", "secret"
 	srv.Start()
-	v := &visitor{t, t.Context(), dial(t, srv.URL), srv.URL.User}
+	v := &visitor{ctx: t.Context(), c: dial(t, srv.URL), user: srv.URL.User}
 	wrong := url.UserPassword("me", "wrong")
 
 	assert.Error(t, rest.NewClient(v.c.Client).Login(v.ctx, wrong))
