@@ -33,7 +33,7 @@ func (s *Set) Acquire(t T) *Pool {
 	begun := time.Now()
 	p, err := s.acquire(ctx, t.Name())
 	if err != nil {
-		fatal(t, err, "pool: acquire a pool of set %q: %v", s.Name, err)
+		fatal(t, err, "pool: acquire a pool of set %q: %w", s.Name, err)
 	}
 	attribute(t, "poolready.pool", fmt.Sprintf("%s/%d", s.Name, p.Number))
 	attribute(t, "poolready.wait", time.Since(begun).Round(time.Millisecond).String())
@@ -53,7 +53,12 @@ func (s *Set) Acquire(t T) *Pool {
 			t.Logf("%s", p.story(failed, last+evidence, kept))
 		}
 		if err != nil {
-			t.Errorf("pool: pool %d of set %q, which this test used: %v", p.Number, s.Name, err)
+			failed := fmt.Errorf("pool: pool %d of set %q, which this test used: %w", p.Number, s.Name, err)
+			if a, ok := t.(*attempt); ok {
+				a.blame(infrastructure(failed))
+				return
+			}
+			t.Errorf("%v", failed)
 		}
 	})
 	return p

@@ -23,7 +23,7 @@ func (h *Host) MustRun(t T, args ...string) string {
 	t.Helper()
 	out, err := h.Run(t.Context(), args...)
 	if err != nil {
-		fatal(t, err, "%v\nlook: %s", err, h.Look())
+		fatal(t, err, "%w\nlook: %s", err, h.Look())
 	}
 	return out
 }

@@ -20,7 +20,7 @@ func deadline(t T) (time.Time, bool) {
 // earlier. The alarm counts from the start of the tests, so after a long setup it is later.
 func deadlineIn(t T, start time.Time, timeout time.Duration) (time.Time, bool) {
 	at, ok := killTime(start, timeout)
-	if d, is := t.(interface{ Deadline() (time.Time, bool) }); is {
+	if d, is := beyond[interface{ Deadline() (time.Time, bool) }](t); is {
 		if alarm, set := d.Deadline(); set && (!ok || alarm.Before(at)) {
 			return alarm, true
 		}

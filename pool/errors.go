@@ -87,7 +87,7 @@ func hostError(h *Host, stage string, err error) error {
 // Where Host.MustRun, Acquire or Ensure fail a test by such an error, the message begins with
 // "infrastructure: ", and the test has the attribute "poolready.failure" of the value "infrastructure",
 // which go test -json shows. If setup fails so, the exit code of the test binary is
-// ExitInfrastructure; go test itself ends with 1 whatever it is.
+// ExitInfrastructure; go test itself ends with 1 whatever it is. Set.Retry repeats a test that fails so.
 var ErrInfrastructure = errors.New("infrastructure failed")
 
 // ExitInfrastructure is the exit code of Main if setup failed by an ErrInfrastructure.

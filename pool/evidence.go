@@ -29,8 +29,12 @@ func (e Evidence) wanted(failed bool) bool {
 // dir makes the directory for evidence of what, a test or a host. t may be nil.
 func (e Evidence) dir(t T, what string) (string, error) {
 	base := cmp.Or(e.Dir, os.Getenv("POOLREADY_DIR"))
-	if a, ok := t.(interface{ ArtifactDir() string }); ok && testFlag("artifacts") == "true" {
-		return filepath.Join(a.ArtifactDir(), "pool"), os.MkdirAll(filepath.Join(a.ArtifactDir(), "pool"), 0o700)
+	if a, ok := beyond[interface{ ArtifactDir() string }](t); ok && testFlag("artifacts") == "true" {
+		dir := filepath.Join(a.ArtifactDir(), "pool")
+		if a, again := t.(*attempt); again && a.number > 1 {
+			dir += "-retry"
+		}
+		return dir, os.MkdirAll(dir, 0o700)
 	}
 	if base == "" {
 		var err error

@@ -46,6 +46,7 @@ func TestAFailureOfTheInfrastructureIsToldApart(t *testing.T) {
 	r := newRig(t, nil)
 	spec := r.spec(1)
 	spec.Evidence.When = "never"
+	spec.SSH.KeepAlive, spec.SSH.DeadAfter = time.Second, 3*time.Second
 	set := r.open(spec)
 	test := func(name string) *attributedT {
 		return &attributedT{&heardT{fakeT: testOf(t, name)}, map[string]string{}}

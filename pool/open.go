@@ -33,7 +33,7 @@ func Ensure(t T, spec Spec) *Set {
 	defer stop()
 	s, err := open(ctx, spec, end, nil)
 	if err = infrastructure(err); err != nil {
-		fatal(t, err, "pool: %v", err)
+		fatal(t, err, "pool: %w", err)
 	}
 	t.Cleanup(func() { s.Close() })
 	return s

@@ -34,26 +34,41 @@ type T interface {
 	SkipNow()
 }
 
+// beyond returns what a test has beyond T, if it has that.
+func beyond[I any](t T) (i I, ok bool) {
+	if a, is := t.(*attempt); is {
+		t = a.T
+	}
+	i, ok = t.(I)
+	return i, ok
+}
+
 // attribute sets an attribute of a test, where it can have one.
 func attribute(t T, key, value string) {
-	if a, ok := t.(interface{ Attr(key, value string) }); ok {
+	if a, ok := beyond[interface{ Attr(key, value string) }](t); ok {
 		a.Attr(key, value)
 	}
 }
 
-// fatal fails t by an error, and says which kind it is.
+// fatal fails t by an error, which is among args, and says which kind it is.
 func fatal(t T, err error, format string, args ...any) {
 	t.Helper()
-	if errors.Is(err, ErrInfrastructure) {
-		format = "infrastructure: " + format
-		attribute(t, "poolready.failure", "infrastructure")
-		if m, ok := t.(*mainT); ok {
-			m.mu.Lock()
-			m.infra = true
-			m.mu.Unlock()
-		}
+	told := fmt.Errorf(format, args...)
+	if !errors.Is(err, ErrInfrastructure) {
+		t.Fatalf("%v", told)
+		return
 	}
-	t.Fatalf(format, args...)
+	switch t := t.(type) {
+	case *attempt:
+		t.blame(told)
+		runtime.Goexit()
+	case *mainT:
+		t.mu.Lock()
+		t.infra = true
+		t.mu.Unlock()
+	}
+	attribute(t, "poolready.failure", "infrastructure")
+	t.Fatalf("infrastructure: %v", told)
 }
 
 // errTestsOver is the cause that cancels the context of Main's T before the cleanups.
