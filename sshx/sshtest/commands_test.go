@@ -81,6 +81,15 @@ func TestCommandsOfTheEmbedder(t *testing.T) {
 	})
 }
 
+func TestACommandCanBeCalledWithoutAMachine(t *testing.T) {
+	t.Parallel()
+	var out, errs strings.Builder
+	p := &Proc{Args: []string{"/usr/bin/shopd", "-x"}, Dir: "/srv", Stdout: &out, Stderr: &errs}
+	assert.Equal(t, 3, p.Fail(3, "100%% of %s", p.Path("f")))
+	assert.Equal(t, 64, p.NotSimulated("-x"))
+	assert.Equal(t, "shopd: 100% of /srv/f\nsshtest: shopd: not simulated: -x\n", errs.String())
+}
+
 func TestSystemCommands(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)

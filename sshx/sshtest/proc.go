@@ -57,9 +57,15 @@ func (h *Host) own(c Command) machine.Command {
 	}
 }
 
-// proc is what the machine knows of p, as its fields are now.
+// proc is what the machine knows of p, as its fields are now. Of a Proc that no machine has made it
+// knows little: enough to print, and to make paths.
 func (p *Proc) proc() *machine.Proc {
-	q := *p.p
+	var q machine.Proc
+	if p.p != nil {
+		q = *p.p
+	} else if p.Host != nil {
+		q.Host = p.Host.m
+	}
 	q.Args, q.Env, q.Dir, q.User, q.Resumed = p.Args, p.Env, p.Dir, p.User, p.Resumed
 	q.Stdin, q.Stdout, q.Stderr = p.Stdin, p.Stdout, p.Stderr
 	return &q

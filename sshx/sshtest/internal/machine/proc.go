@@ -87,7 +87,9 @@ func (p *Proc) NotSimulated(arg string) int { return p.Refuse(path.Base(p.Args[0
 func (p *Proc) Refuse(command, what string) int {
 	r := &Refusal{Command: command, What: what}
 	fmt.Fprintln(p.Stderr, r)
-	p.Host.Refused(r, p.User)
+	if p.Host != nil {
+		p.Host.Refused(r, p.User)
+	}
 	return ExitNotSimulated
 }
 
