@@ -30,7 +30,7 @@ type contender struct {
 }
 
 // race lets all contenders do the same work, in turns, and reports how much longer each took than
-// the first: x_scp of 1.9 means that scp takes 1.9 times as long as sshx. Of three rounds the
+// the first: x_scp of 1.9 means that scp takes 1.9 times as long as sshx. Of five rounds the
 // median counts, since others use the machine too. Only ratios mean anything.
 func race(b *testing.B, amount float64, unit string, contenders []contender) {
 	b.Helper()
@@ -38,7 +38,7 @@ func race(b *testing.B, amount float64, unit string, contenders []contender) {
 	took := make([]time.Duration, len(contenders))
 	rounds := 0
 	for b.Loop() {
-		for range 3 {
+		for range 5 {
 			rounds++
 			var now time.Duration
 			for i, c := range contenders {
@@ -243,9 +243,9 @@ func with(b *testing.B, ours contender, tools map[string][]contender) []contende
 func BenchmarkCommands(b *testing.B) {
 	rtts(b, func(b *testing.B, m *bench) {
 		for _, width := range []int{1, 8} {
-			n := 64
+			n := 32
 			if m.rtt > 0 && width == 1 {
-				n = 24
+				n = 16
 			}
 			b.Run(fmt.Sprintf("%d at a time", width), func(b *testing.B) {
 				many := func(one func() error) error { return each(n, width, one) }
@@ -307,7 +307,7 @@ func BenchmarkScripts(b *testing.B) {
 // without letting go of its place on the disk, which nobody can do who replaces it as a whole.
 func BenchmarkUpload(b *testing.B) {
 	rtts(b, func(b *testing.B, m *bench) {
-		mib := 256
+		mib := 128
 		if m.rtt > 0 {
 			mib = 48
 		}

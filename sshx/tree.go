@@ -165,6 +165,7 @@ const treeBuffer = 256 << 10
 func (t *treePut) writeTar(w *io.PipeWriter, _ io.Reader, last string, sent *counted) error {
 	buf := bufio.NewWriterSize(io.MultiWriter(w, sent), treeBuffer)
 	tw := tar.NewWriter(buf)
+	block := make([]byte, 64<<10) // for all files: io.Copy would make one for each
 	now := time.Now().Truncate(time.Second)
 	for _, e := range append(t.entries, entry{name: last, mode: 0o600}) {
 		h := &tar.Header{Name: e.name, Mode: int64(unixMode(e.mode)), Size: e.size, ModTime: now, Typeflag: tar.TypeReg, Format: tar.FormatGNU}
@@ -180,7 +181,7 @@ func (t *treePut) writeTar(w *io.PipeWriter, _ io.Reader, last string, sent *cou
 		if h.Typeflag != tar.TypeReg || e.name == last {
 			continue
 		}
-		if err := t.copy(e, func(r *whole) error { _, err := io.Copy(tw, r); return err }); err != nil {
+		if err := t.copy(e, func(r *whole) error { _, err := io.CopyBuffer(tw, r, block); return err }); err != nil {
 			return err
 		}
 	}
