@@ -3,5 +3,5 @@
 set -eu
 . "${0%/*}/../lib.sh"
 for user in root "$ADMIN_USER"; do
-	sudo -n -u "$user" ssh -o BatchMode=yes -o ConnectTimeout=5 "$user@$CON_VLAN_ADDR" uname -n || true
+	sudo -n -u "$user" ssh -o BatchMode=yes -o ConnectTimeout=10 "$user@$CON_VLAN_ADDR" uname -n || true
 done

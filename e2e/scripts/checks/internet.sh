@@ -12,13 +12,13 @@ probe() { # NAME COMMAND...
 	if "$@" >/dev/null 2>&1; then open="$open $name"; else closed="$closed $name"; fi
 }
 probe icmp ping -c 1 -W 2 "$OUTSIDE_ADDR"
-probe tcp80 curl -sS -o /dev/null --noproxy '*' --connect-timeout 3 -m 10 "http://$OUTSIDE_ADDR/"
-probe tcp443 curl -sSk -o /dev/null --noproxy '*' --connect-timeout 3 -m 10 "https://$OUTSIDE_ADDR/"
+probe tcp80 curl -sS -o /dev/null --noproxy '*' --connect-timeout 5 -m 15 "http://$OUTSIDE_ADDR/"
+probe tcp443 curl -sSk -o /dev/null --noproxy '*' --connect-timeout 5 -m 15 "https://$OUTSIDE_ADDR/"
 probe dns-udp dig +short +time=2 +tries=1 "@$OUTSIDE_ADDR" "$OUTSIDE_NAME"
 probe dns-tcp dig +short +time=2 +tries=1 +tcp "@$OUTSIDE_ADDR" "$OUTSIDE_NAME"
-probe http-by-name curl -sSk -o /dev/null --connect-timeout 3 -m 10 "$INTERNET_URL"
+probe http-by-name curl -sSk -o /dev/null --connect-timeout 5 -m 15 "$INTERNET_URL"
 probe icmp6 ping -6 -c 1 -W 2 "$OUTSIDE_ADDR6"
-probe tcp443-6 curl -sSk -o /dev/null --noproxy '*' --connect-timeout 3 -m 10 "https://[$OUTSIDE_ADDR6]/"
+probe tcp443-6 curl -sSk -o /dev/null --noproxy '*' --connect-timeout 5 -m 15 "https://[$OUTSIDE_ADDR6]/"
 probe proxy-env [ -n "${http_proxy:-}${https_proxy:-}${HTTP_PROXY:-}${HTTPS_PROXY:-}${ALL_PROXY:-}" ]
 
 echo "open:${open:- none}"

@@ -3,5 +3,5 @@
 set -eu
 . "${0%/*}/../lib.sh"
 for user in root "$ADMIN_USER"; do
-	sudo -n -u "$user" ssh -o BatchMode=yes -o ConnectTimeout=5 "$user@localhost" id -un || true
+	sudo -n -u "$user" ssh -o BatchMode=yes -o ConnectTimeout=15 "$user@localhost" id -un || true
 done

@@ -8,4 +8,4 @@ if ! home=$(home_of "$TEST_USER"); then
 fi
 echo "sudo: $(sudo -n -u "$TEST_USER" sudo -n id -un || true)"
 key=$home/.ssh/id_ed25519
-echo "ssh: $(sudo -n -u "$TEST_USER" ssh -o BatchMode=yes -o ConnectTimeout=5 -o IdentitiesOnly=yes -i "$key" "$TEST_USER@localhost" id -un || true)"
+echo "ssh: $(sudo -n -u "$TEST_USER" ssh -o BatchMode=yes -o ConnectTimeout=15 -o IdentitiesOnly=yes -i "$key" "$TEST_USER@localhost" id -un || true)"

@@ -8,7 +8,7 @@ con_serves() { # sets why if it does not
 	if [ "$got" != "$CON_LAB_ADDR" ]; then
 		why="registry.$DOMAIN at $CON_VLAN_ADDR: got \"$got\", want $CON_LAB_ADDR"
 	# By address: names may be refused.
-	elif ! said=$(curl -sS -k -o /dev/null --connect-timeout 3 -m 10 "https://$OUTSIDE_ADDR/" 2>&1); then
+	elif ! said=$(curl -sS -k -o /dev/null --connect-timeout 5 -m 15 "https://$OUTSIDE_ADDR/" 2>&1); then
 		why="$OUTSIDE_ADDR cannot be reached through con: $said"
 	else
 		return 0
