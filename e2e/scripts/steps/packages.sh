@@ -24,5 +24,9 @@ done
 # shellcheck disable=SC2086 # a list of packages
 [ -z "$missing" ] || three_times get $missing
 
-# Debian's packages start what they bring. Names are served by con alone.
-[ "$ROLE" = con ] || systemctl disable --now dnsmasq
+# Debian's packages start what they bring. Names are served by con alone. Where systemd-resolved has the
+# port, as in the images of clouds, dnsmasq has failed to start.
+if [ "$ROLE" != con ]; then
+	systemctl disable --now dnsmasq
+	if systemctl is-failed --quiet dnsmasq; then systemctl reset-failed dnsmasq; fi
+fi
