@@ -139,7 +139,7 @@ func (v *vm) hardware(disk string) (args []string, files []*os.File, err error) 
 		machine = "q35,usb=off,smm=off,hpet=off,vmport=off,graphics=off"
 		naming  = "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off" // NICs are called by their slots
 		kernel  = "root=/dev/sda1 ro console=ttyS0 quiet mitigations=off nokaslr random.trust_cpu=on " +
-			"init_on_alloc=0 audit=0 apparmor=0 " +
+			"init_on_alloc=0 audit=0 apparmor=0 selinux=0 " +
 			"tsc=reliable no_timer_check systemd.show_status=0"
 	)
 	for _, list := range [][]string{
