@@ -65,6 +65,7 @@ func newMachine(t *testing.T, networks ...string) *machine {
 	limit := 5 * time.Minute
 	if site.kind == VMs {
 		limit *= 6
+		m.cfg.Timeout, m.cfg.DeadAfter = 2*time.Minute, 5*time.Minute
 	}
 	require.Eventually(t, func() bool {
 		for _, nic := range g.Info().NICs {
