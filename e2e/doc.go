@@ -88,6 +88,11 @@
 //	  con-lab: 10.0.2.25
 //	  datastore: Datastore4-2
 //
+// Teams on one vCenter give their sets different names, which have MACs of their own, addresses of their own
+// ("pool-base", and DHCP reservations for them) and, in one private network, a "vlan" or "vlan-prefix" of
+// their own. One that shares an address or a VLAN's with another's set is refused before anything is
+// touched; see pool.NIC.Claims.
+//
 // # Where it runs
 //
 // With GOVC_URL in the environment, on that vCenter. E2E_SSH_KEY names the private key file that
