@@ -26,6 +26,9 @@ import (
 // The lease is kept in the set's ledger for as long as t runs. If it is lost all the same, since
 // vCenter was out of reach for longer than Limits.Lease, or the process was stopped for so long,
 // all work on the pool's hosts ends with ErrLeaseLost, and t fails.
+//
+// A test has attributes, which go test -json shows: "poolready.pool", such as "lab/2"; "poolready.hosts", such as
+// "con2,dis2"; "poolready.wait", how long it waited, and "poolready.reset", how much of that was a reset.
 func (s *Set) Acquire(t T) *Pool {
 	t.Helper()
 	ctx, cancel := acquireContext(t)
@@ -36,7 +39,9 @@ func (s *Set) Acquire(t T) *Pool {
 		fatal(t, err, "pool: acquire a pool of set %q: %w", s.Name, err)
 	}
 	attribute(t, "poolready.pool", fmt.Sprintf("%s/%d", s.Name, p.Number))
+	attribute(t, "poolready.hosts", p.names())
 	attribute(t, "poolready.wait", time.Since(begun).Round(time.Millisecond).String())
+	attribute(t, "poolready.reset", p.reset.Round(time.Millisecond).String())
 	p.t = t
 	t.Cleanup(func() {
 		t.Helper()
@@ -320,9 +325,11 @@ func (s *Set) prepare(ctx context.Context, x *lease.Held, was lease.Entry) (*Poo
 		}
 		s.log.linef("pool %d: reset, though it was clean: %s", p.Number, firstLine(err))
 	}
+	begun := time.Now()
 	if _, _, err := s.reset(ctx, x, p, was.Boots); err != nil {
 		return nil, err
 	}
+	took := time.Since(begun)
 	boots, err := p.mark(ctx)
 	if err != nil {
 		return nil, err
@@ -330,5 +337,7 @@ func (s *Set) prepare(ctx context.Context, x *lease.Held, was lease.Entry) (*Poo
 	if err := x.Update(ctx, lease.Prepared(p.build, boots)); err != nil {
 		return nil, err
 	}
-	return p.leased(x, boots), nil
+	l := p.leased(x, boots)
+	l.reset = took
+	return l, nil
 }

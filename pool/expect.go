@@ -20,14 +20,7 @@ func (p *Plan) expect(s Spec, o *observation) time.Duration {
 		if g.Action == ActionReuse {
 			continue
 		}
-		d := g.recipe.Expect
-		for _, old := range g.old {
-			if rec, _, _, err := readySnapshot(old, g.recipe.Snapshot); err == nil {
-				a, _ := o.account(rec)
-				d = cmp.Or(a.took(tookAll), d)
-			}
-		}
-		golden = max(golden, d)
+		golden = max(golden, o.expectedGolden(g))
 	}
 	total = golden
 	for i, hosts := range p.roles {
@@ -51,6 +44,37 @@ func (p *Plan) expect(s Spec, o *observation) time.Duration {
 		total += time.Duration(rounds(clones, p.Concurrency.Clones))*clone + max(time.Duration(rounds(works, p.Concurrency.Hosts))*work, boot)
 	}
 	return total
+}
+
+// expectedGolden is how long a golden is expected to take, by the account of an earlier generation or by
+// the Spec.
+func (o *observation) expectedGolden(g *goldenPlan) time.Duration {
+	d := g.recipe.Expect
+	for _, old := range g.old {
+		if rec, _, _, err := readySnapshot(old, g.recipe.Snapshot); err == nil {
+			a, _ := o.account(rec)
+			d = cmp.Or(a.took(tookAll), d)
+		}
+	}
+	return d
+}
+
+// expected is how long a host is expected to take to be cloned, and then to be made ready, by the account of
+// its last build or by the Spec; 0 if there is next to nothing to do.
+func (o *observation) expected(h *hostPlan) (clone, ready time.Duration) {
+	switch {
+	case h.Action == ActionPowerOn, h.Action == ActionReset:
+		return 0, expectBoot
+	case !h.builds():
+		return 0, 0
+	}
+	clone, ready = min(expectClone, h.role.Expect), h.role.Expect
+	if rec, _, _, err := readySnapshot(h.info, h.role.Snapshot); err == nil {
+		a, _ := o.account(rec)
+		clone = cmp.Or(a.took(tookClone), clone)
+		ready = cmp.Or(a.took(tookAll)-a.took(tookClone), ready)
+	}
+	return clone, ready
 }
 
 func rounds(n, atOnce int) int { return (n + atOnce - 1) / atOnce }

@@ -26,7 +26,7 @@ func (r *run) makeGoldens(ctx context.Context) {
 	st := r.log.stage("golden", len(todo))
 	defer st.end()
 	forAll(todo, len(todo), func(g *goldenPlan) {
-		ctx, finished := st.host(ctx, events.Event{Host: g.VM, Role: "golden"})
+		ctx, finished := st.host(ctx, events.Event{Host: g.VM, Role: "golden", Expect: r.obs.expectedGolden(g).Seconds()})
 		ready, err := r.makeGolden(ctx, st, g)
 		finished("is "+g.recipe.Snapshot, err)
 		if err != nil {

@@ -143,6 +143,7 @@ func Run(m TestingM, setup func(t T)) (code int) {
 	endClock := t.abortAtTimeout(processStart, testTimeout())
 	t.protect("setup", func() { setup(t) })
 	endClock()
+	t.endCases()
 	if o := operating.Load(); o != nil {
 		return o.finish()
 	}

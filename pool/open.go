@@ -18,6 +18,16 @@ import (
 // When the process was asked for an operation (see Main), Ensure does that instead, and does not
 // return.
 //
+// On a terminal, Ensure shows in addition a line for each host that is worked on: what it is at, since when,
+// and how long that is expected to take, by earlier builds. That is when Ensure is called in Main's setup, or in a test
+// without -v, and the test binary has the terminal: when it is run by itself, or by go test in the package's own
+// directory without naming a package. POOLREADY_PROGRESS=tty shows the lines on the terminal of the process
+// also where go test reads what is printed; POOLREADY_PROGRESS=plain shows none. There are no colors.
+//
+// With go test -json, in Main's setup, the work is shown as tests: "TestMain/lab/ready_con/con2" for a host
+// in a stage, "TestMain/lab/ready_con" for a stage. A host that failed is one that failed, with its error,
+// which the one of "TestMain" does not repeat. So gotestsum, and go-junit-report -parser gojson, show them.
+//
 // go test kills a test binary when its -timeout is over, setup included. When the plan cannot
 // be done by then, Ensure fails before it touches anything, and names the -timeout to set.
 func Ensure(t T, spec Spec) *Set {
@@ -26,12 +36,19 @@ func Ensure(t T, spec Spec) *Set {
 		return o.ensure(spec)
 	}
 	if spec.Logf == nil {
-		spec.Logf = t.Logf
+		spec.Logf = logfAt(t) // of the line that calls Ensure
 	}
 	end, _ := setupDeadline(t)
 	ctx, stop := untilInterrupted(t.Context())
 	defer stop()
-	s, err := open(ctx, spec, end, nil)
+	v := newView(t, spec.Name)
+	s, err := open(ctx, spec, end, nil, v)
+	if v != nil {
+		v.close()
+	}
+	if c, ok := v.(*cases); ok {
+		err = c.told(err)
+	}
 	if err = infrastructure(err); err != nil {
 		fatal(t, err, "pool: %w", err)
 	}
@@ -49,7 +66,7 @@ func Ensure(t T, spec Spec) *Set {
 //
 // When ctx ends, so does Open, soon; what is ready by then stays ready.
 func Open(ctx context.Context, spec Spec) (*Set, error) {
-	s, err := open(ctx, spec, time.Time{}, nil)
+	s, err := open(ctx, spec, time.Time{}, nil, nil)
 	if err != nil {
 		return nil, fmt.Errorf("pool: %w", infrastructure(err))
 	}
@@ -58,16 +75,18 @@ func Open(ctx context.Context, spec Spec) (*Set, error) {
 
 // open is the story of a set: observe, plan, hold, golden, clone role by role, make ready role by
 // role. end is when the process will be killed, or zero. force is what is rebuilt though it is
-// ready, or nil.
-func open(ctx context.Context, spec Spec, end time.Time, force *RebuildOptions) (_ *Set, err error) {
+// ready, or nil. v shows the work, or is nil.
+func open(ctx context.Context, spec Spec, end time.Time, force *RebuildOptions, v view) (_ *Set, err error) {
 	if err := spec.validate(); err != nil {
 		return nil, err
 	}
 	ctx, lost := context.WithCancelCause(ctx)
 	defer lost(nil)
 	r := newRun(spec.withDefaults(), force, nil, lost)
+	r.log.view = v
 	span := r.log.events.Begin(events.Event{Kind: events.Setup, Name: "set up"})
 	defer func() {
+		r.log.view = nil
 		if span.End(err); err != nil {
 			r.log.close()
 		}
@@ -112,11 +131,11 @@ func (r *run) finish(ctx context.Context) (*Set, error) {
 		now, err := r.ledger.ReadClock(ctx)
 		forAll(s.pools, len(s.pools), func(p *Pool) { r.releaseReady(ctx, s, p, now, err) })
 	}
-	r.log.sayf("set %q: %d of %d pools ready\n%s", s.Name, len(s.pools), len(r.plan.pools), s.Table())
 	if len(s.pools) < r.spec.MinPools {
 		s.Close()
-		return nil, r.notReady(len(s.pools))
+		return nil, r.notReady(len(s.pools)) // which says it all
 	}
+	r.log.sayf("set %q: %d of %d pools ready\n%s", s.Name, len(s.pools), len(r.plan.pools), s.Table())
 	for _, err := range r.failures() {
 		r.log.linef("not ready, and not needed for MinPools %d: %s", r.spec.MinPools, indent(err.Error(), "    "))
 	}

@@ -34,6 +34,7 @@ type Pool struct {
 	boots  []string
 	since  time.Time // when the test got it
 	span   *eventlog.Span
+	reset  time.Duration // how long the test waited for a reset
 	gone   sync.WaitGroup
 }
 
@@ -66,6 +67,15 @@ func (p *Pool) Context() context.Context {
 
 // Hosts returns the pool's hosts in the order of roles.
 func (p *Pool) Hosts() []*Host { return slices.Clone(p.hosts) }
+
+// names are those of the pool's hosts.
+func (p *Pool) names() string {
+	var all []string
+	for _, h := range p.hosts {
+		all = append(all, h.Name)
+	}
+	return strings.Join(all, ",")
+}
 
 // leased returns the pool for one lease, with hosts of its own, which no longer work when it is
 // over.

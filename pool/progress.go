@@ -24,6 +24,7 @@ type progress struct {
 	logf    func(format string, args ...any)
 	start   time.Time
 	events  *eventlog.Log // nil if nobody wants them
+	view    view          // of the setup; or nil
 	closing sync.Once
 
 	current atomic.Pointer[string] // the stage that last began
@@ -44,7 +45,12 @@ func (p *progress) linef(format string, args ...any) {
 
 // sayf says something that an event tells, too.
 func (p *progress) sayf(format string, args ...any) {
-	p.logf("[%6.1fs] %s", time.Since(p.start).Seconds(), fmt.Sprintf(format, args...))
+	p.logf("%s", p.line(fmt.Sprintf(format, args...)))
+}
+
+// line is a text with the time at which it is said.
+func (p *progress) line(text string) string {
+	return fmt.Sprintf("[%6.1fs] %s", time.Since(p.start).Seconds(), text)
 }
 
 // A stage is one batch of work on several hosts.
@@ -121,22 +127,27 @@ func (s *stage) at(host, what string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.doing[host] = what
+	if s.view != nil {
+		s.view.at(s.name, host, what, 0)
+	}
 }
 
 // host begins the work on one host, and returns a context for it, and a function that reports how it
-// ended, and returns how long it took.
-func (s *stage) host(ctx context.Context, e events.Event) (_ context.Context, finished func(what string, err error) time.Duration) {
+// ended.
+func (s *stage) host(ctx context.Context, e events.Event) (_ context.Context, finished func(what string, err error)) {
 	began := time.Now()
+	if s.view != nil {
+		s.view.at(s.name, e.Host, "", time.Duration(e.Expect*float64(time.Second)))
+	}
 	e.Stage = s.name
 	ctx = s.within(WithNotices(ctx, func(text string) { s.at(e.Host, text) }), e)
 	e.Kind = events.Host
 	span := s.events.Begin(e)
-	return ctx, func(what string, err error) time.Duration {
+	return ctx, func(what string, err error) {
 		took := time.Since(began)
 		span.Set(func(e *events.Event) { e.Text = what })
 		span.End(err)
 		s.finished(e.Host, what, took, err)
-		return took
 	}
 }
 
@@ -147,12 +158,17 @@ func (s *stage) finished(host, what string, took time.Duration, err error) {
 	delete(s.doing, host)
 	s.done++
 	s.spoke, s.waited = time.Now(), false
+	text := fmt.Sprintf("%s %d/%d: %s %s in %s", s.name, s.done, s.total, host, what, round(took))
 	if err != nil {
 		s.failed++
-		s.sayf("%s %d/%d: %s FAILED after %s: %s", s.name, s.done, s.total, host, round(took), firstLine(err))
-		return
+		text = fmt.Sprintf("%s %d/%d: %s FAILED after %s: %s", s.name, s.done, s.total, host, round(took), cause(err))
 	}
-	s.sayf("%s %d/%d: %s %s in %s", s.name, s.done, s.total, host, what, round(took))
+	if s.view != nil {
+		s.view.finished(s.name, host, s.line(text), took, err)
+	}
+	if _, tells := s.view.(*cases); !tells {
+		s.sayf("%s", text)
+	}
 }
 
 // end closes the stage.
@@ -161,11 +177,17 @@ func (s *stage) end() {
 	s.gone.Wait()
 	s.span.Set(func(e *events.Event) { e.Failed = s.failed })
 	s.span.End(nil)
+	took := time.Since(s.began)
+	text := fmt.Sprintf("%s: done in %s", s.name, round(took))
 	if s.failed > 0 {
-		s.sayf("%s: %d of %d failed, after %s", s.name, s.failed, s.total, round(time.Since(s.began)))
-		return
+		text = fmt.Sprintf("%s: %d of %d failed, after %s", s.name, s.failed, s.total, round(took))
 	}
-	s.sayf("%s: done in %s", s.name, round(time.Since(s.began)))
+	if s.view != nil {
+		s.view.ended(s.name, s.line(text), took, s.failed > 0)
+	}
+	if _, tells := s.view.(*cases); !tells {
+		s.sayf("%s", text)
+	}
 }
 
 // speak breaks a long silence with what is awaited.

@@ -36,7 +36,7 @@ func Rebuild(ctx context.Context, spec Spec, o RebuildOptions) error {
 	if err != nil {
 		return fail(err)
 	}
-	set, err := open(ctx, spec, time.Time{}, &o)
+	set, err := open(ctx, spec, time.Time{}, &o, nil)
 	if err != nil {
 		return fmt.Errorf("pool: rebuild: %w", err)
 	}

@@ -20,13 +20,15 @@ func (r *run) cloneRole(ctx context.Context, role int) {
 	if slices.ContainsFunc(hosts, func(h *hostPlan) bool { return h.Action == ActionRebuild }) {
 		inv = r.inventory(ctx)
 	}
-	r.batch(ctx, "clone "+r.spec.Roles[role].Name, hosts, r.plan.Concurrency.Clones,
+	expect := func(h *hostPlan) time.Duration { clone, _ := r.obs.expected(h); return clone }
+	r.batch(ctx, "clone "+r.spec.Roles[role].Name, hosts, r.plan.Concurrency.Clones, expect,
 		func(ctx context.Context, st *stage, h *hostPlan) (string, error) { return r.cloneHost(ctx, st, h, inv) })
 }
 
 // readyRole makes the VMs of one role ready.
 func (r *run) readyRole(ctx context.Context, role int) {
-	r.batch(ctx, "ready "+r.spec.Roles[role].Name, r.plan.roles[role], r.plan.Concurrency.Hosts, r.readyHost)
+	expect := func(h *hostPlan) time.Duration { _, ready := r.obs.expected(h); return ready }
+	r.batch(ctx, "ready "+r.spec.Roles[role].Name, r.plan.roles[role], r.plan.Concurrency.Hosts, expect, r.readyHost)
 }
 
 func (r *run) hostClone(h *hostPlan, g golden) CloneSpec {
@@ -262,7 +264,7 @@ func (r *run) join(h *hostPlan, host *Host) *hostRun {
 }
 
 // batch runs f for hosts of a role whose pool has not failed, at most limit at once.
-func (r *run) batch(ctx context.Context, name string, hosts []*hostPlan, limit int,
+func (r *run) batch(ctx context.Context, name string, hosts []*hostPlan, limit int, expect func(*hostPlan) time.Duration,
 	f func(context.Context, *stage, *hostPlan) (what string, err error),
 ) {
 	hosts = slices.DeleteFunc(slices.Clone(hosts), func(h *hostPlan) bool {
@@ -274,15 +276,18 @@ func (r *run) batch(ctx context.Context, name string, hosts []*hostPlan, limit i
 	st := r.log.stage(name, len(hosts))
 	defer st.end()
 	forAll(hosts, limit, func(h *hostPlan) {
-		ctx, finished := st.host(ctx, events.Event{Host: h.VM, Role: h.role.Name, Pool: h.Pool})
+		ctx, finished := st.host(ctx, events.Event{Host: h.VM, Role: h.role.Name, Pool: h.Pool, Expect: expect(h).Seconds()})
+		began := time.Now()
 		what, err := f(ctx, st, h)
-		took := finished(what, err)
+		took := time.Since(began)
 		x := r.host(h)
+		err = r.evidence(ctx, x.host, took, err)
+		finished(what, err)
 		r.mu.Lock()
 		x.took += took
 		r.mu.Unlock()
 		if err != nil {
-			r.fail(h.Pool, r.evidence(ctx, x.host, took, err))
+			r.fail(h.Pool, err)
 		}
 	})
 }

@@ -78,12 +78,13 @@ var errTestsOver = errors.New("the tests are over")
 type mainT struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	out    io.Writer
 
 	mu       sync.Mutex // guards what follows
+	out      io.Writer
 	failed   bool
 	skipped  bool
-	infra    bool // it failed by an ErrInfrastructure
+	infra    bool      // it failed by an ErrInfrastructure
+	began    time.Time // when it became a test of go test -json, or zero
 	cleanups []func()
 	helpers  map[string]bool // functions that called Helper
 }
@@ -91,6 +92,19 @@ type mainT struct {
 func newMainT() *mainT {
 	ctx, cancel := context.WithCancelCause(interrupted())
 	return &mainT{ctx: ctx, cancel: cancel, out: os.Stderr, helpers: make(map[string]bool)}
+}
+
+// setOut changes where messages go; restore undoes that.
+func (t *mainT) setOut(w io.Writer) (restore func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	before := t.out
+	t.out = w
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.out = before
+	}
 }
 
 func (t *mainT) Name() string { return "TestMain" }
@@ -200,7 +214,10 @@ func (t *mainT) print(msg string) {
 	if !strings.HasSuffix(msg, "\n") {
 		msg += "\n"
 	}
-	_, _ = io.WriteString(t.out, msg) // there is nowhere left to report an error
+	t.mu.Lock()
+	out := t.out
+	t.mu.Unlock()
+	_, _ = io.WriteString(out, msg) // there is nowhere left to report an error
 }
 
 // protect runs f and waits for it, on its own goroutine, so that the runtime.Goexit in FailNow
