@@ -53,6 +53,10 @@ func TestGovcSuite(t *testing.T) {
 		}
 	}
 
+	theirs := flagsOf(t, filepath.Join(paths["vcsim"], "bin", "vcsim"))
+	assert.Contains(t, theirs, "api-version")
+	assert.Subset(t, flagsOf(t, filepath.Join(paths["simlab"], "bin", "vcsim")), theirs, "simlab takes or refuses each of vcsim's flags")
+
 	var table bytes.Buffer
 	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "file\tvcsim passes\tof\tsimlab passes\tof\tvcsim only")
@@ -90,6 +94,18 @@ func TestGovcSuite(t *testing.T) {
 	require.NoError(t, w.Flush())
 	t.Logf("\n%s", table.String())
 	assert.Empty(t, excepted, "exceptions for tests that there are not")
+}
+
+var flagName = regexp.MustCompile(`(?m)^  -(\S+)`)
+
+// flagsOf returns the names of a program's flags, as its -h lists them.
+func flagsOf(t *testing.T, program string) (names []string) {
+	t.Helper()
+	out, _ := exec.CommandContext(t.Context(), program, "-h").CombinedOutput() // with whatever status
+	for _, m := range flagName.FindAllStringSubmatch(string(out), -1) {
+		names = append(names, m[1])
+	}
+	return names
 }
 
 func count(passed map[string]bool) (n int) {
