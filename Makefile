@@ -7,7 +7,7 @@ ACQUISITIONS ?= 300
 ANYTHING ?= 10m
 
 .DEFAULT_GOAL := help
-.PHONY: help test race lint pools plan status verify diff rebuild reset keep release sweep destroy chaos crash anything faults bench fuzz report picture api tidy shellcheck real real-qemu real-keep real-serve govc-suite ci
+.PHONY: help test race lint pools plan status verify diff rebuild reset keep release sweep destroy chaos crash anything faults bench scale fuzz report picture api tidy shellcheck real real-qemu real-keep real-serve govc-suite ci
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ faults: ## Meet every fault at every call of a build and of reuse, some 400 case
 
 bench: ## Run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+scale: ## Print how a set of POOLS (50) does, with counts and ratios of one run; some minutes
+	POOLREADY_SCALE=$(or $(POOLS),50) $(GO) test ./pool -run 'Scale$$' -v -count=1 -timeout 30m
 
 fuzz: ## Run every fuzz test for FUZZTIME (30s)
 	$(GO) test -list '^Fuzz' ./... | awk '/^Fuzz/ {f[n++] = $$1} /^ok/ {while (n) print $$2, f[--n]}' | while read -r p f; do $(GO) test "$$p" -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) || exit 1; done

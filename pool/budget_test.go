@@ -68,7 +68,7 @@ func TestBuildKeepsItsCallBudget(t *testing.T) {
 			tasks += n
 		}
 	}
-	assert.LessOrEqual(t, len(r.Requests())-waits, 82)
+	assert.LessOrEqual(t, len(r.Requests())-waits, 90)
 	assert.LessOrEqual(t, waits, 2*tasks, "for %d tasks", tasks)
 }
 
@@ -79,15 +79,17 @@ func TestBuildTakesLittleLongerThanItsLatencies(t *testing.T) {
 		t.Skip("under the race detector it would measure the race detector")
 	}
 	l := vspheretest.Brisk()
-	l.Scale = 5
-	up := l.PowerOn + l.Boot + l.Tools + l.Address
-	ready := up + l.GuestShutdown + l.Snapshot
-	path := l.FullClone + ready + // golden
-		2*(l.LinkedClone+ready+up) // each role: clone, make ready, power on again
+	l.Scale = 8
+	again := l.PowerOn + l.Boot // at the address of before
+	ready := again + l.Tools + l.Address + l.GuestShutdown + l.Snapshot
+	path := l.Create + // the claim
+		l.FullClone + ready + // golden
+		2*(l.LinkedClone+ready+again) + // each role: clone, make ready, power on again
+		l.Create + l.Reconfigure // the pools are noted, the claim is released
 	path = time.Duration(float64(path) * l.Scale)
 
 	ratio := math.Inf(1)
-	for try := 0; try < 3 && ratio > 1.15; try++ {
+	for try := 0; try < 3 && ratio > 1.1; try++ {
 		r := newRig(t, func(s *vspheretest.Server) { s.Latency = l })
 		start := time.Now()
 		r.open(r.spec(3)).Close()
@@ -95,7 +97,7 @@ func TestBuildTakesLittleLongerThanItsLatencies(t *testing.T) {
 		ratio = min(ratio, took.Seconds()/path.Seconds())
 		t.Logf("%s for a critical path of %s: ratio %.3f", took.Round(time.Millisecond), path, took.Seconds()/path.Seconds())
 	}
-	assert.LessOrEqual(t, ratio, 1.15)
+	assert.LessOrEqual(t, ratio, 1.1)
 }
 
 func count(names []string) map[string]int {

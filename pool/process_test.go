@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -46,12 +47,19 @@ func serveLab() {
 	srv := sshguest.NewUnstartedServer(nil)
 	srv.Templates = []vspheretest.Template{{Path: "templates/rhel9", DiskGiB: 10}}
 	srv.Latency = vspheretest.Fast()
+	if text := os.Getenv("CHILD_SCALE"); text != "" { // of its latencies; it is a cluster then
+		scale, err := strconv.ParseFloat(text, 64)
+		must(err)
+		srv.Latency, srv.Hosts = vspheretest.Brisk(), 4
+		srv.Latency.Scale = scale
+	}
 	srv.StateDir, srv.JumpAddr = dir, "127.0.0.1:0"
 	srv.Start()
 	must(os.WriteFile(filepath.Join(dir, "ca.pem"), srv.CA, 0o600))
 	text, err := json.Marshal(lab{dir, srv.URL.String(), srv.Jump, srv.JumpKey, srv.HostKeys})
 	must(err)
 	fmt.Println(string(text))
+	told := 0 // requests
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 		switch what, arg, _ := strings.Cut(lines.Text(), " "); what {
 		case "restart": // vCenter's service is away for so long
@@ -60,6 +68,13 @@ func serveLab() {
 			srv.Restart(down)
 		case "lose": // the answers to all writes to that VM
 			srv.Inject(vspheretest.Fault{Method: "ReconfigVM_Task", Name: arg, Times: -1, Effect: vspheretest.LoseReply})
+		case "calls": // since the last time, by method
+			all := srv.Requests()
+			text, err := json.Marshal(count(methods(all[min(told, len(all)):])))
+			must(err)
+			told = len(all)
+			fmt.Println(string(text))
+			continue
 		}
 		fmt.Println("done")
 	}
@@ -146,13 +161,13 @@ type standing struct {
 	from *bufio.Reader
 }
 
-func startLab(t *testing.T) *standing {
+func startLab(t *testing.T, env ...string) *standing {
 	t.Helper()
 	if raceDetector {
 		t.Skip("several processes, of each of which the race detector sees but a part, would be too slow for leases of seconds")
 	}
 	dir := t.TempDir()
-	cmd := process(context.Background(), "vcenter", labEnv+"="+dir)
+	cmd := process(context.Background(), "vcenter", append(env, labEnv+"="+dir)...)
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	out, err := cmd.StdoutPipe()
@@ -180,14 +195,22 @@ func process(ctx context.Context, mode string, env ...string) *exec.Cmd {
 	return cmd
 }
 
-// tell has it do something, and returns when it has.
-func (s *standing) tell(line string) {
+// tell has it do something, and returns its answer when it has.
+func (s *standing) tell(line string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, err := fmt.Fprintln(s.in, line)
 	require.NoError(s.t, err)
-	_, err = s.from.ReadString('\n')
+	answer, err := s.from.ReadString('\n')
 	require.NoError(s.t, err)
+	return answer
+}
+
+// calls are those that vCenter was asked for since the last time, by method.
+func (s *standing) calls() map[string]int {
+	n := map[string]int{}
+	require.NoError(s.t, json.Unmarshal([]byte(s.tell("calls")), &n))
+	return n
 }
 
 // env is what a child process must know.

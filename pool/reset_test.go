@@ -41,12 +41,12 @@ func TestAResetTakesLittleLongerThanItsLatencies(t *testing.T) {
 	r := newRig(t, func(s *vspheretest.Server) { s.Latency = l })
 	set := r.open(r.spec(1))
 	ratio := 9.
-	for try := 0; try < 3 && ratio > 1.2; try++ {
+	for try := 0; try < 3 && ratio > 1.5; try++ {
 		took := turnover(t, set)
 		ratio = min(ratio, took.Seconds()/path.Seconds())
 		t.Logf("%s for a critical path of %s: ratio %.3f", took.Round(time.Millisecond), path, took.Seconds()/path.Seconds())
 	}
-	assert.LessOrEqual(t, ratio, 1.2)
+	assert.LessOrEqual(t, ratio, 1.5, "one boot after the other would make it 1.7")
 }
 
 // A starter has a say before VMs are powered on.
