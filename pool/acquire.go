@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/poolready/poolready/pool/events"
@@ -201,12 +202,42 @@ func (s *Set) choose(ctx context.Context, w *lease.Waiter, test string) (int, *l
 			return 0, nil, s.late(ctx, err, now.String())
 		}
 		say(now.String())
-		select {
-		case <-ctx.Done():
+		if s.awaitChange(ctx, snapshot, freed, wait.Jitter(pause)); ctx.Err() != nil {
 			return 0, nil, s.late(ctx, nil, now.String())
-		case <-freed:
-		case <-time.After(wait.Jitter(pause)):
 		}
+	}
+}
+
+// awaitChange waits until this process has freed a pool, the ledger is no longer as it was read, pause
+// is over, or ctx ends. Holders change the ledger, too, when they renew their leases; so it is read no
+// more often than that costs little.
+func (s *Set) awaitChange(ctx context.Context, read *lease.Snapshot, freed <-chan struct{}, pause time.Duration) {
+	over := time.After(pause)
+	changed := make(chan struct{})
+	if w, ok := s.spec.Provider.(LedgerWatcher); ok {
+		watched, stop := context.WithCancel(ctx)
+		var watching sync.WaitGroup
+		watching.Go(func() {
+			if w.AwaitLedger(watched, s.Name, read.Revisions()) == nil {
+				close(changed)
+			}
+		})
+		defer watching.Wait()
+		defer stop()
+	}
+	select {
+	case <-ctx.Done():
+		return
+	case <-freed:
+		return
+	case <-over:
+		return
+	case <-changed:
+	}
+	select {
+	case <-ctx.Done():
+	case <-freed:
+	case <-time.After(firstPoll + time.Duration(len(read.Shards))*2*time.Millisecond - read.Age()):
 	}
 }
 

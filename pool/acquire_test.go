@@ -89,6 +89,33 @@ func TestAPoolThatComesTooLateIsReleased(t *testing.T) {
 	})
 }
 
+// However long a test has waited, it gets the pool that another process releases at once.
+func TestAWaiterLearnsAtOnceThatAPoolIsFree(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeLedger()
+		s := f.open(t, twoRoles(1))
+		x := f.acquire(t, "alice", 1)
+		var mine *lease.Held
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			var err error
+			mine, _, err = s.lease(t.Context(), "TestWaiting", false)
+			assert.NoError(t, err)
+		}()
+		for range 5 {
+			time.Sleep(73 * time.Second)
+			require.NoError(t, x.Confirm(t.Context()), "its holder goes on")
+		}
+		released := time.Now()
+		require.NoError(t, x.Release(t.Context(), lease.Released()))
+		<-done
+		assert.Less(t, time.Since(released), 300*time.Millisecond)
+		require.NoError(t, mine.Release(t.Context(), lease.Released()))
+	})
+}
+
 // Two tests of one process had the same pool, the first until it lost it: each ends as itself.
 func TestATestThatLostItsPoolMayComeAgain(t *testing.T) {
 	t.Parallel()

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/poolready/poolready/pool/internal/lease"
+	"github.com/poolready/poolready/pool/internal/wait"
 )
 
 // A fakeLedger is a LedgerStore in memory that answers as slowly and loses as much as it is told to.
@@ -48,6 +49,22 @@ func (f *fakeLedger) Ledger(ctx context.Context, _ string, shards ...string) (*L
 		}
 	}
 	return l, nil
+}
+
+func (f *fakeLedger) AwaitLedger(ctx context.Context, _ string, revisions map[string]string) error {
+	for {
+		f.mu.Lock()
+		for name, revision := range revisions {
+			if f.shards[name].Revision != revision {
+				f.mu.Unlock()
+				return nil
+			}
+		}
+		f.mu.Unlock()
+		if err := wait.Sleep(ctx, 10*time.Millisecond); err != nil {
+			return err
+		}
+	}
 }
 
 func (f *fakeLedger) SetLedger(ctx context.Context, _, shard, revision string, values map[string]string) error {

@@ -175,6 +175,14 @@ type LedgerStore interface {
 	SetLedger(ctx context.Context, set, shard, revision string, values map[string]string) error
 }
 
+// A LedgerWatcher is a LedgerStore that tells when a ledger changes. With one, whoever waits for a pool
+// learns at once that another process has released it; without, within 3 seconds.
+type LedgerWatcher interface {
+	// AwaitLedger waits until a shard of the set has another revision than revisions, which maps names of
+	// shards to revisions that were read, or is gone. It returns earlier with an error when ctx ends.
+	AwaitLedger(ctx context.Context, set string, revisions map[string]string) error
+}
+
 // A Ledger is one reading of a set's ledger.
 type Ledger struct {
 	// Now is the hypervisor's clock, by which all leases are measured. It was not earlier when Ledger

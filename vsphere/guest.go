@@ -19,6 +19,8 @@ type vmState struct {
 	boot  time.Time // when last powered on; zero when off
 	tools string    // guest.toolsRunningStatus
 	nics  []types.GuestNicInfo
+	// version is config.changeVersion.
+	version string
 
 	// What is known from any source.
 	firstMAC string    // of the VM's hardware; "" is not known
@@ -41,6 +43,8 @@ func (s *vmState) change(changes []types.PropertyChange) {
 			s.boot, _ = c.Val.(time.Time)
 		case "guest.toolsRunningStatus":
 			s.tools, _ = c.Val.(string)
+		case "config.changeVersion":
+			s.version, _ = c.Val.(string)
 		case "guest.net":
 			nics, _ := c.Val.(types.ArrayOfGuestNicInfo)
 			s.nics = nics.GuestNicInfo

@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -208,6 +209,36 @@ func ledgerValues(vm mo.VirtualMachine) map[string]string {
 		}
 	}
 	return all
+}
+
+// AwaitLedger implements pool.LedgerWatcher. It costs what every wait does: vCenter tells of changes.
+func (p *Provider) AwaitLedger(ctx context.Context, set string, revisions map[string]string) error {
+	all, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ends := make(chan error, len(revisions))
+	var waits sync.WaitGroup
+	none := true
+	for _, revision := range revisions {
+		id, version, ok := strings.Cut(revision, "@")
+		if !ok {
+			continue
+		}
+		none = false
+		waits.Go(func() {
+			ends <- p.pump.watch(all, vmRef(id), func(s *vmState) bool { return s.version != "" && s.version != version })
+		})
+	}
+	if none {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	first := <-ends
+	cancel()
+	waits.Wait()
+	if errors.Is(first, errVanished) {
+		return nil
+	}
+	return p.errorf(first, "wait for a change of the ledger of set %q", set)
 }
 
 // SetLedger implements pool.Provider. A write is one task. Making a shard takes the privileges

@@ -294,3 +294,32 @@ func TestLedgerSaysWhichPrivilegeIsMissing(t *testing.T) {
 	assert.False(t, errors.Is(err, pool.ErrChanged))
 	assert.True(t, strings.HasPrefix(err.Error(), `vsphere: write ledger "set-ledger-pool-1": `), "%v", err)
 }
+
+func TestAwaitLedgerTellsOfEachChange(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, vspheretest.Fast())
+	ctx := within(t, time.Minute)
+	other := l.provider(t)
+	defer func() { assert.NoError(t, other.Close(ctx)) }()
+	for _, shard := range []string{"pool-1", "pool-2"} {
+		require.NoError(t, other.SetLedger(ctx, "set", shard, "", map[string]string{"entry": "0"}))
+	}
+	revisions := func() map[string]string {
+		return map[string]string{"pool-1": l.shard(t, "pool-1").Revision, "pool-2": l.shard(t, "pool-2").Revision}
+	}
+	for i := range 3 {
+		read := revisions()
+		ends := make(chan error, 1)
+		go func() { ends <- l.p.AwaitLedger(ctx, "set", read) }()
+		short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+		require.ErrorIs(t, l.p.AwaitLedger(short, "set", read), context.DeadlineExceeded, "nothing has changed")
+		cancel()
+		require.NoError(t, other.SetLedger(ctx, "set", "pool-2", read["pool-2"], map[string]string{"entry": fmt.Sprint(i + 1)}))
+		require.NoError(t, <-ends)
+		require.NoError(t, l.p.AwaitLedger(ctx, "set", read), "it has changed already")
+	}
+	read := revisions()
+	task, err := l.byHand(t, "set-ledger-pool-1").Destroy(ctx)
+	done(t, task, err)
+	require.NoError(t, l.p.AwaitLedger(ctx, "set", read), "a shard is gone")
+}

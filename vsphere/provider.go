@@ -43,8 +43,9 @@ type Provider struct {
 }
 
 var (
-	_ pool.Provider    = (*Provider)(nil)
-	_ pool.CallCounter = (*Provider)(nil)
+	_ pool.Provider      = (*Provider)(nil)
+	_ pool.LedgerWatcher = (*Provider)(nil)
+	_ pool.CallCounter   = (*Provider)(nil)
 )
 
 // New returns a Provider for the vCenter that cfg describes, after checking cfg as a whole. It does

@@ -102,7 +102,7 @@ func (e *taskError) Fault() types.BaseMethodFault { return e.fault.Fault }
 // watched are the properties that the pump asks for.
 var watched = []types.PropertySpec{
 	{Type: "Task", PathSet: []string{"info.state", "info.error", "info.result", "info.queueTime", "info.completeTime"}},
-	{Type: "VirtualMachine", PathSet: []string{"runtime.powerState", "runtime.bootTime", "guest.toolsRunningStatus", "guest.net"}},
+	{Type: "VirtualMachine", PathSet: []string{"runtime.powerState", "runtime.bootTime", "guest.toolsRunningStatus", "guest.net", "config.changeVersion"}},
 }
 
 func newPump(s *session, pace pace) *pump {

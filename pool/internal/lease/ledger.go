@@ -115,6 +115,15 @@ func (s *Snapshot) At(t time.Time) time.Time { return s.Now.Add(t.Sub(s.Asked)) 
 // Age is how long ago the snapshot was asked for.
 func (s *Snapshot) Age() time.Duration { return time.Since(s.Asked) }
 
+// Revisions maps the names of the shards that were read to their revisions.
+func (s *Snapshot) Revisions() map[string]string {
+	all := map[string]string{}
+	for name, shard := range s.Shards {
+		all[name] = shard.Revision
+	}
+	return all
+}
+
 // Empty reports whether there is no ledger.
 func (s *Snapshot) Empty() bool { return len(s.Shards) == 0 }
 
