@@ -66,10 +66,11 @@ func runCheck(ctx context.Context, h *Host, c Check) CheckResult {
 	timeout := cmp.Or(c.Timeout, time.Minute)
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no result within its timeout (%s)", timeout))
 	defer cancel()
-	r := CheckResult{Host: h.Name, Name: c.Name, Want: h.VM.expand(c.Want)}
+	// What a host printed comes without secrets; without them both are compared, and told.
+	r := CheckResult{Host: h.Name, Name: c.Name, Want: h.redact(h.VM.expand(c.Want))}
 	r.began = time.Now()
 	r.Got, r.Err = protect2(func() (string, error) { return c.Do(ctx, h) })
-	r.Got, r.Took = strings.TrimSpace(r.Got), time.Since(r.began)
+	r.Got, r.Took = h.redact(strings.TrimSpace(r.Got)), time.Since(r.began)
 	recordCheck(ctx, h, r)
 	return r
 }

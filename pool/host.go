@@ -54,6 +54,13 @@ func newHost(s Spec, role string, pool int, vm VM, id string, keys []string) *Ho
 	return &Host{transcript: h, Name: vm.Name, Role: role, Pool: pool, VM: vm, set: s.Name, provider: s.Provider, limits: s.Limits, gates: s.gates, facts: s.Facts, id: id, cfg: cfg, dialing: make(chan struct{}, 1)}
 }
 
+// redact returns a text without the secrets of Spec.SSH.
+func (h *Host) redact(s string) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.cfg.Redact(s)
+}
+
 // A usage is the time in which a host that is leased, or made ready, may be used.
 type usage struct {
 	ctx   context.Context // ends with the use

@@ -212,3 +212,20 @@ check "dollars": want "$6$salt 10.0.0.1 ${PI}", got "ok"`, err.Error())
 	assert.True(t, results[0].OK())
 	assert.True(t, results[2].OK())
 }
+
+func TestChecksTellNoSecrets(t *testing.T) {
+	t.Parallel()
+	h := &Host{Name: "con1", limits: Limits{}.withDefaults(), VM: VM{Env: map[string]string{"TOKEN": "hunter2hunter2"}}}
+	h.cfg.Secrets = []string{"hunter2hunter2"}
+	prints := func(text string) func(context.Context, *Host) (string, error) {
+		return func(context.Context, *Host) (string, error) { return text, nil }
+	}
+	results, err := runChecks(t.Context(), h, []Check{
+		{Name: "printed", Want: "token=${TOKEN}", Do: prints("token=***")}, // as sshx has it
+		{Name: "its own", Want: "token=${TOKEN}", Do: prints("token=hunter2hunter2")},
+		{Name: "other", Want: "token=${TOKEN}", Do: prints("token=hunter3")},
+	})
+	require.Error(t, err)
+	assert.NotContains(t, err.Error(), "hunter2")
+	assert.Equal(t, []bool{true, true, false}, []bool{results[0].OK(), results[1].OK(), results[2].OK()})
+}
