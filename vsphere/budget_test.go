@@ -82,7 +82,7 @@ func makeReady(ctx context.Context, p *Provider, id, mac, snapshot string, on bo
 func TestBuildOfThreePoolsKeepsItsCallBudget(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, vspheretest.Brisk())
-	l.pace = defaultPace
+	l.intervals = defaultIntervals
 	l.p = l.provider(t)
 	ctx := within(t, time.Minute)
 	_, err := l.p.Inventory(ctx, "set", "template")
@@ -156,7 +156,7 @@ func TestNothingIsAskedWhileNobodyWaits(t *testing.T) {
 func TestOneLongPollAtATime(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, vspheretest.Brisk())
-	l.pace = defaultPace
+	l.intervals = defaultIntervals
 	l.p = l.provider(t)
 	ctx := within(t, time.Minute)
 	golden, snap := l.golden(t, ctx)

@@ -113,7 +113,7 @@ func (p *Provider) Destroy(ctx context.Context, id string) error {
 	for cut := false; ; cut = true {
 		_, err := p.perform(ctx, op)
 		if err == nil || isGone(err, vm) {
-			p.pump.forget(vm)
+			p.watcher.forget(vm)
 			return nil
 		}
 		if cut || !has[*types.InvalidPowerState](err) {

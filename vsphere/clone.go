@@ -185,7 +185,7 @@ func (p *Provider) inspect(ctx context.Context, ref types.ManagedObjectReference
 	}
 	p.heard(vm)
 	if macs := macsOf(vm); len(macs) > 0 {
-		p.pump.state(ref, func(s *vmState) { s.firstMAC = macs[0] })
+		p.watcher.state(ref, func(s *vmState) { s.firstMAC = macs[0] })
 		t, err := p.inventory(ctx, time.Time{})
 		if err != nil {
 			return err

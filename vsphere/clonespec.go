@@ -168,7 +168,7 @@ func (p *Provider) snapshotSource(ctx context.Context, vm, snap types.ManagedObj
 	p.sources.mu.Lock()
 	src := p.sources.bySnap[snap]
 	p.sources.mu.Unlock()
-	if src != nil && time.Since(src.read) < p.pace.source {
+	if src != nil && time.Since(src.read) < p.intervals.source {
 		return src, p.belongs(src, vm)
 	}
 	objects, err := p.s.retrieve(ctx, types.PropertyFilterSpec{

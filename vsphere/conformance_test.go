@@ -85,7 +85,7 @@ func removeFolder(ctx context.Context, p *Provider, folder types.ManagedObjectRe
 		if err != nil {
 			return err
 		}
-		return p.pump.task(ctx, task.Returnval)
+		return p.watcher.task(ctx, task.Returnval)
 	})
 }
 

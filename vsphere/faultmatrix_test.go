@@ -66,13 +66,13 @@ func newMatrixLab(t *testing.T) *matrixLab {
 // spec is a con and a dis that needs it, for a new Provider, as another process has one. call bounds
 // each call; 0 is as long as ever.
 func (l *matrixLab) spec(t *testing.T, call time.Duration) pool.Spec {
-	pace := quick()
-	pace.patient, pace.call = 5*time.Second, call
+	intervals := quick()
+	intervals.patient, intervals.call = 5*time.Second, call
 	cfg := l.cfg
 	cfg.TaskTimeout = time.Minute
 	end, err := cfg.parse(fieldNames)
 	require.NoError(t, err)
-	p := newProvider(cfg, end, pace)
+	p := newProvider(cfg, end, intervals)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 10*time.Second)
 		defer cancel()

@@ -11,7 +11,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// vmState is what the pump knows of a VM. Its zero value knows nothing.
+// vmState is what the watcher knows of a VM. Its zero value knows nothing.
 type vmState struct {
 	// What vCenter has reported through the view. Nothing else may change these: it reports only
 	// what differs from what it reported before.

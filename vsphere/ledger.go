@@ -225,7 +225,7 @@ func (p *Provider) AwaitLedger(ctx context.Context, set string, revisions map[st
 		}
 		none = false
 		waits.Go(func() {
-			ends <- p.pump.watch(all, vmRef(id), func(s *vmState) bool { return s.version != "" && s.version != version })
+			ends <- p.watcher.watch(all, vmRef(id), func(s *vmState) bool { return s.version != "" && s.version != version })
 		})
 	}
 	if none {

@@ -12,7 +12,7 @@ import (
 
 // run is the loop: it gathers what is to be watched, asks, and tells who waits, until nobody
 // does. What it builds on the server stays for the next run.
-func (p *pump) run() {
+func (p *watcher) run() {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	stop := make(chan struct{})
@@ -57,7 +57,7 @@ func (p *pump) run() {
 }
 
 // wanted tells whether anybody waits; if not, the loop has ended.
-func (p *pump) wanted() bool {
+func (p *watcher) wanted() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.waiters) == 0 || p.closed {
@@ -68,9 +68,9 @@ func (p *pump) wanted() bool {
 }
 
 // rest lets changes gather before the next poll, unless something is to be added.
-func (p *pump) rest(ctx context.Context) {
+func (p *watcher) rest(ctx context.Context) {
 	p.mu.Lock()
-	gap, least := p.pace.maxGap, p.pace.gap
+	gap, least := p.intervals.maxGap, p.intervals.gap
 	if p.noise {
 		least *= 2
 	}
@@ -85,22 +85,22 @@ func (p *pump) rest(ctx context.Context) {
 	defer t.Stop()
 	select {
 	case <-t.C:
-	case <-p.kick:
+	case <-p.wake:
 		p.again()
 	case <-ctx.Done():
 	}
 }
 
-// again repeats a kick for whoever comes next.
-func (p *pump) again() {
+// again repeats the wake-up for whoever comes next.
+func (p *watcher) again() {
 	select {
-	case p.kick <- struct{}{}:
+	case p.wake <- struct{}{}:
 	default:
 	}
 }
 
 // rebuild lets go of what was built on the server, and returns it.
-func (p *pump) rebuild() (old *view) {
+func (p *watcher) rebuild() (old *view) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	old, p.view = p.view, nil
@@ -120,10 +120,10 @@ var errUnreported = errors.New("vCenter does not report what it was told to watc
 // unreported tells whether a new view is needed: vCenter does not report an object that has left
 // the view and entered it again since the last poll, and whose state then was lost here. A new one
 // reports all. It is given more time than the one before, for vCenter may just be slow.
-func (p *pump) unreported() bool {
+func (p *watcher) unreported() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.patience = max(p.patience, 10*p.pace.enter)
+	p.patience = max(p.patience, 10*p.intervals.enter)
 	for _, o := range p.objects {
 		if o.waiters > 0 && !o.entered && !o.told.IsZero() && time.Since(o.told) > p.patience {
 			p.patience *= 2
@@ -136,7 +136,7 @@ func (p *pump) unreported() bool {
 // recheck has vCenter told again, with the next change to the view, of what it may have lost:
 // objects that it was told of but never reported, and, if it has been silent, all tasks. It answers
 // which of them do not exist.
-func (p *pump) recheck(silent bool) (any bool) {
+func (p *watcher) recheck(silent bool) (any bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, o := range p.objects {
@@ -151,7 +151,7 @@ func (p *pump) recheck(silent bool) (any bool) {
 func (w *waiter) unsure() bool { return w.confirm || w.object.entered && !w.object.doubt.IsZero() }
 
 // round is one poll, with the changes to the view that come before and during it.
-func (p *pump) round(ctx context.Context) error {
+func (p *watcher) round(ctx context.Context) error {
 	v, err := p.ensureView(ctx)
 	if err != nil {
 		return err
@@ -161,7 +161,7 @@ func (p *pump) round(ctx context.Context) error {
 	}
 
 	p.mu.Lock()
-	wait := int32(p.pace.poll / time.Second)
+	wait := int32(p.intervals.poll / time.Second)
 	for w := range p.waiters {
 		if w.unsure() {
 			wait = 0
@@ -183,7 +183,7 @@ func (p *pump) round(ctx context.Context) error {
 		answers <- answer{set, err}
 	})
 	lost := v.conn.lost
-	check := time.NewTicker(p.pace.enter)
+	check := time.NewTicker(p.intervals.enter)
 	defer check.Stop()
 	var failed error
 	for {
@@ -196,7 +196,7 @@ func (p *pump) round(ctx context.Context) error {
 				failed = errUnreported
 				cancel(failed)
 			}
-		case <-p.kick:
+		case <-p.wake:
 			// The poll out there reports what is added now.
 			if err := p.gather(ctx, v); err != nil && failed == nil {
 				failed = err
@@ -228,7 +228,7 @@ func (p *pump) round(ctx context.Context) error {
 }
 
 // ensureView returns the view, built for the present login.
-func (p *pump) ensureView(ctx context.Context) (*view, error) {
+func (p *watcher) ensureView(ctx context.Context) (*view, error) {
 	p.mu.Lock()
 	v := p.view
 	p.mu.Unlock()
@@ -256,13 +256,13 @@ func (p *pump) ensureView(ctx context.Context) (*view, error) {
 
 // gather tells vCenter, in one call, what to watch and what no longer: at once, unless it was told
 // something a moment ago.
-func (p *pump) gather(ctx context.Context, v *view) error {
+func (p *watcher) gather(ctx context.Context, v *view) error {
 	if p.news() == 0 {
 		return nil
 	}
 	sleep(ctx, p.slack())
 	select {
-	case <-p.kick: // what it announced is taken now
+	case <-p.wake: // what it announced is taken now
 	default:
 	}
 
@@ -273,7 +273,7 @@ func (p *pump) gather(ctx context.Context, v *view) error {
 		switch {
 		case o.leaving:
 			drop = append(drop, o)
-		case !o.inView && !o.gone && (o.waiters > 0 || now.Sub(o.released) < p.pace.forget):
+		case !o.inView && !o.gone && (o.waiters > 0 || now.Sub(o.released) < p.intervals.forget):
 			add = append(add, o)
 		case !o.inView && o.waiters == 0 && !o.released.IsZero():
 			delete(p.objects, o.ref)
@@ -319,20 +319,20 @@ func (p *pump) gather(ctx context.Context, v *view) error {
 }
 
 // slack is how long to gather what is to be watched.
-func (p *pump) slack() time.Duration {
+func (p *watcher) slack() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	d := p.pace.gather - time.Since(p.gathered)
+	d := p.intervals.gather - time.Since(p.gathered)
 	for w := range p.waiters {
 		if !w.object.inView {
-			d = max(d, min(w.slack, p.pace.gather))
+			d = max(d, min(w.slack, p.intervals.gather))
 		}
 	}
 	return d
 }
 
 // news counts objects that somebody waits for and vCenter was not told of.
-func (p *pump) news() (n int) {
+func (p *watcher) news() (n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, o := range p.objects {
@@ -344,7 +344,7 @@ func (p *pump) news() (n int) {
 }
 
 // vanish notes that ref does not exist. p.mu is held.
-func (p *pump) vanish(ref types.ManagedObjectReference) {
+func (p *watcher) vanish(ref types.ManagedObjectReference) {
 	o := p.objects[ref]
 	if o == nil {
 		return
@@ -361,7 +361,7 @@ func (p *pump) vanish(ref types.ManagedObjectReference) {
 }
 
 // apply takes in what a poll brought and ends the waits that it satisfies.
-func (p *pump) apply(set *types.UpdateSet, begun time.Time, confirmed bool) {
+func (p *watcher) apply(set *types.UpdateSet, begun time.Time, confirmed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if set != nil {

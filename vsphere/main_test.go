@@ -24,15 +24,15 @@ func TestMain(m *testing.M) {
 // lab is a simulated vCenter and a Provider on it.
 type lab struct {
 	*vspheretest.Server
-	p    *Provider
-	os   *plainOS
-	cfg  Config
-	pace pace // of Providers made from now on
+	p         *Provider
+	os        *plainOS
+	cfg       Config
+	intervals intervals // of Providers made from now on
 }
 
-// quick is a pace for a vCenter whose operations take milliseconds.
-func quick() pace {
-	p := defaultPace
+// quick are the intervals for a vCenter whose operations take milliseconds.
+func quick() intervals {
+	p := defaultIntervals
 	p.gather, p.gap, p.enter = time.Millisecond, time.Millisecond, 50*time.Millisecond
 	p.near, p.twins, p.look = 20*time.Millisecond, 500*time.Millisecond, time.Second
 	return p
@@ -49,7 +49,7 @@ func newLab(t *testing.T, latency vspheretest.Latency, change ...func(*vspherete
 		f(srv)
 	}
 	srv.Start()
-	l := &lab{Server: srv, os: os, cfg: configOf(srv), pace: quick()}
+	l := &lab{Server: srv, os: os, cfg: configOf(srv), intervals: quick()}
 	l.p = l.provider(t)
 	return l
 }
@@ -65,7 +65,7 @@ func (l *lab) provider(t *testing.T) *Provider {
 	t.Helper()
 	end, err := l.cfg.parse(fieldNames)
 	require.NoError(t, err)
-	p := newProvider(l.cfg, end, l.pace)
+	p := newProvider(l.cfg, end, l.intervals)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 30*time.Second)
 		defer cancel()

@@ -251,7 +251,7 @@ func (p *Provider) twin(ctx context.Context, vm types.ManagedObjectReference, ma
 		return nil, err
 	}
 	start := time.Now()
-	for since := start.Add(-p.pace.near); ; since = start {
+	for since := start.Add(-p.intervals.near); ; since = start {
 		r, err := p.guestsOn(ctx, net, since)
 		if err != nil {
 			return nil, err

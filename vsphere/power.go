@@ -24,7 +24,7 @@ func (p *Provider) PowerOn(ctx context.Context, id string) error {
 	// What tools and addresses say must be told from what they said before this power on, so
 	// the state before it has to be known.
 	off := false
-	p.pump.state(vm, func(s *vmState) { off = s.off })
+	p.watcher.state(vm, func(s *vmState) { off = s.off })
 	if !off {
 		power, err := p.readPower(ctx, vm)
 		if err != nil {
@@ -36,7 +36,7 @@ func (p *Provider) PowerOn(ctx context.Context, id string) error {
 		off = power == types.VirtualMachinePowerStatePoweredOff // and not suspended
 	}
 	if off {
-		p.pump.state(vm, (*vmState).poweringOn)
+		p.watcher.state(vm, (*vmState).poweringOn)
 	}
 	_, err := p.perform(ctx, operation{
 		name: "power on", object: p.label(id), entity: vm,
@@ -55,7 +55,7 @@ func (p *Provider) PowerOn(ctx context.Context, id string) error {
 			f, ok := fault[*types.InvalidPowerState](err)
 			ok = ok && f.ExistingState == types.VirtualMachinePowerStatePoweredOn
 			if ok && !lost { // it ran already, so it did not boot now
-				p.pump.state(vm, func(s *vmState) { s.ours = false })
+				p.watcher.state(vm, func(s *vmState) { s.ours = false })
 			}
 			return ok, nil, nil
 		},
@@ -74,13 +74,13 @@ func (p *Provider) readPower(ctx context.Context, vm types.ManagedObjectReferenc
 	return read.Runtime.PowerState, nil
 }
 
-// heard tells the pump of a reading.
+// heard tells the watcher of a reading.
 func (p *Provider) heard(vm mo.VirtualMachine) {
 	var boot time.Time
 	if vm.Runtime.BootTime != nil {
 		boot = *vm.Runtime.BootTime
 	}
-	p.pump.state(vm.Self, func(s *vmState) { s.heard(vm.Runtime.PowerState, boot) })
+	p.watcher.state(vm.Self, func(s *vmState) { s.heard(vm.Runtime.PowerState, boot) })
 }
 
 // ShutDown implements pool.Provider.
@@ -160,11 +160,11 @@ func (p *Provider) shutDownGuest(ctx context.Context, vm types.ManagedObjectRefe
 		}
 	}
 	believed := types.VirtualMachinePowerState("")
-	p.pump.state(vm, func(s *vmState) { believed = s.power })
+	p.watcher.state(vm, func(s *vmState) { believed = s.power })
 	if believed != types.VirtualMachinePowerStatePoweredOn {
-		p.pump.mistrust(vm) // for it was on just now
+		p.watcher.mistrust(vm) // for it was on just now
 	}
-	err = p.pump.watch(inTime, vm, func(s *vmState) bool { return s.power == types.VirtualMachinePowerStatePoweredOff })
+	err = p.watcher.watch(inTime, vm, func(s *vmState) bool { return s.power == types.VirtualMachinePowerStatePoweredOff })
 	switch {
 	case err == nil:
 		return "", nil
@@ -178,8 +178,8 @@ func (p *Provider) shutDownGuest(ctx context.Context, vm types.ManagedObjectRefe
 
 // awaitTools waits until the guest tools run, or the power is off.
 func (p *Provider) awaitTools(ctx context.Context, vm types.ManagedObjectReference) (off bool, err error) {
-	p.pump.mistrust(vm) // for they do not run now
-	err = p.pump.watch(ctx, vm, func(s *vmState) bool {
+	p.watcher.mistrust(vm) // for they do not run now
+	err = p.watcher.watch(ctx, vm, func(s *vmState) bool {
 		off = s.power == types.VirtualMachinePowerStatePoweredOff
 		return off || s.toolsRunning()
 	})
@@ -218,7 +218,7 @@ func (p *Provider) powerOff(ctx context.Context, id string) (forced bool, err er
 	if err != nil {
 		return false, err
 	}
-	p.pump.state(vm, func(s *vmState) { s.off = true })
+	p.watcher.state(vm, func(s *vmState) { s.off = true })
 	return forced, nil
 }
 
@@ -241,7 +241,7 @@ func (p *Provider) Address(ctx context.Context, id, mac string, except netip.Add
 		err = refuse("%s does not exist", p.label(id))
 	} else if err != nil && !errors.As(err, new(*twinError)) {
 		var so string
-		p.pump.state(vm, func(s *vmState) { so = s.describe() })
+		p.watcher.state(vm, func(s *vmState) { so = s.describe() })
 		err = fmt.Errorf("%w; last seen: %s", err, so)
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			err = p.blame(ctx, id, true, err)
@@ -255,7 +255,7 @@ func (p *Provider) Address(ctx context.Context, id, mac string, except netip.Add
 func (p *Provider) address(ctx context.Context, vm types.ManagedObjectReference, mac string, except netip.Addr, subnets []netip.Prefix) (addr netip.Addr, err error) {
 	var since time.Time // another VM has it
 	for {
-		err := p.pump.watch(ctx, vm, func(s *vmState) (ok bool) {
+		err := p.watcher.watch(ctx, vm, func(s *vmState) (ok bool) {
 			addr, ok = s.address(mac, subnets...)
 			return ok && addr != except
 		})
@@ -270,10 +270,10 @@ func (p *Provider) address(ctx context.Context, vm types.ManagedObjectReference,
 		if since.IsZero() {
 			since = time.Now()
 		}
-		if time.Since(since) >= p.pace.twins {
+		if time.Since(since) >= p.intervals.twins {
 			return netip.Addr{}, twins
 		}
-		if !sleep(ctx, p.pace.near) {
+		if !sleep(ctx, p.intervals.near) {
 			return netip.Addr{}, fmt.Errorf("%w; %w", context.Cause(ctx), twins)
 		}
 	}
@@ -282,7 +282,7 @@ func (p *Provider) address(ctx context.Context, vm types.ManagedObjectReference,
 // firstMAC returns the MAC of the VM's first NIC.
 func (p *Provider) firstMAC(ctx context.Context, vm types.ManagedObjectReference) (string, error) {
 	var mac string
-	p.pump.state(vm, func(s *vmState) { mac = s.firstMAC })
+	p.watcher.state(vm, func(s *vmState) { mac = s.firstMAC })
 	if mac != "" {
 		return mac, nil
 	}
@@ -294,7 +294,7 @@ func (p *Provider) firstMAC(ctx context.Context, vm types.ManagedObjectReference
 	if len(macs) == 0 {
 		return "", refuse("the VM has no NIC")
 	}
-	p.pump.state(vm, func(s *vmState) { s.firstMAC = macs[0] })
+	p.watcher.state(vm, func(s *vmState) { s.firstMAC = macs[0] })
 	return macs[0], nil
 }
 

@@ -22,11 +22,11 @@ const maxOddities = 3
 
 // Provider is a pool.Provider on one vCenter. Its methods may be called from any goroutine.
 type Provider struct {
-	cfg      Config
-	s        *session
-	pump     *pump
-	patience time.Duration // how long one operation is tried again
-	pace     pace
+	cfg       Config
+	s         *session
+	watcher   *watcher
+	patience  time.Duration // how long one operation is tried again
+	intervals intervals
 
 	near    *neighbourhood
 	places  *places // of the inventory: folders, datastores, resource pools, networks
@@ -55,15 +55,15 @@ func New(cfg Config) (*Provider, error) {
 	if err != nil {
 		return nil, fmt.Errorf("vsphere: configuration: %w", err)
 	}
-	return newProvider(cfg, end, defaultPace), nil
+	return newProvider(cfg, end, defaultIntervals), nil
 }
 
-func newProvider(cfg Config, end endpoint, pace pace) *Provider {
-	s := newSession(end, pace.patient)
-	s.timeout = pace.call
+func newProvider(cfg Config, end endpoint, intervals intervals) *Provider {
+	s := newSession(end, intervals.patient)
+	s.timeout = intervals.call
 	cfg.URL, cfg.Username, cfg.Password = "", "", "" // are in end
 	return &Provider{
-		cfg: cfg, s: s, pump: newPump(s, pace), patience: pace.patient, pace: pace,
+		cfg: cfg, s: s, watcher: newWatcher(s, intervals), patience: intervals.patient, intervals: intervals,
 		near: newNeighbourhood(), places: newPlaces(), sources: newSources(),
 		names: map[types.ManagedObjectReference]string{}, ledgers: map[string]pool.VM{}, shards: map[string]types.ManagedObjectReference{},
 	}
@@ -72,7 +72,7 @@ func newProvider(cfg Config, end endpoint, pace pace) *Provider {
 // Close ends every wait, logs out and closes all connections. Methods called later fail.
 // Closing twice does nothing.
 func (p *Provider) Close(ctx context.Context) error {
-	p.pump.close(ctx)
+	p.watcher.close(ctx)
 	if err := p.s.close(ctx); err != nil {
 		return fmt.Errorf("vsphere: log out: %w", explain(err, refName))
 	}
@@ -215,7 +215,7 @@ func (p *Provider) attempt(ctx context.Context, op operation) (types.AnyType, er
 	if err != nil {
 		return nil, err
 	}
-	return p.pump.taskOf(ctx, cmp.Or(op.kind, op.name), task, op.watch...)
+	return p.watcher.taskOf(ctx, cmp.Or(op.kind, op.name), task, op.watch...)
 }
 
 // readBack waits for what still goes on at op's entity and then looks.
@@ -248,7 +248,7 @@ func (p *Provider) settle(ctx context.Context, entity types.ManagedObjectReferen
 		for _, prop := range o.PropSet {
 			if s, ok := prop.Val.(types.TaskInfoState); ok && (s == types.TaskInfoStateQueued || s == types.TaskInfoStateRunning) {
 				// How it ends is for its owner; here it matters that it ended.
-				if err := p.pump.task(ctx, o.Obj); ctx.Err() != nil {
+				if err := p.watcher.task(ctx, o.Obj); ctx.Err() != nil {
 					return err
 				}
 			}
@@ -263,7 +263,7 @@ func (p *Provider) waitFor(ctx context.Context, err error) {
 	if !ok || f.GetTaskInProgress().Task.Value == "" {
 		return
 	}
-	_ = p.pump.task(ctx, f.GetTaskInProgress().Task)
+	_ = p.watcher.task(ctx, f.GetTaskInProgress().Task)
 }
 
 // fail words the error of an operation.

@@ -175,7 +175,7 @@ func TestPreflightRefusesWhatNoHostReaches(t *testing.T) {
 func TestPowerOnSaysWhatKeepsIt(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, vspheretest.Fast(), func(s *vspheretest.Server) { s.Hosts = 1 })
-	l.pace.look = 20 * time.Millisecond
+	l.intervals.look = 20 * time.Millisecond
 	l.p = l.provider(t)
 	ctx := within(t, time.Minute)
 	e := l.estate(t)

@@ -132,8 +132,8 @@ func (p *Provider) readSnapshots(ctx context.Context, vm types.ManagedObjectRefe
 func (p *Provider) Revert(ctx context.Context, id, snapshot string) error {
 	vm := vmRef(id)
 	defer func() { // power, tools and addresses are others now
-		p.pump.state(vm, (*vmState).reverted)
-		p.pump.mistrust(vm)
+		p.watcher.state(vm, (*vmState).reverted)
+		p.watcher.mistrust(vm)
 	}()
 	_, err := p.perform(ctx, operation{
 		name: "revert", object: p.label(id) + " to " + snapshot, entity: vm,

@@ -76,7 +76,7 @@ func TestSourcesThatCannotBecomePoolsAreRefused(t *testing.T) {
 func TestASnapshotIsLookedForWhereItIsNow(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, vspheretest.Fast(), func(s *vspheretest.Server) { s.Datastores = []string{"ssd1", "ssd2"} })
-	l.pace.source = time.Millisecond
+	l.intervals.source = time.Millisecond
 	l.p = l.provider(t)
 	ctx := within(t, time.Minute)
 	spec := goldenSpec("golden")

@@ -54,7 +54,7 @@ func (p *Provider) supervise(ctx context.Context, op operation) *watch {
 // look asks from time to time what keeps the operation, and ends it if that is a question.
 func (w *watch) look(end context.CancelCauseFunc) {
 	start := time.Now()
-	for wait := w.p.pace.look; sleep(w.ctx, wait); wait = 3 * w.p.pace.look {
+	for wait := w.p.intervals.look; sleep(w.ctx, wait); wait = 3 * w.p.intervals.look {
 		what := fmt.Sprintf("%s %s: waiting for %s", w.op.name, w.op.object, brief(time.Since(start)))
 		if silent := w.p.s.health.String(); silent != "" {
 			pool.Notice(w.ctx, "%s: %s", what, silent)
@@ -64,7 +64,7 @@ func (w *watch) look(end context.CancelCauseFunc) {
 			pool.Notice(w.ctx, "%s", what)
 			continue
 		}
-		ctx, cancel := context.WithTimeout(w.ctx, 2*w.p.pace.look)
+		ctx, cancel := context.WithTimeout(w.ctx, 2*w.p.intervals.look)
 		d, err := w.p.diagnose(ctx, w.op.entity)
 		cancel()
 		switch {
@@ -100,7 +100,7 @@ func (p *Provider) blame(ctx context.Context, id string, vm bool, err error) err
 	if !vm {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.pace.last)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.intervals.last)
 	defer cancel()
 	d, lookErr := p.diagnose(ctx, vmRef(id))
 	if lookErr != nil {

@@ -7,7 +7,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// view is what the pump has on the server: a property collector, a list view of the objects
+// view is what the watcher has on the server: a property collector, a list view of the objects
 // watched, and a filter that joins the two. It dies with its login.
 type view struct {
 	conn            *conn

@@ -141,7 +141,7 @@ func TestOneListOfTasksIsWaitedForWithOneFilter(t *testing.T) {
 	done := make(map[types.ManagedObjectReference]bool)
 	version := ""
 	for i := 0; len(done) < 3; {
-		if i < 3 { // while the pump runs
+		if i < 3 { // while the watcher runs
 			task, err := s.vm("template").Clone(s.ctx, s.folder, fmt.Sprint("vm", i), types.VirtualMachineCloneSpec{Location: s.here()})
 			require.NoError(t, err)
 			_, err = lv.Add(s.ctx, []types.ManagedObjectReference{task.Reference()})

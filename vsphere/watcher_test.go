@@ -101,9 +101,9 @@ func TestWaitsEndWhileALoginHangs(t *testing.T) {
 		done <- err
 	}()
 	polling := func() bool {
-		l.p.pump.mu.Lock()
-		defer l.p.pump.mu.Unlock()
-		return l.p.pump.polling
+		l.p.watcher.mu.Lock()
+		defer l.p.watcher.mu.Unlock()
+		return l.p.watcher.polling
 	}
 	require.Eventually(t, polling, 20*time.Second, time.Millisecond)
 	require.NoError(t, l.p.s.acquire(ctx))
@@ -119,7 +119,7 @@ func TestWaitsEndWhileALoginHangs(t *testing.T) {
 	}
 }
 
-// After a revert and a boot, vCenter tells only what is other than what it told before. The pace is
+// After a revert and a boot, vCenter tells only what is other than what it told before. The interval is
 // slow here, so that all of it happens between two polls.
 func TestAddressAfterARevert(t *testing.T) {
 	t.Parallel()
@@ -128,8 +128,8 @@ func TestAddressAfterARevert(t *testing.T) {
 			t.Parallel()
 			l := newLab(t, vspheretest.Fast())
 			l.os.fixed.Store(fixed)
-			l.pace = defaultPace
-			l.pace.gap, l.pace.fresh = 200*time.Millisecond, 0
+			l.intervals = defaultIntervals
+			l.intervals.gap, l.intervals.fresh = 200*time.Millisecond, 0
 			l.p = l.provider(t)
 			ctx := within(t, 30*time.Second)
 			id, snap := l.golden(t, ctx)
@@ -148,7 +148,7 @@ func TestAddressAfterARevert(t *testing.T) {
 func TestAddressIsNotOldWhenNobodyLooked(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, vspheretest.Fast())
-	l.pace.fresh = 0
+	l.intervals.fresh = 0
 	l.p = l.provider(t)
 	ctx := within(t, time.Minute)
 	id, _ := l.golden(t, ctx)
@@ -156,7 +156,7 @@ func TestAddressIsNotOldWhenNobodyLooked(t *testing.T) {
 	one, err := l.p.Address(ctx, id, "", netip.Addr{})
 	require.NoError(t, err)
 
-	other := l.provider(t) // with the same pace
+	other := l.provider(t) // with the same intervals
 	_, err = other.ShutDown(ctx, id, 0)
 	require.NoError(t, err)
 	require.NoError(t, other.PowerOn(ctx, id))
@@ -187,9 +187,9 @@ func TestATaskIsWaitedForAgainAtOnce(t *testing.T) {
 		t.Run(map[bool]string{false: "known", true: "forgotten"}[lost], func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t, vspheretest.Fast())
-			l.pace.enter, l.pace.fresh = time.Hour, 0 // without a look at what is not reported
+			l.intervals.enter, l.intervals.fresh = time.Hour, 0 // without a look at what is not reported
 			if lost {
-				l.pace.enter = 20 * time.Millisecond
+				l.intervals.enter = 20 * time.Millisecond
 			}
 			l.p = l.provider(t)
 			ctx := within(t, 30*time.Second)
@@ -203,11 +203,11 @@ func TestATaskIsWaitedForAgainAtOnce(t *testing.T) {
 				return err
 			}))
 			for range 3 {
-				require.NoError(t, l.p.pump.task(ctx, task))
+				require.NoError(t, l.p.watcher.task(ctx, task))
 				if lost {
-					l.p.pump.mu.Lock()
-					l.p.pump.objects = map[types.ManagedObjectReference]*object{}
-					l.p.pump.mu.Unlock()
+					l.p.watcher.mu.Lock()
+					l.p.watcher.objects = map[types.ManagedObjectReference]*object{}
+					l.p.watcher.mu.Unlock()
 				}
 			}
 		})

@@ -9,12 +9,12 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// pump learns of everything that is waited for, the ends of tasks and the states of VMs, through
+// watcher learns of everything that is waited for, the ends of tasks and the states of VMs, through
 // one property collector with one list view and one long poll, however many wait. It asks nothing
 // while nobody waits.
-type pump struct {
-	s    *session
-	pace pace
+type watcher struct {
+	s         *session
+	intervals intervals
 
 	mu       sync.Mutex
 	objects  map[types.ManagedObjectReference]*object
@@ -23,11 +23,11 @@ type pump struct {
 	polling  bool          // a long poll is out, so news would have come
 	heard    time.Time     // when the last poll ended
 	noise    bool          // it ended no wait
-	patience time.Duration // how long vCenter may leave an object unreported; 0 is ten times pace.enter
+	patience time.Duration // how long vCenter may leave an object unreported; 0 is ten times intervals.enter
 	closed   bool
 	view     *view // nil until built; belongs to the loop while it runs
 
-	kick chan struct{} // capacity 1: there is something to add
+	wake chan struct{} // capacity 1: there is something to add
 	loop sync.WaitGroup
 
 	gathered time.Time // when vCenter was last told what to watch; belongs to the loop while it runs
@@ -35,8 +35,8 @@ type pump struct {
 	usual map[string]time.Duration // how long tasks of a kind take, at least; guarded by mu
 }
 
-// pace is how eagerly the pump asks.
-type pace struct {
+// intervals say how eagerly the watcher asks.
+type intervals struct {
 	gather  time.Duration // least time between two calls that tell vCenter what to watch
 	gap     time.Duration // least time between two polls, twice that after one that ended no wait; it grows to a twentieth of the youngest wait
 	maxGap  time.Duration
@@ -54,7 +54,7 @@ type pace struct {
 	last    time.Duration // how long is spent on finding out what kept a wait that has ended
 }
 
-var defaultPace = pace{
+var defaultIntervals = intervals{
 	gather: 45 * time.Millisecond, gap: 25 * time.Millisecond, maxGap: time.Second,
 	poll: 45 * time.Second, fresh: time.Second, enter: time.Second, forget: 10 * time.Minute, hold: 3 * time.Second, patient: 5 * time.Minute,
 	look: 10 * time.Second, source: 10 * time.Second, near: 3 * time.Second, twins: 75 * time.Second, last: 5 * time.Second,
@@ -78,7 +78,7 @@ type object struct {
 // waiter waits for ready to hold of an object.
 type waiter struct {
 	object  *object
-	ready   func(*object) bool // called with the pump's lock
+	ready   func(*object) bool // called with the watcher's lock
 	since   time.Time
 	slack   time.Duration // how long it may be gathered with others
 	confirm bool          // ready held at once, of news that may be old
@@ -99,15 +99,15 @@ type taskError struct{ fault *types.LocalizedMethodFault }
 func (e *taskError) Error() string                { return e.fault.LocalizedMessage }
 func (e *taskError) Fault() types.BaseMethodFault { return e.fault.Fault }
 
-// watched are the properties that the pump asks for.
+// watched are the properties that the watcher asks for.
 var watched = []types.PropertySpec{
 	{Type: "Task", PathSet: []string{"info.state", "info.error", "info.result", "info.queueTime", "info.completeTime"}},
 	{Type: "VirtualMachine", PathSet: []string{"runtime.powerState", "runtime.bootTime", "guest.toolsRunningStatus", "guest.net", "config.changeVersion"}},
 }
 
-func newPump(s *session, pace pace) *pump {
-	return &pump{
-		s: s, pace: pace, kick: make(chan struct{}, 1),
+func newWatcher(s *session, intervals intervals) *watcher {
+	return &watcher{
+		s: s, intervals: intervals, wake: make(chan struct{}, 1),
 		objects: map[types.ManagedObjectReference]*object{},
 		waiters: map[*waiter]bool{}, usual: map[string]time.Duration{},
 	}
@@ -116,9 +116,9 @@ func newPump(s *session, pace pace) *pump {
 // taskOf is task, with the result, for one that has just been submitted, of a kind whose tasks take alike long. vCenter
 // tells of each object that comes into a view, though there is no news of it; so it is told of the task
 // only when that may have ended.
-func (p *pump) taskOf(ctx context.Context, kind string, ref types.ManagedObjectReference, also ...types.ManagedObjectReference) (types.AnyType, error) {
+func (p *watcher) taskOf(ctx context.Context, kind string, ref types.ManagedObjectReference, also ...types.ManagedObjectReference) (types.AnyType, error) {
 	p.mu.Lock()
-	usual := min(p.usual[kind]*21/20, p.pace.hold)
+	usual := min(p.usual[kind]*21/20, p.intervals.hold)
 	p.mu.Unlock()
 	t := time.NewTimer(usual)
 	defer t.Stop()
@@ -144,13 +144,13 @@ func (p *pump) taskOf(ctx context.Context, kind string, ref types.ManagedObjectR
 }
 
 // task waits for the task's end. Errors are the task's own (*taskError), ctx's, or of class unknown.
-func (p *pump) task(ctx context.Context, ref types.ManagedObjectReference) error {
+func (p *watcher) task(ctx context.Context, ref types.ManagedObjectReference) error {
 	_, err := p.ended(ctx, ref, 0, nil)
 	return err
 }
 
 // ended waits for the end of a task that has not failed.
-func (p *pump) ended(ctx context.Context, ref types.ManagedObjectReference, slack time.Duration, also []types.ManagedObjectReference) (end taskState, err error) {
+func (p *watcher) ended(ctx context.Context, ref types.ManagedObjectReference, slack time.Duration, also []types.ManagedObjectReference) (end taskState, err error) {
 	err = p.wait(ctx, ref, also, slack, func(o *object) bool {
 		end = o.task
 		return o.task.state == types.TaskInfoStateSuccess || o.task.state == types.TaskInfoStateError
@@ -172,19 +172,19 @@ func (p *pump) ended(ctx context.Context, ref types.ManagedObjectReference, slac
 
 // watch waits until ready holds of the VM's state. The state that ready is given lasts until ready
 // returns.
-func (p *pump) watch(ctx context.Context, vm types.ManagedObjectReference, ready func(*vmState) bool) error {
+func (p *watcher) watch(ctx context.Context, vm types.ManagedObjectReference, ready func(*vmState) bool) error {
 	return p.wait(ctx, vm, nil, 0, func(o *object) bool { return ready(&o.vm) })
 }
 
 // state calls f with what is known of the VM, which f may change.
-func (p *pump) state(vm types.ManagedObjectReference, f func(*vmState)) {
+func (p *watcher) state(vm types.ManagedObjectReference, f func(*vmState)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	f(&p.object(vm).vm)
 }
 
 // forget drops what is known of a VM.
-func (p *pump) forget(vm types.ManagedObjectReference) {
+func (p *watcher) forget(vm types.ManagedObjectReference) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if o := p.objects[vm]; o != nil && o.waiters == 0 {
@@ -195,7 +195,7 @@ func (p *pump) forget(vm types.ManagedObjectReference) {
 // mistrust makes what is known of a VM count only once vCenter has confirmed it. It is not
 // forgotten: vCenter tells of changes, and leaves a view that an object leaves and enters
 // between two polls as one where nothing happened.
-func (p *pump) mistrust(vm types.ManagedObjectReference) {
+func (p *watcher) mistrust(vm types.ManagedObjectReference) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if o := p.objects[vm]; o != nil {
@@ -204,7 +204,7 @@ func (p *pump) mistrust(vm types.ManagedObjectReference) {
 }
 
 // object returns the record of ref, made if need be. p.mu is held.
-func (p *pump) object(ref types.ManagedObjectReference) *object {
+func (p *watcher) object(ref types.ManagedObjectReference) *object {
 	o := p.objects[ref]
 	if o == nil || o.leaving && o.gone {
 		o = &object{ref: ref}
@@ -217,7 +217,7 @@ func (p *pump) object(ref types.ManagedObjectReference) *object {
 // remove forgets o, with the next change to the view if vCenter watches it: would it be forgotten
 // before, and watched anew before vCenter was polled without it, it would not be reported. p.mu is
 // held.
-func (p *pump) remove(o *object) {
+func (p *watcher) remove(o *object) {
 	if o.inView {
 		o.leaving = true
 	} else {
@@ -227,7 +227,7 @@ func (p *pump) remove(o *object) {
 
 // wait waits until ready holds of ref. Objects in also come into the view together with it; it may be
 // gathered with others for as long as slack.
-func (p *pump) wait(ctx context.Context, ref types.ManagedObjectReference, also []types.ManagedObjectReference, slack time.Duration, ready func(*object) bool) error {
+func (p *watcher) wait(ctx context.Context, ref types.ManagedObjectReference, also []types.ManagedObjectReference, slack time.Duration, ready func(*object) bool) error {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
@@ -243,7 +243,7 @@ func (p *pump) wait(ctx context.Context, ref types.ManagedObjectReference, also 
 	switch {
 	case o.gone:
 		w.done <- errVanished
-	case o.entered && o.doubt.IsZero() && ready(o) && (p.polling || time.Since(p.heard) < p.pace.fresh):
+	case o.entered && o.doubt.IsZero() && ready(o) && (p.polling || time.Since(p.heard) < p.intervals.fresh):
 		w.done <- nil
 	default:
 		w.confirm = o.entered && ready(o)
@@ -255,7 +255,7 @@ func (p *pump) wait(ctx context.Context, ref types.ManagedObjectReference, also 
 	}
 	p.mu.Unlock()
 	select {
-	case p.kick <- struct{}{}:
+	case p.wake <- struct{}{}:
 	default:
 	}
 
@@ -276,7 +276,7 @@ func (p *pump) wait(ctx context.Context, ref types.ManagedObjectReference, also 
 }
 
 // close ends all waits with errClosed, and the loop.
-func (p *pump) close(ctx context.Context) {
+func (p *watcher) close(ctx context.Context) {
 	p.mu.Lock()
 	p.closed = true
 	for w := range p.waiters {
@@ -293,7 +293,7 @@ func (p *pump) close(ctx context.Context) {
 }
 
 // finish ends one wait. p.mu is held.
-func (p *pump) finish(w *waiter, err error) {
+func (p *watcher) finish(w *waiter, err error) {
 	if p.waiters[w] {
 		delete(p.waiters, w)
 		w.done <- err
@@ -301,7 +301,7 @@ func (p *pump) finish(w *waiter, err error) {
 }
 
 // fail ends all waits. p.mu is not held.
-func (p *pump) fail(err error) {
+func (p *watcher) fail(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for w := range p.waiters {
