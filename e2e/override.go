@@ -99,7 +99,7 @@ func settingOf(key string) (setting[Topology], bool) {
 	return poolSettings[i].of(n), err == nil
 }
 
-// isOverride tells whether a key is one of a single pool; "pool-base" is not.
+// isOverride reports whether a key is one of a single pool; "pool-base" is not.
 func isOverride(key string) bool { return strings.Contains(key, ".") }
 
 // host returns h with what is otherwise.

@@ -163,7 +163,7 @@ func (r *rig) script(h Host, text string) (stdout, stderr string, code int) {
 	return o.stdout, o.stderr, o.code
 }
 
-// step runs one step of the recipe, and tells whether the host was rebooted for it.
+// step runs one step of the recipe, and reports whether the host was rebooted for it.
 func (r *rig) step(h Host, name string) (rebooted bool) {
 	r.t.Helper()
 	if name == "secrets" {

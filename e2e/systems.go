@@ -41,7 +41,7 @@ func (t Topology) On(con, dis string) Topology {
 func templateOf(os string) string { return "e2e-template-" + os }
 func goldenOf(os string) string   { return "e2e-golden-" + os }
 
-// Mixed tells whether dis is on another system than con.
+// Mixed reports whether dis is on another system than con.
 func (t Topology) Mixed() bool { return t.DisOS != "" }
 
 // os is the system of a role.

@@ -23,7 +23,7 @@ type CheckResult struct {
 	began time.Time
 }
 
-// OK tells whether the check passed.
+// OK reports whether the check passed.
 func (r CheckResult) OK() bool { return r.Err == nil && (r.Want == "" || r.Want == r.Got) }
 
 func (r CheckResult) String() string {

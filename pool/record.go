@@ -163,7 +163,7 @@ func parseOwner(text string) (o owner, ok bool) {
 	return o, true
 }
 
-// ours tells whether this set made the VM, under the name that it has now.
+// ours reports whether this set made the VM, under the name that it has now.
 func ours(set string, info VMInfo) (owner, bool) {
 	o, ok := parseOwner(info.Owner)
 	return o, ok && o.Set == set && o.VM == info.Name

@@ -79,7 +79,7 @@
 //
 //	*ExitError          it ran, and ended with another code than 0
 //	*DisconnectedError  its end is not known
-//	*CanceledError      its context ended; Killed tells whether it is known to be gone
+//	*CanceledError      its context ended; Killed reports whether it is known to be gone
 //	*SudoError          sudo refused
 //	*StartError         it did not start because of the host: disk full, no such directory
 //	*SessionError       no session for it to run in

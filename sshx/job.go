@@ -52,7 +52,7 @@ type Job struct {
 //
 // The log and what else belongs to the job are in a directory below /var/tmp, which Wait and
 // Follow remove when they have seen the job's end. When ctx ends before Detach returns, the job is
-// ended: CanceledError.Killed tells whether that is known.
+// ended: CanceledError.Killed reports whether that is known.
 func (c *Client) Detach(ctx context.Context, cmd Cmd) (*Job, error) {
 	fail := func(err error) error {
 		return fmt.Errorf("sshx: %s: detach %s: %w", c.cfg.Name, c.cfg.label(cmd), c.bare(err))

@@ -76,7 +76,7 @@ func (s *vmState) poweringOn() {
 // for.
 func (s *vmState) reverted() { s.off, s.ours = false, false }
 
-// up tells whether guest tools run that have been started since the VM was powered on.
+// up reports whether guest tools run that have been started since the VM was powered on.
 func (s *vmState) up() bool {
 	switch {
 	case s.power != types.VirtualMachinePowerStatePoweredOn || !s.toolsRunning():

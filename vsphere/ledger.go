@@ -263,7 +263,7 @@ func (p *Provider) SetLedger(ctx context.Context, set, shard, revision string, v
 	}
 	vm := vmRef(id)
 	config.ChangeVersion = version
-	// mine tells whether the shard is as this call writes it. One that is neither so nor as it was
+	// mine reports whether the shard is as this call writes it. One that is neither so nor as it was
 	// was changed by somebody else, and this write can no longer be done.
 	mine := func(ctx context.Context) (bool, error) {
 		read, err := p.readVM(ctx, vm, "config")

@@ -244,7 +244,7 @@ func pathIn(all map[types.ManagedObjectReference]place, ref types.ManagedObjectR
 	}
 }
 
-// called tells whether want is the place's name, in the form that inventory paths have or in plain.
+// called reports whether want is the place's name, in the form that inventory paths have or in plain.
 func (p place) called(want string) bool { return p.name == want || p.plain() == want }
 
 // plain is the name as people wrote it: vCenter escapes what has a meaning in inventory paths.
@@ -341,7 +341,7 @@ func (t *tree) find(k kind, want string) (place, error) {
 	return place{}, refuse("there is no %s %q in datacenter %q; there is %s", k.word, want, t.dc.name, list(t.paths(candidates)))
 }
 
-// below tells whether the place is somewhere below ref: folders are of one type, whatever they
+// below reports whether the place is somewhere below ref: folders are of one type, whatever they
 // hold.
 func (t *tree) below(pl place, ref types.ManagedObjectReference) bool {
 	for ok := true; ok; pl, ok = t.all[pl.parent] {

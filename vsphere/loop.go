@@ -56,7 +56,7 @@ func (p *watcher) run() {
 	}
 }
 
-// wanted tells whether anybody waits; if not, the loop has ended.
+// wanted reports whether anybody waits; if not, the loop has ended.
 func (p *watcher) wanted() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -117,7 +117,7 @@ func (p *watcher) rebuild() (old *view) {
 // exists.
 var errUnreported = errors.New("vCenter does not report what it was told to watch")
 
-// unreported tells whether a new view is needed: vCenter does not report an object that has left
+// unreported reports whether a new view is needed: vCenter does not report an object that has left
 // the view and entered it again since the last poll, and whose state then was lost here. A new one
 // reports all. It is given more time than the one before, for vCenter may just be slow.
 func (p *watcher) unreported() bool {
@@ -147,7 +147,7 @@ func (p *watcher) recheck(silent bool) (any bool) {
 	return any
 }
 
-// unsure tells whether only a poll that begins now can say if the wait is over.
+// unsure reports whether only a poll that begins now can say if the wait is over.
 func (w *waiter) unsure() bool { return w.confirm || w.object.entered && !w.object.doubt.IsZero() }
 
 // round is one poll, with the changes to the view that come before and during it.

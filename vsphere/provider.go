@@ -107,7 +107,7 @@ type operation struct {
 	submit func(ctx context.Context, c *conn) (types.ManagedObjectReference, error)
 	// look tells, when an answer was lost, whether the change took effect, and its result.
 	look func(ctx context.Context) (done bool, result types.AnyType, err error)
-	// accept tells whether an error means that all is as asked for. lost tells that an earlier
+	// accept reports whether an error means that all is as asked for. lost tells that an earlier
 	// answer was. It may be nil.
 	accept func(ctx context.Context, err error, lost bool) (done bool, result types.AnyType, instead error)
 	// once tells that nothing but looking keeps a repetition from doing it again.

@@ -248,7 +248,7 @@ func (s *session) read(ctx context.Context, f func(c *conn) error) error {
 	}
 }
 
-// reached tells whether the vCenter ever answered. One that did is waited for when it is away; one
+// reached reports whether the vCenter ever answered. One that did is waited for when it is away; one
 // that did not is more likely misconfigured.
 func (s *session) reached(ctx context.Context) bool {
 	if s.acquire(ctx) != nil {

@@ -179,7 +179,7 @@ func applyExtraConfig(old, changes []types.BaseOptionValue) []types.BaseOptionVa
 	return out
 }
 
-// reservedKey tells whether a .vmx key belongs to a field of the ConfigSpec.
+// reservedKey reports whether a .vmx key belongs to a field of the ConfigSpec.
 func reservedKey(key string) bool {
 	key = strings.ToLower(key)
 	switch key {

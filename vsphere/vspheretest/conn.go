@@ -150,7 +150,7 @@ func (c *labConn) Write(b []byte) (n int, err error) {
 	}
 }
 
-// reborn tells whether a guest runs that has the address of the far end.
+// reborn reports whether a guest runs that has the address of the far end.
 func (c *labConn) reborn() bool {
 	c.pipe.mu.Unlock()
 	defer c.pipe.mu.Lock()

@@ -358,7 +358,7 @@ func validMAC(mac string) bool {
 	return true
 }
 
-// keptMAC tells whether a MAC is among those that VMware keeps: a host powers on no VM that was
+// keptMAC reports whether a MAC is among those that VMware keeps: a host powers on no VM that was
 // given one by hand.
 func keptMAC(mac string) bool {
 	mac = strings.ToLower(mac)

@@ -166,7 +166,7 @@ func taskLabel(ctx *simulator.Context, info *types.TaskInfo) string {
 	return info.Name
 }
 
-// matches tells whether a filter lets the record through.
+// matches reports whether a filter lets the record through.
 func (r record) matches(f *types.EventFilterSpec, root types.ManagedObjectReference) bool {
 	e := r.event.GetEvent()
 	if f.EventChainId != 0 && e.ChainId != f.EventChainId {
@@ -195,7 +195,7 @@ func (r record) matches(f *types.EventFilterSpec, root types.ManagedObjectRefere
 	return true
 }
 
-// isOneOf tells whether e is of one of the types, or of one that extends it.
+// isOneOf reports whether e is of one of the types, or of one that extends it.
 func isOneOf(e types.BaseEvent, names []string) bool {
 	if x, ok := e.(*types.EventEx); ok && slices.Contains(names, x.EventTypeId) {
 		return true

@@ -76,7 +76,7 @@ func isNil(v reflect.Value) bool {
 }
 
 // isScalar reports whether t is a pointer to a number or the like, or any type at all, whose tags do
-// not tell whether it is required.
+// not report whether it is required.
 func isScalar(t reflect.Type) bool {
 	return t.Kind() == reflect.Pointer && (t.Elem().Kind() != reflect.Struct || t.Elem() == timeType) ||
 		t.Kind() == reflect.Interface && t.NumMethod() == 0

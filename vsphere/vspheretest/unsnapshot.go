@@ -164,7 +164,7 @@ func (s *Server) merge(ctx *simulator.Context, m *vm, rest []types.ManagedObject
 	}
 }
 
-// each visits every file of every disk chain; top tells whether it is the one in use.
+// each visits every file of every disk chain; top reports whether it is the one in use.
 func each(configs []*types.VirtualMachineConfigInfo, f func(b *types.VirtualDiskFlatVer2BackingInfo, top bool)) {
 	for _, c := range configs {
 		for _, d := range disks(c) {

@@ -89,7 +89,7 @@ func (s *Server) route(ctx *simulator.Context, m *simulator.Method) (mo.Referenc
 	return nil, nil
 }
 
-// alive tells whether the session of ctx is still logged in.
+// alive reports whether the session of ctx is still logged in.
 func (s *Server) alive(ctx *simulator.Context) bool {
 	if ctx.Session == nil {
 		return false

@@ -66,7 +66,7 @@ var subtypes = map[string][]string{
 	"VmwareDistributedVirtualSwitch": {"VmwareDistributedVirtualSwitch"},
 }
 
-// derives tells whether objects of one type are of another, too.
+// derives reports whether objects of one type are of another, too.
 func derives(kind, of string) bool {
 	return kind == of || slices.Contains(subtypes[of], kind) ||
 		slices.Contains([]string{"ManagedObjectView", "View"}, of) && slices.Contains([]string{"ContainerView", "ListView"}, kind)

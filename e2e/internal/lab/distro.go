@@ -129,7 +129,7 @@ func (o *distro) installTemplate(d *sshtest.Disk, key string) {
 	}
 }
 
-// installed tells whether a command is on the machine: if a package brings it, that must be
+// installed reports whether a command is on the machine: if a package brings it, that must be
 // installed.
 func (g *Guest) installed(command string) bool {
 	if slices.Contains(g.os.absent, command) {

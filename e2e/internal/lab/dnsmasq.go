@@ -211,7 +211,7 @@ func (g *Guest) dnsmasqStart() error {
 	return nil
 }
 
-// dnsmasqListens tells whether it listens on one of the machine's addresses.
+// dnsmasqListens reports whether it listens on one of the machine's addresses.
 func (g *Guest) dnsmasqListens(c *dnsmasq, a netip.Addr) bool {
 	if len(c.interfaces) == 0 && len(c.listen) == 0 {
 		return !c.bindIfs || a.IsLoopback() || slices.Contains(c.boundAtBoot, a)

@@ -280,7 +280,7 @@ func (g *Guest) listAll(p *sshtest.Proc, z zone, permanent bool) {
 
 var errUnknown = errors.New("unknown")
 
-// alter queries, adds or removes what, and tells whether it was there before.
+// alter queries, adds or removes what, and reports whether it was there before.
 func (z *zone) alter(verb, what string) (have bool, err error) {
 	kind, value, _ := strings.Cut(what, "=")
 	switch kind {

@@ -214,7 +214,7 @@ func (g *Guest) apply() {
 	g.node.Configure(cfg)
 }
 
-// running tells whether a link is up, with its parent, and has a carrier. The caller holds mu.
+// running reports whether a link is up, with its parent, and has a carrier. The caller holds mu.
 func (g *Guest) running(l *link) bool {
 	if l.parent != "" {
 		if p := g.link(l.parent); p == nil || !p.up {

@@ -73,7 +73,7 @@ func publicNames(_ context.Context, _, _ netip.AddrPort, q *dns.Msg) *dns.Msg {
 	return answer(q, found, ok)
 }
 
-// answer makes the reply that name has the addresses; ok tells whether it exists.
+// answer makes the reply that name has the addresses; ok reports whether it exists.
 func answer(q *dns.Msg, list []netip.Addr, ok bool) *dns.Msg {
 	m := new(dns.Msg)
 	m.SetReply(q)

@@ -175,7 +175,7 @@ func (l *Lab) SetStartup(d time.Duration) {
 	l.startup = d
 }
 
-// refused tells whether the mirror turns somebody away.
+// refused reports whether the mirror turns somebody away.
 func (l *Lab) refused() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

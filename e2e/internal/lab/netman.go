@@ -49,7 +49,7 @@ func (g *Guest) networkConf(section, key string) string {
 	return value
 }
 
-// managed tells whether NetworkManager may touch an interface.
+// managed reports whether NetworkManager may touch an interface.
 func (g *Guest) managed(name string) bool {
 	if g.os == debian && g.networkConf("ifupdown", "managed") != "true" {
 		for _, i := range g.interfaces() {

@@ -205,7 +205,7 @@ func (f netFile) profile(name string) profile {
 	return p
 }
 
-// isManaged tells whether a daemon looks after a link.
+// isManaged reports whether a daemon looks after a link.
 func (g *Guest) isManaged(name string) bool {
 	if g.isActive("NetworkManager") && g.managed(name) {
 		return true

@@ -131,7 +131,7 @@ func sshHandshake(conn net.Conn, host string, cfg *ssh.ClientConfig) (*ssh.Clien
 	return ssh.NewClient(c, chans, reqs), nil
 }
 
-// known tells whether a host is known to have a key.
+// known reports whether a host is known to have a key.
 type known func(host string, key ssh.PublicKey) bool
 
 // knownHosts reads the system's and the user's file: lines of patterns, type and key.

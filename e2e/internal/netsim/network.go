@@ -114,7 +114,7 @@ func (f *Filter) passes(proto string, port uint16) bool {
 	return f == nil || proto == "icmp" || slices.Contains(f.Open, Service{proto, port})
 }
 
-// owns tells whether a is one of the machine's addresses. Like Linux, it answers to all its
+// owns reports whether a is one of the machine's addresses. Like Linux, it answers to all its
 // addresses on every interface.
 func (m *Node) owns(a netip.Addr) bool {
 	if a.IsLoopback() {

@@ -11,7 +11,7 @@ func Add(addr string) (remove func()) {
 	return func() { servers.Delete(addr) }
 }
 
-// Has tells whether this process serves a vCenter at "host:port".
+// Has reports whether this process serves a vCenter at "host:port".
 func Has(addr string) bool {
 	_, ok := servers.Load(addr)
 	return ok
