@@ -26,7 +26,7 @@
 //   - firewalld is installed and is the firewall, with the rules that RHEL has. ufw must not be active;
 //   - apt does nothing in the background any more, so that no host changes by itself;
 //   - the line of 127.0.1.1 goes from /etc/hosts, since dnsmasq would serve it;
-//   - cloud-init, where it is, is disabled: it would configure every clone's network anew.
+//   - cloud-init, where it is, is disabled: it would configure every clone's network again.
 //
 // Users are administrators by files in sudoers.d, whatever the group for that is called. What
 // Ubuntu has beside Debian (netplan, systemd-resolved) follows its documentation, and has been run

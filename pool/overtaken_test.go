@@ -195,7 +195,7 @@ func TestWhatAPersonKeepsMeanwhileIsNotRemoved(t *testing.T) {
 	}
 }
 
-// Somebody builds the pool anew between the plan and the lease of whoever only wants to look, or to
+// Somebody builds the pool again between the plan and the lease of whoever only wants to look, or to
 // reset it.
 func TestAPoolThatIsBuiltMeanwhileIsLookedAtAnew(t *testing.T) {
 	t.Parallel()

@@ -98,7 +98,7 @@ func (b *bent) Preflight(ctx context.Context, clones []pool.CloneSpec) error {
 }
 
 // A reset that only seems to have worked is found out, and the dirt is nobody's: the pool is built
-// anew.
+// again.
 func TestAPoolIsLentOnlyIfItIsProvedClean(t *testing.T) {
 	t.Parallel()
 	r := newMemory(t)
@@ -222,7 +222,7 @@ func TestPoolsThatNoTestHasHeldAreSeenSweptAndDestroyed(t *testing.T) {
 }
 
 // The whole ledger is destroyed by hand while a pool is in use: until its holder has written its
-// lease anew, nobody removes what may be somebody's.
+// lease again, nobody removes what may be somebody's.
 func TestALostLedgerGivesNothingAway(t *testing.T) {
 	t.Parallel()
 	r := newMemory(t)

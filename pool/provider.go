@@ -170,7 +170,7 @@ type LedgerStore interface {
 	// shard that must not be there yet, and the set's folder with it. Keys that are not in values
 	// stay as they are; those with the value "" are removed. It is one atomic change, made wholly or
 	// not at all. If somebody else was faster, it returns an error for which errors.Is(err,
-	// ErrChanged) holds: read again and decide anew. After any other error the outcome is unknown:
+	// ErrChanged) holds: read again and decide again. After any other error the outcome is unknown:
 	// read again, too. Keys are made of a-z, 0-9, "." and "-"; values are shorter than 4 KiB.
 	SetLedger(ctx context.Context, set, shard, revision string, values map[string]string) error
 }

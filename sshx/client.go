@@ -14,7 +14,7 @@ import (
 )
 
 // A Client is one SSH connection to one machine, made by Dial or WaitReady. It may be
-// used from any goroutine. It never connects anew: when the connection has ended, every method
+// used from any goroutine. It never connects again: when the connection has ended, every method
 // returns an error, and what was running ends with a *DisconnectedError.
 type Client struct {
 	cfg     Config // filled

@@ -101,7 +101,7 @@ type pulse struct {
 
 // run returns true when the peer is dead, after it called kill, which must make ask return; and
 // false when ctx ends. A tick that comes late means that this process was stopped, and its peer
-// could not be heard: then the wait starts anew.
+// could not be heard: then the wait starts again.
 func (p pulse) run(ctx context.Context, kill func()) bool {
 	var asking sync.WaitGroup
 	defer asking.Wait()

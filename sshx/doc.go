@@ -18,7 +18,7 @@
 // # Connections
 //
 // Dial makes one connection, and WaitReady tries until a machine is ready. A Client never connects
-// anew by itself. Config.Jump goes through a chain of hosts, each with its own user, keys and policy.
+// again by itself. Config.Jump goes through a chain of hosts, each with its own user, keys and policy.
 //
 // Every call ends when its context does. A peer that is silent for Config.DeadAfter, although
 // asked, is dead: the connection is closed, and everything that waits on it ends with ErrDead.

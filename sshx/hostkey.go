@@ -92,7 +92,7 @@ func (t *trust) knowsSomething() bool {
 }
 
 // check is the ssh.HostKeyCallback. It keeps its first verdict in t; it is called again whenever
-// keys are exchanged anew.
+// keys are exchanged again.
 func (t *trust) check(_ string, _ net.Addr, key ssh.PublicKey) error {
 	err := t.decide(key)
 	if t.got == nil {
@@ -130,7 +130,7 @@ func (t *trust) decide(key ssh.PublicKey) error {
 	}
 	if t.first && !t.knowsSomething() {
 		t.learned = true
-		t.pinned = []ssh.PublicKey{key} // for when keys are exchanged anew
+		t.pinned = []ssh.PublicKey{key} // for when keys are exchanged again
 		return nil
 	}
 	if no.Cause == nil && len(no.Want) == 0 {

@@ -18,7 +18,7 @@ import (
 // of connections, a restart of sshd, and the end of this process. It is not stopped by anything
 // but Kill and the machine's own end.
 //
-// Its methods connect anew when the connection is lost, as WaitReady does, so they may take as
+// Its methods connect again when the connection is lost, as WaitReady does, so they may take as
 // long as their context lets them. They may be called from any goroutine; Follow and Wait take
 // turns.
 type Job struct {

@@ -20,7 +20,7 @@ const (
 )
 
 // now is vCenter's clock, and by how much it may be later than that. It is asked for once a minute,
-// and read off our own in between: anew when this process or its machine has slept, which the wall
+// and read off our own in between: again when this process or its machine has slept, which the wall
 // clock notices and the monotonic one may not, or our clock was set.
 func (p *Provider) now(ctx context.Context) (time.Time, time.Duration, error) {
 	p.mu.Lock()

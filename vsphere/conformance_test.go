@@ -89,7 +89,7 @@ func removeFolder(ctx context.Context, p *Provider, folder types.ManagedObjectRe
 	})
 }
 
-// bootedAt is runtime.bootTime of a VM, which is read anew.
+// bootedAt is runtime.bootTime of a VM, which is read again.
 func (p *Provider) bootedAt(t pool.T, id string) time.Time {
 	t.Helper()
 	ref := types.ManagedObjectReference{Type: "VirtualMachine", Value: id}

@@ -96,7 +96,7 @@ func (p *Provider) readSet(ctx context.Context, set string, props []string) ([]t
 			}},
 		})
 		if f, ok := fault[*types.ManagedObjectNotFound](err); ok && f.Obj == *folder && try == 1 {
-			p.forgetFolders(set) // removed since, and perhaps made anew
+			p.forgetFolders(set) // removed since, and perhaps made again
 			continue
 		}
 		return objects, *folder, err

@@ -375,7 +375,7 @@ func (t *tree) paths(all []place) []string {
 	return paths
 }
 
-// lookUp finds all of what is wanted, reading the inventory anew if something is missing from an
+// lookUp finds all of what is wanted, reading the inventory again if something is missing from an
 // old reading. It reports everything that does not exist or is ambiguous.
 func (p *Provider) lookUp(ctx context.Context, want func(*tree) error) error {
 	start := time.Now()

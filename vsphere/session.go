@@ -190,7 +190,7 @@ func (s *session) drop(ctx context.Context, c *conn) {
 	}
 }
 
-// do calls f with a live login, and again after logging in anew if vCenter did not know it.
+// do calls f with a live login, and again after logging in again if vCenter did not know it.
 func (s *session) do(ctx context.Context, f func(c *conn) error) error {
 	for try := 1; ; try++ {
 		c, err := s.current(ctx)

@@ -215,7 +215,7 @@ func (p *watcher) object(ref types.ManagedObjectReference) *object {
 }
 
 // remove forgets o, with the next change to the view if vCenter watches it: would it be forgotten
-// before, and watched anew before vCenter was polled without it, it would not be reported. p.mu is
+// before, and watched again before vCenter was polled without it, it would not be reported. p.mu is
 // held.
 func (p *watcher) remove(o *object) {
 	if o.inView {

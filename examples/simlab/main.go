@@ -43,7 +43,7 @@
 // the ledger: who held a pool holds it still, until the lease is over. The lines to paste stay the
 // same as long as the addresses do. State is written when the lab stops, and every half a minute; a
 // second Ctrl-C does not wait for that. One simlab at a time uses a directory. Remove it to start
-// anew, and when another -template, -disk or -datastore is to be there: what has been made stays.
+// again, and when another -template, -disk or -datastore is to be there: what has been made stays.
 //
 // # How fast it is
 //

@@ -166,10 +166,10 @@ func (h *Host) Freeze() (*Disk, []byte, error) {
 
 // Resume is Boot for a machine on a disk that Freeze returned: it goes on from that moment. Boot
 // id, uptime, process ids and /run are as they were, the clock reads what it read then, until
-// somebody sets it, and there are no connections. sshd reads its configuration anew.
+// somebody sets it, and there are no connections. sshd reads its configuration again.
 func (h *Host) Resume(frozen []byte) error { return h.m.Resume(frozen) }
 
-// StartSSHD starts sshd, or starts it again: it reads sshd_config and the host keys anew, for
+// StartSSHD starts sshd, or starts it again: it reads sshd_config and the host keys again, for
 // connections that come from now on. If they are wrong sshd does not run and the error says why,
 // as sshd -t would. Boot does this; simulations of systemctl do for start, restart and reload.
 func (h *Host) StartSSHD() error { return h.sshd.Start() }

@@ -18,7 +18,7 @@ var (
 )
 
 // A memory is what a running guest knows beside its disk. The configuration of services is not in
-// it: sshd, chronyd and dnsmasq read theirs anew, and programs of the user's own are called anew, with
+// it: sshd, chronyd and dnsmasq read theirs again, and programs of the user's own are called again, with
 // Proc.Resumed.
 type memory struct {
 	Host           []byte

@@ -185,7 +185,7 @@ func (s *service) failed(result string, code int, err error) error {
 	return err
 }
 
-// is sets the unit's state, unless it was started anew meanwhile, or the machine was.
+// is sets the unit's state, unless it was started again meanwhile, or the machine was.
 func (s *service) is(active, failed bool, set func()) {
 	s.g.mu.Lock()
 	defer s.g.mu.Unlock()

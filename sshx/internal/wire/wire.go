@@ -243,7 +243,7 @@ exec setsid /bin/sh -c "$_sshx_j" "$0" "$_sshx_d" "$_sshx_j" >/dev/null 2>&1 3<&
 `)
 
 // Job is the detached part, with its directory and this text: it outlives the session that
-// started it. In a scope it is started anew, without the text, unless systemd cannot do that. That
+// started it. In a scope it is started again, without the text, unless systemd cannot do that. That
 // it was killed is looked up by the child that runs the command, whose traps are reset: what came
 // before, Kill having said so first, went to the shell alone.
 var Job = line(`

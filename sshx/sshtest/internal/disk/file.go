@@ -262,7 +262,7 @@ func (d *Disk) SetUptime(booted time.Time) {
 	}
 }
 
-// writeUptime writes the file's content anew. The caller holds mu.
+// writeUptime writes the file's content again. The caller holds mu.
 func (d *Disk) writeUptime(ino uint64) {
 	up := time.Since(d.booted).Seconds()
 	text := fmt.Sprintf("%-32s\n", fmt.Sprintf("%.2f %.2f", up, up)) // of one size always

@@ -32,7 +32,7 @@ type Proc struct {
 	Stdout, Stderr io.Writer
 	Host           *Host
 	// Resumed reports that the program goes on in a machine that was resumed: a real one would have
-	// its memory. Its Command is called anew, with what it left in /run and on the disk.
+	// its memory. Its Command is called again, with what it left in /run and on the disk.
 	Resumed bool
 
 	life    context.Context // of the process
