@@ -64,7 +64,7 @@
 // (pool.NIC.Unplugged); its interface is down, and it has no default route. Probes show that
 // nothing gets through (scripts/checks/internet.sh), and on con that they find a way out where
 // there is one. All that is checked before pool-ready and by the operation verify; cable, interface, routes
-// and probes after every reset, too. A pool with a leak is not lent: the evidence is in the error
+// and probes after every reset, too. A pool with a leak is not leased: the evidence is in the error
 // and in the status. The cable is part of what every plan compares, so that a run that would only
 // reuse a dis notices one that was plugged in by hand.
 //

@@ -64,7 +64,7 @@ func TestACopyMadeByHandIsLeftAlone(t *testing.T) {
 	assert.Equal(t, []string{"con1", "golden"}, r.names(), "the copies")
 }
 
-// Somebody's linked clone hangs on con's disks: con cannot be removed, and dis is not removed in vain.
+// Somebody's linked clone depends on con's disks: con cannot be removed, and dis is not removed in vain.
 func TestNothingIsTouchedOfAPoolOfWhichAVMHasClones(t *testing.T) {
 	t.Parallel()
 	for _, vm := range []string{"con1", "dis1"} {

@@ -19,7 +19,7 @@ var ErrExists = errors.New("a VM of that name exists")
 // ErrRecord is returned by a Provider when a snapshot did not keep its record as it was given.
 var ErrRecord = errors.New("the snapshot's description is not the record that was written")
 
-// ErrHasClones is returned by a Provider when disks of other VMs hang on those of a VM that is to
+// ErrHasClones is returned by a Provider when disks of other VMs depend on those of a VM that is to
 // be destroyed.
 var ErrHasClones = errors.New("disks of other VMs hang on its disks")
 

@@ -403,7 +403,7 @@ func (o *operation) onHosts(cmd sshx.Cmd, changes bool) error {
 	return err
 }
 
-// eachHost calls f for the hosts of the pools, at once, that are on and let us in, whatever the plan
+// eachHost calls f for the hosts of the pools, at once, that are on and accept a login, whatever the plan
 // would do with them; of names alone, if there are any. leased takes the pools meanwhile.
 func (o *operation) eachHost(leased bool, names []string, f func(context.Context, *poolPlan, *Host) error) error {
 	s := o.spec.withDefaults()

@@ -23,7 +23,7 @@ const (
 type progress struct {
 	logf    func(format string, args ...any)
 	start   time.Time
-	events  *eventlog.Log // nil if nobody wants them
+	events  *eventlog.Log // nil if none are wanted
 	view    view          // of the setup; or nil
 	closing sync.Once
 

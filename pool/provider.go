@@ -66,11 +66,11 @@ type Provider interface {
 	Rename(ctx context.Context, id, name string) error
 
 	// Destroy removes the VM and its disks, cutting its power first. A VM that is gone is no error.
-	// If disks of other VMs hang on its own, it does nothing, not even cut the power, and returns an
+	// If disks of other VMs depend on its own, it does nothing, not even cut the power, and returns an
 	// error that names them, for which errors.Is(err, ErrHasClones) holds.
 	Destroy(ctx context.Context, id string) error
 
-	// Clones returns the inventory paths of all VMs, in the set or not, whose disks hang on
+	// Clones returns the inventory paths of all VMs, in the set or not, whose disks depend on
 	// those of the VM.
 	Clones(ctx context.Context, id string) ([]string, error)
 

@@ -26,7 +26,7 @@ type unpacked struct {
 	links []unpackedLink
 
 	mu   sync.Mutex           // guards sums; files may come several at a time
-	sums map[string]hash.Hash // of files; nil if nobody wants them
+	sums map[string]hash.Hash // of files; nil if none are wanted
 }
 
 type unpackedDir struct {

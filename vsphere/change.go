@@ -68,7 +68,7 @@ func (p *Provider) Annotate(ctx context.Context, id, note string) error {
 	return err
 }
 
-// Destroy implements pool.Provider. What hangs on the VM's disks is read first: it is not known what
+// Destroy implements pool.Provider. What depends on the VM's disks is read first: it is not known what
 // a vCenter leaves of a linked clone whose parent is removed, and cutting the power cannot be undone.
 func (p *Provider) Destroy(ctx context.Context, id string) error {
 	vm := vmRef(id)
@@ -127,7 +127,7 @@ func (p *Provider) Destroy(ctx context.Context, id string) error {
 	}
 }
 
-// childless returns an error that names the VMs whose disks hang on those of vm, if there are any; on
+// childless returns an error that names the VMs whose disks depend on those of vm, if there are any; on
 // reports whether vm runs.
 // One whose disks cannot be read counts for golden (see Clones), but here it would keep everything
 // on its datastore from being destroyed.

@@ -17,7 +17,7 @@ type disks struct {
 	own, foreign []string // in the VM's own directories; in another VM's
 }
 
-// disksOf tells apart the files of the VM itself and those of others that it hangs on, by their
+// disksOf tells apart the files of the VM itself and those of others that it depends on, by their
 // directories: a VM keeps its files beside its .vmx, in its snapshot directory, and where its
 // topmost links are.
 func disksOf(vm mo.VirtualMachine) disks {
@@ -124,7 +124,7 @@ func (p *Provider) Clones(ctx context.Context, id string) ([]string, error) {
 // errUnreadable is the error of a VM whose configuration vCenter does not know now.
 var errUnreadable = errors.New("its own disks cannot be read now; try again later")
 
-// dependants are the VMs whose disks hang on those of a VM.
+// dependants are the VMs whose disks depend on those of a VM.
 type dependants struct {
 	sure   []mo.VirtualMachine
 	unsure []mo.VirtualMachine // of which that cannot be told now
@@ -132,7 +132,7 @@ type dependants struct {
 	on     bool                // the VM itself runs
 }
 
-// clonesOf returns what hangs on the disks of vm.
+// clonesOf returns what depends on the disks of vm.
 func (p *Provider) clonesOf(ctx context.Context, vm types.ManagedObjectReference) (c dependants, err error) {
 	objects, err := p.chains.read(ctx, vm, p.readChains)
 	if err != nil {

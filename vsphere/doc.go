@@ -123,7 +123,7 @@
 // revert to one with memory is taken to run the VM on whatever host vCenter chooses, and nothing is
 // assumed of its boot time and of what its tools say until their next poll, which comes every 30 s.
 // PowerOn does not place VMs: in a cluster with manual DRS a VM starts on the host where it is
-// registered. A VM's files are told from those it hangs on by their directories. CreateSnapshot_Task is
+// registered. A VM's files are told from those it depends on by their directories. CreateSnapshot_Task is
 // called, which every vCenter has; CreateSnapshotEx_Task adds only how to quiesce. VMs that a version
 // made before marks named the VM's instance UUID count as copies: destroy sets with the version that
 // made them.

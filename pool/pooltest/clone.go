@@ -219,7 +219,7 @@ func (p *Provider) Clones(ctx context.Context, id string) ([]string, error) {
 	return all, p.record("Clones", name, err)
 }
 
-// children returns the paths of the VMs whose disks hang on those of a VM; with p.mu held.
+// children returns the paths of the VMs whose disks depend on those of a VM; with p.mu held.
 func (p *Provider) children(id string) (all []string) {
 	for _, v := range p.vms {
 		if v.parent == id {

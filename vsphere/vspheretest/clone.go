@@ -300,7 +300,7 @@ func (s *Server) cloneConfig(b *builder, from *source, spec *types.VirtualMachin
 	return cfg, nil
 }
 
-// copyChain makes the backing, and what it hangs on, files of the new VM.
+// copyChain makes the backing, and what it depends on, files of the new VM.
 func (b *builder) copyChain(f *types.VirtualDiskFlatVer2BackingInfo) {
 	f.FileName = b.dir + "/" + baseName(f.FileName) + ".vmdk"
 	if f.Parent != nil {

@@ -151,7 +151,7 @@ func (r *rig) addDisk(spec *types.VirtualDeviceConfigSpec, disk *types.VirtualDi
 }
 
 // sizeOf is the capacity that a disk is to have which a request adds: that of the file that it is, or
-// hangs on, and for a new one what the request asks for.
+// depends on, and for a new one what the request asks for.
 func (r *rig) sizeOf(spec *types.VirtualDeviceConfigSpec, disk *types.VirtualDisk, backing *types.VirtualDiskFlatVer2BackingInfo) (int64, types.BaseMethodFault) {
 	from := backing
 	switch {

@@ -29,7 +29,7 @@
 //   - a VM with an operation under way refuses others with TaskInProgress, in turns at submission
 //     and in the task; the source of clones is shared by clones;
 //   - VMs that are being made are seen, without a config;
-//   - golden VMs and snapshots that linked clones hang on cannot be destroyed;
+//   - golden VMs and snapshots that linked clones depend on cannot be destroyed;
 //   - guests boot, are seen by their tools, and show addresses, one after the other; what the tools
 //     said last stays when the power goes; container bridges and link-local addresses come first,
 //     and lead nowhere; ShutdownGuest needs tools, takes time and may never be followed;

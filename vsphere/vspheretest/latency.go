@@ -10,7 +10,7 @@ import (
 type Latency struct {
 	RPC            time.Duration // every SOAP call, before it is looked at
 	FullClone      time.Duration // a clone that copies disks
-	LinkedClone    time.Duration // a clone whose disks hang on a snapshot
+	LinkedClone    time.Duration // a clone whose disks depend on a snapshot
 	Create         time.Duration // a VM made from nothing
 	PowerOn        time.Duration // until the task is done and the firmware starts
 	Boot           time.Duration // from there until the guest answers on its network

@@ -83,7 +83,7 @@ func (s *Server) switchOn(o *op, m *vm) types.BaseMethodFault {
 	return s.wake(o.ctx, m)
 }
 
-// setPower changes the power state and what hangs on it: links, boot time, volatile settings.
+// setPower changes the power state and what follows from it: links, boot time, volatile settings.
 func (s *Server) setPower(ctx *simulator.Context, m *vm, state types.VirtualMachinePowerState) {
 	version, modified := s.changeVersion()
 	var persist []types.BaseOptionValue

@@ -223,7 +223,7 @@ func (s *Server) removeFromLists(ctx *simulator.Context, m *vm) {
 	}
 }
 
-// moveFiles makes the VM's files, and those of others that its disks hang on, files of its new
+// moveFiles makes the VM's files, and those of others that its disks depend on, files of its new
 // home.
 func (s *Server) moveFiles(ctx *simulator.Context, m *vm, cfg *types.VirtualMachineConfigInfo, from string, ds *simulator.Datastore) {
 	moved := func(file string) string {
@@ -257,7 +257,7 @@ func (s *Server) moveFiles(ctx *simulator.Context, m *vm, cfg *types.VirtualMach
 	}
 }
 
-// PromoteDisksTask makes disks independent of the ones that they hang on.
+// PromoteDisksTask makes disks independent of the ones that they depend on.
 func (v *verbs) PromoteDisksTask(ctx *simulator.Context, req *types.PromoteDisks_Task) soap.HasFault {
 	m, fault := v.target(req.This)
 	if fault != nil {
@@ -285,7 +285,7 @@ func (s *Server) promote(o *op, m *vm, req *types.PromoteDisks_Task) types.BaseM
 		chosen[d.Key] = true
 	}
 	if frozen && req.Unlink {
-		return &types.NotSupported{} // its snapshots hang on the disks as well
+		return &types.NotSupported{} // its snapshots depend on the disks as well
 	}
 	d := s.lat.Other
 	for _, disk := range disks(cfg) {

@@ -125,7 +125,7 @@ func (s *Server) removeSnapshot(ctx *simulator.Context, m *vm, ref types.Managed
 	ctx.Map.Remove(ctx, ref)
 }
 
-// merge folds into the removed snapshot's files the one delta that hangs on each of them. A file
+// merge folds into the removed snapshot's files the one delta that depends on each of them. A file
 // with several deltas stays as their parent.
 func (s *Server) merge(ctx *simulator.Context, m *vm, rest []types.ManagedObjectReference, files []string) {
 	var configs []*types.VirtualMachineConfigInfo
@@ -175,7 +175,7 @@ func each(configs []*types.VirtualMachineConfigInfo, f func(b *types.VirtualDisk
 	}
 }
 
-// hangingOn names the VMs, other than m, whose disks hang on the snapshots refs of m.
+// hangingOn names the VMs, other than m, whose disks depend on the snapshots refs of m.
 func (s *Server) hangingOn(ctx *simulator.Context, m *vm, refs []types.ManagedObjectReference) []string {
 	files := make(map[string]bool)
 	for _, ref := range refs {

@@ -1,5 +1,5 @@
 // Package lab is what the suites have in common: one set of con/dis pools, which all packages of
-// tests borrow from. Each package has
+// tests lease from. Each package has
 //
 //	func TestMain(m *testing.M) { lab.Main(m) }
 //
@@ -33,7 +33,7 @@ func Main(m *testing.M) {
 	pool.Main(m, func(t pool.T) { set = pool.Ensure(t, spec(t)) })
 }
 
-// Acquire borrows a pool until t ends, and returns its hosts.
+// Acquire leases a pool until t ends, and returns its hosts.
 func Acquire(t *testing.T) (con, dis *pool.Host) {
 	t.Helper()
 	p := set.Acquire(t)
