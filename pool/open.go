@@ -206,13 +206,6 @@ func (r *run) pool(s *Set, q *poolPlan) *Pool {
 	return p
 }
 
-// newSet is a Set without pools.
-func (r *run) newSet() *Set {
-	s := &Set{Name: r.spec.Name, spec: r.spec, log: r.log, checks: r.checks, ledger: r.ledger, queue: newQueue(), repairing: map[int]bool{}, boots: map[int][]string{}}
-	s.ctx, s.cancel = context.WithCancelCause(WithNotices(interrupted(), s.log.notice))
-	return s
-}
-
 // stages carries out the plan. Stages are barriers: each ends before the next begins.
 func (r *run) stages(ctx context.Context) {
 	r.makeGoldens(ctx)

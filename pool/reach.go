@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/poolready/poolready/pool/internal/wait"
 	"github.com/poolready/poolready/sshx"
@@ -142,4 +143,23 @@ func (f *finder) why() error {
 		return nil
 	}
 	return f.err
+}
+
+// poll calls f until it succeeds or ctx ends, and then returns the last error that f had before.
+func poll(ctx context.Context, f func(context.Context) error) error {
+	var last error
+	for wait := 100 * time.Millisecond; ; wait = min(wait*3/2, time.Second) {
+		err := f(ctx)
+		if err == nil {
+			return nil
+		}
+		if last == nil || ctx.Err() == nil { // else it only says that time is over
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: last answer: %w", context.Cause(ctx), last)
+		case <-time.After(wait):
+		}
+	}
 }

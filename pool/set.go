@@ -134,3 +134,10 @@ func (s *Set) inBackground(f func()) bool {
 	s.background.Go(f)
 	return true
 }
+
+// newSet is a Set without pools.
+func (r *run) newSet() *Set {
+	s := &Set{Name: r.spec.Name, spec: r.spec, log: r.log, checks: r.checks, ledger: r.ledger, queue: newQueue(), repairing: map[int]bool{}, boots: map[int][]string{}}
+	s.ctx, s.cancel = context.WithCancelCause(WithNotices(interrupted(), s.log.notice))
+	return s
+}
