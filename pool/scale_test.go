@@ -38,7 +38,7 @@ func TestWhatDestroyAsksGrowsWithTheSet(t *testing.T) {
 	few, many := perVM(3), perVM(12)
 	t.Logf("%.1f and %.1f calls per VM, without waits", few, many)
 	assert.LessOrEqual(t, many, 6.)
-	assert.LessOrEqual(t, many, few)
+	assert.LessOrEqual(t, many, few+.5, "leases are renewed by the clock")
 }
 
 func TestManyFirstLeasesAtOnceShareReadings(t *testing.T) {

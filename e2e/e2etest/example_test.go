@@ -6,6 +6,9 @@ import (
 	"io"
 	"net/http"
 	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
 
 	"github.com/poolready/poolready/e2e"
 	"github.com/poolready/poolready/e2e/e2etest"
@@ -41,14 +44,15 @@ systemctl daemon-reload
 systemctl start page
 firewall-cmd -q --add-service=http`)
 	c := &http.Client{Transport: &http.Transport{DialContext: con.DialContext}}
-	resp, err := c.Get("http://" + dis.VM.Env["DIS_VLAN_ADDR"] + "/")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "a page of dis" {
-		t.Fatalf("%q, %v", body, err)
-	}
+	require.Eventually(t, func() bool { // a started server may not listen yet
+		resp, err := c.Get("http://" + dis.VM.Env["DIS_VLAN_ADDR"] + "/")
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		return err == nil && string(body) == "a page of dis"
+	}, 10*time.Second, 50*time.Millisecond)
 }
 
 // A server of one's own runs on dis, and a test asks it from con: askDis is called with the test's t.

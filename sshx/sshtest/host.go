@@ -69,24 +69,37 @@ type BindFunc func(at netip.AddrPort, serve func(net.Conn)) (release func(), err
 // NewHost returns a machine on disk that is not booted.
 func NewHost(disk *Disk) *Host {
 	h := &Host{disk: disk}
-	h.m = machine.New(disk.d, h.config, func(m *machine.Host) machine.Parts {
+	h.m = machine.New(disk.d, h.config(), func(m *machine.Host) machine.Parts {
 		h.sshd = sshd.New(m)
 		return machine.Parts{Base: userland.BaseCommand, Script: shell.Script, SSHD: h.sshd}
 	})
 	return h
 }
 
-// config is what the fields say now.
+// config reads each field when it is needed, and no other: some are set while the machine runs.
 func (h *Host) config() machine.Config {
-	c := machine.Config{
+	return machine.Config{
 		Command:   func(name string) machine.Command { return h.own(h.Commands[name]) },
-		Installed: h.Installed, OnReboot: h.OnReboot, OnPowerOff: h.OnPowerOff, Dial: h.Dial, Lookup: h.Lookup, Bind: machine.BindFunc(h.Bind),
-		Now: h.Now, Passwords: h.Passwords, Version: h.Version, RootSignals: h.RootSignals,
+		Installed: func() func(string) bool { return h.Installed },
+		OnNotSimulated: func() func(machine.Refusal) {
+			tell := h.OnNotSimulated
+			if tell == nil {
+				return nil
+			}
+			return func(r machine.Refusal) { tell(Refusal(r)) }
+		},
+		OnReboot:   func() func() { return h.OnReboot },
+		OnPowerOff: func() func() { return h.OnPowerOff },
+		Dial: func() func(context.Context, string, string) (net.Conn, error) {
+			return h.Dial
+		},
+		Lookup:      func() func(context.Context, string) error { return h.Lookup },
+		Bind:        func() machine.BindFunc { return machine.BindFunc(h.Bind) },
+		Now:         func() func() time.Time { return h.Now },
+		Passwords:   func() map[string]string { return h.Passwords },
+		Version:     func() string { return h.Version },
+		RootSignals: func() bool { return h.RootSignals },
 	}
-	if tell := h.OnNotSimulated; tell != nil {
-		c.OnNotSimulated = func(r machine.Refusal) { tell(Refusal(r)) }
-	}
-	return c
 }
 
 // Disk returns the machine's disk, for reading and writing at any time.

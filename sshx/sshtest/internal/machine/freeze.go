@@ -87,7 +87,7 @@ func (h *Host) Resume(frozen []byte) error {
 
 // clock is what the machine's clock is reckoned from.
 func (h *Host) clock() func() time.Time {
-	if now := h.config().Now; now != nil {
+	if now := h.config.Now(); now != nil {
 		return now
 	}
 	return time.Now

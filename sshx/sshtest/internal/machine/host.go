@@ -19,7 +19,7 @@ import (
 // sshd do is in packages of their own, which come with Parts.
 type Host struct {
 	Disk   *disk.Disk
-	config func() Config
+	config Config
 	parts  Parts
 	ports  ports
 
@@ -47,20 +47,21 @@ type Boot struct {
 	lastPID int
 }
 
-// A Config is what a machine's embedder decides. nil means what it means to him.
+// A Config is what a machine's embedder decides. What a func returns, nil too, means what that field of
+// sshtest.Host means.
 type Config struct {
 	Command        func(name string) Command // one of the embedder's, or nil
-	Installed      func(name string) bool
-	OnNotSimulated func(r Refusal)
-	OnReboot       func()
-	OnPowerOff     func()
-	Dial           func(ctx context.Context, network, address string) (net.Conn, error)
-	Lookup         func(ctx context.Context, name string) error
-	Bind           BindFunc
-	Now            func() time.Time
-	Passwords      map[string]string
-	Version        string
-	RootSignals    bool
+	Installed      func() func(name string) bool
+	OnNotSimulated func() func(r Refusal)
+	OnReboot       func() func()
+	OnPowerOff     func() func()
+	Dial           func() func(ctx context.Context, network, address string) (net.Conn, error)
+	Lookup         func() func(ctx context.Context, name string) error
+	Bind           func() BindFunc
+	Now            func() func() time.Time
+	Passwords      func() map[string]string
+	Version        func() string
+	RootSignals    func() bool
 }
 
 // Parts are what a machine is put together of.
@@ -84,9 +85,10 @@ type SSHD interface {
 // ErrHalted is what cannot be done on a machine that is off.
 var ErrHalted = errors.New("sshtest: the machine is off")
 
-// New returns a machine on disk that is not booted. config is asked whenever its answer is needed.
+// New returns a machine on disk that is not booted. Each field of config is called whenever what it
+// returns is needed.
 // parts makes the machine's parts.
-func New(d *disk.Disk, config func() Config, parts func(h *Host) Parts) *Host {
+func New(d *disk.Disk, config Config, parts func(h *Host) Parts) *Host {
 	h := &Host{Disk: d, config: config}
 	h.cond.L = &h.mu
 	h.parts = parts(h)
@@ -96,8 +98,8 @@ func New(d *disk.Disk, config func() Config, parts func(h *Host) Parts) *Host {
 // SSHD returns the machine's sshd.
 func (h *Host) SSHD() SSHD { return h.parts.SSHD }
 
-// Config returns what the machine's embedder decides now.
-func (h *Host) Config() Config { return h.config() }
+// Config is what the machine's embedder decides.
+func (h *Host) Config() Config { return h.config }
 
 // Boot starts the machine, after halting it if it runs.
 func (h *Host) Boot() {
@@ -275,14 +277,14 @@ func newUUID() string {
 // Reboot asks the embedder for a reboot, as the command does.
 func (h *Host) Reboot() {
 	if b := h.Booted(); b != nil {
-		b.ask(h.config().OnReboot)
+		b.ask(h.config.OnReboot())
 	}
 }
 
 // PowerOff is Reboot for OnPowerOff.
 func (h *Host) PowerOff() {
 	if b := h.Booted(); b != nil {
-		b.ask(h.config().OnPowerOff)
+		b.ask(h.config.OnPowerOff())
 	}
 }
 

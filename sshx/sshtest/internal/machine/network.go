@@ -27,7 +27,7 @@ func (p *Proc) Listen(ctx context.Context, network, address string) (net.Listene
 	case at.Port() > 0 && at.Port() < 1024 && p.User != "root":
 		return fail(syscall.EACCES)
 	}
-	bind := p.Host.config().Bind
+	bind := p.Host.config.Bind()
 	if bind == nil {
 		bind = p.Host.ports.bind
 	}
@@ -104,8 +104,8 @@ func (p *Proc) ends(ctx context.Context) context.Context {
 
 // Connect makes a connection for a program of the machine, or for direct-tcpip.
 func (h *Host) Connect(ctx context.Context, address string) (net.Conn, error) {
-	cfg := h.config()
-	if cfg.Bind == nil { // what listens is in the machine
+	dial := h.config.Dial()
+	if h.config.Bind() == nil { // what listens is in the machine
 		host, text, err := net.SplitHostPort(address)
 		if err != nil {
 			return nil, err
@@ -117,15 +117,15 @@ func (h *Host) Connect(ctx context.Context, address string) (net.Conn, error) {
 			}
 			// Machines whose network is that of the process are on its loopback, too.
 			to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(port))
-			if cfg.Dial == nil || h.ports.at(to) != nil {
+			if dial == nil || h.ports.at(to) != nil {
 				return h.ports.dial(to)
 			}
 		}
 	}
-	if cfg.Dial == nil {
+	if dial == nil {
 		return nil, os.NewSyscallError("connect", syscall.EHOSTUNREACH)
 	}
-	return cfg.Dial(ctx, "tcp", address)
+	return dial(ctx, "tcp", address)
 }
 
 // ServePort hands a connection from the machine's network, to an address of the machine, to the

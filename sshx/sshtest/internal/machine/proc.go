@@ -118,12 +118,11 @@ const DefaultPath = "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin"
 
 // command returns a command by its name, or nil.
 func (h *Host) command(name string) Command {
-	cfg := h.config()
-	c := cfg.Command(name)
+	c := h.config.Command(name)
 	if c == nil {
 		c = h.parts.Base(name)
 	}
-	if c != nil && cfg.Installed != nil && !cfg.Installed(name) {
+	if installed := h.config.Installed(); c != nil && installed != nil && !installed(name) {
 		return nil
 	}
 	return c
@@ -277,7 +276,7 @@ func (h *Host) script(ctx context.Context, p *Proc, file string, text []byte) in
 	line, _, _ := bytes.Cut(text, []byte("\n"))
 	if len(text) > 19 && bytes.HasPrefix(text, []byte("\x7fELF")) && text[18] == 62 && text[19] == 0 { // for x86-64
 		// A real machine would run it. What it does is for a Command of its name to say.
-		if c := h.config().Command(path.Base(file)); c != nil {
+		if c := h.config.Command(path.Base(file)); c != nil {
 			return c(ctx, p)
 		}
 		return p.Refuse(path.Base(file), "the program "+file+", which is compiled: simulate it with a Command of that name")

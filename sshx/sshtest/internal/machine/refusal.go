@@ -20,7 +20,7 @@ func (r *Refusal) Error() string {
 // Refused reports err to OnNotSimulated if it is, or wraps, a Refusal.
 func (h *Host) Refused(err error, user string) {
 	r, ok := errors.AsType[*Refusal](err)
-	tell := h.config().OnNotSimulated
+	tell := h.config.OnNotSimulated()
 	if !ok || tell == nil {
 		return
 	}

@@ -93,7 +93,7 @@ func (s *session) signal(payload []byte) {
 	if ssh.Unmarshal(payload, &m) != nil || s.task == nil || s.c.b.Host.Faults().IgnoreSignals || s.deaf {
 		return
 	}
-	if s.c.who.UID == 0 && !s.c.b.Host.Config().RootSignals {
+	if s.c.who.UID == 0 && !s.c.b.Host.Config().RootSignals() {
 		return
 	}
 	for _, sig := range machine.Signals {

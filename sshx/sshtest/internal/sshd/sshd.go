@@ -223,7 +223,7 @@ func (c *guestConn) gone(ctx context.Context) <-chan struct{} {
 func (c *guestConn) handshake() (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
 	var pre ssh.ServerPreAuthConn
 	cfg := &ssh.ServerConfig{
-		ServerVersion:       "SSH-2.0-" + cmp.Or(c.b.Host.Config().Version, "OpenSSH_8.7"),
+		ServerVersion:       "SSH-2.0-" + cmp.Or(c.b.Host.Config().Version(), "OpenSSH_8.7"),
 		MaxAuthTries:        cmp.Or(c.d.number("maxauthtries", nil), 6),
 		PreAuthConnCallback: func(p ssh.ServerPreAuthConn) { pre = p },
 		BannerCallback: func(ssh.ConnMetadata) string {

@@ -253,7 +253,7 @@ func cmdSudo(ctx context.Context, p *machine.Proc) int {
 	if !ok {
 		return machine.ExitNotSimulated
 	}
-	if lookup := p.Host.Config().Lookup; lookup != nil {
+	if lookup := p.Host.Config().Lookup(); lookup != nil {
 		own := p.Host.Hostname()
 		if err := lookup(ctx, own); err != nil {
 			fmt.Fprintf(p.Stderr, "sudo: unable to resolve host %s: %v\n", own, err)
@@ -381,7 +381,7 @@ func authenticate(p *machine.Proc, o *options) int {
 	for try := 1; try <= 3; try++ {
 		_, _ = io.WriteString(p.Stderr, prompt)
 		line, err := readLine(p.Stdin)
-		if want, ok := p.Host.Config().Passwords[p.User]; ok && line == want && (err == nil || line != "") {
+		if want, ok := p.Host.Config().Passwords()[p.User]; ok && line == want && (err == nil || line != "") {
 			return 0
 		}
 		if err != nil {
