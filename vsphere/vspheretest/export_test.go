@@ -22,7 +22,15 @@ type AnyMethod struct {
 // Objects lists all objects of the main API.
 func (s *Server) Objects() (refs []types.ManagedObjectReference) {
 	for _, o := range s.model.Map().AllReference("") {
-		if ref := o.Reference(); ref.Type != "Verbs" && ref.Type != "Hub" {
+		tasks, locked := o.(*simulator.TaskManager) // Reference copies all of it
+		if locked {
+			tasks.Lock()
+		}
+		ref := o.Reference()
+		if locked {
+			tasks.Unlock()
+		}
+		if ref.Type != "Verbs" && ref.Type != "Hub" {
 			refs = append(refs, ref)
 		}
 	}
@@ -55,7 +63,15 @@ func (s *Server) AnyMethods() (all []AnyMethod) {
 		}
 	}
 	for _, o := range s.model.Map().AllReference("") {
-		if ref := o.Reference(); ref.Type != "Verbs" && ref.Type != "Hub" {
+		tasks, locked := o.(*simulator.TaskManager) // Reference copies all of it
+		if locked {
+			tasks.Lock()
+		}
+		ref := o.Reference()
+		if locked {
+			tasks.Unlock()
+		}
+		if ref.Type != "Verbs" && ref.Type != "Hub" {
 			add(ref.Type, o, nil)
 		}
 	}
