@@ -62,7 +62,7 @@ func (h *Host) Reboot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	dialed, err := h.dial(ctx) // whoever wants a connection meanwhile waits for the new one
+	dialed, err := h.dial(ctx) // other callers wait for the new connection meanwhile
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ func operations() []operationKind {
 		{"keep", "leave the pools to a person", "pools json o for", "pools"},
 		{"release", "free pools that are kept or quarantined", "pools json o", "pools"},
 		{"reset", "put pools back to what they were when ready, and prove it", "pools json o", ""},
-		{"rebuild", "build anew: -role golden is all of the set; a role; or pools", "pools json o role", ""},
+		{"rebuild", "rebuild what is ready: -role golden is all of the set; a role; or pools", "pools json o role", ""},
 		{"sweep", "list what the Spec no longer has; with -yes remove it", "json o older-than yes", ""},
 		{"destroy", "remove the set, after asking for its name unless -yes", "json o yes", ""},
 		{"ssh", "log in to HOST with the real ssh, or run COMMAND there, or print how", "json o", "args"},

@@ -22,7 +22,7 @@ const replans = 10
 
 // hold makes sure, before anything is touched, that the plan can be carried out, and leases what it
 // changes: the claim if anything is built, and the pools. If anybody has changed anything since the
-// plan was made, it plans again. Whoever waits for the claim holds no pool, so nobody waits in a
+// plan was made, it plans again. A process that waits for the claim holds no pool, so none waits in a
 // circle.
 func (r *run) hold(ctx context.Context, end time.Time) error {
 	for try := 1; ; try++ {
@@ -79,7 +79,7 @@ func (r *run) holdsAll() bool {
 // holdMore leases what the plan changes and is not held yet. fresh reports that nobody has changed
 // anything since the plan was made.
 func (r *run) holdMore(ctx context.Context) (fresh bool, err error) {
-	// covered are the pools that nobody has ever held.
+	// covered are the pools that were never held.
 	covered := func(s *lease.Snapshot) (all []int) {
 		for _, q := range r.plan.pools {
 			if q.works() && (s.NeverHeld(q.number) || q.isNew() && r.obs.inv.Incomplete == "" && !s.Made(q.number)) {

@@ -60,7 +60,7 @@ func (s *scale) path(c pool.Concurrency) time.Duration {
 func TestScale(t *testing.T) {
 	text := os.Getenv(scaleEnv)
 	if text == "" {
-		t.Skip("make scale runs it")
+		t.Skip("it measures for minutes; make scale runs it")
 	}
 	pools, err := strconv.Atoi(text)
 	require.NoError(t, err)

@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestABootLeavesNoCable shows that a machine that is off, or boots again, answers nobody any more.
+// TestABootLeavesNoCable shows that a machine that is off, or boots again, answers no longer.
 func TestABootLeavesNoCable(t *testing.T) {
 	m := newMachine(t)
 	cables := func() int {

@@ -187,7 +187,7 @@ func (s *system) testConGone(t *testing.T) {
 	for i := range con.VM.NICs {
 		require.NoError(t, con.ConnectNIC(t.Context(), i, false))
 	}
-	assert.Less(t, sudo(), 2*before+2*time.Second, "a lookup that nobody answers takes 5 s")
+	assert.Less(t, sudo(), 2*before+2*time.Second, "a lookup without an answer takes 5 s")
 	begun := time.Now()
 	var g sync.WaitGroup
 	places := make(chan struct{}, 4) // as many at once as the engine does

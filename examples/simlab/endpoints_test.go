@@ -94,7 +94,7 @@ func TestOtherEndpointsAreAsOnVcsim(t *testing.T) {
 	}
 }
 
-// modelServer starts a Server with vcsim's inventory, for whoever gives a name and a password.
+// modelServer starts a Server with vcsim's inventory, for any name and password.
 func modelServer(t *testing.T) *vspheretest.Server {
 	t.Helper()
 	srv := vspheretest.NewUnstartedServer(t)

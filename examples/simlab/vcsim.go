@@ -153,7 +153,7 @@ func (v *vcsimFlags) apply(f *flag.FlagSet, s *vspheretest.Server) (bool, error)
 	if !given["state"] {
 		s.StateDir = ""
 	} else {
-		s.OS = new(sshguest.OS) // whoever keeps the key logs in
+		s.OS = new(sshguest.OS) // the holder of the key logs in
 	}
 	if !given["jump"] {
 		s.JumpAddr = ""

@@ -48,7 +48,7 @@ var (
 type Options struct {
 	Set    string
 	Redact func(string) string   // takes secrets out of a text; nil leaves all as it is
-	Calls  func() map[string]int // how many calls to the hypervisor were made so far; nil if nobody counts
+	Calls  func() map[string]int // how many calls to the hypervisor were made so far; nil if they are not counted
 }
 
 // Open returns a Log that writes to the file of this process in a directory, which is made if it does
