@@ -150,11 +150,18 @@ func (r *run) holdSet(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, n := range r.obs.pools(r.spec.Name) {
-		err := r.holdForRemoval(ctx, n, "destroy")
+	pools := r.obs.pools(r.spec.Name)
+	errs := make([]error, len(pools))
+	var g errgroup.Group
+	g.SetLimit(removeAtOnce)
+	for i, n := range pools {
+		g.Go(func() error { errs[i] = r.holdForRemoval(ctx, n, "destroy"); return nil })
+	}
+	_ = g.Wait() // they are in errs
+	for i, err := range errs {
 		switch {
 		case errors.As(err, new(*BusyError)):
-			busy = append(busy, fmt.Errorf("pool %d is %w", n, err))
+			busy = append(busy, fmt.Errorf("pool %d is %w", pools[i], err))
 		case err != nil:
 			return err
 		}
@@ -165,24 +172,34 @@ func (r *run) holdSet(ctx context.Context) error {
 // removeLedger removes the ledger while all of it is held, so that nobody takes a part of it
 // meanwhile: the claim last.
 func (r *run) removeLedger(ctx context.Context) error {
-	if err := r.held.abandon(ctx); err != nil {
-		return err
-	}
-	now, err := r.ledger.Read(ctx) // after each entry was confirmed: none is missing
+	now, err := r.ledger.Read(ctx)
 	if err != nil {
 		return err
 	}
-	ids := now.IDs()
-	if len(ids) == 0 {
-		return nil
+	if shown, err := r.held.confirmAll(ctx, now); err != nil {
+		return err
+	} else if !shown {
+		if now, err = r.ledger.Read(ctx); err != nil {
+			return err
+		}
+	}
+	pools, others, claim := now.IDs()
+	remove := func(pool int, id string) error {
+		if err := r.held.abandon(pool); err != nil {
+			return err
+		}
+		return r.spec.Provider.Destroy(ctx, id)
 	}
 	var g errgroup.Group
 	g.SetLimit(removeAtOnce)
-	for _, id := range ids[:len(ids)-1] {
+	for n, id := range pools {
+		g.Go(func() error { return remove(n, id) })
+	}
+	for _, id := range others {
 		g.Go(func() error { return r.spec.Provider.Destroy(ctx, id) })
 	}
-	if err := g.Wait(); err != nil {
+	if err := g.Wait(); err != nil || claim == "" {
 		return err
 	}
-	return r.spec.Provider.Destroy(ctx, ids[len(ids)-1])
+	return remove(0, claim)
 }

@@ -305,25 +305,45 @@ func (h *holdings) releaseAll(ctx context.Context) {
 	}
 }
 
-// abandon ends all leases without a word to the ledger, which is removed.
-func (h *holdings) abandon(ctx context.Context) error {
+// confirmAll makes sure that all is still held. It returns whether a reading of the ledger shows that, and
+// else asks once more.
+func (h *holdings) confirmAll(ctx context.Context, now *lease.Snapshot) (shown bool, err error) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	all := slices.Collect(maps.Values(h.pools))
 	if h.claim != nil {
 		all = append(all, h.claim)
 	}
+	h.mu.Unlock()
+	shown = true
 	for _, x := range all {
-		if err := x.Confirm(ctx); err != nil {
-			return err
+		if err := x.Check(); err != nil {
+			return false, err
+		}
+		if !x.ShownBy(now) {
+			shown = false
+			if err := x.Confirm(ctx); err != nil {
+				return false, err
+			}
 		}
 	}
-	for _, x := range all {
-		x.Abandon()
+	return shown, nil
+}
+
+// abandon ends the lease on a pool, or with 0 the claim, without a word to the ledger, as its shard is
+// removed.
+func (h *holdings) abandon(pool int) error {
+	h.mu.Lock()
+	x := h.pools[pool]
+	if delete(h.pools, pool); pool == 0 {
+		x, h.claim = h.claim, nil
 	}
-	clear(h.pools)
-	h.claim = nil
-	return nil
+	h.mu.Unlock()
+	if x == nil {
+		return nil
+	}
+	err := x.Check()
+	x.Abandon()
+	return err
 }
 
 // releaseLease ends a lease, also when ctx has ended.

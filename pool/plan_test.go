@@ -28,7 +28,7 @@ func twoRoles(pools int) Spec {
 		return func(n int) VM {
 			return VM{
 				Name: fmt.Sprint(role, n), MemoryMiB: 1024,
-				NICs: []NIC{{Network: "Lab Network", MAC: fmt.Sprintf("00:50:56:00:%02x:%02x", n, first)}},
+				NICs: []NIC{{Network: "Lab Network", MAC: fmt.Sprintf("00:50:56:%02x:%02x:%02x", n>>8, n&255, first)}},
 				Env:  map[string]string{"HOST": fmt.Sprint(role, n)},
 			}
 		}

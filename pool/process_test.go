@@ -107,7 +107,7 @@ func (l lab) spec(lease time.Duration, logf func(string, ...any)) (pool.Spec, *v
 		return func(n int) pool.VM {
 			return pool.VM{
 				Name: fmt.Sprint(role, n), Folder: fmt.Sprint("pool", n),
-				NICs: []pool.NIC{{MAC: fmt.Sprintf("00:50:56:01:%02x:%02x", n, nic)}},
+				NICs: []pool.NIC{{MAC: fmt.Sprintf("00:50:56:%02x:%02x:%02x", 1+n>>8, n&255, nic)}},
 			}
 		}
 	}

@@ -58,7 +58,7 @@ func (r *rig) spec(pools int) pool.Spec {
 		return func(n int) pool.VM {
 			return pool.VM{
 				Name: fmt.Sprint(role, n), Folder: fmt.Sprint("pool", n),
-				NICs: []pool.NIC{{MAC: fmt.Sprintf("00:50:56:01:%02x:%02x", n, first)}},
+				NICs: []pool.NIC{{MAC: fmt.Sprintf("00:50:56:%02x:%02x:%02x", 1+n>>8, n&255, first)}},
 				Env:  map[string]string{"NAME": fmt.Sprint(role, n)},
 			}
 		}

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/poolready/poolready/pool/internal/lease"
 )
 
 // SweepOptions say what Sweep removes.
@@ -105,7 +107,12 @@ func (r *run) holdForRemoval(ctx context.Context, n int, purpose string) error {
 	if r.obs.ledger.NeverHeld(n) {
 		return nil
 	}
-	return r.held.try(ctx, n, purpose, r.ledger.Operate)
+	return r.held.try(ctx, n, purpose, func(ctx context.Context, q lease.Request) (*lease.Held, lease.Entry, error) {
+		if now := r.obs.ledger; now.Age() < r.ledger.Term/3 {
+			q.First = now
+		}
+		return r.ledger.Operate(ctx, q)
+	})
 }
 
 // leftovers are our VMs that the plan does not have, roles' first.

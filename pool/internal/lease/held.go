@@ -130,15 +130,33 @@ func Bound(ctx context.Context) bool { return ctx.Value(heldKey{}) != nil }
 func (x *Held) SetPurpose(f func() string) { x.purpose.Store(&f) }
 
 // Confirm asks the ledger whether the lease is ours, as must be done right before anything that
-// cannot be undone, and renews it. If that was written a moment ago, it asks nobody.
+// cannot be undone. If it was written a moment ago, it asks nobody; if the ledger does not show it, it is
+// written again, as long as nobody else can have had it.
 func (x *Held) Confirm(ctx context.Context) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	if x.recent() {
-		return x.Check()
+	if !x.recent() {
+		asked, done := x.Bind(ctx)
+		s, err := x.l.read(asked, x.shard)
+		if done(); err != nil || !x.ShownBy(s) {
+			return x.renewNow(ctx)
+		}
 	}
-	return x.renewNow(ctx)
+	return x.Check()
+}
+
+// ShownBy reports whether a reading of the ledger shows the lease.
+func (x *Held) ShownBy(s *Snapshot) bool {
+	var l *Lease
+	if x.Pool > 0 {
+		e, _, _ := s.stored(x.Pool)
+		l = e.Lease
+	} else {
+		c, _, _ := s.claim()
+		l = c.Lease
+	}
+	return l != nil && l.Token == x.token
 }
 
 // recent reports whether the lease was written within a twentieth of its term, but at most 5 s.
@@ -355,7 +373,7 @@ func (x *Held) release(ctx context.Context, first *Snapshot, also map[string]str
 	return err
 }
 
-// Abandon ends the lease here without a word to the ledger, as when all of that is removed.
+// Abandon ends the lease here without a word to the ledger, as when its shard is removed.
 func (x *Held) Abandon() {
 	x.end(ErrReleased)
 	<-x.gone

@@ -247,19 +247,18 @@ func (s *Snapshot) Pools() []int {
 	return slices.Compact(all)
 }
 
-// IDs returns the IDs, in the store, of all shards, that of the claim last.
-func (s *Snapshot) IDs() []string {
-	var all []string
+// IDs returns the IDs, in the store, of all shards: those of pools by their numbers, the others, and that
+// of the claim, or "".
+func (s *Snapshot) IDs() (pools map[int]string, others []string, claim string) {
+	pools = map[int]string{}
 	for name, shard := range s.Shards {
-		if name != claimShard {
-			all = append(all, shard.ID)
+		if n := shardPool(name); n > 0 {
+			pools[n] = shard.ID
+		} else if name != claimShard {
+			others = append(others, shard.ID)
 		}
 	}
-	slices.Sort(all)
-	if shard, ok := s.Shards[claimShard]; ok {
-		all = append(all, shard.ID)
-	}
-	return all
+	return pools, others, s.Shards[claimShard].ID
 }
 
 // An OutageError says that the ledger could not be written, and since when.
