@@ -174,7 +174,7 @@ func (s *Set) choose(ctx context.Context, w *lease.Waiter, test string) (int, *l
 	most := min(lastPoll, s.ledger.Term/20)
 	for pause := firstPoll; ; pause = min(pause*3/2, most) {
 		freed := s.queue.wake()
-		if n, snapshot := s.chooseAgain(w, test); n > 0 {
+		if n, snapshot := s.chooseAgain(ctx, w, test); n > 0 {
 			return n, snapshot, nil
 		}
 		snapshot, err := s.ledger.Read(ctx)
@@ -241,20 +241,45 @@ func (s *Set) awaitChange(ctx context.Context, read *lease.Snapshot, freed <-cha
 	}
 }
 
-// chooseAgain chooses by the last reading of the ledger, if that is recent and this process has freed
-// no pool since. Of pools that others have leased since, leasing fails.
-func (s *Set) chooseAgain(w *lease.Waiter, test string) (int, *lease.Snapshot) {
-	snapshot := s.queue.seen()
-	if snapshot == nil || snapshot.Age() > min(time.Second, s.ledger.Term/10) {
+// chooseAgain chooses by the last reading of the ledger: any free pool if that is recent and this process
+// has freed none since, and else one that was clean then and that nobody has used since, as the ledger says
+// when it is leased. So it does not matter how many pools there are.
+func (s *Set) chooseAgain(ctx context.Context, w *lease.Waiter, test string) (int, *lease.Snapshot) {
+	last, freed := s.queue.seen()
+	if last == nil || time.Since(last.ShardsRead()) > readAgain {
 		return 0, nil
 	}
 	numbers := s.numbers()
-	n := w.Choose(snapshot, s.queue.untaken(available(snapshot, numbers).free), numbers)
-	if n > 0 {
-		s.queue.hold(test, n)
+	now := available(last, numbers)
+	recent := last.Age() <= min(time.Second, s.ledger.Term/10)
+	pools, current := now.free, recent && !freed && last.Current()
+	if !current {
+		if pools = now.clean; len(now.broken) > 0 { // they are repaired with a reading
+			return 0, nil
+		}
 	}
-	return n, snapshot
+	n := w.Choose(last, s.queue.untaken(pools), numbers)
+	if n == 0 {
+		return 0, nil
+	}
+	if !current {
+		clock := last
+		if !recent {
+			var err error
+			if clock, err = s.ledger.ReadClock(ctx); err != nil {
+				return 0, nil // a reading says why
+			}
+		}
+		last = last.WithClock(clock)
+		s.queue.renew(last)
+	}
+	s.queue.hold(test, n)
+	return n, last
 }
+
+// readAgain is after how long the whole ledger is read again though there are clean pools: others may be
+// broken.
+const readAgain = 10 * time.Minute
 
 // merge returns a context that ends when ctx or other does.
 func merge(ctx, other context.Context) (context.Context, func()) {
@@ -266,6 +291,7 @@ func merge(ctx, other context.Context) (context.Context, func()) {
 // availability is what the ledger says of the usable pools.
 type availability struct {
 	free   []int // the clean ones first
+	clean  []int
 	broken []int // to be rebuilt by whoever gets to it
 	lost   int   // quarantined, or unreadable
 	of     int
@@ -279,7 +305,7 @@ func (a availability) none() bool { return a.lost == a.of }
 
 func available(s *lease.Snapshot, numbers []int) (a availability) {
 	a.of = len(numbers)
-	var clean, dirty []int
+	var dirty []int
 	for _, n := range numbers {
 		e, err := s.Pool(n)
 		if err != nil {
@@ -289,7 +315,7 @@ func available(s *lease.Snapshot, numbers []int) (a availability) {
 		}
 		switch e.State(s.Now) {
 		case lease.Clean:
-			clean = append(clean, n)
+			a.clean = append(a.clean, n)
 			continue
 		case lease.Dirty:
 			dirty = append(dirty, n)
@@ -305,7 +331,7 @@ func available(s *lease.Snapshot, numbers []int) (a availability) {
 		}
 		a.words = append(a.words, fmt.Sprintf("pool %d is %s", n, e.Why(s.Now)))
 	}
-	if a.free = append(clean, dirty...); len(a.free) > 0 {
+	if a.free = slices.Concat(a.clean, dirty); len(a.free) > 0 {
 		a.words = append(a.words, fmt.Sprintf("%d free, reserved for earlier waiters", len(a.free)))
 	}
 	return a

@@ -22,6 +22,7 @@ type fakeLedger struct {
 	shards map[string]Shard
 	writes map[string]int
 	n      int
+	read   int // bytes of values
 
 	// fault is asked about every write: whether it is done, and what is answered.
 	fault func(shard string) (done bool, err error)
@@ -46,6 +47,9 @@ func (f *fakeLedger) Ledger(ctx context.Context, _ string, shards ...string) (*L
 		if len(shards) == 0 || slices.Contains(shards, name) {
 			s.Values = maps.Clone(s.Values)
 			l.Shards[name] = s
+			for k, v := range s.Values {
+				f.read += len(k) + len(v)
+			}
 		}
 	}
 	return l, nil

@@ -130,14 +130,18 @@ func (q *queue) see(s *lease.Snapshot, freed <-chan struct{}) {
 	q.last, q.lastFor, q.leased = s, freed, map[int]bool{}
 }
 
-// seen is the last reading of the ledger, or nil if this process has freed a pool since.
-func (q *queue) seen() *lease.Snapshot {
+// renew notes the clock of a later reading with the last one.
+func (q *queue) renew(s *lease.Snapshot) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.lastFor != q.freed {
-		return nil
-	}
-	return q.last
+	q.last = s
+}
+
+// seen is the last reading of the ledger, or nil, and whether this process has freed a pool since.
+func (q *queue) seen() (last *lease.Snapshot, freed bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.last, q.lastFor != q.freed
 }
 
 // untaken are those of some pools, which the last reading of the ledger says are free, that no test of

@@ -139,5 +139,8 @@ func (s *Set) inBackground(f func()) bool {
 func (r *run) newSet() *Set {
 	s := &Set{Name: r.spec.Name, spec: r.spec, log: r.log, checks: r.checks, ledger: r.ledger, queue: newQueue(), repairing: map[int]bool{}, boots: map[int][]string{}}
 	s.ctx, s.cancel = context.WithCancelCause(WithNotices(interrupted(), s.log.notice))
+	if r.obs != nil && !r.held.any() { // else the ledger has changed since
+		s.queue.see(r.obs.ledger, s.queue.wake())
+	}
 	return s
 }

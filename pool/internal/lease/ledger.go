@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -86,8 +87,31 @@ type Snapshot struct {
 	*Contents
 	Asked time.Time // when it was asked for, by the local clock: Now was not earlier
 
-	l *Ledger
+	l     *Ledger
+	since time.Time // when its shards were read, if that was before it was asked for the clock
 }
+
+// WithClock returns the snapshot with the clock, and the claim, of a later one. A pool is leased from it only
+// if nobody has changed its shard since that was read.
+func (s *Snapshot) WithClock(now *Snapshot) *Snapshot {
+	shards := maps.Clone(s.Shards)
+	delete(shards, claimShard)
+	if claim, ok := now.Shards[claimShard]; ok {
+		shards[claimShard] = claim
+	}
+	return &Snapshot{&Contents{Now: now.Now, Slack: now.Slack, Shards: shards}, now.Asked, s.l, s.ShardsRead()}
+}
+
+// ShardsRead is when its shards were asked for.
+func (s *Snapshot) ShardsRead() time.Time {
+	if !s.since.IsZero() {
+		return s.since
+	}
+	return s.Asked
+}
+
+// Current reports whether its shards were read with the clock.
+func (s *Snapshot) Current() bool { return s.since.IsZero() }
 
 // Read reads all of the ledger.
 func (l *Ledger) Read(ctx context.Context) (*Snapshot, error) { return l.read(ctx) }
@@ -106,7 +130,7 @@ func (l *Ledger) read(ctx context.Context, shards ...string) (*Snapshot, error) 
 	if err != nil {
 		return nil, err
 	}
-	return &Snapshot{c, asked, l}, nil
+	return &Snapshot{Contents: c, Asked: asked, l: l}, nil
 }
 
 // At returns the ledger's clock when the local one said t.

@@ -81,6 +81,9 @@ func (l *Ledger) tryTake(ctx context.Context, r Request, how func(*Lease) Transi
 				x.note(s, e, claim{})
 				return nil, nil // the answer to our write was lost
 			}
+			if r.First != nil && !r.First.Current() && s != r.First { // others may have come first meanwhile
+				return nil, &BusyError{r.Pool, e.State(s.Now), e.Holder(s.Now), or(e.Why(s.Now), "used since it was last read")}
+			}
 			placeholder = false
 			if !there && e.Stored == Recovering {
 				placeholder = true // say until when nobody may have it
