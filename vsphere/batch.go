@@ -69,40 +69,36 @@ func (b *batches[T]) read(
 
 // readNew reads newVMProps of a VM.
 func (p *Provider) readNew(ctx context.Context, ref types.ManagedObjectReference) (mo.VirtualMachine, error) {
-	vms, err := p.newVMs.read(ctx, ref, p.readVMs)
+	vms, err := p.newVMs.read(ctx, ref, p.reads(newVMProps...))
 	if err != nil {
 		return mo.VirtualMachine{}, err
 	}
-	if vm, ok := vms[ref]; ok {
+	if vm := vms[ref]; vm.Config != nil {
 		return vm, nil
 	}
 	return p.readVM(ctx, ref, newVMProps...)
 }
 
-// readVMs reads newVMProps of several VMs; those that do not exist are left out.
-func (p *Provider) readVMs(
-	ctx context.Context, refs []types.ManagedObjectReference,
-) (map[types.ManagedObjectReference]mo.VirtualMachine, error) {
-	spec := types.PropertyFilterSpec{
-		PropSet:                       []types.PropertySpec{{Type: "VirtualMachine", PathSet: newVMProps}},
-		ReportMissingObjectsInResults: types.NewBool(true),
-	}
-	for _, ref := range refs {
-		spec.ObjectSet = append(spec.ObjectSet, types.ObjectSpec{Obj: ref})
-	}
-	objects, err := p.s.retrieve(ctx, spec)
-	if err != nil {
-		return nil, err
-	}
-	vms := map[types.ManagedObjectReference]mo.VirtualMachine{}
-	for _, o := range objects {
-		vm, err := asVM(o)
+// reads returns what reads properties of several VMs; one that does not exist has none.
+func (p *Provider) reads(props ...string) func(context.Context, []types.ManagedObjectReference) (map[types.ManagedObjectReference]mo.VirtualMachine, error) {
+	return func(ctx context.Context, refs []types.ManagedObjectReference) (map[types.ManagedObjectReference]mo.VirtualMachine, error) {
+		spec := types.PropertyFilterSpec{
+			PropSet:                       []types.PropertySpec{{Type: "VirtualMachine", PathSet: props}},
+			ReportMissingObjectsInResults: types.NewBool(true),
+		}
+		for _, ref := range refs {
+			spec.ObjectSet = append(spec.ObjectSet, types.ObjectSpec{Obj: ref})
+		}
+		objects, err := p.s.retrieve(ctx, spec)
 		if err != nil {
 			return nil, err
 		}
-		if vm.Config != nil {
-			vms[o.Obj] = vm
+		vms := map[types.ManagedObjectReference]mo.VirtualMachine{}
+		for _, o := range objects {
+			if vms[o.Obj], err = asVM(o); err != nil {
+				return nil, err
+			}
 		}
+		return vms, nil
 	}
-	return vms, nil
 }

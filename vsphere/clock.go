@@ -15,12 +15,12 @@ type reading struct {
 }
 
 const (
-	readingLasts = time.Minute
+	readingLasts = 3 * time.Minute
 	readingTakes = 200 * time.Millisecond // at most, to be good for more than the moment
 )
 
-// now is vCenter's clock, and by how much it may be later than that. It is asked for once a minute,
-// and read off our own in between: again when this process or its machine has slept, which the wall
+// now is vCenter's clock, and by how much it may be later than that. It is asked for every three
+// minutes, and read off our own in between: again when this process or its machine has slept, which the wall
 // clock notices and the monotonic one may not, or our clock was set.
 func (p *Provider) now(ctx context.Context) (time.Time, time.Duration, error) {
 	p.mu.Lock()

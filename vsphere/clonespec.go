@@ -30,12 +30,31 @@ type source struct {
 	read        time.Time
 }
 
-// sources keeps what snapshots are for a moment, since the clones of a batch share it. It does not
-// last: a Storage vMotion moves the disks of a VM's snapshots, too.
+// sources keeps what snapshots and templates are for a moment, since the clones of a batch share it, and a
+// preflight and the clone that follows. It does not last: a Storage vMotion moves the disks of a VM's
+// snapshots, too.
 type sources struct {
-	reading gate
-	mu      sync.Mutex
-	bySnap  map[types.ManagedObjectReference]*source
+	reading    gate
+	mu         sync.Mutex
+	bySnap     map[types.ManagedObjectReference]*source
+	byTemplate map[string]*source // by path or name; one that was found only has no devices
+}
+
+// found notes where a template is.
+func (s *sources) found(path string, src *source) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.byTemplate[path] = src
+}
+
+// templateOf returns what was noted of a template within the time, or an empty source.
+func (s *sources) templateOf(path string, within time.Duration) *source {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if src := s.byTemplate[path]; src != nil && time.Since(src.read) < within {
+		return src
+	}
+	return &source{}
 }
 
 // sourceProps are what is read of a source, below "config.".
@@ -112,7 +131,7 @@ func (s *source) fits(vm pool.VM) error {
 }
 
 func newSources() sources {
-	return sources{reading: make(gate, 1), bySnap: map[types.ManagedObjectReference]*source{}}
+	return sources{reading: make(gate, 1), bySnap: map[types.ManagedObjectReference]*source{}, byTemplate: map[string]*source{}}
 }
 
 // source finds and reads what spec clones.
@@ -125,14 +144,20 @@ func (p *Provider) source(ctx context.Context, spec pool.CloneSpec) (*source, er
 	}
 	vm := vmRef(spec.Source)
 	if spec.Template {
-		ref, err := p.findVM(ctx, spec.Source)
-		if err != nil {
-			return nil, err
+		known := p.sources.templateOf(spec.Source, p.intervals.source)
+		if len(known.devices) > 0 {
+			return known, nil
 		}
-		if ref == nil {
-			return nil, refuse("there is no template %q; check its inventory path", spec.Source)
+		if vm = known.vm; vm.Value == "" {
+			ref, err := p.findVM(ctx, spec.Source)
+			if err != nil {
+				return nil, err
+			}
+			if ref == nil {
+				return nil, refuse("there is no template %q; check its inventory path", spec.Source)
+			}
+			vm = *ref
 		}
-		vm = *ref
 	}
 	objects, err := p.s.retrieve(ctx, types.PropertyFilterSpec{
 		PropSet:   []types.PropertySpec{{Type: "VirtualMachine", PathSet: configProps("name", "config.template", "runtime.connectionState")}},
@@ -156,7 +181,13 @@ func (p *Provider) source(ctx context.Context, spec pool.CloneSpec) (*source, er
 	}
 	p.learn(vm, read.Name)
 	src.template = read.Config.Template
-	return src, src.usable(p.nameOf(vm))
+	if err := src.usable(p.nameOf(vm)); err != nil {
+		return nil, err
+	}
+	if spec.Template {
+		p.sources.found(spec.Source, src)
+	}
+	return src, nil
 }
 
 // snapshotSource reads a snapshot, or takes a reading that has just been made.

@@ -45,11 +45,6 @@ func (p *Provider) makeFolder(ctx context.Context, set, below string) (types.Man
 	if ref, ok := p.folder(path.Join(set, below)); ok {
 		return ref, nil
 	}
-	// One at a time: the clones of a batch want the same folders.
-	if err := p.places.making.enter(ctx); err != nil {
-		return types.ManagedObjectReference{}, err
-	}
-	defer p.places.making.leave()
 	at, err := p.baseFolder(ctx)
 	if err != nil {
 		return at, err
@@ -57,16 +52,29 @@ func (p *Provider) makeFolder(ctx context.Context, set, below string) (types.Man
 	known := ""
 	for _, name := range append([]string{set}, strings.FieldsFunc(below, func(r rune) bool { return r == '/' })...) {
 		known = path.Join(known, name)
-		ref, ok := p.folder(known)
-		if !ok {
-			if ref, err = p.ensureChild(ctx, at, name); err != nil {
-				return at, err
-			}
-			p.keepFolder(known, ref)
+		if at, err = p.folderIn(ctx, at, known); err != nil {
+			return at, err
 		}
-		at = ref
 	}
 	return at, nil
+}
+
+// folderIn returns the folder of that path in its parent, made if need be, by one at a time: the clones of
+// a batch want the same folders.
+func (p *Provider) folderIn(ctx context.Context, parent types.ManagedObjectReference, known string) (types.ManagedObjectReference, error) {
+	making := p.places.maker(known)
+	if err := making.enter(ctx); err != nil {
+		return parent, err
+	}
+	defer making.leave()
+	if ref, ok := p.folder(known); ok {
+		return ref, nil
+	}
+	ref, err := p.ensureChild(ctx, parent, path.Base(known))
+	if err == nil {
+		p.keepFolder(known, ref)
+	}
+	return ref, err
 }
 
 // ensureChild returns the child folder of that name, made if need be. It makes it without

@@ -29,6 +29,7 @@ type vmState struct {
 
 	// Since this process powered the VM on, if it did.
 	ours      bool      // it did: tools and addresses of the boot before are told apart
+	at        time.Time // when, by our clock
 	before    time.Time // lastBoot then
 	toolsDown bool      // tools were reported not running
 }
@@ -68,7 +69,7 @@ func (s *vmState) toolsRunning() bool {
 
 // poweringOn notes that this process powers the VM on.
 func (s *vmState) poweringOn() {
-	s.off, s.ours, s.before, s.toolsDown = false, true, s.lastBoot, false
+	s.off, s.ours, s.at, s.before, s.toolsDown = false, true, time.Now(), s.lastBoot, false
 }
 
 // reverted notes that this process reverted the VM. If it runs now it has not booted: vCenter is

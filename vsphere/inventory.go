@@ -208,6 +208,7 @@ func (p *Provider) identify(ctx context.Context, templates []string, ids map[str
 		if ref == nil {
 			continue
 		}
+		p.sources.found(path, &source{vm: *ref, read: time.Now()})
 		if refs[*ref] == nil {
 			spec.ObjectSet = append(spec.ObjectSet, types.ObjectSpec{Obj: *ref})
 		}

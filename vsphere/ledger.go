@@ -30,8 +30,8 @@ const (
 
 func ledgerName(set, shard string) string { return set + "-ledger-" + shard }
 
-// Ledger implements pool.Provider. It costs one call for the shards, and one a minute for vCenter's
-// clock. A shard whose VM was renamed by hand is found all the same, as long as it stays in its
+// Ledger implements pool.Provider. It costs one call for the shards, and one every three minutes for
+// vCenter's clock. A shard whose VM was renamed by hand is found all the same, as long as it stays in its
 // folder.
 func (p *Provider) Ledger(ctx context.Context, set string, shards ...string) (*pool.Ledger, error) {
 	fail := func(err error) (*pool.Ledger, error) {

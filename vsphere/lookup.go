@@ -25,12 +25,12 @@ type place struct {
 // needed and again when a name is not in it.
 type places struct {
 	reading gate          // one reading at a time
-	making  gate          // one maker of folders at a time
 	turn    atomic.Uint32 // spreads VMs over the hosts of a cluster that does not do it
 
 	mu      sync.Mutex
 	tree    *tree
 	folders map[string]types.ManagedObjectReference // "set/folder" paths known to exist
+	making  map[string]gate                         // one maker of each folder at a time
 }
 
 // tree is one reading. It does not change.
@@ -43,9 +43,19 @@ type tree struct {
 
 func newPlaces() *places {
 	return &places{
-		reading: make(gate, 1), making: make(gate, 1),
+		reading: make(gate, 1), making: map[string]gate{},
 		folders: map[string]types.ManagedObjectReference{},
 	}
+}
+
+// maker is entered by whoever makes the folder of that path.
+func (p *places) maker(path string) gate {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.making[path] == nil {
+		p.making[path] = make(gate, 1)
+	}
+	return p.making[path]
 }
 
 // known returns the name of a place already read, or "".

@@ -147,6 +147,9 @@ func (p *watcher) recheck(silent bool) (any bool) {
 	return any
 }
 
+// silentPolls is after how many long polls that bring nothing vCenter is told again of all tasks.
+const silentPolls = 2
+
 // unsure reports whether only a poll that begins now can say if the wait is over.
 func (w *waiter) unsure() bool { return w.confirm || w.object.entered && !w.object.doubt.IsZero() }
 
@@ -218,7 +221,13 @@ func (p *watcher) round(ctx context.Context) error {
 			if a.err != nil {
 				return a.err
 			}
-			if a.set == nil && wait > 0 {
+			if wait > 0 {
+				p.silent++
+			}
+			if a.set != nil {
+				p.silent = 0
+			} else if p.silent == silentPolls {
+				p.silent = 0
 				p.recheck(true)
 			}
 			p.apply(a.set, begun, wait == 0)

@@ -117,7 +117,9 @@ func (p *Provider) shutDownGuest(ctx context.Context, vm types.ManagedObjectRefe
 		}
 		return fmt.Sprintf(format, brief(grace)), nil
 	}
-	for asked := 1; ; asked++ {
+	var asked time.Time
+	for asks := 1; ; asks++ {
+		asked = time.Now()
 		err := p.s.do(inTime, func(c *conn) error {
 			_, err := methods.ShutdownGuest(inTime, c, &types.ShutdownGuest{This: vm})
 			return err
@@ -149,7 +151,7 @@ func (p *Provider) shutDownGuest(ctx context.Context, vm types.ManagedObjectRefe
 			case !b.wait(inTime, errNoTools):
 				return late("its guest tools did not run within %s")
 			}
-		case c == unknown && asked < maxAsks, c == busy, c == again: // asking twice does no harm
+		case c == unknown && asks < maxAsks, c == busy, c == again: // asking twice does no harm
 			if !b.wait(inTime, err) {
 				return late("it could not be asked to shut down within %s")
 			}
@@ -164,7 +166,7 @@ func (p *Provider) shutDownGuest(ctx context.Context, vm types.ManagedObjectRefe
 	if believed != types.VirtualMachinePowerStatePoweredOn {
 		p.watcher.mistrust(vm) // for it was on just now
 	}
-	err = p.watcher.watch(inTime, vm, func(s *vmState) bool { return s.power == types.VirtualMachinePowerStatePoweredOff })
+	err = p.watcher.watchOf(inTime, "shut down", asked, vm, func(s *vmState) bool { return s.power == types.VirtualMachinePowerStatePoweredOff })
 	switch {
 	case err == nil:
 		return "", nil
@@ -255,10 +257,22 @@ func (p *Provider) Address(ctx context.Context, id, mac string, except netip.Add
 func (p *Provider) address(ctx context.Context, vm types.ManagedObjectReference, mac string, except netip.Addr, subnets []netip.Prefix) (addr netip.Addr, err error) {
 	var since time.Time // another VM has it
 	for {
-		err := p.watcher.watch(ctx, vm, func(s *vmState) (ok bool) {
+		there := func(s *vmState) (ok bool) {
 			addr, ok = s.address(mac, subnets...)
 			return ok && addr != except
+		}
+		var booted time.Time // by us, just now
+		p.watcher.state(vm, func(s *vmState) {
+			if s.ours && !except.IsValid() && since.IsZero() {
+				booted = s.at
+			}
 		})
+		var err error
+		if booted.IsZero() {
+			err = p.watcher.watch(ctx, vm, there)
+		} else {
+			err = p.watcher.watchOf(ctx, "address", booted, vm, there)
+		}
 		if err != nil {
 			return netip.Addr{}, err
 		}

@@ -32,7 +32,8 @@ type Provider struct {
 	places  *places // of the inventory: folders, datastores, resource pools, networks
 	sources sources // what snapshots hold
 	newVMs  batches[map[types.ManagedObjectReference]mo.VirtualMachine]
-	chains  batches[[]types.ObjectContent] // readings of the disks of all VMs on some VMs' datastores
+	snaps   batches[map[types.ManagedObjectReference]mo.VirtualMachine] // readings of snapshots
+	chains  batches[[]types.ObjectContent]                              // readings of the disks of all VMs on some VMs' datastores
 
 	mu    sync.Mutex
 	names map[types.ManagedObjectReference]string // of VMs, for errors

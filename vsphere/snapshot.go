@@ -108,23 +108,17 @@ func snapshotRef(id string) types.ManagedObjectReference {
 
 // readSnapshots reads the VM's snapshots, parents first.
 func (p *Provider) readSnapshots(ctx context.Context, vm types.ManagedObjectReference) ([]pool.Snapshot, error) {
-	objects, err := p.s.retrieve(ctx, types.PropertyFilterSpec{
-		PropSet:   []types.PropertySpec{{Type: "VirtualMachine", PathSet: []string{"snapshot"}}},
-		ObjectSet: []types.ObjectSpec{{Obj: vm}},
-	})
+	vms, err := p.snaps.read(ctx, vm, p.reads("snapshot"))
 	if err != nil {
 		return nil, err
 	}
-	for _, o := range objects {
-		vm, err := asVM(o)
-		if err != nil {
+	read := vms[vm]
+	if read.Snapshot == nil { // or no VM
+		if read, err = p.readVM(ctx, vm, "snapshot"); err != nil || read.Snapshot == nil {
 			return nil, err
 		}
-		if vm.Snapshot != nil {
-			return snapshots(nil, vm.Snapshot.RootSnapshotList), nil
-		}
 	}
-	return nil, nil
+	return snapshots(nil, read.Snapshot.RootSnapshotList), nil
 }
 
 // Revert implements pool.Provider. Reverting twice is reverting, so a lost answer is simply

@@ -53,14 +53,15 @@ func (p *Provider) supervise(ctx context.Context, op operation) *watch {
 
 // look asks from time to time what keeps the operation, and ends it if that is a question.
 func (w *watch) look(end context.CancelCauseFunc) {
-	start := time.Now()
+	start, looks := time.Now(), 0
 	for wait := w.p.intervals.look; sleep(w.ctx, wait); wait = 3 * w.p.intervals.look {
+		looks++
 		what := fmt.Sprintf("%s %s: waiting for %s", w.op.name, w.op.object, brief(time.Since(start)))
 		if silent := w.p.s.health.String(); silent != "" {
 			pool.Notice(w.ctx, "%s: %s", what, silent)
 			continue
 		}
-		if w.op.entity.Type != "VirtualMachine" {
+		if w.op.entity.Type != "VirtualMachine" || looks > 2 && looks%3 != 2 { // what lasts for minutes costs a call less often
 			pool.Notice(w.ctx, "%s", what)
 			continue
 		}

@@ -23,6 +23,7 @@ type watcher struct {
 	polling  bool          // a long poll is out, so news would have come
 	heard    time.Time     // when the last poll ended
 	noise    bool          // it ended no wait
+	silent   int           // long polls in a row that brought nothing
 	patience time.Duration // how long vCenter may leave an object unreported; 0 is ten times intervals.enter
 	closed   bool
 	view     *view // nil until built; belongs to the loop while it runs
@@ -174,6 +175,45 @@ func (p *watcher) ended(ctx context.Context, ref types.ManagedObjectReference, s
 // returns.
 func (p *watcher) watch(ctx context.Context, vm types.ManagedObjectReference, ready func(*vmState) bool) error {
 	return p.wait(ctx, vm, nil, 0, func(o *object) bool { return ready(&o.vm) })
+}
+
+// watchOf is watch for what takes alike long after begun, of that kind. vCenter tells of all changes on the
+// way; so it is polled only when the state may be there.
+func (p *watcher) watchOf(ctx context.Context, kind string, begun time.Time, vm types.ManagedObjectReference, ready func(*vmState) bool) error {
+	p.mu.Lock()
+	was, known := p.usual[kind]
+	hold := min(was, p.intervals.hold) - time.Since(begun)
+	if o := p.objects[vm]; o != nil && o.entered && ready(&o.vm) {
+		hold = 0
+	}
+	p.mu.Unlock()
+	if hold > 0 {
+		t := time.NewTimer(hold)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-p.s.ended:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	waited := time.Now()
+	err := p.watch(ctx, vm, ready)
+	if err != nil {
+		return err
+	}
+	took := time.Since(begun)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case !known:
+	case hold > 0 && time.Since(waited) < took/20: // it may have been there before
+		took = was * 19 / 20
+	default:
+		took = min(took, was*5/4+time.Millisecond)
+	}
+	p.usual[kind] = took
+	return nil
 }
 
 // state calls f with what is known of the VM, which f may change.
