@@ -70,7 +70,7 @@ bench: ## Run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 scale: ## Print how a set of POOLS (50) does, with counts and ratios of one run; some minutes
-	POOLREADY_SCALE=$(or $(POOLS),50) $(GO) test ./pool -run 'Scale$$' -v -count=1 -timeout 30m
+	POOLREADY_SCALE=$(or $(POOLS),50) $(GO) test ./pool -run 'Scale$$' -v -count=1 -timeout 2h
 
 fuzz: ## Run every fuzz test for FUZZTIME (30s)
 	$(GO) test -list '^Fuzz' ./... | awk '/^Fuzz/ {f[n++] = $$1} /^ok/ {while (n) print $$2, f[--n]}' | while read -r p f; do $(GO) test "$$p" -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) || exit 1; done
