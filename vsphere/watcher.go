@@ -208,7 +208,7 @@ func (p *watcher) watchOf(ctx context.Context, kind string, begun time.Time, vm 
 	switch {
 	case !known:
 	case hold > 0 && time.Since(waited) < took/20: // it may have been there before
-		took = was * 19 / 20
+		took = was * 49 / 50
 	default:
 		took = min(took, was*5/4+time.Millisecond)
 	}
