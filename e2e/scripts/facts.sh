@@ -53,6 +53,8 @@ done
 # A service that others start and that ends by itself when it is idle is no fact while it runs: what
 # D-Bus or another unit starts cannot be enabled ("static"), but NetworkManager's dispatcher can; what
 # a socket starts has an enabled one.
+# To list all unit files takes systemd longer than the 25 s that D-Bus waits, on a machine that is busy or emulated.
+export SYSTEMD_BUS_TIMEOUT=300 # seconds, for all of systemd's commands
 files=$(systemctl list-unit-files --type=service,socket --no-legend --no-pager)
 printf '%s\n' "$files" | while read -r unit state _; do
 	case $unit in *.service) fact unit "$unit" "$state" ;; esac
