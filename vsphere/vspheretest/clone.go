@@ -324,6 +324,7 @@ func (s *Server) discard(ctx *simulator.Context, m *vm, b *builder) {
 	m.gone = true
 	delete(s.vms, m.ref)
 	s.mu.Unlock()
+	s.index.drop(m)
 	change(ctx, b.folder, func() { b.folder.ChildEntity = without(b.folder.ChildEntity, m.ref) })
 	ctx.Map.Remove(ctx, m.ref)
 	s.leaveDir(b.dir)
@@ -332,7 +333,7 @@ func (s *Server) discard(ctx *simulator.Context, m *vm, b *builder) {
 func (s *Server) leaveDir(dir string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.dirs = slices.DeleteFunc(s.dirs, func(d string) bool { return d == dir })
+	delete(s.dirs, dir)
 }
 
 // warnMACs tells of MACs that another VM has too. A real vCenter allows it, with an alarm.
@@ -344,7 +345,7 @@ func (s *Server) warnMACs(ctx *simulator.Context, m *vm) {
 		}
 	})
 	for _, mac := range own {
-		for _, other := range s.index.withMAC(mac) {
+		for _, other := range s.index.with(macKey(mac)) {
 			if e := s.eventFor(ctx, other.ref); other != m && e.Vm != nil {
 				s.post(ctx, &types.VmMacConflictEvent{VmEvent: s.vmEvent(ctx, m), ConflictedVm: *e.Vm, Mac: mac})
 			}

@@ -30,10 +30,11 @@ type collector struct {
 
 	pages map[string]page
 
-	turn    chan struct{} // holds one token: one call computes updates at a time
-	once    sync.Once
-	version int
-	last    *types.UpdateSet // what the call that made version was sent
+	once     sync.Once
+	turn     chan struct{} // holds one token: one call computes updates at a time
+	filtered chan struct{} // holds one when a filter was added
+	version  int
+	last     *types.UpdateSet // what the call that made version was sent
 }
 
 // maxUpdates is how many objects vCenter puts in one UpdateSet at most.
@@ -90,7 +91,11 @@ func (c *collector) CreateFilter(ctx *simulator.Context, req *types.CreateFilter
 	c.filters = append(c.filters, f)
 	c.Filter = append(c.Filter, f.Self)
 	c.mu.Unlock()
-	serverOf(ctx).hub.broadcast()
+	c.start()
+	select {
+	case c.filtered <- struct{}{}:
+	default:
+	}
 	return &methods.CreateFilterBody{Res: &types.CreateFilterResponse{Returnval: f.Self}}
 }
 
@@ -188,8 +193,9 @@ func (c *collector) wait(sctx *simulator.Context, version string, opt *types.Wai
 	default:
 		return nil, &types.InvalidCollectorVersion{}
 	}
+	of := c.only()
 	for {
-		changed := s.hub.next()
+		changed := s.hub.next(of)
 		if !s.alive(sctx) {
 			return nil, notAuthenticated(c.Self)
 		}
@@ -208,8 +214,12 @@ func (c *collector) wait(sctx *simulator.Context, version string, opt *types.Wai
 		}
 		select {
 		case <-changed:
-			// Let a burst of changes pass: vCenter sends updates in batches too.
-			_ = sleep(ctx, 2*time.Millisecond)
+			if of == anything {
+				// Let a burst of changes pass: vCenter sends updates in batches too.
+				_ = sleep(ctx, 2*time.Millisecond)
+			}
+		case <-c.filtered:
+			of = c.only()
 		case <-timeout:
 			return nil, nil
 		case <-ctx.Done():
@@ -218,11 +228,32 @@ func (c *collector) wait(sctx *simulator.Context, version string, opt *types.Wai
 	}
 }
 
-func (c *collector) enroll(cancel context.CancelCauseFunc) int {
+// only returns the one task that all filters are about, as those of clients are that wait for it, or
+// anything. What vcsim or the Server does to a task is told to the hub.
+func (c *collector) only() (task types.ManagedObjectReference) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range c.filters {
+		for _, o := range f.Spec.ObjectSet {
+			if o.Obj.Type != "Task" || len(o.SelectSet) > 0 || task != anything && o.Obj != task {
+				return anything
+			}
+			task = o.Obj
+		}
+	}
+	return task
+}
+
+// start makes c ready for use.
+func (c *collector) start() {
 	c.once.Do(func() {
-		c.turn = make(chan struct{}, 1)
+		c.turn, c.filtered = make(chan struct{}, 1), make(chan struct{}, 1)
 		c.turn <- struct{}{}
 	})
+}
+
+func (c *collector) enroll(cancel context.CancelCauseFunc) int {
+	c.start()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.waits = append(c.waits, cancel)

@@ -28,7 +28,7 @@ func (s *Server) claimants(addr netip.Addr) (all []claimant) {
 		found[v] = true
 	}
 	for st := range at {
-		for _, v := range s.index.withMAC(st.mac) {
+		for _, v := range s.index.with(macKey(st.mac)) {
 			found[v] = true
 		}
 	}
@@ -115,7 +115,7 @@ func (s *Server) announce(r *running, info GuestInfo) {
 	}
 	rivals := make(map[*vm]bool)
 	for _, st := range r.stations() {
-		for _, v := range s.index.withMAC(st.mac) {
+		for _, v := range s.index.with(macKey(st.mac)) {
 			rivals[v] = true
 		}
 	}

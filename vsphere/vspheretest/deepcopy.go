@@ -2,67 +2,77 @@ package vspheretest
 
 import (
 	"reflect"
+	"sync"
 	"time"
 )
 
 // deepCopy returns a copy of v that shares no memory with it. It is for the plain data of the
-// vSphere API: no channels, functions or cycles.
+// vSphere API: no maps, channels, functions or cycles.
 func deepCopy[T any](v T) T {
-	src := reflect.ValueOf(&v).Elem()
-	dst := reflect.New(src.Type()).Elem()
-	copyInto(dst, src)
-	return dst.Interface().(T)
+	unshare(reflect.ValueOf(&v).Elem())
+	return v
 }
 
 var timeType = reflect.TypeFor[time.Time]()
 
-func copyInto(dst, src reflect.Value) {
-	switch src.Kind() {
-	case reflect.Pointer:
-		if src.IsNil() {
+// unshare puts copies in the place of what v refers to.
+func unshare(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Pointer, reflect.Interface:
+		if v.IsNil() {
 			return
 		}
-		p := reflect.New(src.Type().Elem())
-		copyInto(p.Elem(), src.Elem())
-		dst.Set(p)
-	case reflect.Interface:
-		if src.IsNil() {
-			return
+		old := v.Elem()
+		fresh := reflect.New(old.Type())
+		fresh.Elem().Set(old)
+		unshare(fresh.Elem())
+		if v.Kind() == reflect.Interface {
+			fresh = fresh.Elem()
 		}
-		e := reflect.New(src.Elem().Type()).Elem()
-		copyInto(e, src.Elem())
-		dst.Set(e)
+		v.Set(fresh)
 	case reflect.Slice:
-		if src.IsNil() {
+		if v.IsNil() {
 			return
 		}
-		s := reflect.MakeSlice(src.Type(), src.Len(), src.Len())
-		for i := range src.Len() {
-			copyInto(s.Index(i), src.Index(i))
-		}
-		dst.Set(s)
-	case reflect.Map:
-		if src.IsNil() {
-			return
-		}
-		m := reflect.MakeMapWithSize(src.Type(), src.Len())
-		for it := src.MapRange(); it.Next(); {
-			e := reflect.New(src.Type().Elem()).Elem()
-			copyInto(e, it.Value())
-			m.SetMapIndex(it.Key(), e)
-		}
-		dst.Set(m)
-	case reflect.Struct:
-		dst.Set(src)
-		if src.Type() == timeType {
-			return
-		}
-		for i := range src.NumField() {
-			if src.Type().Field(i).IsExported() {
-				copyInto(dst.Field(i), src.Field(i))
+		s := reflect.MakeSlice(v.Type(), v.Len(), v.Len())
+		reflect.Copy(s, v)
+		if refers(v.Type().Elem()) {
+			for i := range s.Len() {
+				unshare(s.Index(i))
 			}
 		}
-	default:
-		dst.Set(src)
+		v.Set(s)
+	case reflect.Struct:
+		for _, i := range referring(v.Type()) {
+			unshare(v.Field(i))
+		}
 	}
+}
+
+// refers reports whether values of a type refer to others.
+func refers(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Pointer, reflect.Interface, reflect.Slice:
+		return true
+	case reflect.Struct:
+		return len(referring(t)) > 0
+	}
+	return false
+}
+
+var referringFields sync.Map // by type
+
+// referring lists the fields of a struct that refer to something.
+func referring(t reflect.Type) []int {
+	if have, ok := referringFields.Load(t); ok {
+		return have.([]int)
+	}
+	var list []int
+	for i := range t.NumField() {
+		if f := t.Field(i); t != timeType && f.IsExported() && refers(f.Type) {
+			list = append(list, i)
+		}
+	}
+	referringFields.Store(t, list)
+	return list
 }

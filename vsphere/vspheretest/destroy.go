@@ -78,7 +78,7 @@ func (s *Server) unlist(ctx *simulator.Context, m *vm) {
 	var folder *types.ManagedObjectReference
 	m.look(ctx, func(p *mo.VirtualMachine) { folder = p.Parent })
 	s.rewire(ctx, m, true)
-	s.index.set(m, nil)
+	s.index.drop(m)
 	s.mu.Lock()
 	m.gone = true
 	delete(s.vms, m.ref)

@@ -44,7 +44,7 @@ func (s *Server) post(ctx *simulator.Context, events ...types.BaseEvent) {
 		s.events = append(s.events, r)
 		s.histMu.Unlock()
 	}
-	s.hub.broadcast()
+	s.hub.changed(anything)
 }
 
 // chainKey is the context key of the chain that an operation's events belong to.

@@ -4,6 +4,7 @@ import (
 	"path"
 	"reflect"
 	"strings"
+	"sync"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -11,45 +12,76 @@ import (
 )
 
 // fields returns the properties that set selects of the object ref, as vcsim's property collector
-// does, which copies them by way of XML: half of what reading an inventory costs. It reports false
-// for what it leaves to vcsim: all properties of an object, elements of arrays, and no session.
-func fields(ctx *simulator.Context, ref types.ManagedObjectReference, set []types.PropertySpec) (content types.ObjectContent, ok bool) {
+// does, which copies them by way of XML: half of what reading an inventory costs. It returns nil if
+// there is no such object, or if set is for others. It reports false for what it leaves to vcsim:
+// elements of arrays, unknown properties, and no session.
+func fields(ctx *simulator.Context, ref types.ManagedObjectReference, set []types.PropertySpec) (*types.ObjectContent, bool) {
 	if ctx.Session == nil {
-		return content, false
+		return nil, false
 	}
-	content.Obj, ok = ref, true
-	seen := make(map[string]bool)
+	if get(ctx, ref) == nil {
+		return nil, true
+	}
+	r := reading{content: types.ObjectContent{Obj: ref}, ok: true}
+	described := false
 	ctx.WithLock(ref, func() {
 		obj := managed(get(ctx, ref))
-		if !obj.IsValid() {
-			ok = false
-			return
-		}
 		for _, p := range set {
-			if !isA(obj.Type(), ref.Type, p.Type) {
-				continue
+			if p.Type != ref.Type && (!obj.IsValid() || !isA(obj.Type(), p.Type)) {
+				continue // such objects are only passed through
 			}
-			if isTrue(p.All) {
-				ok = false
-				return
-			}
-			for _, name := range p.PathSet {
-				if seen[name] {
-					continue
-				}
-				seen[name] = true
-				val, known := field(obj, name)
-				if !known {
-					ok = false
-					return
-				}
-				if val != nil {
-					content.PropSet = append(content.PropSet, types.DynamicProperty{Name: name, Val: val})
+			described = true
+			switch {
+			case !obj.IsValid():
+				r.ok = false
+			case isTrue(p.All):
+				r.all(obj, obj.Type())
+			default:
+				for _, name := range p.PathSet {
+					r.one(obj, name)
 				}
 			}
 		}
 	})
-	return content, ok
+	if !described {
+		return nil, true
+	}
+	return &r.content, r.ok
+}
+
+// A reading is what was read of an object so far.
+type reading struct {
+	content types.ObjectContent
+	ok      bool
+}
+
+// one reads the property of a path.
+func (r *reading) one(obj reflect.Value, name string) {
+	for _, have := range r.content.PropSet {
+		if have.Name == name {
+			return
+		}
+	}
+	val, known := field(obj, name)
+	if !known {
+		r.ok = false
+	} else if val != nil {
+		r.content.PropSet = append(r.content.PropSet, types.DynamicProperty{Name: name, Val: val})
+	}
+}
+
+// all reads all properties that are fields of t, the type of obj or of what it embeds. One that hides
+// another is read once, and not twice as by vcsim: a network's name.
+func (r *reading) all(obj reflect.Value, t reflect.Type) {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		switch {
+		case f.Anonymous:
+			r.all(obj, f.Type)
+		case f.Name != "Self":
+			r.one(obj, strings.ToLower(f.Name[:1])+f.Name[1:])
+		}
+	}
 }
 
 // managed returns the type of package mo that vcsim's objects wrap, in their first fields.
@@ -57,7 +89,7 @@ func managed(obj mo.Reference) reflect.Value {
 	if o, ok := obj.(interface{ Get() mo.Reference }); ok {
 		obj = o.Get()
 	}
-	v := reflect.ValueOf(obj)
+	v := reflect.ValueOf(obj) // invalid for nil
 	for v.IsValid() {
 		switch {
 		case v.Kind() == reflect.Pointer || v.Kind() == reflect.Interface:
@@ -73,13 +105,30 @@ func managed(obj mo.Reference) reflect.Value {
 	return v
 }
 
-// isA reports whether an object of type t, known as kind, is a want.
-func isA(t reflect.Type, kind, want string) bool {
-	if kind == want || t.Name() == want {
-		return true
+// isA reports whether objects of type t are of another type, too: ManagedEntity, ComputeResource.
+func isA(t reflect.Type, want string) bool {
+	return t.Name() == want || fieldOf(t, want).Anonymous
+}
+
+// A fieldName names a field of a struct.
+type fieldName struct {
+	of   reflect.Type
+	name string
+}
+
+var fieldsByName sync.Map // of fieldNames
+
+// fieldOf is t.FieldByName, whose Type is nil if there is none, and which takes long.
+func fieldOf(t reflect.Type, name string) reflect.StructField {
+	key := fieldName{t, name}
+	if f, ok := fieldsByName.Load(key); ok {
+		return f.(reflect.StructField)
 	}
-	f, ok := t.FieldByName(want) // ManagedEntity, ComputeResource
-	return ok && f.Anonymous
+	f, _ := t.FieldByName(name)
+	if f.Type != nil { // so that clients cannot make it grow
+		fieldsByName.Store(key, f)
+	}
+	return f
 }
 
 // field returns a copy of the property of that path, nil if it is not set.
@@ -95,8 +144,8 @@ func field(v reflect.Value, name string) (val any, known bool) {
 		if v.Kind() != reflect.Struct || part == "" {
 			return nil, false
 		}
-		f, ok := v.Type().FieldByName(strings.ToUpper(part[:1]) + part[1:])
-		if !ok {
+		f := fieldOf(v.Type(), strings.ToUpper(part[:1])+part[1:])
+		if f.Type == nil {
 			return nil, false
 		}
 		t, v = f.Type, v.FieldByIndex(f.Index)
@@ -111,6 +160,16 @@ func field(v reflect.Value, name string) (val any, known bool) {
 		return deepCopy(v.Interface()), true
 	}
 	kind := strings.TrimPrefix(t.Elem().Name(), "Base")
+	switch kind {
+	case "uint8":
+		kind = "Byte"
+	case "int16":
+		kind = "Short"
+	case "int32":
+		kind = "Int"
+	case "int64":
+		kind = "Long"
+	}
 	kind = strings.ToUpper(kind[:1]) + kind[1:]
 	array, ok := types.TypeFunc()("ArrayOf" + kind)
 	if !ok {

@@ -2,7 +2,9 @@ package vspheretest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -57,14 +59,7 @@ func (s *Server) layFiles(ctx *simulator.Context, m *vm) {
 		if local == "" {
 			return
 		}
-		if _, err := os.Stat(local); err == nil {
-			return
-		}
-		err := os.MkdirAll(filepath.Dir(local), 0o700)
-		if err == nil {
-			err = os.WriteFile(local, data, 0o600)
-		}
-		if err != nil {
+		if err := writeNew(local, data); err != nil && !errors.Is(err, fs.ErrExist) {
 			s.logf("vspheretest: file of a VM: %v", err)
 		}
 	}
@@ -83,6 +78,21 @@ func (s *Server) layFiles(ctx *simulator.Context, m *vm) {
 			}
 		}
 	}
+}
+
+// writeNew writes a file that does not exist, and makes its directory.
+func writeNew(file string, data []byte) error {
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = os.MkdirAll(filepath.Dir(file), 0o700); err == nil {
+			f, err = os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Close())
 }
 
 // dropFiles removes the files of a VM that is destroyed: all that it made in its directory.

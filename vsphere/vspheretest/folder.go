@@ -58,11 +58,9 @@ func (s *Server) rename(o *op, ref types.ManagedObjectReference, to string) type
 	version, modified := s.changeVersion()
 	change(o.ctx, m.obj, func() {
 		m.obj.Name = name
-		if m.obj.Config != nil {
-			cfg := deepCopy(m.obj.Config)
-			cfg.ChangeVersion, cfg.Modified = version, modified
-			s.setConfig(m, cfg)
-		}
+		cfg := deepCopy(m.obj.Config) // there is one, as the VM is the task's own
+		cfg.ChangeVersion, cfg.Modified = version, modified
+		s.setConfig(m, cfg)
 	})
 	s.post(o.ctx, &types.VmRenamedEvent{VmEvent: s.vmEvent(o.ctx, m), OldName: old, NewName: name})
 	return nil
@@ -153,7 +151,12 @@ func (s *Server) move(ctx *simulator.Context, ref, into types.ManagedObjectRefer
 		return &types.NotSupported{} // a datacenter's own folder, a host of a cluster
 	}
 	change(ctx, f, func() { f.ChildEntity = without(f.ChildEntity, ref) })
-	change(ctx, e, func() { e.Entity().Parent = &to.Self })
+	change(ctx, e, func() {
+		e.Entity().Parent = &to.Self
+		if m := s.vm(ref); m != nil {
+			s.index.set(m, &m.obj.VirtualMachine)
+		}
+	})
 	change(ctx, to, func() { to.ChildEntity = append(slices.Clip(to.ChildEntity), ref) })
 	return nil
 }

@@ -329,6 +329,7 @@ func (s *Server) noteEvent(ctx *simulator.Context, changes []types.PropertyChang
 		}
 		if x, ok := e.(*types.UserLogoutSessionEvent); ok {
 			x.UserAgent, _, _ = strings.Cut(x.UserAgent, callMark)
+			defer s.hub.broadcast() // who waits for updates in the session is to find out
 		}
 		s.post(ctx, e)
 	}
@@ -338,7 +339,8 @@ func (s *Server) noteEvent(ctx *simulator.Context, changes []types.PropertyChang
 func (s *Server) noteTask(task *simulator.Task) {
 	s.histMu.Lock()
 	defer s.histMu.Unlock()
-	if !slices.Contains(s.tasks, task) {
+	if _, ours := s.owned[task.Self]; !ours {
+		s.owned[task.Self] = false
 		s.tasks = append(s.tasks, task)
 	}
 }

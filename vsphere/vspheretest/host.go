@@ -135,7 +135,7 @@ func (s *Server) enterMaintenance(o *op, h *simulator.HostSystem, seconds int32)
 		late = t.C
 	}
 	for {
-		changed := s.hub.next()
+		changed := s.hub.next(anything)
 		if !s.evacuate(o, h) {
 			return nil
 		}

@@ -15,21 +15,44 @@ type hub struct {
 	s *Server
 
 	mu      sync.Mutex
-	changed chan struct{} // closed, and replaced, at the next change
+	waiting map[types.ManagedObjectReference]chan struct{} // closed at the next change of a task, or of anything
 }
 
-// next returns a channel that is closed by the next change.
-func (h *hub) next() <-chan struct{} {
+// anything is the reference under which those wait who are to be told of every change.
+var anything types.ManagedObjectReference
+
+// next returns a channel that is closed by the next change of a task, or of anything.
+func (h *hub) next(of types.ManagedObjectReference) <-chan struct{} {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.changed
+	c := h.waiting[of]
+	if c == nil {
+		c = make(chan struct{})
+		h.waiting[of] = c
+	}
+	return c
 }
 
+// changed tells that something has changed: a task, or else anything.
+func (h *hub) changed(what types.ManagedObjectReference) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, ref := range []types.ManagedObjectReference{what, anything} {
+		if c := h.waiting[ref]; c != nil {
+			close(c)
+			delete(h.waiting, ref)
+		}
+	}
+}
+
+// broadcast wakes all who wait.
 func (h *hub) broadcast() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	close(h.changed)
-	h.changed = make(chan struct{})
+	for _, c := range h.waiting {
+		close(c)
+	}
+	clear(h.waiting)
 }
 
 // Reference, PutObject, UpdateObject and RemoveObject make it a simulator.RegisterObject.
@@ -38,13 +61,15 @@ func (h *hub) Reference() types.ManagedObjectReference {
 }
 
 func (h *hub) PutObject(_ *simulator.Context, obj mo.Reference) {
+	what := anything
 	if t, ok := obj.(*simulator.Task); ok {
+		what = t.Self
 		h.s.noteTask(t)
 		if t.Execute != nil {
 			t.Execute = contained(t.Execute)
 		}
 	}
-	h.broadcast()
+	h.changed(what)
 }
 
 // contained makes what panics in a task of vcsim's, which would end the process, a fault of the task.
@@ -60,13 +85,17 @@ func contained(f func(*simulator.Task) (types.AnyType, types.BaseMethodFault)) f
 }
 
 func (h *hub) UpdateObject(ctx *simulator.Context, obj mo.Reference, changes []types.PropertyChange) {
-	if _, ok := obj.(*mo.EventHistoryCollector); ok {
+	what := anything
+	switch o := obj.(type) {
+	case *mo.EventHistoryCollector:
 		h.s.noteEvent(ctx, changes)
+	case *mo.Task:
+		what = o.Self
 	}
-	h.broadcast()
+	h.changed(what)
 }
 
-func (h *hub) RemoveObject(*simulator.Context, types.ManagedObjectReference) { h.broadcast() }
+func (h *hub) RemoveObject(_ *simulator.Context, ref types.ManagedObjectReference) { h.changed(ref) }
 
 // change runs f, which may change obj's properties, under obj's lock, and tells the waiters.
 func change(ctx *simulator.Context, obj mo.Reference, f func()) {

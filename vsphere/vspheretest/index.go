@@ -5,107 +5,104 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// An index finds VMs by the MACs, the disk files and the instance UUID that their configurations
-// name.
+// An index finds VMs by their names in folders, and by the MACs, the disk files and the instance UUID
+// that their configurations name.
 type index struct {
-	mu    sync.Mutex
-	of    map[*vm]entry
-	macs  map[string]map[*vm]bool
-	files map[string]map[*vm]bool
-	uuids map[string]map[*vm]bool
+	mu   sync.Mutex
+	of   map[*vm][]key
+	have map[key]map[*vm]bool
 }
 
-// An entry is what one VM is found by.
-type entry struct{ macs, files, uuids []string }
+// A key is what VMs are found by.
+type key struct {
+	kind  keyKind
+	value string
+}
 
-// set makes v found by what its configuration names now; nil is nothing.
-func (x *index) set(v *vm, cfg *types.VirtualMachineConfigInfo) {
-	var e entry
-	if cfg != nil {
-		e.uuids = []string{cfg.InstanceUuid}
+type keyKind int
+
+const (
+	byName keyKind = iota // "group-v3/con1"
+	byMAC
+	byFile
+	byUUID
+)
+
+func nameKey(folder types.ManagedObjectReference, name string) key {
+	return key{byName, folder.Value + "/" + name}
+}
+
+func macKey(mac string) key { return key{byMAC, strings.ToLower(mac)} }
+
+// set makes v found by what its properties say now. The caller holds the object's lock.
+func (x *index) set(v *vm, o *mo.VirtualMachine) {
+	var keys []key
+	if o.Parent != nil { // of a vApp
+		keys = append(keys, nameKey(*o.Parent, o.Name))
+	}
+	if cfg := o.Config; cfg != nil {
+		keys = append(keys, key{byUUID, cfg.InstanceUuid})
 		for _, n := range nics(cfg) {
-			e.macs = append(e.macs, strings.ToLower(n.MacAddress))
+			keys = append(keys, macKey(n.MacAddress))
 		}
 		for _, d := range disks(cfg) {
 			for b := backingOf(d); b != nil; b = b.Parent {
-				e.files = append(e.files, b.FileName)
+				keys = append(keys, key{byFile, b.FileName})
 			}
 		}
 	}
+	x.put(v, keys)
+}
+
+// drop makes v found by nothing.
+func (x *index) drop(v *vm) { x.put(v, nil) }
+
+func (x *index) put(v *vm, keys []key) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.of == nil {
-		x.of = make(map[*vm]entry)
-		x.macs, x.files, x.uuids = make(map[string]map[*vm]bool), make(map[string]map[*vm]bool), make(map[string]map[*vm]bool)
-	}
-	was := x.of[v]
-	if slices.Equal(was.macs, e.macs) && slices.Equal(was.files, e.files) && slices.Equal(was.uuids, e.uuids) {
+	if slices.Equal(x.of[v], keys) {
 		return
 	}
-	remove(x.macs, was.macs, v)
-	remove(x.files, was.files, v)
-	remove(x.uuids, was.uuids, v)
-	if cfg == nil {
-		delete(x.of, v)
-		return
-	}
-	x.of[v] = e
-	add(x.macs, e.macs, v)
-	add(x.files, e.files, v)
-	add(x.uuids, e.uuids, v)
-}
-
-func remove(m map[string]map[*vm]bool, keys []string, v *vm) {
-	for _, k := range keys {
-		if delete(m[k], v); len(m[k]) == 0 {
-			delete(m, k)
+	for _, k := range x.of[v] {
+		if delete(x.have[k], v); len(x.have[k]) == 0 {
+			delete(x.have, k)
 		}
 	}
-}
-
-func add(m map[string]map[*vm]bool, keys []string, v *vm) {
+	delete(x.of, v)
+	if len(keys) > 0 {
+		x.of[v] = keys
+	}
 	for _, k := range keys {
-		if m[k] == nil {
-			m[k] = make(map[*vm]bool)
+		if x.have[k] == nil {
+			x.have[k] = make(map[*vm]bool)
 		}
-		m[k][v] = true
+		x.have[k][v] = true
 	}
 }
 
-// withMAC lists the VMs that have a MAC, in the order in which they were made.
-func (x *index) withMAC(mac string) []*vm {
+// with lists the VMs that have one of the keys, in the order in which they were made.
+func (x *index) with(keys ...key) []*vm {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return inOrder(x.macs[strings.ToLower(mac)])
+	all := make(map[*vm]bool)
+	for _, k := range keys {
+		for v := range x.have[k] {
+			all[v] = true
+		}
+	}
+	return inOrder(all)
 }
 
 // identify gives the configuration of v another instance UUID if another VM has its own, as vCenter
 // does when it detects a conflict.
 func (x *index) identify(v *vm, cfg *types.VirtualMachineConfigInfo) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for other := range x.uuids[cfg.InstanceUuid] {
-		if other != v {
-			cfg.InstanceUuid = newUUID()
-			return
-		}
+	if slices.ContainsFunc(x.with(key{byUUID, cfg.InstanceUuid}), func(other *vm) bool { return other != v }) {
+		cfg.InstanceUuid = newUUID()
 	}
-}
-
-// withFiles lists the VMs that have one of the files in a disk chain.
-func (x *index) withFiles(files map[string]bool) []*vm {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	all := make(map[*vm]bool)
-	for f := range files {
-		for v := range x.files[f] {
-			all[v] = true
-		}
-	}
-	return inOrder(all)
 }
 
 func inOrder(set map[*vm]bool) (vms []*vm) {

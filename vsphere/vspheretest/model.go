@@ -136,7 +136,7 @@ func (s *Server) autostart() error {
 	}
 	for _, ref := range tasks {
 		for done := false; !done; {
-			changed := s.hub.next()
+			changed := s.hub.next(ref)
 			task, ok := ctx.Map.Get(ref).(*simulator.Task)
 			if !ok {
 				break
@@ -171,7 +171,7 @@ func (s *Server) adopt(ctx *simulator.Context) (on []*vm) {
 			sharers: make(map[types.ManagedObjectReference]bool), snaps: make(map[types.ManagedObjectReference]kept),
 		}
 		s.vms[ref] = v
-		s.dirs = append(s.dirs, v.home.dir)
+		s.dirs[v.home.dir] = true
 		if obj.Runtime.PowerState == poweredOn {
 			on = append(on, v)
 		}

@@ -88,7 +88,7 @@ func (s *Server) restoreVM(ctx *simulator.Context, saved *savedVM) (*vm, error) 
 			b.pool = p.Self
 		}
 	}
-	s.dirs = append(s.dirs, saved.Dir)
+	s.dirs[saved.Dir] = true
 	template, version, modified := cfg.Template, cfg.ChangeVersion, cfg.Modified
 	s.rehome(ctx, host, cfg)
 	v := b.put(*cfg)

@@ -29,14 +29,11 @@ func retrieve(ctx *simulator.Context, specs []types.PropertyFilterSpec) ([]types
 		}
 		req := &types.RetrievePropertiesEx{SpecSet: []types.PropertyFilterSpec{{PropSet: spec.PropSet}}}
 		for _, ref := range refs {
-			obj := get(ctx, ref)
-			if obj == nil || !described(obj, spec.PropSet) {
-				continue
-			}
-			if c, ok := fields(ctx, ref, spec.PropSet); ok {
-				out = append(out, c)
-			} else {
+			switch c, ok := fields(ctx, ref, spec.PropSet); {
+			case !ok:
 				req.SpecSet[0].ObjectSet = append(req.SpecSet[0].ObjectSet, types.ObjectSpec{Obj: ref})
+			case c != nil:
+				out = append(out, *c)
 			}
 		}
 		if len(req.SpecSet[0].ObjectSet) == 0 {
@@ -51,15 +48,6 @@ func retrieve(ctx *simulator.Context, specs []types.PropertyFilterSpec) ([]types
 		out = append(out, body.Res.Returnval.Objects...)
 	}
 	return out, nil
-}
-
-// described reports whether one of the specs is for objects such as obj: others are only passed
-// through.
-func described(obj mo.Reference, set []types.PropertySpec) bool {
-	kind, t := obj.Reference().Type, managed(obj)
-	return slices.ContainsFunc(set, func(p types.PropertySpec) bool {
-		return p.Type == kind || t.IsValid() && isA(t.Type(), kind, p.Type)
-	})
 }
 
 // get returns the object that ref names in the session of ctx, or nil.

@@ -162,7 +162,7 @@ type Server struct {
 	vms   map[types.ManagedObjectReference]*vm
 	freed chan struct{}   // closed, and replaced, when a VM stops being busy
 	names map[string]bool // folder/name pairs that a running operation has taken
-	dirs  []string        // the VMs' directories on the datastores
+	dirs  map[string]bool // the VMs' directories on the datastores
 
 	parked  map[string]parked // by .vmx
 	tickets map[string]bool   // that were given out
@@ -200,13 +200,15 @@ func NewUnstartedServer(t T) *Server {
 		vms:      make(map[types.ManagedObjectReference]*vm),
 		calls:    make(map[string]*call),
 		names:    make(map[string]bool),
+		dirs:     make(map[string]bool),
 		cancels:  make(map[types.ManagedObjectReference]context.CancelFunc),
 		freed:    make(chan struct{}),
 		owned:    make(map[types.ManagedObjectReference]bool),
 		formats:  make(map[string]*template.Template),
 		lastUsed: make(map[string]time.Time),
 	}
-	s.hub.s, s.hub.changed = s, make(chan struct{})
+	s.index.of, s.index.have = make(map[*vm][]key), make(map[key]map[*vm]bool)
+	s.hub.s, s.hub.waiting = s, make(map[types.ManagedObjectReference]chan struct{})
 	s.lab.changed = make(chan struct{})
 	s.life, s.cancel = context.WithCancel(context.Background())
 	if t != nil {

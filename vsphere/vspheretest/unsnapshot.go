@@ -192,7 +192,11 @@ func (s *Server) hangingOn(ctx *simulator.Context, m *vm, refs []types.ManagedOb
 
 // usersOf names the VMs, other than m, that have one of the files in a disk chain.
 func (s *Server) usersOf(m *vm, files map[string]bool) (names []string) {
-	for _, other := range s.index.withFiles(files) {
+	var keys []key
+	for f := range files {
+		keys = append(keys, key{byFile, f})
+	}
+	for _, other := range s.index.with(keys...) {
 		if other != m && s.vm(other.ref) != nil {
 			names = append(names, s.nameOf(other.ref))
 		}

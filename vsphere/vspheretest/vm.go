@@ -105,8 +105,8 @@ func (s *Server) takeDir(ds, name string) string {
 		if i > 0 {
 			dir = fmt.Sprintf("%s_%d", dir, i)
 		}
-		if !slices.ContainsFunc(s.dirs, func(d string) bool { return d == dir }) {
-			s.dirs = append(s.dirs, dir)
+		if !s.dirs[dir] {
+			s.dirs[dir] = true
 			return dir
 		}
 	}
@@ -150,6 +150,7 @@ func (b *builder) reserve(task *types.ManagedObjectReference) *vm {
 		obj.EnvironmentBrowser = *c.EnvironmentBrowser
 	}
 	v.ref, v.owner = obj.Self, task
+	b.s.index.set(v, &obj.VirtualMachine)
 	b.s.mu.Lock()
 	b.s.vms[v.ref] = v
 	b.s.mu.Unlock()
@@ -191,9 +192,9 @@ func without(refs []types.ManagedObjectReference, ref types.ManagedObjectReferen
 // object's lock, and gives cfg away.
 func (s *Server) setConfig(v *vm, cfg *types.VirtualMachineConfigInfo) {
 	o := v.obj
-	s.index.set(v, cfg)
 	o.Config = cfg
 	o.Config.Name = o.Name
+	s.index.set(v, &o.VirtualMachine)
 	o.Network = nil
 	for _, n := range nics(cfg) {
 		switch b := n.Backing.(type) {
@@ -313,12 +314,21 @@ func (s *Server) claim(ctx *simulator.Context, folder *simulator.Folder, name st
 		defer s.mu.Unlock()
 		delete(s.names, key)
 	}
-	for _, ref := range children(ctx, folder.Self) {
+	if vms := s.index.with(nameKey(folder.Self, name)); len(vms) > 0 {
+		dup.Object = vms[0].ref
+	}
+	others := children(ctx, folder.Self)
+	s.mu.Lock()
+	others = slices.DeleteFunc(others, func(ref types.ManagedObjectReference) bool { return s.vms[ref] != nil })
+	s.mu.Unlock()
+	for _, ref := range others {
 		if s.nameOf(ref) == name {
-			release()
 			dup.Object = ref
-			return nil, dup
 		}
+	}
+	if dup.Object != folder.Self {
+		release()
+		return nil, dup
 	}
 	return release, nil
 }

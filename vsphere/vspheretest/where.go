@@ -27,7 +27,7 @@ func datastoreIn(ctx *simulator.Context, dc *simulator.Datacenter, name string) 
 		return nil
 	}
 	var refs []types.ManagedObjectReference
-	ctx.WithLock(dc, func() { refs = slices.Clone(dc.Datastore) })
+	ctx.WithLock(dc.Self, func() { refs = slices.Clone(dc.Datastore) })
 	for _, ref := range refs {
 		if ds, ok := ctx.Map.Get(ref).(*simulator.Datastore); ok {
 			is := false
@@ -47,7 +47,7 @@ func networkIn(ctx *simulator.Context, dc *simulator.Datacenter, name string) (t
 		return types.ManagedObjectReference{}, false
 	}
 	var refs []types.ManagedObjectReference
-	ctx.WithLock(dc, func() { refs = slices.Clone(dc.Network) })
+	ctx.WithLock(dc.Self, func() { refs = slices.Clone(dc.Network) })
 	for _, ref := range refs {
 		e, ok := ctx.Map.Get(ref).(mo.Entity)
 		if !ok {
