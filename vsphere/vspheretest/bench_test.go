@@ -89,6 +89,7 @@ func TestStartTakesTheTimeOfVcsims(t *testing.T) {
 
 // A contender is vcsim or a Server, with 400 VMs, and a user of it.
 type contender struct {
+	*testing.B
 	c      *govmomi.Client
 	folder *object.Folder
 	src    *object.VirtualMachine
@@ -105,7 +106,7 @@ func contend(b *testing.B, u *url.URL) *contender {
 	require.NoError(b, err)
 	src, err := f.VirtualMachine(b.Context(), "/DC0/vm/DC0_C0_RP0_VM7")
 	require.NoError(b, err)
-	return &contender{c: c, folder: folder, src: src}
+	return &contender{B: b, c: c, folder: folder, src: src}
 }
 
 func wait(b *testing.B, task *object.Task, err error) any {
@@ -116,7 +117,8 @@ func wait(b *testing.B, task *object.Task, err error) any {
 	return info.Result
 }
 
-func (c *contender) clone(b *testing.B) {
+func (c *contender) clone() {
+	b := c.B
 	b.Helper()
 	c.made = nil
 	for i := range 10 {
@@ -126,7 +128,8 @@ func (c *contender) clone(b *testing.B) {
 }
 
 // each does something with all clones, one after the other.
-func (c *contender) each(b *testing.B, do func(*object.VirtualMachine) (*object.Task, error)) {
+func (c *contender) each(do func(*object.VirtualMachine) (*object.Task, error)) {
+	b := c.B
 	b.Helper()
 	for _, vm := range c.made {
 		task, err := do(vm)
@@ -135,7 +138,8 @@ func (c *contender) each(b *testing.B, do func(*object.VirtualMachine) (*object.
 }
 
 // destroyAtOnce destroys all clones, eight at a time.
-func (c *contender) destroyAtOnce(b *testing.B) {
+func (c *contender) destroyAtOnce() {
+	b := c.B
 	b.Helper()
 	var wg sync.WaitGroup
 	for vms := range slices.Chunk(c.made, (len(c.made)+7)/8) {
@@ -151,7 +155,8 @@ func (c *contender) destroyAtOnce(b *testing.B) {
 	wg.Wait()
 }
 
-func (c *contender) read(b *testing.B, properties ...string) {
+func (c *contender) read(properties ...string) {
+	b := c.B
 	b.Helper()
 	v, err := view.NewManager(c.c.Client).CreateContainerView(b.Context(), c.c.ServiceContent.RootFolder, []string{"VirtualMachine"}, true)
 	require.NoError(b, err)
@@ -161,7 +166,8 @@ func (c *contender) read(b *testing.B, properties ...string) {
 	require.NoError(b, v.Destroy(b.Context()))
 }
 
-func (c *contender) find(b *testing.B) {
+func (c *contender) find() {
+	b := c.B
 	b.Helper()
 	all, err := find.NewFinder(c.c.Client).VirtualMachineList(b.Context(), "/DC0/vm/*")
 	require.NoError(b, err)
@@ -187,24 +193,24 @@ func BenchmarkAgainstStock(b *testing.B) {
 	srv.Start()
 	works := []struct {
 		name string
-		do   func(*contender, *testing.B)
+		do   func(*contender)
 	}{
 		{"clone", (*contender).clone},
-		{"power on", func(c *contender, b *testing.B) {
-			c.each(b, func(vm *object.VirtualMachine) (*object.Task, error) { return vm.PowerOn(b.Context()) })
+		{"power on", func(c *contender) {
+			c.each(func(vm *object.VirtualMachine) (*object.Task, error) { return vm.PowerOn(b.Context()) })
 		}},
-		{"power off", func(c *contender, b *testing.B) {
-			c.each(b, func(vm *object.VirtualMachine) (*object.Task, error) { return vm.PowerOff(b.Context()) })
+		{"power off", func(c *contender) {
+			c.each(func(vm *object.VirtualMachine) (*object.Task, error) { return vm.PowerOff(b.Context()) })
 		}},
-		{"destroy", func(c *contender, b *testing.B) {
-			c.each(b, func(vm *object.VirtualMachine) (*object.Task, error) { return vm.Destroy(b.Context()) })
+		{"destroy", func(c *contender) {
+			c.each(func(vm *object.VirtualMachine) (*object.Task, error) { return vm.Destroy(b.Context()) })
 		}},
 		{"", (*contender).clone},
 		{"destroy 8 at once", (*contender).destroyAtOnce},
 		{"find", (*contender).find},
-		{"read names and states", func(c *contender, b *testing.B) { c.read(b, "name", "runtime.powerState") }},
-		{"read configurations", func(c *contender, b *testing.B) { c.read(b, "config") }},
-		{"read everything", func(c *contender, b *testing.B) { c.read(b) }},
+		{"read names and states", func(c *contender) { c.read("name", "runtime.powerState") }},
+		{"read configurations", func(c *contender) { c.read("config") }},
+		{"read everything", func(c *contender) { c.read() }},
 	}
 	theirs, ours := contend(b, vcsim.URL), contend(b, srv.URL)
 	least := make([][2]time.Duration, len(works))
@@ -213,7 +219,7 @@ func BenchmarkAgainstStock(b *testing.B) {
 			for i, w := range works {
 				for k, c := range []*contender{theirs, ours} {
 					began := time.Now()
-					w.do(c, b)
+					w.do(c)
 					if d := time.Since(began); least[i][k] == 0 || d < least[i][k] {
 						least[i][k] = d
 					}
