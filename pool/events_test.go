@@ -193,7 +193,9 @@ func TestRecordingCostsNoCall(t *testing.T) {
 		}, 10*time.Second, 10*time.Millisecond)
 		require.NoError(t, set.Close())
 		for _, c := range r.mem.Calls() {
-			calls[i] = append(calls[i], c.String())
+			if c.Method != "Address" || !slices.Contains(calls[i], c.String()) { // it is called until the machine answers
+				calls[i] = append(calls[i], c.String())
+			}
 		}
 		slices.Sort(calls[i])
 		slices.Sort(commands[i])

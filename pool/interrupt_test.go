@@ -107,22 +107,22 @@ func TestInterruptedChild(t *testing.T) {
 	})
 }
 
+// interruptedLease is longer than any of this may take.
+const interruptedLease = 10 * time.Minute
+
 // startInterrupted starts such a process, and returns when three tests work and one waits.
-func startInterrupted(t *testing.T, env ...string) (*talker, *standing, pool.Spec) {
-	t.Helper()
-	const lease = 10 * time.Minute // longer than any of this may take
-	s := startLab(t)
-	_, spec := s.open(lease)
-	c := s.talk("interrupted", lease, env...)
+func (s *standing) startInterrupted(spec pool.Spec, env ...string) *talker {
+	s.t.Helper()
+	c := s.talk("interrupted", interruptedLease, env...)
 	for range 3 {
 		c.await("works")
 	}
-	require.Eventually(t, func() bool {
-		st, err := pool.ReadStatus(t.Context(), spec)
+	require.Eventually(s.t, func() bool {
+		st, err := pool.ReadStatus(s.t.Context(), spec)
 		return err == nil && len(st.Waiting) == 1
 	}, time.Minute, 10*time.Millisecond)
-	require.Len(t, s.leases(spec), 3)
-	return c, s, spec
+	require.Len(s.t, s.leases(spec), 3)
+	return c
 }
 
 // leases returns the leases that the ledger has, even of a process that is gone, which Status passes
@@ -160,28 +160,29 @@ func (c *talker) end() (string, *os.ProcessState) {
 
 func TestTheFirstSignalEndsWhatTestsRunOnPoolsAndReleasesThem(t *testing.T) {
 	t.Parallel()
+	s := startLab(t)
+	_, spec := s.open(interruptedLease)
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
-		t.Run(sig.String(), func(t *testing.T) {
-			t.Parallel()
-			c, s, spec := startInterrupted(t)
-			require.NoError(t, c.Process.Signal(sig))
-			said, state := c.end()
-			assert.Equal(t, 1, state.ExitCode(), said)
-			assert.Equal(t, 3, strings.Count(said, "stopped working true"), said)
-			assert.Contains(t, said, "stopped waiting true")
-			assert.Contains(t, said, "was late true")
-			assert.NotContains(t, said, "violation")
-			why := regexp.MustCompile(`interrupt_test\.go:\d+: (?:sshx: con\d: run|pool: acquire).*stopped by signal: ` + sig.String())
-			assert.Len(t, why.FindAllString(said, -1), 5, "why each test failed:\n%s", said)
-			assert.Contains(t, said, "cleaned up")
-			assert.Empty(t, s.leases(spec))
-		})
+		c := s.startInterrupted(spec)
+		require.NoError(t, c.Process.Signal(sig))
+		said, state := c.end()
+		assert.Equal(t, 1, state.ExitCode(), said)
+		assert.Equal(t, 3, strings.Count(said, "stopped working true"), said)
+		assert.Contains(t, said, "stopped waiting true", sig)
+		assert.Contains(t, said, "was late true", sig)
+		assert.NotContains(t, said, "violation", sig)
+		why := regexp.MustCompile(`interrupt_test\.go:\d+: (?:sshx: con\d: run|pool: acquire).*stopped by signal: ` + sig.String())
+		assert.Len(t, why.FindAllString(said, -1), 5, "why each test failed:\n%s", said)
+		assert.Contains(t, said, "cleaned up", sig)
+		assert.Empty(t, s.leases(spec), sig)
 	}
 }
 
 func TestTheSecondSignalReleasesPoolsBeforeItKills(t *testing.T) {
 	t.Parallel()
-	c, s, spec := startInterrupted(t, hangEnv+"=1")
+	s := startLab(t)
+	_, spec := s.open(interruptedLease)
+	c := s.startInterrupted(spec, hangEnv+"=1")
 	require.NoError(t, c.Process.Signal(syscall.SIGTERM))
 	c.await("was late true")
 	require.Len(t, s.leases(spec), 3)

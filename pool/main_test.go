@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -37,6 +38,9 @@ var (
 const childEnv = "POOLREADY_TEST_CHILD"
 
 func TestMain(m *testing.M) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(300) // a simulated vCenter makes much garbage, and keeps little
+	}
 	if mode := os.Getenv(childEnv); mode != "" {
 		main, ok := children[mode]
 		if !ok {

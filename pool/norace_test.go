@@ -2,6 +2,6 @@
 
 package pool_test
 
-const many = 40
+const many = 20
 
 const raceDetector = false

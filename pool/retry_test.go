@@ -31,7 +31,7 @@ func (r *retriedT) SkipNow() {
 
 func TestATestThatFailsByTheInfrastructureRunsAgainWithAnotherPool(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	r := newMemory(t)
 	spec := r.spec(2)
 	spec.Evidence.When = "never"
 	spec.SSH.KeepAlive, spec.SSH.DeadAfter = time.Second, 3*time.Second
@@ -47,7 +47,7 @@ func TestATestThatFailsByTheInfrastructureRunsAgainWithAnotherPool(t *testing.T)
 		{"passes at once", func(int, pool.T, *pool.Pool) error { return nil }, 1, nil, false},
 		{"passes the second time", func(try int, t pool.T, p *pool.Pool) error {
 			if try == 1 {
-				r.byHand(r.vm(p.Host("con").Name).PowerOff)
+				r.powerOff(p.Host("con").Name)
 			}
 			p.Host("con").MustRun(t, "true")
 			return nil
@@ -102,7 +102,7 @@ func TestATestThatFailsByTheInfrastructureRunsAgainWithAnotherPool(t *testing.T)
 		assert.Eventually(t, func() bool { // for the next one, which needs both
 			st, err := pool.ReadStatus(t.Context(), spec)
 			return err == nil && st.Pools[0].State == pool.StateClean && st.Pools[1].State == pool.StateClean
-		}, time.Minute, time.Millisecond, test.name)
+		}, time.Minute, 10*time.Millisecond, test.name)
 	}
 }
 

@@ -36,7 +36,7 @@ func TestWhatDestroyAsksGrowsWithTheSet(t *testing.T) {
 		calls := len(r.Requests()) - n - asked["WaitForUpdatesEx"] - asked["ModifyListView"]
 		return float64(calls) / float64(len(removed))
 	}
-	few, many := perVM(3), perVM(12)
+	few, many := perVM(3), perVM(8)
 	t.Logf("%.1f and %.1f calls per VM, without waits", few, many)
 	assert.LessOrEqual(t, many, 4., "with waits not more than 6")
 	assert.LessOrEqual(t, many, few+.5, "leases are renewed by the clock")
@@ -44,7 +44,7 @@ func TestWhatDestroyAsksGrowsWithTheSet(t *testing.T) {
 
 func TestManyFirstLeasesAtOnceShareReadings(t *testing.T) {
 	t.Parallel()
-	const pools = 24
+	const pools = 12
 	r := newRig(t, nil)
 	spec := r.light(pools)
 	r.open(spec).Close()
