@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -46,6 +47,12 @@ const (
 	maxValue      = 3 << 10
 )
 
+// packers compress accounts; each is most of a MiB.
+var packers = sync.Pool{New: func() any {
+	w, _ := flate.NewWriter(io.Discard, flate.BestCompression) // the level is valid
+	return w
+}}
+
 // values are what the account of a VM is written as. One that does not fit is left out.
 func (a account) values(vm string) map[string]string {
 	text, err := json.Marshal(a)
@@ -53,9 +60,11 @@ func (a account) values(vm string) map[string]string {
 		panic("pool: an account cannot be encoded: " + err.Error()) // it holds strings and numbers only
 	}
 	var packed bytes.Buffer
-	w, _ := flate.NewWriter(&packed, flate.BestCompression) // the level is valid
-	_, _ = w.Write(text)                                    // into memory
+	w := packers.Get().(*flate.Writer)
+	w.Reset(&packed)
+	_, _ = w.Write(text) // into memory
 	_ = w.Close()
+	packers.Put(w)
 	code := base64.StdEncoding.EncodeToString(packed.Bytes())
 	if len(code) > maxValues*maxValue {
 		code = ""
