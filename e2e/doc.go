@@ -24,7 +24,7 @@
 //   - NetworkManager configures the network where it runs, as on RHEL. Where it does not, as on servers,
 //     systemd-networkd does: files of ifupdown and netplan are put aside under another name;
 //   - firewalld is installed and is the firewall, with the rules that RHEL has. ufw must not be active;
-//   - apt does nothing in the background any more, so that no host changes by itself;
+//   - apt no longer does anything in the background, so that no host changes by itself;
 //   - the line of 127.0.1.1 goes from /etc/hosts, since dnsmasq would serve it;
 //   - cloud-init, where it is, is disabled: it would configure every clone's network again.
 //

@@ -171,7 +171,7 @@ rm /etc/dnsmasq.d/poolready.conf
 	})
 	t.Run("what makes no sense is refused", func(t *testing.T) {
 		for want, args := range map[string][]string{
-			"nobody could be asked for the set's name": {"destroy"},
+			"cannot ask for the set's name": {"destroy"},
 			"runs no tests: leave -run out":            {"-test.run", "Pools", "status"},
 			`unknown operation "kill"`:                 {"kill"},
 			"-role god: want one of golden, con, dis":  {"rebuild", "-role", "god"},

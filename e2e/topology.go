@@ -48,7 +48,7 @@ type Topology struct {
 	Domain     string // pool N is pN.Domain
 	NameServer netip.Addr
 	// OutsideNames says what con's dnsmasq does with names that are not its pool's: "allowed" asks
-	// NameServer, "refused" answers nobody, so that dis learns nothing from outside by way of
+	// NameServer, "refused" answers no one, so that dis learns nothing from outside by way of
 	// names, and con itself asks NameServer besides.
 	OutsideNames string
 	NTPServer    netip.Addr

@@ -292,7 +292,7 @@ func merge(ctx, other context.Context) (context.Context, func()) {
 type availability struct {
 	free   []int // the clean ones first
 	clean  []int
-	broken []int // to be rebuilt by whoever gets to it
+	broken []int // to be rebuilt by the next to get to it
 	lost   int   // quarantined, or unreadable
 	of     int
 	words  []string
@@ -349,7 +349,7 @@ func (s *Set) holders(ctx context.Context) string {
 }
 
 // prepare makes a leased pool fit for a test: finds it again if somebody has rebuilt it, resets
-// it unless nobody has used it since it was proved clean, and leaves the dirty marker on its hosts.
+// it unless it has not been used since it was proved clean, and leaves the dirty marker on its hosts.
 func (s *Set) prepare(ctx context.Context, x *lease.Held, was lease.Entry) (*Pool, error) {
 	ctx, stop := x.Bind(ctx)
 	defer stop()

@@ -20,7 +20,7 @@ func (h *Host) SSH(ctx context.Context) (*sshx.Client, error) {
 	}
 	defer done()
 	if h.use.Load() != nil && h.lost() {
-		// Nobody powers it on again, so that there is nothing to wait for.
+		// It is not powered on again, so there is nothing to wait for.
 		if err := h.diagnose(ctx, fmt.Errorf("%s: no connection: %w", h.Name, sshx.ErrDead)); errors.As(err, new(*diagnosedError)) {
 			return nil, err
 		}
@@ -203,7 +203,7 @@ func (h *Host) dropped() int {
 	return h.drops
 }
 
-// keep makes c the host's connection, unless the use of the host is over, when nobody would
+// keep makes c the host's connection, unless the use of the host is over, when nothing would
 // close it, or the connection was dropped since drops was counted: c then leads to a machine that
 // has been taken away.
 func (h *Host) keep(c *sshx.Client, drops int) error {

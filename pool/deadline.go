@@ -9,8 +9,8 @@ import (
 // -timeout from then.
 var processStart = time.Now()
 
-// deadline returns the moment at which go test kills the process that t runs in, so that no
-// cleanup runs any more; false means never.
+// deadline returns the moment at which go test kills the process that t runs in, without
+// cleanups; false means never.
 func deadline(t T) (time.Time, bool) {
 	return deadlineIn(t, processStart, testTimeout())
 }

@@ -137,7 +137,7 @@ func (vm VMInfo) pools() (all []int) {
 }
 
 // holdSet takes the claim, reads all again, since somebody may have built until then, and leases
-// every pool, or says who has one.
+// every pool, or reports who holds one.
 func (r *run) holdSet(ctx context.Context) error {
 	var busy []error
 	err := r.held.tryClaim(ctx, "destroy")
@@ -169,7 +169,7 @@ func (r *run) holdSet(ctx context.Context) error {
 	return errors.Join(busy...)
 }
 
-// removeLedger removes the ledger while all of it is held, so that nobody takes a part of it
+// removeLedger removes the ledger while all of it is held, so that no process takes a part of it
 // meanwhile: the claim last.
 func (r *run) removeLedger(ctx context.Context) error {
 	now, err := r.ledger.Read(ctx)

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// A Diagnosis is what the hypervisor says of one VM at one moment, for whoever wonders why it does
+// A Diagnosis is what the hypervisor says of one VM at one moment, for those who wonder why it does
 // not answer.
 type Diagnosis struct {
 	Gone     bool   // the VM does not exist; the other fields are zero
@@ -66,7 +66,7 @@ func notices(ctx context.Context, f func(text string)) context.Context {
 	return WithNotices(ctx, f)
 }
 
-// Notice reports to whoever called WithNotices. A Provider calls it; without WithNotices it does
+// Notice reports to the caller of WithNotices. A Provider calls it; without WithNotices it does
 // nothing.
 func Notice(ctx context.Context, format string, args ...any) {
 	if f, ok := ctx.Value(noticeKey{}).(func(string)); ok {

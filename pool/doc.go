@@ -47,7 +47,7 @@
 // plan may do with a VM.
 //
 // A host that is off is never called ready: to power it on, or to reset it, is part of the plan, and
-// waits for whoever holds its pool.
+// waits for the holder of its pool.
 //
 // # Acquire
 //

@@ -76,12 +76,12 @@ func (r *run) goldenClone(g *goldenPlan) CloneSpec {
 	}
 }
 
-// removeOldGoldens removes the older generations on whose disks nothing depends any more.
+// removeOldGoldens removes the older generations on whose disks nothing depends.
 func (r *run) removeOldGoldens(ctx context.Context) {
 	if !slices.ContainsFunc(r.plan.goldens, func(g *goldenPlan) bool { return len(g.old) > 0 }) {
 		return
 	}
-	// Only the holder of the claim knows that nobody is cloning from them.
+	// Only the holder of the claim knows that no process is cloning from them.
 	if err := r.held.tryClaim(ctx, "removing older goldens"); err != nil {
 		r.log.linef("older goldens: kept: %v", err)
 		return

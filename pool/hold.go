@@ -39,7 +39,7 @@ func (r *run) hold(ctx context.Context, end time.Time) error {
 		case try == replans:
 			return errors.Join(err, errors.New("other processes change the set all the time"))
 		case err != nil && (r.plan.builder == nil || r.held.has(0)) && !creating:
-			// Nobody else builds now. But what is in the way may be what somebody has just built.
+			// No other process builds now. But what is in the way may have just been built.
 			if again := r.observe(ctx); again != nil || r.plan.String() == before {
 				return err
 			}
@@ -76,7 +76,7 @@ func (r *run) holdsAll() bool {
 	})
 }
 
-// holdMore leases what the plan changes and is not held yet. fresh reports that nobody has changed
+// holdMore leases what the plan changes and is not held yet. fresh reports that no other process has changed
 // anything since the plan was made.
 func (r *run) holdMore(ctx context.Context) (fresh bool, err error) {
 	// covered are the pools that were never held.
@@ -143,8 +143,8 @@ func (r *run) exclude(q *poolPlan, busy *BusyError) {
 // creatingTime bounds the wait for VMs whose creation was begun by a process that has ended.
 const creatingTime = 15 * time.Minute
 
-// awaitCreated waits until no planned VM is being created any more. The claim is held, so nobody
-// else creates any.
+// awaitCreated waits until no planned VM is still being created. The claim is held, so no other process
+// creates any.
 func (r *run) awaitCreated(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, creatingTime)
 	defer cancel()

@@ -100,7 +100,7 @@ func (h *holdings) confirm(ctx context.Context, pool int) error {
 	return x.Confirm(ctx)
 }
 
-// takeClaim takes the claim to build, and waits for whoever has it. A claim whose holder is gone is
+// takeClaim takes the claim to build, and waits for its holder. A claim whose holder is gone is
 // taken over. It returns whether anything was written, or may have been, since first was read.
 func (h *holdings) takeClaim(ctx context.Context, first *lease.Snapshot, fresh bool, covers func(*lease.Snapshot) []int) (changed bool, err error) {
 	say, done := h.log.wait(events.Event{Name: "waiting for another process, which builds the set"}, 0)
@@ -180,7 +180,7 @@ func (h *holdings) longer(pause time.Duration) time.Duration {
 
 // await leases a pool to build or repair it, waiting for its holder in the queue, so that tests do
 // not always come before. It does not wait for a pool that is kept or quarantined. fresh reports
-// that the pool is as it was planned: nobody else had it meanwhile, and nobody left it half done.
+// that the pool is as it was planned: it had no other holder meanwhile, and was not left half done.
 func (h *holdings) await(ctx context.Context, n int, planned lease.Entry) (fresh bool, err error) {
 	say, done := h.log.wait(events.Event{Name: fmt.Sprintf("waiting for pool %d", n), Pool: n}, firstWord)
 	defer done()

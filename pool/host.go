@@ -33,7 +33,7 @@ type Host struct {
 	transcript   *transcript // of the VM, which hosts of its leases share
 
 	use     atomic.Pointer[usage] // of a host that is leased or being made ready; else nil
-	dialing chan struct{}         // has room for whoever connects
+	dialing chan struct{}         // has room for the one that connects
 
 	mu     sync.Mutex  // guards what follows
 	cfg    sshx.Config // but for the address

@@ -20,7 +20,7 @@ type KeepOptions struct {
 }
 
 // Keep leaves the pools that the Spec is about as they are to a person, as Spec.Keep does with
-// that of a failed test: nobody gets them until the time is over, or until Release. If anybody holds
+// that of a failed test: no test gets them until the time is over, or until Release. If anybody holds
 // one of them, it is not taken away, and the error says who; one that is kept already is kept for
 // that long from now on.
 func Keep(ctx context.Context, spec Spec, o KeepOptions) error {

@@ -21,13 +21,13 @@ type State = lease.State
 // become dirty by themselves, or broken.
 const (
 	StateAbsent      = lease.Absent      // no host of it was ever ready; the next Open makes it
-	StateBuilding    = lease.Building    // leased by whoever makes its hosts ready
+	StateBuilding    = lease.Building    // leased by the process that makes its hosts ready
 	StateDirty       = lease.Dirty       // free, and reset before a test gets it
 	StateClean       = lease.Clean       // free, and proved to be as it was when it became ready
 	StateLeased      = lease.Leased      // a test, or an operation, has it
 	StateKept        = lease.Kept        // left as it is for a person, until a time
 	StateQuarantined = lease.Quarantined // excluded, until a time, since it failed too often
-	StateRecovering  = lease.Recovering  // its entry was lost; whoever held it may still do, until a time
+	StateRecovering  = lease.Recovering  // its entry was lost; its last holder may still have it, until a time
 	StateBroken      = lease.Broken      // free, and rebuilt before a test gets it
 )
 

@@ -15,7 +15,7 @@ import (
 type live struct {
 	p       *mpb.Progress
 	refresh chan any      // has what is there written
-	over    chan any      // closed when nothing is written any more
+	over    chan any      // closed when writing has ended
 	stop    chan struct{} // ends the goroutine that refreshes
 	ticks   sync.WaitGroup
 	end     func()

@@ -66,7 +66,7 @@ type TestingM interface {
 //
 // Instead of running tests, the test binary does with the set that setup gives to Ensure what the
 // arguments after its flags ask for. With "go test -v ./mytests -args", or a binary that "go test -c -o
-// lab ./mytests" made for somebody who has no Go, in the place of lab:
+// lab ./mytests" made for people without Go, in place of lab:
 //
 //	lab status                     # or plan, verify, diff
 //	lab keep -pools 2 -for 8h      # or release, reset
@@ -95,7 +95,7 @@ func Main(m TestingM, setup func(t T)) { os.Exit(Run(m, setup)) }
 // The code must reach os.Exit. A TestMain that drops it and returns makes go test print ok for
 // a package whose setup failed and whose tests were not run.
 //
-// When Run returns, nothing that it started runs any more, and signals are as they were before.
+// When Run returns, nothing that it started is still running, and signals are as they were before.
 func Run(m TestingM, setup func(t T)) (code int) {
 	if !flag.Parsed() {
 		flag.Parse()

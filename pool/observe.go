@@ -12,7 +12,7 @@ import (
 	"github.com/poolready/poolready/pool/internal/lease"
 )
 
-// observation is one reading of the ledger and then, since nobody changes VMs without a lease that
+// observation is one reading of the ledger and then, since VMs are not changed without a lease that
 // is written there before, of the inventory.
 type observation struct {
 	ledger *lease.Snapshot

@@ -15,7 +15,7 @@ import (
 // Ensure makes every pool of spec ready, reusing what is, and returns the set. It is Open with
 // t's context and log: it fails t if Open fails, and closes the set in t's cleanup.
 //
-// When the process was asked for an operation (see Main), Ensure does that instead, and does not
+// When the process was started for an operation (see Main), Ensure does that instead, and does not
 // return.
 //
 // On a terminal, Ensure shows in addition a line for each host that is worked on: what it is at, since when,

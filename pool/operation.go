@@ -23,7 +23,7 @@ import (
 // operating is the operation that the process is run for, or nil.
 var operating atomic.Pointer[operation]
 
-// Operation returns the name of the operation that the process was asked for (see Main), or "", as when
+// Operation returns the name of the operation that the process was started for (see Main), or "", as when
 // it runs tests: for a setup that calls Ensure only then. It may be called once Main has called setup.
 func Operation() string {
 	if o := operating.Load(); o != nil {
@@ -86,7 +86,7 @@ func (o *operation) operate(spec Spec) (err error) {
 	return errors.Join(o.run(), out.Close())
 }
 
-// run does what was asked for.
+// run carries out the operation.
 func (o *operation) run() error {
 	switch o.kind.name {
 	case "plan":
@@ -278,7 +278,7 @@ func (o *operation) destroy() error {
 		}
 		answer, err := ask(fmt.Sprintf("%s\nThis removes every VM of set %q. Type its name to go on: ", st, o.spec.Name))
 		if err != nil {
-			return fmt.Errorf("destroy: nothing was removed: nobody could be asked for the set's name (-yes goes without): %w", err)
+			return fmt.Errorf("destroy: nothing was removed: cannot ask for the set's name (-yes skips the question): %w", err)
 		}
 		if answer != o.spec.Name {
 			return fmt.Errorf("destroy: nothing was removed: %q is not the name of set %q", answer, o.spec.Name)

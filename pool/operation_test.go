@@ -176,7 +176,7 @@ func TestATestBinaryOperatesOnItsSet(t *testing.T) {
 
 	_, errs, code = o.run("operate", "destroy")
 	assert.Equal(t, 1, code)
-	assert.Contains(t, errs, "nobody could be asked for the set's name")
+	assert.Contains(t, errs, "cannot ask for the set's name")
 	two := operator{t, append(o.env, "CHILD_OTHER=1")}
 	out, errs, code := two.run("operate", "plan", "-set", "lab")
 	require.Zero(t, code, errs)

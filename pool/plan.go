@@ -27,7 +27,7 @@ type Plan struct {
 	goldens []*goldenPlan
 	roles   [][]*hostPlan // of the pools that the Spec is about, by role
 	pools   []*poolPlan   // that the Spec is about, by number
-	builder *lease.Lease  // whoever builds the set now, or nil
+	builder *lease.Lease  // that of the process that builds the set now, or nil
 }
 
 // MakePlan returns what Open would do now, and why. It changes nothing.

@@ -158,7 +158,7 @@ type poolPlan struct {
 	number int
 	state  lease.State
 	entry  lease.Entry
-	taken  *BusyError  // why nobody else may have it now, or nil
+	taken  *BusyError  // why it cannot be leased now, or nil
 	hosts  []*hostPlan // in the order of roles
 }
 
@@ -168,7 +168,7 @@ func (q *poolPlan) works() bool {
 	return q.state == lease.Absent || slices.ContainsFunc(q.hosts, func(h *hostPlan) bool { return h.Action != ActionReuse })
 }
 
-// isNew reports whether no VM of the pool exists, so that nobody can hold it.
+// isNew reports whether no VM of the pool exists, so that it cannot be held.
 func (q *poolPlan) isNew() bool {
 	return !slices.ContainsFunc(q.hosts, func(h *hostPlan) bool { return h.info.ID != "" })
 }

@@ -113,11 +113,11 @@ func (p *Pool) drop() {
 	}
 }
 
-// idleConnections is how many hosts that nobody uses keep their connections: in a larger set they are
+// idleConnections is how many idle hosts keep their connections: in a larger set they are
 // made again when a pool is leased, since each costs a file descriptor and a score of goroutines.
 const idleConnections = 32
 
-// keepsIdle reports whether hosts that nobody uses keep their connections.
+// keepsIdle reports whether idle hosts keep their connections.
 func (s Spec) keepsIdle() bool { return len(s.numbers())*len(s.Roles) <= idleConnections }
 
 // forget ends the connections to the pool's hosts, and forgets their addresses.

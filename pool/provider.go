@@ -98,7 +98,7 @@ type Provider interface {
 type Inventory struct {
 	// VMs holds every VM in the set's folder, made by us or not, in no order.
 	VMs []VMInfo
-	// Templates maps the templates asked for that exist to their identity, which changes when a clone
+	// Templates maps the requested templates that exist to their identity, which changes when a clone
 	// of the template would differ: other disks, hardware or snapshots, or another VM. A note or a
 	// custom value is no such change.
 	Templates map[string]string
@@ -175,7 +175,7 @@ type LedgerStore interface {
 	SetLedger(ctx context.Context, set, shard, revision string, values map[string]string) error
 }
 
-// A LedgerWatcher is a LedgerStore that tells when a ledger changes. With one, whoever waits for a pool
+// A LedgerWatcher is a LedgerStore that reports when a ledger changes. With one, a test that waits for a pool
 // learns at once that another process has released it; without, within 3 seconds.
 type LedgerWatcher interface {
 	// AwaitLedger waits until a shard of the set has another revision than revisions, which maps names of

@@ -21,8 +21,8 @@ type queue struct {
 	freed    chan struct{} // closed, and replaced, when this process has freed a pool
 	excluded map[int]error // pools that are not what this process wants
 	last     *lease.Snapshot
-	lastFor  <-chan struct{} // freed, when last was asked for
-	leased   map[int]bool    // pools that tests of this process were given since last was asked for
+	lastFor  <-chan struct{} // freed, when last was requested
+	leased   map[int]bool    // pools that tests of this process were given since last was requested
 }
 
 func newQueue() *queue {
@@ -56,7 +56,7 @@ func (q *queue) hold(test string, n int) {
 	}
 }
 
-// leave notes that a test holds or wants no pool any more.
+// leave notes that a test no longer holds or wants a pool.
 func (q *queue) leave(test string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

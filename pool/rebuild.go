@@ -62,7 +62,7 @@ func (s Spec) rebuildable(layer string) error {
 	return nil
 }
 
-// free says who has the pools that the plan is about.
+// free reports who holds the pools that the plan is about.
 func (p *Plan) free() error {
 	var busy []error
 	for _, q := range p.pools {

@@ -117,7 +117,7 @@ func (p *progress) within(ctx context.Context, e events.Event) context.Context {
 	return context.WithValue(ctx, scopeKey{}, &scope{p.events, e})
 }
 
-// event is one of a context, of a host, which may be nil. It is false if nobody records.
+// event is one of a context, of a host, which may be nil. It is false if nothing is recorded.
 func event(ctx context.Context, h *Host, kind events.Kind, name string) (*eventlog.Log, events.Event, bool) {
 	s, ok := ctx.Value(scopeKey{}).(*scope)
 	if !ok {

@@ -115,7 +115,7 @@ func (s *Set) keep(p *Pool, failed bool) (until time.Time, kept bool) {
 	what := map[bool]string{true: "failed", false: "passed"}[failed]
 	reason := fmt.Sprintf("%s, which %s, run by %s", p.test, what, s.ledger.By)
 	if s.free(p.lease, lease.Keep(reason, until, p.test)) != nil {
-		return time.Time{}, true // it is not ours any more, or not for long
+		return time.Time{}, true // it is no longer ours, or not for long
 	}
 	var look strings.Builder
 	for _, h := range p.hosts {

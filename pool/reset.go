@@ -271,7 +271,7 @@ func (s *Set) find(ctx context.Context, old *Pool) (*Pool, error) {
 // Reset puts all pools that the Spec is about back to their ready snapshots, at once, and
 // proves that they are clean, as a reset between two tests does. If anybody holds or keeps one of
 // them, or one is not ready, none is touched, and the error says why. A pool that cannot be made
-// clean is rebuilt by whoever wants it next.
+// clean is rebuilt for the next test that wants it.
 func Reset(ctx context.Context, spec Spec) error {
 	if err := spec.validate(); err != nil {
 		return fmt.Errorf("pool: %w", err)

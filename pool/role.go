@@ -68,7 +68,7 @@ func (r *run) cloneHost(ctx context.Context, st *stage, h *hostPlan, inv *Invent
 	}
 	id, err := clone()
 	if errors.Is(err, ErrExists) {
-		// A process that has ended may have asked for it before: then it is replaced, as it would be by
+		// A process that has ended may have requested it before: then it is replaced, as it would be by
 		// the next run.
 		if late := r.late(ctx, h); late != "" {
 			if err = r.clear(ctx, h, r.inventory(ctx), late); err == nil {

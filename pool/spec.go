@@ -297,7 +297,7 @@ type KeepPolicy struct {
 	When string
 	// Pools is how many are kept at most, of all processes; 0 means 1.
 	Pools int
-	// For is how long; 0 means 4 hours. Then the pool is reset by whoever wants it next.
+	// For is how long; 0 means 4 hours. Then the pool is reset for the next test that wants it.
 	For time.Duration
 }
 

@@ -18,7 +18,7 @@ import (
 type Status struct {
 	Set string    `json:"set"`
 	At  time.Time `json:"at"` // by the hypervisor's clock, as all times here
-	// Builder is whoever builds the set now, or nil.
+	// Builder is the process that builds the set now, or nil.
 	Builder *Lease `json:"builder,omitempty"`
 	// Waiting are those who wait for a pool, in the order in which they are served.
 	Waiting []Lease      `json:"waiting,omitempty"`

@@ -102,7 +102,7 @@ func sweep(ctx context.Context, s Spec, o SweepOptions) (all []Leftover, err err
 }
 
 // holdForRemoval leases a pool of which VMs are to be removed, unless somebody has it. A pool that
-// nobody ever held needs no lease: the claim is held, which nobody can be building without.
+// was never held needs no lease: the claim is held, without which no process builds.
 func (r *run) holdForRemoval(ctx context.Context, n int, purpose string) error {
 	if r.obs.ledger.NeverHeld(n) {
 		return nil

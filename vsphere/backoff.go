@@ -9,13 +9,13 @@ import (
 	"github.com/poolready/poolready/pool"
 )
 
-func (s *session) backoff() backoff { return backoff{patience: s.patience, health: &s.health} }
+func (s *session) backoff() backoff { return backoff{limit: s.outage, health: &s.health} }
 
-// backoff spaces repetitions of one call, from 50 ms doubling to 5 s, until patience is used up, by
+// backoff spaces repetitions of one call, from 50 ms doubling to 5 s, until its limit, by
 // the clock since the first failure, or vCenter as a whole has not answered for that long.
 type backoff struct {
-	patience time.Duration
-	health   *health // nil: only this call counts
+	limit  time.Duration
+	health *health // nil: only this call counts
 
 	pause time.Duration
 	began time.Time // zero until the first failure
@@ -31,12 +31,12 @@ func (b *backoff) wait(ctx context.Context, err error) bool {
 	}
 	b.tries++
 	b.pause = min(max(2*b.pause, 50*time.Millisecond), 5*time.Second)
-	if now.Sub(b.began)+b.pause > b.patience || b.health != nil && b.health.silent() > b.patience {
+	if now.Sub(b.began)+b.pause > b.limit || b.health != nil && b.health.silent() > b.limit {
 		return false
 	}
 	if now.Sub(b.told) >= noticeAfter {
 		b.told = now
-		pool.Notice(ctx, "vCenter: %v; trying again since %s (%s), up to %s", err, clockTime(b.began), brief(now.Sub(b.began)), brief(b.patience))
+		pool.Notice(ctx, "vCenter: %v; trying again since %s (%s), up to %s", err, clockTime(b.began), brief(now.Sub(b.began)), brief(b.limit))
 	}
 	return sleep(ctx, b.pause)
 }

@@ -17,7 +17,7 @@ var newVMProps = append([]string{
 	"config.hardware.device", "config.files", "config.extraConfig", "config.instanceUuid",
 }, powerProps...)
 
-// batches makes readings of single VMs that are asked for at about the same time one call. Its
+// batches makes readings of single VMs that are requested at about the same time one call. Its
 // zero value is ready to use.
 type batches[T any] struct {
 	mu   sync.Mutex

@@ -241,7 +241,7 @@ var breaks = map[string]func(pool.Provider) pool.Provider{
 			return netip.MustParseAddr("10.0.0.1"), ctx.Err()
 		}}
 	},
-	"an address is that of the NIC asked for": func(p pool.Provider) pool.Provider {
+	"an address is that of the requested NIC": func(p pool.Provider) pool.Provider {
 		return broken{Provider: p, address: func(ctx context.Context, id, _ string) (netip.Addr, error) {
 			return p.Address(ctx, id, "", netip.Addr{})
 		}}
@@ -375,7 +375,7 @@ var breaks = map[string]func(pool.Provider) pool.Provider{
 			return p.Place(ctx, vms[:1]...)
 		}}
 	},
-	"a diagnosis tells whether a VM runs, and that it is gone": func(p pool.Provider) pool.Provider {
+	"a diagnosis reports whether a VM runs, and that it is gone": func(p pool.Provider) pool.Provider {
 		return broken{Provider: p, diagnose: func(ctx context.Context, id string) (pool.Diagnosis, error) {
 			d, err := p.Diagnose(ctx, id)
 			if d.Gone {

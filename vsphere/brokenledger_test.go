@@ -61,7 +61,7 @@ func init() {
 		}
 		return p.SetLedger(ctx, set, shard, revision, values)
 	})
-	breaks["only the shards asked for are read, and all without a name"] = func(p pool.Provider) pool.Provider {
+	breaks["only the requested shards are read, and all without a name"] = func(p pool.Provider) pool.Provider {
 		return misread{p, func(l *pool.Ledger, err error) (*pool.Ledger, error) { return l, err }}
 	}
 	breaks["a write to a shard that was changed is ErrChanged, and changes nothing"] = write(forcing)

@@ -15,7 +15,7 @@ import (
 
 // Clone implements pool.Provider. A linked clone lives on its source's datastore, and cannot grow
 // its disk; a full one is made of the source's present state. What was made is read back: a clone
-// that is not linked as asked for, or has other MACs, is removed again and an error.
+// that is not linked as requested, or has other MACs, is removed again and an error.
 func (p *Provider) Clone(ctx context.Context, spec pool.CloneSpec) (string, error) {
 	op := operation{name: "clone", object: fmt.Sprintf("%s to %q", p.sourceName(spec), spec.VM.Name)}
 	if spec.Snapshot != "" {
@@ -38,7 +38,7 @@ func (p *Provider) Clone(ctx context.Context, spec pool.CloneSpec) (string, erro
 		if try > 1 || !gone && !hostLeft(err) {
 			break
 		}
-		p.forgetPlaces(spec.Set) // removed since, and perhaps recreated; or the host takes no VMs any more
+		p.forgetPlaces(spec.Set) // removed since, and perhaps recreated; or the host no longer takes VMs
 	}
 	if err != nil {
 		return "", err
@@ -87,7 +87,7 @@ func (p *Provider) cloneInto(ctx context.Context, op operation, src *source, spe
 		if err != nil || ref == nil || ref.Type != "VirtualMachine" {
 			return nil, false, err
 		}
-		// While it is being made, nobody can tell whose it is.
+		// While it is being made, its owner is unknown.
 		b := p.s.backoff()
 		vm, err := p.readVM(ctx, *ref, "config.extraConfig", "config.uuid")
 		for err == nil && vm.Config == nil && b.wait(ctx, errBeingMade) {
@@ -165,14 +165,14 @@ func (p *Provider) readVM(ctx context.Context, ref types.ManagedObjectReference,
 	return asVM(objects[0])
 }
 
-// inspect makes sure that the clone is what was asked for, and removes one that is not.
+// inspect makes sure that the clone is what was requested, and removes one that is not.
 func (p *Provider) inspect(ctx context.Context, ref types.ManagedObjectReference, spec pool.CloneSpec) error {
 	vm, err := p.readNew(ctx, ref)
 	if err != nil {
 		return fmt.Errorf("read the new VM: %w", err)
 	}
 	if wrong := differs(vm, spec); wrong != "" {
-		// It is certainly ours, and nobody else may take it for what it is not.
+		// It is certainly ours, and must not pass for what it is not.
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
 		if err := p.Destroy(cleanup, ref.Value); err != nil {

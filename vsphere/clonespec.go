@@ -60,7 +60,7 @@ func (s *sources) templateOf(path string, within time.Duration) *source {
 // sourceProps are what is read of a source, below "config.".
 var sourceProps = []string{"hardware", "memoryReservationLockedToMax", "memoryAllocation", "keyId"}
 
-// configProps are sourceProps as they are asked for.
+// configProps are sourceProps as they are requested.
 func configProps(more ...string) []string {
 	for _, name := range sourceProps {
 		more = append(more, "config."+name)
@@ -98,7 +98,7 @@ func (s *source) usable(name string) error {
 	case tpm:
 		return refuse("%s cannot be cloned for pools: it has a virtual TPM, which encrypts the VM and whose secrets all clones would share; remove the TPM", name)
 	case s.encrypted:
-		return refuse("%s cannot be cloned for pools: it is encrypted, and cloning it takes keys and cryptographic privileges that are not asked for; use one that is not", name)
+		return refuse("%s cannot be cloned for pools: it is encrypted, and cloning it takes keys and cryptographic privileges that are not requested; use one that is not", name)
 	}
 	for _, disk := range s.disks() {
 		if mode := diskMode(disk.Backing); strings.HasPrefix(mode, "independent") {

@@ -42,7 +42,7 @@
 //
 // The tables of VMware's security guide list VirtualMachine.Config.AddNewDisk on the folder for
 // deploying from a template, too; the API's reference does not list it for a clone, and Preflight does
-// not insist on it. Network.Assign is not asked for on the networks of a source whose NICs are replaced:
+// not insist on it. Network.Assign is not needed on the networks of a source whose NICs are replaced:
 // the clone is never on them. If a vCenter sees either otherwise, it names what is missing in the first
 // clone, golden, before anything is removed. Encrypted sources, and those with a virtual TPM, are
 // refused: they take keys and cryptographic privileges. Pictures of consoles, which are evidence only,
@@ -52,7 +52,7 @@
 //
 // A clone is one call: folder, datastore, resource pool, CPUs, memory, NICs with their MACs, note
 // and owner are in its specification. What came of it is read back: a linked clone whose disk has
-// no parent, or a NIC with another MAC than asked for, is an error, and the VM is removed. A linked
+// no parent, or a NIC with another MAC than requested, is an error, and the VM is removed. A linked
 // clone lives on its source's datastore and has its source's disk size. The owner is the
 // ExtraConfig key poolready.owner.
 //
@@ -80,7 +80,7 @@
 //	                              answer
 //	an address that another       75 seconds, since guest tools report that of before for up to 30 s
 //	running VM has, too
-//	what a failure leaves         a minute to remove a clone that is not what was asked for
+//	what a failure leaves         a minute to remove a clone that is not what was requested
 //
 // An operation that is given up says what vCenter says then: the VM's question, its tasks, and the
 // state of its host.

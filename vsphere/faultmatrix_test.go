@@ -67,7 +67,7 @@ func newMatrixLab(t *testing.T) *matrixLab {
 // each call; 0 is as long as ever.
 func (l *matrixLab) spec(t *testing.T, call time.Duration) pool.Spec {
 	intervals := quick()
-	intervals.patient, intervals.call = 5*time.Second, call
+	intervals.outage, intervals.call = 5*time.Second, call
 	cfg := l.cfg
 	cfg.TaskTimeout = time.Minute
 	end, err := cfg.parse(fieldNames)

@@ -143,7 +143,7 @@ func (p *Provider) keepFolder(path string, ref types.ManagedObjectReference) {
 	p.places.folders[path] = ref
 }
 
-// forgetPlaces lets go of all that is known of where the set's VMs go, since something of it is
+// forgetPlaces forgets where the set's VMs go, since something of it is
 // gone.
 func (p *Provider) forgetPlaces(set string) {
 	p.forgetFolders(set)
@@ -152,7 +152,7 @@ func (p *Provider) forgetPlaces(set string) {
 	p.places.tree = nil
 }
 
-// forgetFolders lets go of what is known of the set's folders, since one of them is gone.
+// forgetFolders forgets the set's folders, since one of them is gone.
 func (p *Provider) forgetFolders(set string) {
 	p.places.mu.Lock()
 	defer p.places.mu.Unlock()

@@ -134,7 +134,7 @@ func (a guestAddr) rank() (n int) {
 	return n
 }
 
-// describe says how far the guest has come, for whoever gave up waiting.
+// describe says how far the guest has come, for the error of a wait that gave up.
 func (s *vmState) describe() string {
 	switch {
 	case s.power == "":

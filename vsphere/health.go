@@ -16,7 +16,7 @@ import (
 	"github.com/vmware/govmomi/vim25/soap"
 )
 
-// noticeAfter is how long something has to last until whoever waits for it is told, and how long
+// noticeAfter is how long something has to last until those who wait for it are told, and how long
 // until the next time.
 const noticeAfter = 10 * time.Second
 
@@ -36,7 +36,7 @@ func (h *health) heard(err error) {
 	case err == nil:
 		h.since, h.err = time.Time{}, nil
 		return
-	case h.since.IsZero(), time.Since(h.last) > 2*callTimeout: // nobody asked meanwhile
+	case h.since.IsZero(), time.Since(h.last) > 2*callTimeout: // no call was made meanwhile
 		h.since = time.Now()
 	}
 	h.last, h.err = time.Now(), err

@@ -33,7 +33,7 @@ func ownerOf(vm mo.VirtualMachine) (owner, copyOf string) {
 var identityProps = []string{"config.extraConfig", "config.instanceUuid"}
 
 // claim makes the mark of a new VM name the instance UUID that it has, if vCenter gave it another
-// one than it was asked for.
+// one than was requested.
 func (p *Provider) claim(ctx context.Context, vm mo.VirtualMachine) error {
 	if vm.Config == nil || strings.EqualFold(extra(vm, instanceKey), vm.Config.InstanceUuid) {
 		return nil

@@ -10,7 +10,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// run is the loop: it gathers what is to be watched, asks, and tells who waits, until nobody
+// run is the loop: it gathers what is to be watched, asks, and wakes the waiters, until nobody
 // does. What it builds on the server stays for the next run.
 func (p *watcher) run() {
 	ctx, cancel := context.WithCancelCause(context.Background())
@@ -36,7 +36,7 @@ func (p *watcher) run() {
 			continue
 		case c == loggedOut:
 			if v := p.rebuild(); v != nil {
-				p.s.drop(ctx, v.conn) // after rebuild: it waits for whoever logs in
+				p.s.drop(ctx, v.conn) // after rebuild: it waits for a login
 			}
 			stale++
 		case c == gone, has[*types.RequestCanceled](err), has[*types.InvalidCollectorVersion](err):
@@ -91,7 +91,7 @@ func (p *watcher) rest(ctx context.Context) {
 	}
 }
 
-// again repeats the wake-up for whoever comes next.
+// again repeats the wake-up for the next waiter.
 func (p *watcher) again() {
 	select {
 	case p.wake <- struct{}{}:
@@ -99,7 +99,7 @@ func (p *watcher) again() {
 	}
 }
 
-// rebuild lets go of what was built on the server, and returns it.
+// rebuild forgets what was built on the server, and returns it.
 func (p *watcher) rebuild() (old *view) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -123,10 +123,10 @@ var errUnreported = errors.New("vCenter does not report what it was told to watc
 func (p *watcher) unreported() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.patience = max(p.patience, 10*p.intervals.enter)
+	p.overdue = max(p.overdue, 10*p.intervals.enter)
 	for _, o := range p.objects {
-		if o.waiters > 0 && !o.entered && !o.told.IsZero() && time.Since(o.told) > p.patience {
-			p.patience *= 2
+		if o.waiters > 0 && !o.entered && !o.told.IsZero() && time.Since(o.told) > p.overdue {
+			p.overdue *= 2
 			return true
 		}
 	}
@@ -374,7 +374,7 @@ func (p *watcher) apply(set *types.UpdateSet, begun time.Time, confirmed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if set != nil {
-		p.patience = 0
+		p.overdue = 0
 		for _, f := range set.FilterSet {
 			for _, u := range f.ObjectSet {
 				o := p.objects[u.Obj]

@@ -110,7 +110,7 @@ const maxAsks = 3
 func (p *Provider) shutDownGuest(ctx context.Context, vm types.ManagedObjectReference, grace time.Duration) (why string, err error) {
 	inTime, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
-	b := backoff{patience: grace}
+	b := backoff{limit: grace}
 	late := func(format string) (string, error) {
 		if ctx.Err() != nil {
 			return "", context.Cause(ctx)

@@ -281,7 +281,7 @@ func (p *Provider) preflightPrivileges(ctx context.Context, need *needs, report 
 		return err
 	})
 	if _, ok := fault[types.BaseNoPermission](err); ok {
-		// Whoever may not read an object cannot ask what they may do with it.
+		// A user who may not read an object cannot ask for their privileges on it.
 		report(explain(err, p.nameOf))
 		return nil
 	}

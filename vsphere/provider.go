@@ -25,7 +25,6 @@ type Provider struct {
 	cfg       Config
 	s         *session
 	watcher   *watcher
-	patience  time.Duration // how long one operation is tried again
 	intervals intervals
 
 	near    *neighbourhood
@@ -60,11 +59,11 @@ func New(cfg Config) (*Provider, error) {
 }
 
 func newProvider(cfg Config, end endpoint, intervals intervals) *Provider {
-	s := newSession(end, intervals.patient)
+	s := newSession(end, intervals.outage)
 	s.timeout = intervals.call
 	cfg.URL, cfg.Username, cfg.Password = "", "", "" // are in end
 	return &Provider{
-		cfg: cfg, s: s, watcher: newWatcher(s, intervals), patience: intervals.patient, intervals: intervals,
+		cfg: cfg, s: s, watcher: newWatcher(s, intervals), intervals: intervals,
 		near: newNeighbourhood(), places: newPlaces(), sources: newSources(),
 		names: map[types.ManagedObjectReference]string{}, ledgers: map[string]pool.VM{}, shards: map[string]types.ManagedObjectReference{},
 	}
@@ -108,7 +107,7 @@ type operation struct {
 	submit func(ctx context.Context, c *conn) (types.ManagedObjectReference, error)
 	// look tells, when an answer was lost, whether the change took effect, and its result.
 	look func(ctx context.Context) (done bool, result types.AnyType, err error)
-	// accept reports whether an error means that all is as asked for. lost tells that an earlier
+	// accept reports whether an error means that all is as requested. lost tells that an earlier
 	// answer was. It may be nil.
 	accept func(ctx context.Context, err error, lost bool) (done bool, result types.AnyType, instead error)
 	// once tells that nothing but looking keeps a repetition from doing it again.

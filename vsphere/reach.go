@@ -98,7 +98,7 @@ func (t *tree) unreachable(at location, why string) error {
 		"or give a host what it lacks", t.path(at.pool.ref), why)
 }
 
-// hostLeft reports whether a host that was named takes no VMs any more: it is in maintenance mode, or
+// hostLeft reports whether a host that was named no longer takes VMs: it is in maintenance mode, or
 // not connected.
 func hostLeft(err error) bool {
 	return has[*types.InvalidHostState](err) || has[*types.HostNotConnected](err)

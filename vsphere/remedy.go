@@ -13,7 +13,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// explained is an error in the words of whoever has to do something about it.
+// explained is an error in the words of the administrator who can cure it.
 type explained struct {
 	msg string
 	err error

@@ -30,9 +30,9 @@ var errClosed = errors.New("the provider is closed")
 // session is the one session of a Provider with its vCenter. It logs in when first used, and
 // again whenever vCenter no longer knows it.
 type session struct {
-	end      endpoint
-	patience time.Duration // how long an unreachable vCenter is waited for once it was reached
-	timeout  time.Duration // for the answer to one call; 0 means callTimeout
+	end     endpoint
+	outage  time.Duration // how long an unreachable vCenter is waited for once it was reached
+	timeout time.Duration // for the answer to one call; 0 means callTimeout
 
 	health health
 	slots  chan struct{} // of calls in flight
@@ -58,9 +58,9 @@ type conn struct {
 	lost chan struct{} // closed when vCenter was found to have ended it
 }
 
-func newSession(end endpoint, patience time.Duration) *session {
+func newSession(end endpoint, outage time.Duration) *session {
 	s := &session{
-		end: end, patience: patience, slots: make(chan struct{}, maxCalls),
+		end: end, outage: outage, slots: make(chan struct{}, maxCalls),
 		lock: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
 	s.lock <- struct{}{}
@@ -209,7 +209,7 @@ func (s *session) do(ctx context.Context, f func(c *conn) error) error {
 // a while if a vCenter that has not answered yet is starting up.
 func (s *session) read(ctx context.Context, f func(c *conn) error) error {
 	b := s.backoff()
-	start, first := backoff{patience: s.patience / 5}, backoff{patience: s.patience / 60}
+	start, first := backoff{limit: s.outage / 5}, backoff{limit: s.outage / 60}
 	oddities := 0
 	for {
 		err := s.do(ctx, f)

@@ -107,7 +107,7 @@ func TestNoCallGoesOutUnderALeaseThatIsOver(t *testing.T) {
 func TestBackoffGrowsAndEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		b := backoff{patience: time.Minute}
+		b := backoff{limit: time.Minute}
 		start, n := time.Now(), 0
 		for b.wait(t.Context(), errNoAnswer) {
 			n++
@@ -158,7 +158,7 @@ func TestVCenterThatStartsUpIsAwaited(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, 1, once.Hits())
 	always := l.Inject(vspheretest.Fault{Method: "RetrieveServiceContent", Times: -1, Effect: vspheretest.Status(502)})
-	l.intervals.patient = 6 * time.Second
+	l.intervals.outage = 6 * time.Second
 	_, err = l.provider(t).Inventory(within(t, 30*time.Second), "set")
 	require.ErrorContains(t, err, "502")
 	assert.Less(t, always.Hits(), 6)

@@ -24,7 +24,7 @@ func (e *boundError) Error() string {
 	return fmt.Sprintf("it has not ended within %s", e.bound)
 }
 
-// A watch bounds one operation, and tells whoever waits for it what it waits for.
+// A watch bounds one operation, and tells its caller what it waits for.
 type watch struct {
 	p    *Provider
 	op   operation
@@ -88,7 +88,7 @@ func (w *watch) explain(outer context.Context, err error) error {
 	case w.ctx.Err() == nil, errors.Is(err, errQuestion), errors.Is(context.Cause(w.ctx), errQuestion): //nolint:contextcheck // it is derived from outer
 		return err
 	case outer.Err() != nil && !errors.Is(outer.Err(), context.DeadlineExceeded):
-		return err // cancelled: nobody wants to know
+		return err // cancelled: the caller has gone
 	}
 	return w.p.blame(outer, w.op.entity.Value, w.op.entity.Type == "VirtualMachine", err)
 }

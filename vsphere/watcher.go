@@ -16,17 +16,17 @@ type watcher struct {
 	s         *session
 	intervals intervals
 
-	mu       sync.Mutex
-	objects  map[types.ManagedObjectReference]*object
-	waiters  map[*waiter]bool
-	running  bool
-	polling  bool          // a long poll is out, so news would have come
-	heard    time.Time     // when the last poll ended
-	noise    bool          // it ended no wait
-	silent   int           // long polls in a row that brought nothing
-	patience time.Duration // how long vCenter may leave an object unreported; 0 is ten times intervals.enter
-	closed   bool
-	view     *view // nil until built; belongs to the loop while it runs
+	mu      sync.Mutex
+	objects map[types.ManagedObjectReference]*object
+	waiters map[*waiter]bool
+	running bool
+	polling bool          // a long poll is out, so news would have come
+	heard   time.Time     // when the last poll ended
+	noise   bool          // it ended no wait
+	silent  int           // long polls in a row that brought nothing
+	overdue time.Duration // how long vCenter may leave an object unreported; 0 is ten times intervals.enter
+	closed  bool
+	view    *view // nil until built; belongs to the loop while it runs
 
 	wake chan struct{} // capacity 1: there is something to add
 	loop sync.WaitGroup
@@ -38,26 +38,26 @@ type watcher struct {
 
 // intervals say how eagerly the watcher asks.
 type intervals struct {
-	gather  time.Duration // least time between two calls that tell vCenter what to watch
-	gap     time.Duration // least time between two polls, twice that after one that ended no wait; it grows to a twentieth of the youngest wait
-	maxGap  time.Duration
-	poll    time.Duration // longest poll
-	fresh   time.Duration // how old news may be that answers a new wait at once
-	enter   time.Duration // how long vCenter may take to report an object that it was told to watch, before it is asked whether there is one
-	forget  time.Duration // how long after its last waiter a VM comes into a new view
-	hold    time.Duration // how long a wait for a task is put off, at most, since its like take longer
-	patient time.Duration // how long an unreachable vCenter is asked again
-	call    time.Duration // how long one call may take; 0 means callTimeout
-	look    time.Duration // how long a task may run before it is asked what keeps it, and thrice that until the next time
-	source  time.Duration // how long one reading of a snapshot serves clones
-	near    time.Duration // how long one reading of what guests on a network report serves
-	twins   time.Duration // how long an address may be another VM's, too: guest tools report the one of before for up to 30 s
-	last    time.Duration // how long is spent on finding out what kept a wait that has ended
+	gather time.Duration // least time between two calls that tell vCenter what to watch
+	gap    time.Duration // least time between two polls, twice that after one that ended no wait; it grows to a twentieth of the youngest wait
+	maxGap time.Duration
+	poll   time.Duration // longest poll
+	fresh  time.Duration // how old news may be that answers a new wait at once
+	enter  time.Duration // how long vCenter may take to report an object that it was told to watch, before it is asked whether there is one
+	forget time.Duration // how long after its last waiter a VM comes into a new view
+	hold   time.Duration // how long a wait for a task is put off, at most, since its like take longer
+	outage time.Duration // how long an unreachable vCenter is asked again
+	call   time.Duration // how long one call may take; 0 means callTimeout
+	look   time.Duration // how long a task may run before it is asked what keeps it, and thrice that until the next time
+	source time.Duration // how long one reading of a snapshot serves clones
+	near   time.Duration // how long one reading of what guests on a network report serves
+	twins  time.Duration // how long an address may be another VM's, too: guest tools report the one of before for up to 30 s
+	last   time.Duration // how long is spent on finding out what kept a wait that has ended
 }
 
 var defaultIntervals = intervals{
 	gather: 45 * time.Millisecond, gap: 25 * time.Millisecond, maxGap: time.Second,
-	poll: 45 * time.Second, fresh: time.Second, enter: time.Second, forget: 10 * time.Minute, hold: 3 * time.Second, patient: 5 * time.Minute,
+	poll: 45 * time.Second, fresh: time.Second, enter: time.Second, forget: 10 * time.Minute, hold: 3 * time.Second, outage: 5 * time.Minute,
 	look: 10 * time.Second, source: 10 * time.Second, near: 3 * time.Second, twins: 75 * time.Second, last: 5 * time.Second,
 }
 
@@ -68,7 +68,7 @@ type object struct {
 	entered  bool      // and has reported it since
 	told     time.Time // when vCenter was told to watch it, if it has not reported it since
 	gone     bool      // vCenter says that it does not exist
-	leaving  bool      // nobody needs it: vCenter is to be told, and until then it is known
+	leaving  bool      // nothing waits for it: vCenter is to be told, and until then it is known
 	doubt    time.Time // if set, what is known may be old: only a poll begun later tells
 	waiters  int
 	released time.Time // when the last waiter left, or one was announced; zero if there was none

@@ -55,7 +55,7 @@ func (s *Site) bootContainer(m *vspheretest.Machine, t *tree) *container {
 	return c
 }
 
-// run boots until there is no reboot any more.
+// run boots until a boot ends without a reboot.
 func (c *container) run(t *tree) {
 	defer func() {
 		close(c.done)

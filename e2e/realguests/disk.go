@@ -13,7 +13,7 @@ import (
 )
 
 // A layer is a directory of files that stand above those of the layers below. It is removed when
-// no disk has it any more.
+// no disk has it.
 type layer struct {
 	name string // in the Site's directory; files are in its directory "upper"
 }

@@ -1,7 +1,7 @@
 // Package realguests puts real Linux machines behind the embedded vCenter: a Site is an OS for a
 // vspheretest.Server, so that all that package e2e does on vSphere is done to a real systemd, sshd,
 // sudo, NetworkManager, networkd, firewalld, dnsmasq, chrony and apt. It is a module of its own, so
-// that nobody else has what it needs.
+// that no other process has what it needs.
 //
 //	cd e2e/realguests
 //	go test -run Pools -v -timeout 30m            # golden, con1, dis1 in containers, on three stacks

@@ -67,7 +67,7 @@ func (m *monitor) read(event func(string, json.RawMessage)) {
 		case p.Return != nil || p.Error != nil: // else QMP's greeting
 			select {
 			case m.replies <- p:
-			default: // nobody waits: late answers of an agent
+			default: // late answers of an agent, for which nothing waits
 			}
 		}
 	}

@@ -47,7 +47,7 @@ type Options struct {
 	// Cache keeps images, of some 500 MB each, and has what runs; "" means a directory of the
 	// user's cache directory. Its file system must be one that overlayfs can write to.
 	Cache string
-	// Logf says what takes long and what is not as on a real machine; nil means nobody is told.
+	// Logf says what takes long and what is not as on a real machine; nil discards it.
 	Logf func(format string, args ...any)
 }
 
@@ -236,7 +236,7 @@ func (s *Site) unique(what string) string { return fmt.Sprintf("%s%d", what, s.s
 
 // newRun makes the directory of a run. Until lock is closed or this process ends, sweep lets it be.
 func newRun(runs string) (dir string, lock *os.File, err error) {
-	// Nobody sweeps between the making of the directory and its lock.
+	// No sweep comes between the making of the directory and its lock.
 	all, err := openLock(filepath.Join(runs, "lock"), unix.LOCK_EX)
 	if err != nil {
 		return "", nil, err

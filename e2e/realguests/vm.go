@@ -387,7 +387,7 @@ func (v *vm) Freeze() (vspheretest.Disk, []byte, error) {
 	if err := v.migrated(); err != nil {
 		return nil, nil, err
 	}
-	// Now QEMU has written all that it had, and lets go of the disk until it goes on.
+	// Now QEMU has written all that it had, and leaves the disk alone until it goes on.
 	c := v.disk.Clone().(*vmDisk)
 	return c, []byte(file), c.broken
 }

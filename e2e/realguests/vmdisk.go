@@ -13,7 +13,7 @@ import (
 )
 
 // An overlay is a qcow2 file that has what was written since its backing file. It is removed when
-// no disk has it any more.
+// no disk has it.
 type overlay struct {
 	path    string
 	backing *overlay // nil is the image's disk

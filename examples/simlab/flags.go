@@ -93,7 +93,7 @@ func configure(args []string, out io.Writer) (*lab, error) {
 			return l, nil
 		}
 	}
-	if s.StateDir, err = filepath.Abs(s.StateDir); err != nil { // whoever pastes may be elsewhere
+	if s.StateDir, err = filepath.Abs(s.StateDir); err != nil { // another shell may be elsewhere
 		return nil, err
 	}
 	if err := os.MkdirAll(s.StateDir, 0o700); err != nil {

@@ -34,7 +34,7 @@
 //	$ govc vm.clone -vm template -on vm1 && govc vm.ip -a -v4 vm1
 //
 // Without -a, govc shows the address that tools list first, here as on many real guests that of a
-// container bridge, which nobody else can reach.
+// container bridge, which no other machine can reach.
 //
 // # What it keeps
 //

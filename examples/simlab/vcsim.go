@@ -20,7 +20,7 @@ import (
 )
 
 // vcsimFlags are those of vcsim's. Any of them makes simlab serve vcsim's inventory, the way that
-// vcsim does: to whoever gives a name and a password, and without keeping anything.
+// vcsim does: to any name and password, and without keeping anything.
 type vcsimFlags struct {
 	model       *simulator.Model
 	esx         bool

@@ -13,7 +13,7 @@ import (
 	"github.com/poolready/poolready/pool"
 )
 
-// books are the promises about the ledger, by which processes agree on who has what.
+// books are the promises about the ledger, by which processes agree on who holds what.
 var books = []Case{
 	{Name: "a set without a ledger has no shards, and the clock", test: func(f *fixture) {
 		l, err := f.p.Ledger(f.ctx, f.env.Set+"-nobody")
@@ -33,7 +33,7 @@ var books = []Case{
 		assert.NotEqual(f, one.Revision, two.Revision)
 		assert.Equal(f, one.ID, two.ID)
 	}},
-	{Name: "only the shards asked for are read, and all without a name", test: func(f *fixture) {
+	{Name: "only the requested shards are read, and all without a name", test: func(f *fixture) {
 		for _, shard := range []string{"one", "two"} {
 			f.write(shard, "", map[string]string{"entry": shard})
 		}

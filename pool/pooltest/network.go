@@ -21,11 +21,11 @@ type network struct {
 	conns  map[*farConn]bool
 }
 
-// noRoute is how long nobody at an address is waited for.
+// noRoute is how long an address without a machine is waited for.
 const noRoute = 20 * time.Millisecond
 
 // DialContext connects to a machine's SSH port; it makes the Provider an sshx.Dialer. An address
-// that no machine has is no route to host; a port on which nobody listens refuses.
+// that no machine has is no route to host; a port without a listener refuses.
 func (p *Provider) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	c, err := p.dial(ctx, address)
 	if err != nil {

@@ -99,7 +99,7 @@ var power = []Case{
 		addr, err := f.p.Address(ctx, id, spec.VM.NICs[0].MAC, netip.Addr{})
 		assert.ErrorIs(f, err, context.DeadlineExceeded, "the VM is off, but has the address %v", addr)
 	}},
-	{Name: "an address is that of the NIC asked for", test: func(f *fixture) {
+	{Name: "an address is that of the requested NIC", test: func(f *fixture) {
 		id, _ := f.up("nics")
 		ctx, cancel := context.WithTimeout(f.ctx, f.env.Instant)
 		defer cancel()

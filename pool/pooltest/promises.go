@@ -48,7 +48,7 @@ var promises = []Case{
 		assert.ErrorContains(f, err, "no-such-datastore")
 		assert.ErrorContains(f, err, "no-such-pool")
 	}},
-	{Name: "a diagnosis tells whether a VM runs, and that it is gone", test: func(f *fixture) {
+	{Name: "a diagnosis reports whether a VM runs, and that it is gone", test: func(f *fixture) {
 		id, _ := f.vm("diagnosed")
 		d, err := f.p.Diagnose(f.ctx, id)
 		require.NoError(f, err)

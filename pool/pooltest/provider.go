@@ -84,7 +84,7 @@ func (c Call) Changes() bool {
 }
 
 // NewProvider returns a Provider with templates of these inventory paths. It is closed when the test
-// ends, and what a machine is asked for that sshtest does not simulate fails the test. t may be nil
+// ends, and a request for what sshtest does not simulate fails the test. t may be nil
 // for a program that calls Close itself.
 func NewProvider(t testing.TB, templates ...string) *Provider {
 	_, key, err := ed25519.GenerateKey(rand.Reader)

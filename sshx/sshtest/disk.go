@@ -22,7 +22,7 @@ type Owner = disk.Owner
 
 // NewDisk returns the disk of a small machine of the RHEL 9 kind: the directories that every Linux
 // has, root and a few system users, group wheel, which may use sudo with a password, sshd_config,
-// and fresh host keys (ed25519 and ecdsa) in /etc/ssh. Nobody has authorized keys.
+// and fresh host keys (ed25519 and ecdsa) in /etc/ssh. No user has authorized keys.
 func NewDisk() *Disk { return &Disk{disk.NewDisk()} }
 
 // Clone returns a copy that shares nothing that can be seen: writing to one leaves the other.

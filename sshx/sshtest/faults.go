@@ -20,7 +20,7 @@ type Faults struct {
 	Silent bool
 	// SlowKeyExchange waits that long on new connections before it says anything.
 	SlowKeyExchange time.Duration
-	// Booting, if set, is sent as a banner to whoever logs in with a right key, root too; then
+	// Booting, if set, is sent as a banner to a user who logs in with a right key, root too; then
 	// the connection ends.
 	Booting string
 	// RefuseAuth refuses all keys.

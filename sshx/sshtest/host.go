@@ -29,14 +29,14 @@ type Host struct {
 	// for the machine. nil ignores refusals; a Server's fails its test.
 	OnNotSimulated func(r Refusal)
 
-	// Hooks for whoever embeds the machine in a bigger one (all may be nil). OnReboot and
+	// Hooks for a simulation that the machine is a part of (all may be nil). OnReboot and
 	// OnPowerOff are called at most once per boot, on a goroutine of their own, so they may
 	// call Halt and Boot, which wait for the command that asked.
-	OnReboot   func() // a command asked for a reboot; the embedder calls Boot
-	OnPowerOff func() // a command asked for power off
+	OnReboot   func() // a command requested a reboot; the embedder calls Boot
+	OnPowerOff func() // a command requested power off
 
 	// Dial makes the connections of direct-tcpip channels, so that the machine can be a jump host,
-	// and of programs (Proc.DialContext); nil means that it reaches nobody but itself.
+	// and of programs (Proc.DialContext); nil means that it reaches only itself.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Lookup is how sudo finds the machine's own name, at every call, where it was built to do so, as
 	// Debian's is. Its error is told on standard error, and sudo goes on. nil means that it does not.
@@ -48,7 +48,7 @@ type Host struct {
 	// Now is what the machine's clock reads after Boot; nil means time.Now. Timers do not follow
 	// it.
 	Now func() time.Time
-	// Passwords, by user, are asked for by sudo -S only. sshd lets in nobody by password.
+	// Passwords, by user, are for sudo -S only. sshd accepts no passwords.
 	Passwords map[string]string
 	// Version is what sshd calls itself; "" means OpenSSH_8.7, that of RHEL 9.
 	Version string
@@ -142,7 +142,7 @@ func (h *Host) RunAs(ctx context.Context, user, script string) (output string, c
 func (h *Host) Runnable(user, program string) bool { return h.m.Runnable(user, program) }
 
 // Reboot asks the embedder for a reboot, as the command does: OnReboot is called on a goroutine of
-// its own, unless something was asked for since Boot.
+// its own, unless something was requested since Boot.
 func (h *Host) Reboot() { h.m.Reboot() }
 
 // PowerOff is Reboot for OnPowerOff.
@@ -167,7 +167,7 @@ func (h *Host) ServePort(conn net.Conn, to netip.AddrPort) bool { return h.m.Ser
 
 // Freeze returns a copy of the disk, /run included, and what the machine knows beside it, of one
 // moment: what a hypervisor keeps with a snapshot of the memory. The machine goes on. Programs are
-// goroutines here, which nobody can copy: if any but the services of Start still runs after a second,
+// goroutines here, which cannot be copied: if any but the services of Start still runs after a second,
 // Freeze fails and names it.
 func (h *Host) Freeze() (*Disk, []byte, error) {
 	d, frozen, err := h.m.Freeze()

@@ -6,7 +6,7 @@ import (
 	"github.com/poolready/poolready/sshx/sshtest/internal/machine"
 )
 
-// A Service is a program that a machine runs though nobody is logged in, as systemd does.
+// A Service is a program that a machine runs without a login, as systemd does.
 type Service struct {
 	// Args are the program, by its path or name, and its arguments.
 	Args []string
@@ -42,7 +42,7 @@ func (s *RunningService) Stop() { s.s.Stop() }
 func (s *RunningService) Kill() { s.s.Kill() }
 
 // Start starts a Service. It ends by itself, by Stop or Kill, or when the machine halts. Freeze does
-// not mind it, but the memory of a program cannot be kept: whoever resumes the machine starts its
+// not mind it, but the memory of a program cannot be kept: the caller of Resume starts its
 // services again, with Resumed set.
 func (h *Host) Start(s Service) (*RunningService, error) {
 	r, err := h.m.Start(machine.Service(s))

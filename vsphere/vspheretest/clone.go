@@ -231,7 +231,7 @@ func vmFolder(ctx *simulator.Context, ref types.ManagedObjectReference) (*simula
 	return f, nil
 }
 
-// poolOf returns the resource pool that a VM made of src goes to, or nil if nobody says it.
+// poolOf returns the resource pool that a VM made of src goes to, or nil if the call does not say it.
 func (s *Server) poolOf(ctx *simulator.Context, src *vm, loc *types.VirtualMachineRelocateSpec) *types.ManagedObjectReference {
 	pool := loc.Pool
 	if pool == nil {

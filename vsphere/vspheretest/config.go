@@ -8,7 +8,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// A rig is a VM's configuration while it is being changed: config is a copy that nobody else
+// A rig is a VM's configuration while it is being changed: config is a copy that nothing else
 // sees until the change is complete.
 type rig struct {
 	s      *Server

@@ -73,7 +73,7 @@
 //
 // Each VM that is powered on runs a [Guest] of the Server's [OS], on a [Disk] that is cloned,
 // snapshotted and reverted with the VM. Server.DialContext is the network that it is on: an address
-// that nobody has is no route, a closed port refuses, a guest whose power is cut falls silent.
+// without a machine is no route, a closed port refuses, a guest whose power is cut falls silent.
 // Server.Jump is for other processes.
 //
 // By default guests are bare: they boot, have tools and addresses, and refuse every connection. Package
@@ -81,7 +81,7 @@
 //
 // # What is different from a real vCenter
 //
-// Not simulated; what is asked for is refused, not ignored: snapshots with memory of guests in
+// Not simulated, and refused rather than ignored: snapshots with memory of guests in
 // which programs run that sessions have left behind, and of guests whose OS is no [Resumer]; instant
 // clones and encryption.
 //

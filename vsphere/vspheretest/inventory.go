@@ -89,7 +89,7 @@ func (s *Server) defaults() error {
 	return nil
 }
 
-// An estate is where VMs go that nobody says more about.
+// An estate is where VMs go by default.
 type estate struct {
 	dc   *simulator.Datacenter
 	pool types.ManagedObjectReference // the root pool of a host or cluster
@@ -107,7 +107,7 @@ func (s *Server) build() (on []*vm, err error) {
 		return nil, err
 	}
 	reg := s.model.Map()
-	s.model.Service.Context.Session.UserName = "" // events of nobody in particular
+	s.model.Service.Context.Session.UserName = "" // events without a user
 	s.dropIdleWatch()
 
 	pc := &collector{}

@@ -61,7 +61,7 @@ func (l *lab) reset() {
 
 // DialContext connects to a guest as a machine on the lab network does; it makes the Server an
 // sshx.Dialer. If no running guest has the address, it waits for one, and says "no route to
-// host" after Latency.NoRoute. A guest on which nobody listens refuses; one that drops the
+// host" after Latency.NoRoute. A guest without a listener refuses; one that drops the
 // packet lets the caller wait until ctx ends.
 func (s *Server) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	fail := func(err error) (net.Conn, error) {

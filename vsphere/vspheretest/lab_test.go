@@ -223,11 +223,11 @@ func TestLabNetworkBehavesLikeOne(t *testing.T) {
 // deadlined gives up a read when nothing has come for a while.
 type deadlined struct {
 	net.Conn
-	patience time.Duration
+	timeout time.Duration
 }
 
 func (d *deadlined) Read(p []byte) (int, error) {
-	_ = d.SetReadDeadline(time.Now().Add(d.patience))
+	_ = d.SetReadDeadline(time.Now().Add(d.timeout))
 	return d.Conn.Read(p)
 }
 

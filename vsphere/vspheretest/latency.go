@@ -6,7 +6,7 @@ import (
 )
 
 // Latency is how long a Server's operations take. Each field is the time of one operation that
-// waits for nobody; 0 takes none. The zero Latency, as a whole, stands for [Brisk].
+// waits for no other; 0 takes none. The zero Latency, as a whole, stands for [Brisk].
 type Latency struct {
 	RPC            time.Duration // every SOAP call, before it is looked at
 	FullClone      time.Duration // a clone that copies disks
@@ -27,7 +27,7 @@ type Latency struct {
 	Reconfigure    time.Duration
 	Destroy        time.Duration
 	Other          time.Duration // rename, mark as template, move, ...
-	NoRoute        time.Duration // until a dial to an address that nobody has is given up
+	NoRoute        time.Duration // until a dial to an address without a machine is given up
 
 	// Scale multiplies all of the above; 0 means 1.
 	Scale float64

@@ -20,7 +20,7 @@ func claim(dir string, simulator []string) (release func(), err error) {
 	if err == nil {
 		_, err = f.WriteString(strings.Join(simulator, "\n"))
 	}
-	if err == nil { // nobody sees a lock that is not held
+	if err == nil { // a lock that is not held keeps nothing out
 		err = os.Rename(f.Name(), filepath.Join(dir, "lock"))
 	}
 	if err != nil {

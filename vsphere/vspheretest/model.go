@@ -77,7 +77,7 @@ func (s *Server) newService() error {
 	return nil
 }
 
-// buildModel makes what the Model describes and, if that is asked for, its VMs. It returns those
+// buildModel makes what the Model describes and, if requested, its VMs. It returns those
 // that are to be powered on.
 func (s *Server) buildModel(ctx *simulator.Context, vms bool) (on []*vm, err error) {
 	if s.Load == "" {

@@ -69,7 +69,7 @@ func (s *Server) admit(ctx context.Context, j job) types.BaseMethodFault {
 	return &types.RequestCanceled{}
 }
 
-// retire gives back what an admitted job took.
+// retire releases what an admitted job took.
 func (s *Server) retire(j job) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -80,7 +80,7 @@ func (s *Server) retire(j job) {
 	s.advance()
 }
 
-// advance admits whom there is room for, in order: nobody overtakes on the same host. The
+// advance admits whom there is room for, in order: no job overtakes on the same host. The
 // caller holds s.mu.
 func (s *Server) advance() {
 	q := &s.queue

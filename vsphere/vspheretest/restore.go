@@ -34,7 +34,7 @@ func (s *Server) loadState() (*state, error) {
 		return nil, fmt.Errorf("%s: %w", s.StateDir, err)
 	}
 	if st.Format != stateFormat {
-		return nil, fmt.Errorf("%s has format %d, this is %d; remove it to start anew", s.StateDir, st.Format, stateFormat)
+		return nil, fmt.Errorf("%s has format %d, this is %d; remove it to start from nothing", s.StateDir, st.Format, stateFormat)
 	}
 	if shape := s.shape(); st.Shape != shape {
 		return nil, fmt.Errorf("%s was made with other hosts, datastores, networks or pools (%s, now %s); use the same, or another directory", s.StateDir, st.Shape, shape)

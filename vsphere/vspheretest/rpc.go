@@ -59,7 +59,7 @@ type call struct {
 	meets []Effect // of injected Faults
 
 	cancel context.CancelFunc // of ctx
-	cut    bool               // no reply any more; guarded by Server.mu
+	cut    bool               // no more replies; guarded by Server.mu
 }
 
 // serve is the way in for every HTTP request.

@@ -73,7 +73,7 @@ type Server struct {
 	Latency Latency
 	// Username and Password log in; "" means "user" and "pass".
 	Username, Password string
-	// AnyLogin lets in whoever gives a user name and a password, as vcsim does by itself.
+	// AnyLogin accepts any user name and password, as vcsim does by itself.
 	AnyLogin bool
 	// SessionTimeout is how long a session lives without a call; 0 means 30 minutes.
 	SessionTimeout time.Duration
@@ -101,7 +101,7 @@ type Server struct {
 	// ProxyAddr is where to serve the HTTP proxy through which extensions log in with a certificate;
 	// a vCenter has it on port 80. "" serves none. govmomi finds its port in the URL.
 	ProxyAddr string
-	// Logf receives what somebody debugging a test wants to know; nil means nobody does.
+	// Logf receives what helps to debug a test; nil discards it.
 	Logf func(format string, args ...any)
 
 	// URL is that of the SDK, with user and password.
@@ -113,7 +113,7 @@ type Server struct {
 	// Thumbprint is the SHA-1 thumbprint of the server's certificate, as govc's known_hosts has it.
 	Thumbprint string
 	// Jump is the address of the jump host, "host:port", and JumpKey its host key, in
-	// authorized_keys form. Any user name will do.
+	// authorized_keys form. Any user name is accepted.
 	Jump, JumpKey string
 	// ClientKey logs in to the machines, as root, if their OS lets it in, and to the jump host. It may
 	// be set before Start, by the OS at the latest.
@@ -281,7 +281,7 @@ func (s *Server) start() (err error) {
 	return s.autostart()
 }
 
-// Close ends all calls, tasks and guests and returns when nothing of the Server runs any more.
+// Close ends all calls, tasks and guests and returns when nothing of the Server is still running.
 // It may be called again.
 func (s *Server) Close() {
 	s.mu.Lock()

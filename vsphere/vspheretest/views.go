@@ -10,7 +10,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// A containerView is a ContainerView whose members are looked up when they are asked for, each
+// A containerView is a ContainerView whose members are looked up when they are read, each
 // object under its lock. vcsim's own reads the inventory without locks while it changes.
 type containerView struct {
 	mo.ContainerView

@@ -304,7 +304,7 @@ func (g *Guest) Kill() {
 	g.lab.remove(g)
 }
 
-// reboot is what a command that asked for one gets.
+// reboot is what a command that requested one gets.
 func (g *Guest) reboot() {
 	g.power.Lock()
 	defer g.power.Unlock()

@@ -88,7 +88,7 @@ func (g *Guest) ipLinkSet(p *sshtest.Proc, args []string) int {
 		l.addrs = slices.DeleteFunc(l.addrs, func(a netip.Prefix) bool { return managed || a.Addr().Is6() })
 		delete(g.conns, l.name)
 	case !managed && l.parent == "" && g.hw.NICs[l.port].Connected:
-		// Nobody keeps the kernel from listening to routers.
+		// Nothing keeps the kernel from listening to routers.
 		if addr, router, ok := g.lab.net.Autoconf(g.hw.NICs[l.port].Network, l.mac); ok && !slices.Contains(l.addrs, addr) {
 			l.addrs = append(l.addrs, addr)
 			l.routes = append(l.routes, netsim.Route{Dst: netip.MustParsePrefix("::/0"), Via: router, Dev: l.name, Metric: 1024})
@@ -118,7 +118,7 @@ func (g *Guest) ipFlush(p *sshtest.Proc, name string) int {
 	return 0
 }
 
-// find returns the links that are asked for. The caller holds mu.
+// find returns the requested links. The caller holds mu.
 func (g *Guest) find(names []string) []*link {
 	if len(names) == 0 {
 		lo := &link{name: "lo", mac: "00:00:00:00:00:00", up: true, mtu: 65536, addrs: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/8"), netip.MustParsePrefix("::1/128")}, port: -1}

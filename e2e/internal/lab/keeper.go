@@ -36,7 +36,7 @@ func (l *Lab) Save() ([]byte, error) {
 }
 
 // Load implements vspheretest.Keeper. Templates are those that were saved: of the Options,
-// AuthorizedKey and Prepare have no effect any more.
+// AuthorizedKey and Prepare no longer have an effect.
 func (l *Lab) Load(data []byte) error {
 	var k keep
 	if err := json.Unmarshal(data, &k); err != nil {

@@ -159,7 +159,7 @@ func (l *Lab) newTemplate(o *distro) *sshtest.Disk {
 	return d
 }
 
-// Refuse makes the package mirror turn away whoever asks, n times, as one does that limits the
+// Refuse makes the package mirror turn away n requests, as one does that limits the
 // rate.
 func (l *Lab) Refuse(n int) {
 	l.mu.Lock()

@@ -276,7 +276,7 @@ func (g *Guest) addresses4(p profile, l *link, a *active) bool {
 		return true
 	case "auto":
 		if l.vlan != 0 {
-			return false // nobody serves DHCP on a VLAN here
+			return false // there is no DHCP server on a VLAN here
 		}
 		id := l.mac
 		switch p.get("ipv4.dhcp-client-id") {

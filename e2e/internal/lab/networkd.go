@@ -21,7 +21,7 @@ type netFile struct {
 }
 
 // networkdKeys are those that the simulation knows, by the kind of file. networkd passes over
-// others with a warning; here they fail, as nobody could say what the machine would do.
+// others with a warning; here they fail, as what the machine would do is unknown.
 var networkdKeys = map[string][]string{
 	".network": {
 		"Match.Name", "Link.MTUBytes", "Link.Unmanaged", "Link.RequiredForOnline",

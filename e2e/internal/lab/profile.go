@@ -189,7 +189,7 @@ func (p profile) keyfile() []byte {
 }
 
 // parseKeyfile reads a profile; properties that the simulation does not know make it fail, as
-// nobody could say what the machine would do.
+// what the machine would do is unknown.
 func parseKeyfile(data []byte) (profile, error) {
 	p := profile{props: map[string]string{}, onDisk: true}
 	var addresses []string

@@ -211,7 +211,7 @@ func (g *Guest) dialName(ctx context.Context, _, address string) (net.Conn, erro
 }
 
 // dig knows: +short [+tcp|+notcp] [+time=N] [+tries=N] [@SERVER] NAME [A|AAAA]. Like dig, it says
-// on stdout that nobody answered.
+// on stdout that there was no answer.
 func (g *Guest) dig(ctx context.Context, p *sshtest.Proc) int {
 	servers, _ := g.nameServers()
 	name, kind, short, tcp := "", dns.TypeA, false, false

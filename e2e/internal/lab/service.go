@@ -219,7 +219,7 @@ func (g *Guest) stopService(unit string) {
 	}
 }
 
-// stopTimeout is how long a service may take to stop: systemd's is 90 s, for which nobody waits here.
+// stopTimeout is how long a service may take to stop: systemd's is 90 s, too long to wait here.
 const stopTimeout = 5 * time.Second
 
 // forgetServices is what a machine does that goes down: nothing of them is started again.

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// A startup is the part of a boot that nobody who logs in has waited for. sshd runs as soon as there is a
+// A startup is the part of a boot that a login does not wait for. sshd runs as soon as there is a
 // network to configure: beside it, services start that it is not ordered after, and the daemons that
 // configure the network make VLANs. Until systemd-user-sessions.service has run, only root may log in.
 type startup struct {

@@ -19,7 +19,7 @@ const (
 	managerIdle = 10 * time.Second
 )
 
-// wake starts a service that ends by itself when nobody has asked for it for so long.
+// wake starts a service that ends by itself when it was not called for so long.
 func (g *Guest) wake(unit string, idle time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

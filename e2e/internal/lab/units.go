@@ -23,7 +23,7 @@ const (
 
 // bootOrder is that of the services that the simulation can start: sshd after the network and the
 // firewall, and those that follow it while it lets people in. ifupdown comes after networkd:
-// if both are enabled, nobody knows who wins, so it is the one that nobody wants.
+// if both are enabled, which one wins is unknown, so it is the one that is not wanted.
 var bootOrder = []string{"NetworkManager", "systemd-networkd", "networking", "firewalld", "sshd", "systemd-timesyncd", "chronyd", "dnsmasq"}
 
 // enable makes a unit start at boot, and returns what systemctl says.

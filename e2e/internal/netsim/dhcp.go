@@ -61,7 +61,7 @@ func (n *Network) server(segment string) *DHCP {
 }
 
 // Lease asks for an address on the segment, for a client that calls itself id (its MAC, as a
-// rule). It reports false if nobody answers.
+// rule). It reports false if there is no answer.
 func (n *Network) Lease(segment, mac, id string) (Lease, bool) {
 	d := n.server(segment)
 	if d == nil {

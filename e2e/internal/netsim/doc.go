@@ -6,7 +6,7 @@
 // path of the answer. It succeeds only if both exist: link state, addresses, VLAN tags, routes,
 // forwarding, masquerading and filters all have a say. What would be a timeout in reality
 // is an error at once: the model is faster than a network, never more forgiving. Two
-// machines with one address on a segment reach nobody reliably, so here they reach nobody.
+// machines with one address on a segment cannot reach others reliably, so here they cannot at all.
 //
 // Not modelled: bandwidth, loss, the MTU's effect on big packets, ARP caches, reverse path
 // filters, and the end of established connections when a path goes away.

@@ -28,7 +28,7 @@ type Node struct {
 	conns connSet
 }
 
-// Attach plugs in a machine, as yet without interfaces. Whoever attaches it calls Detach.
+// Attach plugs in a machine, as yet without interfaces. The caller calls Detach.
 func (n *Network) Attach(name string) *Node {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -39,7 +39,7 @@ func (n *Network) Attach(name string) *Node {
 }
 
 // Detach unplugs the machine for good, breaks its connections, and returns when no handler of
-// its services runs any more.
+// its services is still running.
 func (m *Node) Detach() {
 	m.net.mu.Lock()
 	m.gone = true
@@ -187,7 +187,7 @@ func (m *Node) Route(dst netip.Addr) (dev string, next, src netip.Addr, ok bool)
 }
 
 // Reset is what a reboot does: no interfaces, no services, and connections broken. It returns
-// when no handler of a connection runs any more.
+// when no handler of a connection is still running.
 func (m *Node) Reset() {
 	m.net.mu.Lock()
 	m.cfg = Config{}

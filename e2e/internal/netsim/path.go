@@ -9,7 +9,7 @@ import (
 // What a sender sees when nothing comes back.
 var (
 	ErrNoRoute     = errors.New("network is unreachable") // no route here or at a router
-	ErrUnreachable = errors.New("no route to host")       // nobody has the address, or a firewall rejects
+	ErrUnreachable = errors.New("no route to host")       // no machine has the address, or a firewall rejects
 	ErrTimeout     = errors.New("timed out")              // dropped, or the answer finds no way back
 	ErrRefused     = errors.New("connection refused")     // the machine is there, nothing listens
 

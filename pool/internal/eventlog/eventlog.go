@@ -17,8 +17,8 @@ import (
 	"github.com/poolready/poolready/pool/events"
 )
 
-// A Log writes the events of one set. Its methods may be called from any goroutine, and a nil Log has
-// nobody who wants to know.
+// A Log writes the events of one set. Its methods may be called from any goroutine, and a nil Log
+// discards them.
 type Log struct {
 	file   *file
 	set    string
@@ -79,7 +79,7 @@ func (l *Log) Close() {
 	}
 }
 
-// Err returns why nothing is written any more, if that is so.
+// Err returns why writing has ended, if it has.
 func (l *Log) Err() error {
 	if l == nil {
 		return nil

@@ -10,16 +10,16 @@ import (
 	"time"
 )
 
-// A claim is the lease of whoever builds the set, as it is written down.
+// A claim is the lease of the process that builds the set, as it is written down.
 type claim struct {
 	Format int    `json:"poolready"`
 	Lease  *Lease `json:"lease,omitempty"`
-	// Covers are pools without a shard that are the holder's: nobody has ever held them.
+	// Covers are pools without a shard that are the holder's: they were never held.
 	Covers numbers `json:"covers,omitempty"`
 	// Unmade are pools that earlier claims covered and whose shards their holders have not made, as
 	// far as this is known: one that has none was never held.
 	Unmade numbers `json:"unmade,omitempty"`
-	// Until is when whoever held a claim that was lost must have written it again.
+	// Until is when the holder of a claim that was lost must have written it again.
 	Until time.Time `json:"until,omitzero"`
 
 	holderGone bool
@@ -42,7 +42,7 @@ func (c *claim) why(now time.Time) string {
 		return fmt.Sprintf("held by %s, until %s unless renewed", l, clock(l.ExpiresAt))
 	}
 	if now.Before(c.Until) {
-		return fmt.Sprintf("%s until %s: the claim was lost, and whoever builds may still do", Recovering, clock(c.Until))
+		return fmt.Sprintf("%s until %s: the claim was lost, and its holder may still build", Recovering, clock(c.Until))
 	}
 	return ""
 }

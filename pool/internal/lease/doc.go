@@ -1,5 +1,5 @@
 // Package lease keeps account of who uses which pool of a set: the states of pools, the leases on
-// them, the claim of whoever builds, and the queue of those who wait. It knows nothing of VMs.
+// them, the claim of the process that builds, and the queue of those who wait. It knows nothing of VMs.
 //
 // # The ledger
 //
@@ -10,8 +10,8 @@
 // # Pools and the claim
 //
 // A pool has a shard from the moment in which it is first ready, or first failed. Until then it
-// belongs to whoever holds the claim: Claim.Covers lists the pools that have no shard because
-// nobody has ever held them. Only the holder of the claim makes the shard of such a pool. So
+// belongs to the holder of the claim: Claim.Covers lists the pools that have no shard because
+// they were never held. Only the holder of the claim makes the shard of such a pool. So
 //
 //   - who builds takes the claim, with the pools that it covers, then reads the shards, and leases
 //     each pool that has one, as anybody else would;

@@ -37,10 +37,10 @@ type Held struct {
 	token string
 	ctx   context.Context
 	end   context.CancelCauseFunc
-	gone  chan struct{} // closed when nothing renews it any more
+	gone  chan struct{} // closed when nothing renews it
 
 	purpose atomic.Pointer[func() string] // what to write down as the purpose, if that changes
-	writing chan struct{}                 // has room for whoever changes the entry
+	writing chan struct{}                 // has room for the one that changes the entry
 
 	mu      sync.Mutex // guards what follows
 	entry   Entry      // as last written, if Pool > 0
@@ -230,7 +230,7 @@ func (x *Held) pen(ctx context.Context) (_ context.Context, done func(), err err
 }
 
 // write changes the entry, or the claim, if it is ours. One that was lost is written again as it
-// was, but only as long as nobody else can have had it. also are values to be written besides.
+// was, but only as long as no other process can have held it. also are values to be written besides.
 func (x *Held) write(ctx context.Context, first *Snapshot, also map[string]string, f func(now time.Time, e *Entry, c *claim) error) error {
 	var s *Snapshot
 	var e Entry

@@ -85,7 +85,7 @@ func New(store Store, term time.Duration, by string) *Ledger {
 // A Snapshot is one reading of the ledger.
 type Snapshot struct {
 	*Contents
-	Asked time.Time // when it was asked for, by the local clock: Now was not earlier
+	Asked time.Time // when it was requested, by the local clock: Now was not earlier
 
 	l     *Ledger
 	since time.Time // when its shards were read, if that was before it was asked for the clock
@@ -136,7 +136,7 @@ func (l *Ledger) read(ctx context.Context, shards ...string) (*Snapshot, error) 
 // At returns the ledger's clock when the local one said t.
 func (s *Snapshot) At(t time.Time) time.Time { return s.Now.Add(t.Sub(s.Asked)) }
 
-// Age is how long ago the snapshot was asked for.
+// Age is how long ago the snapshot was requested.
 func (s *Snapshot) Age() time.Duration { return time.Since(s.Asked) }
 
 // Revisions maps the names of the shards that were read to their revisions.
@@ -189,10 +189,10 @@ func (s *Snapshot) stored(n int) (e Entry, there bool, err error) {
 		}
 		why = err.Error()
 	}
-	return recovering(why+"; whoever held it may still do", s.Now.Add(s.l.Term)), false, nil
+	return recovering(why+"; its last holder may still have it", s.Now.Add(s.l.Term)), false, nil
 }
 
-// Claim returns the lease of whoever builds, or nil.
+// Claim returns the lease of the process that builds, or nil.
 func (s *Snapshot) Claim() (*Lease, error) {
 	c, there, err := s.claim()
 	if err != nil || !there {
@@ -225,7 +225,7 @@ func (s *Snapshot) Made(n int) bool {
 	return ok
 }
 
-// NeverHeld reports whether nobody has ever held a pool, by this claim or an earlier one that
+// NeverHeld reports whether a pool was never held, by this claim or an earlier one that
 // covered it: it has no shard.
 func (s *Snapshot) NeverHeld(n int) bool {
 	c, _, err := s.claim()
@@ -311,7 +311,7 @@ func outage(shard string, began time.Time, err error) error {
 const tries = 4
 
 // change reads a shard and the claim, or first takes first for such a reading if it is not nil,
-// lets f make new values from it, and writes them if nobody else has written meanwhile; else again
+// lets f make new values from it, and writes them if nothing else was written meanwhile; else again
 // from the start. f may be called several times, and also after a write of which it is not known
 // whether it was done: it must recognise its own work, and return no values when there is nothing
 // to write.

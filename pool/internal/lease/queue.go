@@ -20,7 +20,7 @@ import (
 type Ticket struct {
 	Holder    string    `json:"holder"`
 	Purpose   string    `json:"purpose"`
-	Pools     []int     `json:"pools"` // any of them will do
+	Pools     []int     `json:"pools"` // usable: any of them
 	At        time.Time `json:"at"`
 	ExpiresAt time.Time `json:"expiresAt"`
 	Process   *Process  `json:"process,omitempty"`
@@ -110,7 +110,7 @@ func choose(free []int, queue []Ticket, token string, pools []int) int {
 }
 
 // Keep puts the ticket in the queue, or renews it when a third of its time is over or other pools
-// will do. s is a reading of the whole ledger, or nil.
+// are usable. s is a reading of the whole ledger, or nil.
 func (w *Waiter) Keep(ctx context.Context, s *Snapshot, pools []int) error {
 	if s == nil {
 		var err error
@@ -179,7 +179,7 @@ func (w *Waiter) Leave(ctx context.Context) {
 	}
 }
 
-// Whoever keeps a pool notes so first in a shard of its own, by which two that end at once are told
+// A process that keeps a pool first notes so in a shard of its own, by which two that end at once are told
 // apart: under the pool's number, the token of the lease under which it is kept.
 const keptPrefix = poolPrefix
 
@@ -230,7 +230,7 @@ func (l *Ledger) Free(ctx context.Context, pool int) (gone *Lease, err error) {
 			return nil, &BusyError{pool, state, h, e.Why(s.Now)}
 		}
 		if !there || state == Recovering {
-			return nil, nil // whoever held it may still do
+			return nil, nil // its last holder may still have it
 		}
 		gone = e.Gone(s.Now)
 		if gone == nil && !state.Excluded() && e.Failures == 0 || state == Clean {

@@ -15,14 +15,14 @@ type State string
 // The states. Of those with a lease or an end, Entry.State returns what they fall back to when that
 // is over: Broken if the pool must be rebuilt, else Dirty.
 const (
-	Absent      State = "absent"      // no host of it was ever ready; whoever builds the set makes it
-	Building    State = "building"    // leased by whoever makes its hosts ready
+	Absent      State = "absent"      // no host of it was ever ready; the next build of the set makes it
+	Building    State = "building"    // leased by the process that makes its hosts ready
 	Dirty       State = "dirty"       // free, and to be reset before a test gets it
 	Clean       State = "clean"       // free, and proved to be as it was when it became ready
 	Leased      State = "leased"      // a test, or an operation, has it
 	Kept        State = "kept"        // left as it is for a person, until a time
 	Quarantined State = "quarantined" // excluded, until a time, since it failed too often
-	Recovering  State = "recovering"  // its entry was lost; whoever held it may still do, until a time
+	Recovering  State = "recovering"  // its entry was lost; its last holder may still have it, until a time
 	Broken      State = "broken"      // free, and to be rebuilt before a test gets it
 )
 
@@ -105,7 +105,7 @@ func (e *Entry) State(now time.Time) State {
 	return e.Stored
 }
 
-// idle is the state of a pool that nobody holds and nothing is known of.
+// idle is the state of a pool that has no holder and of which nothing is known.
 func (e *Entry) idle() State {
 	if e.Broken != "" {
 		return Broken
@@ -131,7 +131,7 @@ func (e *Entry) Gone(now time.Time) *Lease {
 	return nil
 }
 
-// Same reports whether nobody has held the pool between two readings of its entry, e the later one,
+// Same reports whether the pool had no holder between two readings of its entry, e the later one,
 // nor left it without releasing it.
 func (e *Entry) Same(before Entry) bool {
 	return e.Lease == nil && e.Stored == before.Stored && e.Build == before.Build && slices.Equal(e.Boots, before.Boots)
@@ -159,7 +159,7 @@ const (
 )
 
 // ErrFormat is in the error for an entry that another version of poolready has written.
-var ErrFormat = errors.New("use one version of poolready for one set; when nobody uses the set, " +
+var ErrFormat = errors.New("use one version of poolready for one set; when the set is not in use, " +
 	`remove its folder "ledger" in vCenter to begin a new ledger`)
 
 // errDamaged says that an entry is not there as it was written.
@@ -242,7 +242,7 @@ func (t Transition) With(values map[string]string) Transition {
 func (t Transition) Apply(e *Entry, now time.Time) error { return t.start(e, e.State(now), now) }
 
 // applyHeld is Apply under a lease that is on the entry. It may have expired: as long as it is
-// there, nobody else has the pool.
+// there, no other process holds the pool.
 func (t Transition) applyHeld(e *Entry, now time.Time) error { return t.start(e, e.Stored, now) }
 
 func (t Transition) start(e *Entry, s State, now time.Time) error {
@@ -272,7 +272,7 @@ func acquire(l *Lease) Transition { return hold("acquire", Leased, l, Clean, Dir
 // operate leases a pool to an operation, which cares for one that is broken itself.
 func operate(l *Lease) Transition { return hold("operate", Leased, l, Clean, Dirty, Broken) }
 
-// build leases a pool to whoever makes its hosts ready.
+// build leases a pool to the process that makes its hosts ready.
 func build(l *Lease) Transition { return hold("build", Building, l, Clean, Dirty, Broken) }
 
 // renew prolongs a lease; purpose, if not "", is what it is for from now on.
@@ -342,7 +342,7 @@ func (e *Entry) succeeded(build string, boots []string) {
 	e.Broken, e.Failures, e.Failure, e.FailedAt = "", 0, "", time.Time{}
 }
 
-// Released ends a lease, and nothing is known of the pool any more.
+// Released ends a lease, and nothing is known of the pool from then on.
 func Released() Transition {
 	return Transition{Name: "release", from: []State{Leased, Building}, do: func(e *Entry, _ time.Time) { e.stored(e.idle()) }}
 }

@@ -86,7 +86,7 @@ func (l *Ledger) tryTake(ctx context.Context, r Request, how func(*Lease) Transi
 			}
 			placeholder = false
 			if !there && e.Stored == Recovering {
-				placeholder = true // say until when nobody may have it
+				placeholder = true // say until when it cannot be leased
 			} else {
 				was = e
 				t := how(&Lease{Holder: l.By, Purpose: r.Purpose, Token: x.token, AcquiredAt: s.Now, ExpiresAt: s.Now.Add(l.Term), Process: l.self})
@@ -110,7 +110,7 @@ func (l *Ledger) tryTake(ctx context.Context, r Request, how func(*Lease) Transi
 	case err != nil:
 		return nil, Entry{}, err
 	case placeholder:
-		return nil, Entry{}, &BusyError{Pool: r.Pool, State: Recovering, Why: "recovering: its entry in the ledger was lost, and whoever held it may still do"}
+		return nil, Entry{}, &BusyError{Pool: r.Pool, State: Recovering, Why: "recovering: its entry in the ledger was lost, and its last holder may still have it"}
 	}
 	return x, was, nil
 }
@@ -131,7 +131,7 @@ func (l *Ledger) within(ctx context.Context, f func(context.Context) error) erro
 	return err
 }
 
-// undo makes sure that a lease that was asked for is not there, though the answer is unknown, or
+// undo makes sure that a lease that was requested is not there, though the answer is unknown, or
 // came too late: what is still on its way fails, since the shard has changed.
 func (l *Ledger) undo(ctx context.Context, x *Held) {
 	x.end(ErrReleased)
@@ -174,7 +174,7 @@ func Afterwards(ctx context.Context) (context.Context, context.CancelFunc) {
 // A ClaimRequest is for the claim to build.
 type ClaimRequest struct {
 	Purpose string
-	// Fresh says that nobody can build, since no VM of the set is there: a missing claim then needs no
+	// Fresh says that no process can be building, since no VM of the set is there: a missing claim then needs no
 	// wait.
 	Fresh bool
 	// First, if not nil, is a recent reading of the whole ledger to start from.
@@ -185,7 +185,7 @@ type ClaimRequest struct {
 }
 
 // TakeClaim makes this process the one that builds, unless another one is: then the error is a
-// *BusyError. unchanged reports that the claim was taken with r.First: nobody had written it since.
+// *BusyError. unchanged reports that the claim was taken with r.First: it was not written since.
 func (l *Ledger) TakeClaim(ctx context.Context, r ClaimRequest) (x *Held, unchanged bool, err error) {
 	x, unchanged, err = l.tryClaim(ctx, r)
 	if errors.Is(err, errSlept) && ctx.Err() == nil {
@@ -240,7 +240,7 @@ func (l *Ledger) tryClaim(ctx context.Context, r ClaimRequest) (x *Held, unchang
 	case err != nil:
 		return nil, false, err
 	case placeholder:
-		return nil, false, &BusyError{State: Recovering, Why: "recovering: the claim was lost, and whoever builds may still do"}
+		return nil, false, &BusyError{State: Recovering, Why: "recovering: the claim was lost, and its holder may still build"}
 	case x.late():
 		l.undo(ctx, x)
 		return nil, false, fmt.Errorf("the claim to build: %w: it expired before the write was confirmed: the ledger takes longer to answer than the lease of %s lasts", ErrLost, l.Term)
@@ -250,7 +250,7 @@ func (l *Ledger) tryClaim(ctx context.Context, r ClaimRequest) (x *Held, unchang
 }
 
 // Make makes the shard of a pool that the claim covers, with what has become of it: the pool
-// belongs to whoever leases it once the claim is released. first, if not nil, is a recent reading
+// belongs to its lessee once the claim is released. first, if not nil, is a recent reading
 // of the claim to start from.
 func (x *Held) Make(ctx context.Context, pool int, first *Snapshot, t Transition) error {
 	err := x.make(ctx, pool, first, t)
@@ -284,7 +284,7 @@ func (x *Held) make(ctx context.Context, pool int, first *Snapshot, t Transition
 		if old := s.Shards[poolShard(pool)].Values[entryKey]; wrote != "" && old == wrote {
 			return nil, nil // the answer was lost
 		}
-		// A shard that is there all the same was made, late, under an earlier claim; nobody has leased
+		// A shard that is there all the same was made, late, under an earlier claim; no process has leased
 		// the pool, as this claim covers it.
 		e := Entry{Stored: Building, Lease: c.Lease}
 		if err := t.applyHeld(&e, s.Now); err != nil {

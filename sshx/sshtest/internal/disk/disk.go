@@ -111,7 +111,7 @@ func (d *Disk) drop(dir uint64, name string) {
 	d.forget(n)
 }
 
-// forget frees inode n if nothing refers to it any more. The caller holds mu.
+// forget frees inode n if nothing refers to it. The caller holds mu.
 func (d *Disk) forget(n uint64) {
 	if i := d.inodes[n]; i != nil && i.nlink == 0 && d.open[n] == 0 {
 		if d.shared {

@@ -20,7 +20,7 @@ import (
 // IsNotExist reports whether an error says that there is no such file.
 func IsNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 
-// FileInfo describes a file as it was when asked for.
+// FileInfo describes a file as it was when requested.
 type FileInfo struct {
 	name  string
 	size  int64

@@ -10,7 +10,7 @@ import (
 )
 
 // A memory is what a running machine knows beside its disk. Connections are no part of it: when it
-// goes on somewhere else, nobody at their other ends knows it any more.
+// goes on somewhere else, their other ends no longer know it.
 type memory struct {
 	BootID  string
 	Uptime  time.Duration
@@ -54,7 +54,7 @@ func (h *Host) Freeze() (*disk.Disk, []byte, error) {
 	return h.Disk.Clone(), data, err
 }
 
-// programs lists what runs, but for services, which whoever resumes the machine starts again. The
+// programs lists what runs, but for services, which the caller of Resume starts again. The
 // caller holds Host.mu.
 func (b *Boot) programs() (list []string) {
 	for pid, p := range b.pids {

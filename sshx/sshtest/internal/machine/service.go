@@ -7,7 +7,7 @@ import (
 	"maps"
 )
 
-// A Service is a program that a machine runs though nobody is logged in, as systemd does.
+// A Service is a program that a machine runs without a login, as systemd does.
 type Service struct {
 	Args    []string
 	User    string

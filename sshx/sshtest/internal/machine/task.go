@@ -197,7 +197,7 @@ type Job struct {
 }
 
 // NewTask returns a task with one process, the first, which must call release when it ends. Its
-// output is its own, and ends when nobody holds it any more; with quiet it is somebody else's, and
+// output is its own, and ends when nothing holds it open; with quiet it is another's, and
 // quiet is called then.
 func (b *Boot) NewTask(out, err *Output, quiet func()) *Task {
 	t := &Task{Boot: b, Out: out, Err: err, quiet: quiet, holds: 1, live: 1, jobs: map[int]*Job{}}
@@ -392,13 +392,13 @@ type NoInput struct{}
 
 func (NoInput) Read([]byte) (int, error) { return 0, io.EOF }
 
-// An Output is the pipe between a task and whoever reads what it prints.
+// An Output is the pipe between a task and the reader of what it prints.
 type Output struct {
 	mu      sync.Mutex
 	cond    sync.Cond
 	buf     []byte
-	done    bool // nobody writes any more
-	broken  bool // nobody reads any more, or the writers were killed
+	done    bool // there are no more writers
+	broken  bool // there are no more readers, or the writers were killed
 	onEPIPE func()
 }
 
@@ -411,7 +411,7 @@ func NewOutput() *Output {
 	return o
 }
 
-// Write blocks while the pipe is full. It fails once nobody reads.
+// Write blocks while the pipe is full. It fails once there is no reader.
 func (o *Output) Write(b []byte) (int, error) { return o.write(b, true) }
 
 func (o *Output) write(b []byte, kills bool) (int, error) {
@@ -438,15 +438,15 @@ func (o *Output) write(b []byte, kills bool) (int, error) {
 	return n, nil
 }
 
-// Survivor returns the output for a process that dies alone when nobody reads.
+// Survivor returns the output for a process that dies alone when there is no reader.
 func (o *Output) Survivor() io.Writer { return survivor{o} }
 
-// A survivor is an output for a process that dies alone when nobody reads.
+// A survivor is an output for a process that dies alone when there is no reader.
 type survivor struct{ o *Output }
 
 func (s survivor) Write(b []byte) (int, error) { return s.o.write(b, false) }
 
-// Read blocks until there is something, or nobody writes any more.
+// Read blocks until there is something, or there is no more writer.
 func (o *Output) Read(b []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -551,7 +551,7 @@ func (t *Task) IsKeyboard(in io.Reader) bool {
 	return t.Terminal && in == t.keyboard
 }
 
-// OnEPIPE sets what happens when somebody writes and nobody reads any more, once.
+// OnEPIPE sets what happens at a write without a reader, once.
 func (o *Output) OnEPIPE(f func()) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -275,7 +275,7 @@ func parseStartups(s string) ([3]int, error) {
 	return n, nil
 }
 
-// get returns a directive's value for a user, or for nobody in particular if who is nil.
+// get returns a directive's value for a user, or the global one if who is nil.
 func (s *Config) get(key string, who *loginUser) string {
 	var all []string
 	// What a Match block says goes before what is outside of it, wherever it stands.

@@ -63,7 +63,7 @@ func (s *session) serve(reqs <-chan *ssh.Request) {
 	if s.task == nil {
 		return
 	}
-	// The client has closed the channel. Without a terminal nobody tells the command, which may
+	// The client has closed the channel. Without a terminal the command is not told, which may
 	// notice when it reads or writes; with one it gets a hangup.
 	s.task.Out.BreakOff()
 	s.task.Err.BreakOff()

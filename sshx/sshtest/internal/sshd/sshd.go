@@ -328,7 +328,7 @@ func (c *guestConn) accepts(user string, key ssh.PublicKey) (*ssh.Permissions, e
 }
 
 // findKey looks for key in an authorized_keys file, and returns its forced command. A line with
-// options that are not simulated lets nobody in, and is the error.
+// options that are not simulated refuses all logins, and is the error.
 func findKey(data []byte, key ssh.PublicKey) (forced string, ok bool, refusal error) {
 lines:
 	for line := range strings.Lines(string(data)) {
@@ -357,7 +357,7 @@ lines:
 }
 
 // trusted is StrictModes: a file and the directories up to the user's home belong to the user or
-// root, and nobody else may write to them.
+// root, and no other user may write to them.
 func trusted(d *disk.Disk, file string, u disk.Account) bool {
 	real, err := d.Root().Realpath(file, true)
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// A terminal is what a pty-req asked for. It has no line editing: of its modes only those of output
+// A terminal is what a pty-req requested. It has no line editing: of its modes only those of output
 // act.
 type terminal struct {
 	term string

@@ -200,7 +200,7 @@ func (g *grepper) search(ctx context.Context, name string, r io.Reader) error {
 			at += strconv.Itoa(no) + ":"
 		}
 		if err := g.print(at, line); err != nil {
-			return nil //nolint:nilerr // nobody reads
+			return nil //nolint:nilerr // there is no reader
 		}
 	}
 	switch {

@@ -55,7 +55,7 @@ func (s *sudoers) read(d *disk.Disk, file string, depth int) error {
 	return s.parse(d, file, depth)
 }
 
-// parse is read whoever the file belongs to.
+// parse is read whatever user the file belongs to.
 func (s *sudoers) parse(d *disk.Disk, file string, depth int) error {
 	data, err := d.ReadFile(file)
 	if err != nil {
