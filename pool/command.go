@@ -36,64 +36,49 @@ func (h *Host) Script(ctx context.Context, text string) (string, error) {
 }
 
 // Put writes r to the file dst, whole or not at all. Mode 0 means 0644.
-func (h *Host) Put(ctx context.Context, dst string, r io.Reader, mode fs.FileMode) (err error) {
-	defer func(ctx context.Context) { err = ofHost(ctx, err) }(ctx)
-	ctx, done, err := h.bind(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	c, err := h.SSH(ctx)
-	if err != nil {
-		return err
-	}
-	return h.blame(c.Put(ctx, dst, r, sshx.PutOptions{Mode: mode}))
+func (h *Host) Put(ctx context.Context, dst string, r io.Reader, mode fs.FileMode) error {
+	return ofHost(ctx, h.connected(ctx, func(ctx context.Context, c *sshx.Client) error {
+		return c.Put(ctx, dst, r, sshx.PutOptions{Mode: mode})
+	}))
 }
 
 // Get copies the file src to w.
-func (h *Host) Get(ctx context.Context, src string, w io.Writer) (err error) {
-	defer func(ctx context.Context) { err = ofHost(ctx, err) }(ctx)
-	ctx, done, err := h.bind(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	c, err := h.SSH(ctx)
-	if err != nil {
-		return err
-	}
-	return h.blame(c.Get(ctx, src, w, sshx.GetOptions{}))
+func (h *Host) Get(ctx context.Context, src string, w io.Writer) error {
+	return ofHost(ctx, h.connected(ctx, func(ctx context.Context, c *sshx.Client) error {
+		return c.Get(ctx, src, w, sshx.GetOptions{})
+	}))
 }
 
 func (h *Host) run(ctx context.Context, cmd sshx.Cmd) (res sshx.Result, err error) {
-	defer func(ctx context.Context) { err = ofHost(ctx, err) }(ctx)
+	err = h.connected(ctx, func(ctx context.Context, c *sshx.Client) (err error) {
+		res, err = c.Run(ctx, cmd)
+		return err
+	})
+	return res, ofHost(ctx, err)
+}
+
+// connected calls f with a connection to the host, in a context that ends with the lease.
+func (h *Host) connected(ctx context.Context, f func(context.Context, *sshx.Client) error) error {
 	ctx, done, err := h.bind(ctx)
 	if err != nil {
-		return sshx.Result{}, err
+		return err
 	}
 	defer done()
 	c, err := h.SSH(ctx)
 	if err != nil {
-		return sshx.Result{}, err
+		return err
 	}
-	res, err = c.Run(ctx, cmd)
-	return res, h.blame(err)
+	return h.blame(f(ctx, c))
 }
 
 // DialContext connects to an address as seen from the host, through its SSH connection: to
 // "127.0.0.1:8080" for a service of its own, or to what only it can reach. A Host so is an
 // sshx.Dialer, and its DialContext fits an http.Transport. Connections of a leased host end with
 // the lease.
-func (h *Host) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	ctx, done, err := h.bind(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	c, err := h.SSH(ctx)
-	if err != nil {
-		return nil, err
-	}
-	conn, err := c.DialContext(ctx, network, address)
-	return conn, h.blame(err)
+func (h *Host) DialContext(ctx context.Context, network, address string) (conn net.Conn, err error) {
+	err = h.connected(ctx, func(ctx context.Context, c *sshx.Client) (err error) {
+		conn, err = c.DialContext(ctx, network, address)
+		return err
+	})
+	return conn, err
 }

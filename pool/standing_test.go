@@ -93,21 +93,32 @@ func TestAPoolIsKeptForAPerson(t *testing.T) {
 	}
 }
 
-func TestWhatATestMadeElsewhereIsCleanedUp(t *testing.T) {
-	t.Parallel()
-	r := newMemory(t)
+// tracked returns a spec of one pool whose tests track records, and which of those were cleaned up.
+func (r *rig) tracked(limits pool.Limits) (spec func() pool.Spec, cleaned func() []string) {
 	var mu sync.Mutex
-	var cleaned []string
-	with := func() pool.Spec {
-		spec := r.shared(1, 20*time.Second)
+	var refs []string
+	spec = func() pool.Spec {
+		spec := r.spec(1)
+		spec.Limits = limits
 		spec.Cleanups = map[string]func(context.Context, string) error{"record": func(_ context.Context, ref string) error {
 			mu.Lock()
 			defer mu.Unlock()
-			cleaned = append(cleaned, ref)
+			refs = append(refs, ref)
 			return nil
 		}}
 		return spec
 	}
+	return spec, func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return refs
+	}
+}
+
+func TestWhatATestMadeElsewhereIsCleanedUp(t *testing.T) {
+	t.Parallel()
+	r := newMemory(t)
+	with, cleaned := r.tracked(pool.Limits{Lease: 20 * time.Second})
 	set := r.open(with())
 	ft := testOf(t, "TestMaker")
 	p := ft.acquire(set)
@@ -118,28 +129,13 @@ func TestWhatATestMadeElsewhereIsCleanedUp(t *testing.T) {
 	require.Len(t, r.status(with()).Pools[0].Tracked, 2)
 	ft.end()
 	set.Acquire(t)
-	mu.Lock()
-	assert.Equal(t, []string{"b", "a"}, cleaned, "newest first, before the next test")
-	cleaned = nil
-	mu.Unlock()
+	assert.Equal(t, []string{"b", "a"}, cleaned(), "newest first, before the next test")
 }
 
 func TestWhatADeadProcessMadeElsewhereIsCleanedUp(t *testing.T) {
 	t.Parallel()
 	r := newMemory(t)
-	var mu sync.Mutex
-	var cleaned []string
-	with := func() pool.Spec {
-		spec := r.shared(1, time.Minute)
-		spec.Limits.ClockSkew = -1
-		spec.Cleanups = map[string]func(context.Context, string) error{"record": func(_ context.Context, ref string) error {
-			mu.Lock()
-			defer mu.Unlock()
-			cleaned = append(cleaned, ref)
-			return nil
-		}}
-		return spec
-	}
+	with, cleaned := r.tracked(pool.Limits{Lease: time.Minute, ClockSkew: -1})
 	dying := with()
 	off := &bent{Provider: dying.Provider}
 	dying.Provider = off
@@ -154,9 +150,7 @@ func TestWhatADeadProcessMadeElsewhereIsCleanedUp(t *testing.T) {
 	next := r.open(later)
 	ft2 := testOf(t, "TestNext")
 	require.NotNil(t, ft2.acquire(next), "%v", ft2.errs)
-	mu.Lock()
-	assert.Equal(t, []string{"left"}, cleaned)
-	mu.Unlock()
+	assert.Equal(t, []string{"left"}, cleaned())
 	assert.Empty(t, r.status(with()).Pools[0].Tracked)
 	ft2.end()
 	ft.end()

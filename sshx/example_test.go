@@ -61,6 +61,16 @@ func lab() (cfg sshx.Config, stop func()) {
 	return cfg, func() { l.Close(); host.Halt() }
 }
 
+// dialed is a connection to such a machine: what sshx.Dial returns for it.
+func dialed(ctx context.Context) (c *sshx.Client, stop func()) {
+	cfg, halt := lab()
+	c, err := sshx.Dial(ctx, cfg)
+	if err != nil {
+		panic(err)
+	}
+	return c, func() { c.Close(); halt() }
+}
+
 // Wait for a machine, install something as root, and look at the result.
 func Example() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
@@ -157,14 +167,8 @@ func ExampleExitError() {
 // Files and trees; here a tree that is embedded in the test binary.
 func ExampleClient_PutTree() {
 	ctx := context.Background()
-	cfg, stop := lab()
+	c, stop := dialed(ctx)
 	defer stop()
-	c, err := sshx.Dial(ctx, cfg)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer c.Close()
 	files := fstest.MapFS{ // an embed.FS, usually
 		"app.conf":      {Data: []byte("port = 8080\n")},
 		"conf.d/a.conf": {Data: []byte("a = 1\n")},
@@ -210,14 +214,8 @@ func ExampleClient_Detach() {
 // A job that another process started: its ID is all that it takes.
 func ExampleClient_Job() {
 	ctx := context.Background()
-	cfg, stop := lab()
+	c, stop := dialed(ctx)
 	defer stop()
-	c, err := sshx.Dial(ctx, cfg)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer c.Close()
 	started, err := c.Detach(ctx, sshx.Cmd{Script: "echo collected >/tmp/report\n"})
 	if err != nil {
 		fmt.Println(err)
@@ -236,15 +234,9 @@ func ExampleClient_Job() {
 // Bring home the logs of a failed test.
 func ExampleClient_GetTree() {
 	ctx := context.Background()
-	cfg, stop := lab()
+	c, stop := dialed(ctx)
 	defer stop()
-	c, err := sshx.Dial(ctx, cfg)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer c.Close()
-	_, err = c.Run(ctx, sshx.Cmd{User: "root", Script: "mkdir -p -m 700 /var/log/app/old; echo crashed >/var/log/app/old/1.log"})
+	_, err := c.Run(ctx, sshx.Cmd{User: "root", Script: "mkdir -p -m 700 /var/log/app/old; echo crashed >/var/log/app/old/1.log"})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -270,14 +262,8 @@ func ExampleClient_GetTree() {
 // Look around as root, without commands whose output would have to be parsed.
 func ExampleClient_SFTP() {
 	ctx := context.Background()
-	cfg, stop := lab()
+	c, stop := dialed(ctx)
 	defer stop()
-	c, err := sshx.Dial(ctx, cfg)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer c.Close()
 	files, err := c.SFTP(ctx, "root")
 	if err != nil {
 		fmt.Println(err)
@@ -330,14 +316,8 @@ func ExampleClient_DialContext() {
 	go func() { _ = web.Serve(inside) }()
 	defer web.Close()
 
-	cfg, stop := lab()
+	c, stop := dialed(ctx)
 	defer stop()
-	c, err := sshx.Dial(ctx, cfg)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer c.Close()
 	transport := &http.Transport{DialContext: c.DialContext}
 	defer transport.CloseIdleConnections()
 	resp, err := (&http.Client{Transport: transport}).Get("http://" + inside.Addr().String())

@@ -1,6 +1,7 @@
 package vspheretest
 
 import (
+	"iter"
 	"reflect"
 	"slices"
 	"strings"
@@ -19,20 +20,29 @@ type AnyMethod struct {
 	Request    reflect.Type // types.CloneVM_Task and so on
 }
 
+// objects are all objects of the main API.
+func (s *Server) objects() iter.Seq2[types.ManagedObjectReference, any] {
+	return func(yield func(types.ManagedObjectReference, any) bool) {
+		for _, o := range s.model.Map().AllReference("") {
+			tasks, locked := o.(*simulator.TaskManager) // Reference copies all of it
+			if locked {
+				tasks.Lock()
+			}
+			ref := o.Reference()
+			if locked {
+				tasks.Unlock()
+			}
+			if ref.Type != "Verbs" && ref.Type != "Hub" && !yield(ref, o) {
+				return
+			}
+		}
+	}
+}
+
 // Objects lists all objects of the main API.
 func (s *Server) Objects() (refs []types.ManagedObjectReference) {
-	for _, o := range s.model.Map().AllReference("") {
-		tasks, locked := o.(*simulator.TaskManager) // Reference copies all of it
-		if locked {
-			tasks.Lock()
-		}
-		ref := o.Reference()
-		if locked {
-			tasks.Unlock()
-		}
-		if ref.Type != "Verbs" && ref.Type != "Hub" {
-			refs = append(refs, ref)
-		}
+	for ref := range s.objects() {
+		refs = append(refs, ref)
 	}
 	slices.SortFunc(refs, func(a, b types.ManagedObjectReference) int { return strings.Compare(a.String(), b.String()) })
 	return refs
@@ -62,18 +72,8 @@ func (s *Server) AnyMethods() (all []AnyMethod) {
 			}
 		}
 	}
-	for _, o := range s.model.Map().AllReference("") {
-		tasks, locked := o.(*simulator.TaskManager) // Reference copies all of it
-		if locked {
-			tasks.Lock()
-		}
-		ref := o.Reference()
-		if locked {
-			tasks.Unlock()
-		}
-		if ref.Type != "Verbs" && ref.Type != "Hub" {
-			add(ref.Type, o, nil)
-		}
+	for ref, o := range s.objects() {
+		add(ref.Type, o, nil)
 	}
 	for kind, names := range ours {
 		add(kind, s.verbs, names)

@@ -17,9 +17,7 @@ import (
 func TestALeaseIsKeptAsLongAsItsHolderLives(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
-		f.make(t, in(Dirty), 1)
-		x, _ := mustAcquire(t, f.process("alice"), 1)
+		f, x := heldByAlice(t)
 		_, _, err := f.process("bob").test(t, 1)
 		require.ErrorAs(t, err, new(*BusyError))
 		assert.ErrorContains(t, err, "held by alice (TestA) since")
@@ -41,9 +39,7 @@ func TestALeaseIsKeptAsLongAsItsHolderLives(t *testing.T) {
 func TestALeaseWhoseHolderDiedIsOver(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
-		f.make(t, in(Dirty), 1)
-		x, _ := mustAcquire(t, f.process("alice"), 1)
+		f, x := heldByAlice(t)
 		kill(x)
 		bob := f.process("bob")
 		began := time.Now()
@@ -65,9 +61,7 @@ func TestALeaseWhoseHolderDiedIsOver(t *testing.T) {
 func TestALostLeaseEndsItsHolderBeforeAnotherCanHaveIt(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
-		f.make(t, in(Dirty), 1)
-		x, _ := mustAcquire(t, f.process("alice"), 1)
+		f, x := heldByAlice(t)
 		began := time.Now()
 		f.set(func() { f.down = true })
 		<-x.ctx.Done()
@@ -86,9 +80,7 @@ func TestALostLeaseEndsItsHolderBeforeAnotherCanHaveIt(t *testing.T) {
 func TestAnOutageShorterThanTheLeaseIsSurvived(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
-		f.make(t, in(Dirty), 1)
-		x, _ := mustAcquire(t, f.process("alice"), 1)
+		f, x := heldByAlice(t)
 		for range 5 {
 			f.set(func() { f.down = true })
 			time.Sleep(90 * time.Second)
@@ -105,9 +97,7 @@ func TestAnOutageShorterThanTheLeaseIsSurvived(t *testing.T) {
 func TestAStalledHolderNoticesBeforeItTouchesAnything(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
-		f.make(t, in(Dirty), 1)
-		x, _ := mustAcquire(t, f.process("alice"), 1)
+		f, x := heldByAlice(t)
 		stalled := newHeld(x.l, 1)
 		stalled.token, stalled.entry, stalled.ends = x.token, x.entry, x.ends
 		kill(x)
@@ -301,9 +291,7 @@ func TestFiftyHoldersDoNotHinderEachOther(t *testing.T) {
 func TestALateReleaseFreesNoPool(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
-		f.make(t, in(Dirty), 1)
-		x, _ := mustAcquire(t, f.process("alice"), 1)
+		f, x := heldByAlice(t)
 		kill(x)
 		y, _, _ := soon(t, f.process("bob"), 1)
 		f.set(func() { delete(f.shards, "pool-1") })
@@ -322,9 +310,7 @@ func TestALateReleaseFreesNoPool(t *testing.T) {
 func TestAShardThatGoesWhileItIsTakenIsNotTaken(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
-		f.make(t, in(Dirty), 1)
-		x, _ := mustAcquire(t, f.process("alice"), 1)
+		f, x := heldByAlice(t)
 		mustRelease(t, x)
 		f.fault = func(shard string) (bool, error) {
 			f.set(func() { f.fault = nil; delete(f.shards, shard) })
@@ -339,9 +325,7 @@ func TestAShardThatGoesWhileItIsTakenIsNotTaken(t *testing.T) {
 func TestARecentWriteConfirmsALease(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
-		f.make(t, in(Dirty), 1)
-		x, _ := mustAcquire(t, f.process("alice"), 1)
+		f, x := heldByAlice(t)
 		f.set(func() { f.down = true })
 		require.NoError(t, x.Confirm(t.Context()))
 		time.Sleep(6 * time.Second)
@@ -357,9 +341,7 @@ func TestARecentWriteConfirmsALease(t *testing.T) {
 func TestAWriteWithoutAnswerDoesNotKeepALeaseAlive(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
-		f.make(t, in(Dirty), 1)
-		x, _ := mustAcquire(t, f.process("alice"), 1)
+		f, x := heldByAlice(t)
 		began := time.Now()
 		f.set(func() { f.deaf = true })
 		ended := make(chan error)

@@ -184,6 +184,15 @@ func mustAcquire(t *testing.T, l *Ledger, pool int) (*Held, Entry) {
 	return x, was
 }
 
+// heldByAlice is a store with one pool, which was dirty, and alice's lease on that.
+func heldByAlice(t *testing.T) (*fakeStore, *Held) {
+	t.Helper()
+	f := newFakeStore()
+	f.make(t, in(Dirty), 1)
+	x, _ := mustAcquire(t, f.process("alice"), 1)
+	return f, x
+}
+
 func mustRelease(t *testing.T, x *Held) {
 	t.Helper()
 	require.NoError(t, x.Release(t.Context(), Released()))

@@ -348,9 +348,7 @@ func TestLedgersOfOtherFormatsAreLeftAlone(t *testing.T) {
 func TestTheLeaseOfAProcessThatHasEndedOnThisMachineIsTakenOver(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
-		f.make(t, in(Dirty), 1)
-		x, _ := mustAcquire(t, f.process("alice"), 1)
+		f, x := heldByAlice(t)
 		kill(x)
 		bob := f.process("bob")
 		ended := false

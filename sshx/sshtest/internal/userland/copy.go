@@ -43,11 +43,7 @@ func targetsOf(p *machine.Proc, o *options) (pairs [][2]string, code int) {
 	return [][2]string{{from[0], to}}, 0
 }
 
-func cmdCp(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-a -d -f -p -r -R -v -n -T -t: --preserve --preserve= --force --recursive")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdCp = parsed("-a -d -f -p -r -R -v -n -T -t: --preserve --preserve= --force --recursive", func(_ context.Context, p *machine.Proc, o *options) int {
 	tree := o.has("-a", "-r", "-R", "--recursive")
 	if what := o.set["--preserve"]; what != "" && what != "all" && what != "mode,ownership,timestamps" {
 		return p.NotSimulated("--preserve=" + what)
@@ -70,7 +66,7 @@ func cmdCp(_ context.Context, p *machine.Proc) int {
 		}
 	}
 	return code
-}
+})
 
 // failedCopy says why cp or mv could not do its work.
 func failedCopy(p *machine.Proc, verb string, x [2]string, err error) int {
@@ -160,11 +156,7 @@ func (c copier) copy(from, to string) error {
 	return errors.Join(c.v.Chmod(to, i.Mode()), c.v.Chtimes(to, i.ModTime()))
 }
 
-func cmdMv(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-f -n -v -T -t: --force")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdMv = parsed("-f -n -v -T -t: --force", func(_ context.Context, p *machine.Proc, o *options) int {
 	pairs, code := targetsOf(p, o)
 	for _, x := range pairs {
 		i, err := p.View().Lstat(p.Path(x[0]))
@@ -184,4 +176,4 @@ func cmdMv(_ context.Context, p *machine.Proc) int {
 		}
 	}
 	return code
-}
+})

@@ -14,11 +14,7 @@ import (
 // diskBase is what an operating system takes, which the disk does not really hold.
 const diskBase = 2 << 30
 
-func cmdDf(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-P -k -h -m -T -l --output= --portability")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdDf = parsed("-P -k -h -m -T -l --output= --portability", func(_ context.Context, p *machine.Proc, o *options) int {
 	if len(o.args) == 0 {
 		o.args = []string{"/"}
 	}
@@ -70,13 +66,9 @@ func cmdDf(_ context.Context, p *machine.Proc) int {
 		fmt.Fprintln(p.Stdout, strings.Join(row, " "))
 	}
 	return code
-}
+})
 
-func cmdDu(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-s -h -k -b -m")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdDu = parsed("-s -h -k -b -m", func(_ context.Context, p *machine.Proc, o *options) int {
 	if !o.has("-s") {
 		return p.NotSimulated("without -s")
 	}
@@ -116,13 +108,9 @@ func cmdDu(_ context.Context, p *machine.Proc) int {
 		fmt.Fprintf(p.Stdout, "%d%s\t%s\n", sum, suffix, name)
 	}
 	return code
-}
+})
 
-func cmdMountpoint(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-q")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdMountpoint = parsed("-q", func(_ context.Context, p *machine.Proc, o *options) int {
 	if len(o.args) != 1 {
 		return p.Fail(1, "bad usage")
 	}
@@ -140,4 +128,4 @@ func cmdMountpoint(_ context.Context, p *machine.Proc) int {
 		fmt.Fprintf(p.Stdout, "%s is a mountpoint\n", o.args[0])
 	}
 	return 0
-}
+})

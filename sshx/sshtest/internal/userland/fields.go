@@ -50,11 +50,7 @@ func parseRanges(s string) (in func(int) bool, err error) {
 	}, nil
 }
 
-func cmdCut(ctx context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-f: -d: -c: -b: -s --output-delimiter= --fields= --delimiter= --only-delimited")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdCut = parsed("-f: -d: -c: -b: -s --output-delimiter= --fields= --delimiter= --only-delimited", func(ctx context.Context, p *machine.Proc, o *options) int {
 	var lists []string
 	for _, x := range o.list {
 		if slices.Contains([]string{"-f", "--fields", "-c", "-b"}, x[0]) {
@@ -110,7 +106,7 @@ func cmdCut(ctx context.Context, p *machine.Proc) int {
 		_, err := io.WriteString(p.Stdout, b.String())
 		return err
 	})
-}
+})
 
 var trEscape = regexp.MustCompile(`(?s)\\([0-7]{1,3}|.)|.`)
 
@@ -173,11 +169,7 @@ func trSet(s string) ([]byte, error) {
 	return out, nil
 }
 
-func cmdTr(ctx context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "+ -d -s -c -C --delete --squeeze-repeats --complement")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdTr = parsed("+ -d -s -c -C --delete --squeeze-repeats --complement", func(ctx context.Context, p *machine.Proc, o *options) int {
 	if len(o.args) == 0 {
 		return missing(p)
 	}
@@ -237,13 +229,9 @@ func cmdTr(ctx context.Context, p *machine.Proc) int {
 	}
 	_, _ = p.Stdout.Write(out)
 	return 0
-}
+})
 
-func cmdUniq(ctx context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-c -d -u -i")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdUniq = parsed("-c -d -u -i", func(ctx context.Context, p *machine.Proc, o *options) int {
 	if len(o.args) > 1 {
 		return p.NotSimulated("an output file")
 	}
@@ -264,13 +252,9 @@ func cmdUniq(ctx context.Context, p *machine.Proc) int {
 		}
 		return nil
 	})
-}
+})
 
-func cmdTee(ctx context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-a --append")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdTee = parsed("-a --append", func(ctx context.Context, p *machine.Proc, o *options) int {
 	flag := os.O_WRONLY | os.O_CREATE | os.O_TRUNC
 	if o.has("-a", "--append") {
 		flag = os.O_WRONLY | os.O_CREATE | os.O_APPEND
@@ -290,7 +274,7 @@ func cmdTee(ctx context.Context, p *machine.Proc) int {
 		return p.Fail(1, "%s", disk.Reason(err))
 	}
 	return code
-}
+})
 
 func cmdSeq(ctx context.Context, p *machine.Proc) int {
 	sep, n := "\n", []int{}

@@ -86,11 +86,7 @@ func openInput(p *machine.Proc, name string) (io.ReadCloser, error) {
 	return f, nil
 }
 
-func cmdCat(ctx context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-n -u")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdCat = parsed("-n -u", func(ctx context.Context, p *machine.Proc, o *options) int {
 	if len(o.args) == 0 {
 		o.args = []string{"-"}
 	}
@@ -111,7 +107,7 @@ func cmdCat(ctx context.Context, p *machine.Proc) int {
 		}
 	}
 	return code
-}
+})
 
 func numberLines(p *machine.Proc, r io.Reader, line int) (int, error) {
 	data, err := io.ReadAll(r)
@@ -122,11 +118,7 @@ func numberLines(p *machine.Proc, r io.Reader, line int) (int, error) {
 	return line, err
 }
 
-func cmdRm(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-f -r -R -d -v --force --recursive")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdRm = parsed("-f -r -R -d -v --force --recursive", func(_ context.Context, p *machine.Proc, o *options) int {
 	force, tree := o.has("-f", "--force"), o.has("-r", "-R", "--recursive")
 	if len(o.args) == 0 && !force {
 		return missing(p)
@@ -164,13 +156,9 @@ func cmdRm(_ context.Context, p *machine.Proc) int {
 		}
 	}
 	return code
-}
+})
 
-func cmdMkdir(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-p -m: --parents --mode=")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdMkdir = parsed("-p -m: --parents --mode=", func(_ context.Context, p *machine.Proc, o *options) int {
 	m, given := o.set["-m"]
 	if long, ok := o.set["--mode"]; ok {
 		m, given = long, true
@@ -198,13 +186,9 @@ func cmdMkdir(_ context.Context, p *machine.Proc) int {
 		}
 	}
 	return code
-}
+})
 
-func cmdRmdir(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "--ignore-fail-on-non-empty")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdRmdir = parsed("--ignore-fail-on-non-empty", func(_ context.Context, p *machine.Proc, o *options) int {
 	if len(o.args) == 0 {
 		return missing(p)
 	}
@@ -225,13 +209,9 @@ func cmdRmdir(_ context.Context, p *machine.Proc) int {
 		}
 	}
 	return code
-}
+})
 
-func cmdLn(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-s -f -n -T --symbolic --force --no-dereference -t:")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdLn = parsed("-s -f -n -T --symbolic --force --no-dereference -t:", func(_ context.Context, p *machine.Proc, o *options) int {
 	if len(o.args) == 1 && !o.has("-t", "-T") {
 		o.args = append(o.args, path.Base(o.args[0]))
 	}
@@ -261,7 +241,7 @@ func cmdLn(_ context.Context, p *machine.Proc) int {
 		}
 	}
 	return code
-}
+})
 
 func lastOf(s []string) string {
 	if len(s) == 0 {
@@ -270,11 +250,7 @@ func lastOf(s []string) string {
 	return s[len(s)-1]
 }
 
-func cmdTouch(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-c -a -m -r: -d: --no-create --date= --reference=")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdTouch = parsed("-c -a -m -r: -d: --no-create --date= --reference=", func(_ context.Context, p *machine.Proc, o *options) int {
 	if len(o.args) == 0 {
 		return p.Fail(1, "missing file operand")
 	}
@@ -317,7 +293,7 @@ func cmdTouch(_ context.Context, p *machine.Proc) int {
 		}
 	}
 	return code
-}
+})
 
 // parseDate understands @SECONDS, RFC 3339 and its parts, "now".
 func parseDate(s string, now time.Time) (time.Time, error) {

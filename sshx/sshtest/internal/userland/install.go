@@ -16,11 +16,7 @@ import (
 	"github.com/poolready/poolready/sshx/sshtest/internal/machine"
 )
 
-func cmdInstall(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-d -D -p -m: -o: -g: --mode= --owner= --group= --directory -t: -T")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdInstall = parsed("-d -D -p -m: -o: -g: --mode= --owner= --group= --directory -t: -T", func(_ context.Context, p *machine.Proc, o *options) int {
 	for long, short := range map[string]string{"--mode": "-m", "--owner": "-o", "--group": "-g"} {
 		if v, ok := o.set[long]; ok {
 			o.set[short] = v
@@ -84,7 +80,7 @@ func cmdInstall(_ context.Context, p *machine.Proc) int {
 		}
 	}
 	return code
-}
+})
 
 // idsOf turns names or numbers into numbers; "" is -1.
 func idsOf(p *machine.Proc, user, group string) (uid, gid int, err error) {
@@ -104,11 +100,7 @@ func idsOf(p *machine.Proc, user, group string) (uid, gid int, err error) {
 	return uid, gid, nil
 }
 
-func cmdMktemp(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-d -q -u -t -p: --directory --tmpdir --tmpdir= --suffix=")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdMktemp = parsed("-d -q -u -t -p: --directory --tmpdir --tmpdir= --suffix=", func(_ context.Context, p *machine.Proc, o *options) int {
 	if len(o.args) > 1 {
 		return p.Fail(1, "too many templates")
 	}
@@ -161,7 +153,7 @@ func cmdMktemp(_ context.Context, p *machine.Proc) int {
 		return 0
 	}
 	return p.Fail(1, "failed to create file via template '%s': File exists", template)
-}
+})
 
 // parseSize parses 10, 4k, 1M, 1MiB, 2G, of which each is 1024 times the one before, and 1kB, 1MB,
 // 1GB: 1000 times.
@@ -189,11 +181,7 @@ func parseSize(s string) (int64, error) {
 	return n * unit, err
 }
 
-func cmdTruncate(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-s: -c --size= --no-create")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdTruncate = parsed("-s: -c --size= --no-create", func(_ context.Context, p *machine.Proc, o *options) int {
 	arg := cmp.Or(o.set["-s"], o.set["--size"])
 	size, err := parseSize(arg)
 	if err != nil || strings.HasPrefix(arg, "+") || strings.HasPrefix(arg, "-") {
@@ -220,7 +208,7 @@ func cmdTruncate(_ context.Context, p *machine.Proc) int {
 		}
 	}
 	return 0
-}
+})
 
 func cmdDd(ctx context.Context, p *machine.Proc) int {
 	in, out, bs, count, quiet := "-", "-", int64(512), int64(-1), false

@@ -90,11 +90,7 @@ func sendSignal(p *machine.Proc, pid int, sig *machine.Signal, probe bool) error
 	return syscall.ESRCH
 }
 
-func cmdPgrep(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-x -f -l -a -u:")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdPgrep = parsed("-x -f -l -a -u:", func(_ context.Context, p *machine.Proc, o *options) int {
 	if p.Name() == "pkill" && o.has("-l", "-a") {
 		return p.NotSimulated("-l, -a")
 	}
@@ -128,4 +124,4 @@ func cmdPgrep(_ context.Context, p *machine.Proc) int {
 		}
 	}
 	return code
-}
+})

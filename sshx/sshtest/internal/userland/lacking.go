@@ -25,11 +25,7 @@ func cmdLacking(_ context.Context, p *machine.Proc) int {
 }
 
 // cmdWhich is which.
-func cmdWhich(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdWhich = parsed("", func(_ context.Context, p *machine.Proc, o *options) int {
 	code := 0
 	for _, name := range o.args {
 		file, err := p.Which(name)
@@ -45,14 +41,10 @@ func cmdWhich(_ context.Context, p *machine.Proc) int {
 		fmt.Fprintln(p.Stdout, file)
 	}
 	return code
-}
+})
 
 // cmdPrintenv is printenv.
-func cmdPrintenv(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdPrintenv = parsed("", func(_ context.Context, p *machine.Proc, o *options) int {
 	if len(o.args) == 0 {
 		return p.NotSimulated("all variables: env does that")
 	}
@@ -66,14 +58,10 @@ func cmdPrintenv(_ context.Context, p *machine.Proc) int {
 		fmt.Fprintln(p.Stdout, value)
 	}
 	return code
-}
+})
 
 // cmdTac is tac.
-func cmdTac(ctx context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdTac = parsed("", func(ctx context.Context, p *machine.Proc, o *options) int {
 	if len(o.args) == 0 {
 		o.args = []string{"-"}
 	}
@@ -83,4 +71,4 @@ func cmdTac(ctx context.Context, p *machine.Proc) int {
 		_, err := fmt.Fprint(p.Stdout, strings.Join(list, ""))
 		return err
 	})
-}
+})

@@ -16,11 +16,7 @@ import (
 //	dmesg [-T] [--level=LEVEL,...]    of Host.KernelLog; on Debian root's alone
 var logCommands = map[string]machine.Command{"journalctl": cmdJournalctl, "dmesg": cmdDmesg}
 
-func cmdJournalctl(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "--no-pager -o: --since= -b")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdJournalctl = parsed("--no-pager -o: --since= -b", func(_ context.Context, p *machine.Proc, o *options) int {
 	if format, ok := o.set["-o"]; ok && format != "short-precise" || len(o.args) > 0 {
 		return p.NotSimulated(strings.Join(p.Args[1:], " "))
 	}
@@ -45,13 +41,9 @@ func cmdJournalctl(_ context.Context, p *machine.Proc) int {
 		fmt.Fprintf(p.Stdout, "%s %s %s: %s\n", l.At.Format("Jan 02 15:04:05.000000"), strings.TrimSpace(string(name)), l.Tag, l.Text)
 	}
 	return 0
-}
+})
 
-func cmdDmesg(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-T --level=")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdDmesg = parsed("-T --level=", func(_ context.Context, p *machine.Proc, o *options) int {
 	if len(o.args) > 0 {
 		return p.NotSimulated(strings.Join(p.Args[1:], " "))
 	}
@@ -65,4 +57,4 @@ func cmdDmesg(_ context.Context, p *machine.Proc) int {
 		}
 	}
 	return 0
-}
+})

@@ -15,11 +15,7 @@ import (
 	"github.com/poolready/poolready/sshx/sshtest/internal/machine"
 )
 
-func cmdLs(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-1 -a -A -d -l -n -t -r --color=")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdLs = parsed("-1 -a -A -d -l -n -t -r --color=", func(_ context.Context, p *machine.Proc, o *options) int {
 	if when := o.set["--color"]; when != "" && when != "never" && when != "auto" {
 		return p.NotSimulated("--color=" + when)
 	}
@@ -136,7 +132,7 @@ func cmdLs(_ context.Context, p *machine.Proc) int {
 		print(dir, names, true)
 	}
 	return code
-}
+})
 
 // modeString is a mode as ls -l shows it.
 func modeString(m fs.FileMode) string {
@@ -180,11 +176,7 @@ func fileKind(i *disk.FileInfo) string {
 	return "regular file"
 }
 
-func cmdStat(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-L -c: --format= --printf= --dereference")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdStat = parsed("-L -c: --format= --printf= --dereference", func(_ context.Context, p *machine.Proc, o *options) int {
 	format, isPrintf := o.set["--printf"]
 	if !isPrintf {
 		format = cmp.Or(o.set["-c"], o.set["--format"]) + "\n"
@@ -219,7 +211,7 @@ func cmdStat(_ context.Context, p *machine.Proc) int {
 		fmt.Fprint(p.Stdout, text)
 	}
 	return code
-}
+})
 
 func formatStat(format, name, link string, i *disk.FileInfo) (text, bad string) {
 	var b strings.Builder

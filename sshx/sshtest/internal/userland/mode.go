@@ -157,24 +157,26 @@ func cmdChmod(_ context.Context, p *machine.Proc) int {
 			}
 			return v.Chmod(file, m)
 		})
-		switch {
-		case err == nil:
-		case o.has("-f"):
-			code = 1
-		case disk.IsNotExist(err):
-			code = p.Fail(1, "cannot access '%s': %s", name, disk.Reason(err))
-		default:
-			code = p.Fail(1, "changing permissions of '%s': %s", name, disk.Reason(err))
-		}
+		code = max(code, changed(p, o, "permissions", name, err))
 	}
 	return code
 }
 
-func cmdChown(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-R -h -f --recursive --no-dereference --reference=")
-	if !ok {
-		return machine.ExitNotSimulated
+// changed reports the change of one file, and returns the exit code.
+func changed(p *machine.Proc, o *options, what, name string, err error) int {
+	switch {
+	case err == nil:
+		return 0
+	case o.has("-f"):
+		return 1
+	case disk.IsNotExist(err):
+		return p.Fail(1, "cannot access '%s': %s", name, disk.Reason(err))
+	default:
+		return p.Fail(1, "changing %s of '%s': %s", what, name, disk.Reason(err))
 	}
+}
+
+var cmdChown = parsed("-R -h -f --recursive --no-dereference --reference=", func(_ context.Context, p *machine.Proc, o *options) int {
 	v := p.View()
 	uid, gid := -1, -1
 	if ref, ok := o.set["--reference"]; ok {
@@ -214,24 +216,12 @@ func cmdChown(_ context.Context, p *machine.Proc) int {
 		err := v.Tree(p.Path(name), deep, func(file string) error {
 			return v.Chown(file, uid, gid, !deep && !o.has("-h", "--no-dereference"))
 		})
-		switch {
-		case err == nil:
-		case o.has("-f"):
-			code = 1
-		case disk.IsNotExist(err):
-			code = p.Fail(1, "cannot access '%s': %s", name, disk.Reason(err))
-		default:
-			code = p.Fail(1, "changing ownership of '%s': %s", name, disk.Reason(err))
-		}
+		code = max(code, changed(p, o, "ownership", name, err))
 	}
 	return code
-}
+})
 
-func cmdReadlink(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-f -e -n -q --canonicalize")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdReadlink = parsed("-f -e -n -q --canonicalize", func(_ context.Context, p *machine.Proc, o *options) int {
 	if len(o.args) == 0 {
 		return missing(p)
 	}
@@ -259,13 +249,9 @@ func cmdReadlink(_ context.Context, p *machine.Proc) int {
 		}
 	}
 	return code
-}
+})
 
-func cmdDirname(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdDirname = parsed("", func(_ context.Context, p *machine.Proc, o *options) int {
 	if len(o.args) == 0 {
 		return missing(p)
 	}
@@ -282,13 +268,9 @@ func cmdDirname(_ context.Context, p *machine.Proc) int {
 		fmt.Fprintln(p.Stdout, dir)
 	}
 	return 0
-}
+})
 
-func cmdBasename(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-a -s:")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdBasename = parsed("-a -s:", func(_ context.Context, p *machine.Proc, o *options) int {
 	suffix := o.set["-s"]
 	if !o.has("-a", "-s") && len(o.args) == 2 {
 		suffix, o.args = o.args[1], o.args[:1]
@@ -310,4 +292,4 @@ func cmdBasename(_ context.Context, p *machine.Proc) int {
 		fmt.Fprintln(p.Stdout, b)
 	}
 	return 0
-}
+})

@@ -84,6 +84,17 @@ func parse(p *machine.Proc, spec string) (o *options, ok bool) {
 	return o, true
 }
 
+// parsed is the command that parses its arguments by spec, and does f if they are all simulated.
+func parsed(spec string, f func(ctx context.Context, p *machine.Proc, o *options) int) machine.Command {
+	return func(ctx context.Context, p *machine.Proc) int {
+		o, ok := parse(p, spec)
+		if !ok {
+			return machine.ExitNotSimulated
+		}
+		return f(ctx, p, o)
+	}
+}
+
 // missing answers a command line without what real commands, too, insist on.
 func missing(p *machine.Proc) int { return p.Fail(1, "missing operand") }
 

@@ -30,11 +30,7 @@ var procCommands = map[string]machine.Command{
 	"sleep": cmdSleep, "xargs": cmdXargs, "kill": cmdKill, "pgrep": cmdPgrep, "pkill": cmdPgrep, "ps": cmdPs,
 }
 
-func cmdEnv(ctx context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "+ -i -u: --ignore-environment --unset=")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdEnv = parsed("+ -i -u: --ignore-environment --unset=", func(ctx context.Context, p *machine.Proc, o *options) int {
 	if len(o.args) > 0 && o.args[0] == "-" {
 		o.set["-i"], o.args = "", o.args[1:]
 	}
@@ -63,7 +59,7 @@ func cmdEnv(ctx context.Context, p *machine.Proc) int {
 		fmt.Fprintf(p.Stdout, "%s=%s\n", k, q.Env[k])
 	}
 	return 0
-}
+})
 
 // cmdPrefix runs the command behind it. What it would change has no meaning here.
 func cmdPrefix(ctx context.Context, p *machine.Proc) int {
@@ -79,11 +75,7 @@ func cmdPrefix(ctx context.Context, p *machine.Proc) int {
 }
 
 // cmdSetsid runs a command in a process group of its own, which no kill of ours reaches.
-func cmdSetsid(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "+ -f -w --fork --wait")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdSetsid = parsed("+ -f -w --fork --wait", func(_ context.Context, p *machine.Proc, o *options) int {
 	if len(o.args) == 0 {
 		return p.Fail(1, "no command specified")
 	}
@@ -101,7 +93,7 @@ func cmdSetsid(_ context.Context, p *machine.Proc) int {
 		t.Release()
 	}
 	return 0
-}
+})
 
 func parseSeconds(s string) (time.Duration, error) {
 	unit := time.Second
@@ -147,11 +139,7 @@ func cmdSleep(ctx context.Context, p *machine.Proc) int {
 	return 0
 }
 
-func cmdTimeout(ctx context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "+ -s: -k: --signal= --kill-after= --foreground --preserve-status")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdTimeout = parsed("+ -s: -k: --signal= --kill-after= --foreground --preserve-status", func(ctx context.Context, p *machine.Proc, o *options) int {
 	if len(o.args) < 2 {
 		return p.Fail(125, "missing operand")
 	}
@@ -174,13 +162,9 @@ func cmdTimeout(ctx context.Context, p *machine.Proc) int {
 		return 124
 	}
 	return code
-}
+})
 
-func cmdXargs(ctx context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "+ -0 -r -n: -I: -P: --null --no-run-if-empty")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdXargs = parsed("+ -0 -r -n: -I: -P: --null --no-run-if-empty", func(ctx context.Context, p *machine.Proc, o *options) int {
 	data, err := readAll(ctx, p.Stdin)
 	if err != nil {
 		return 1
@@ -257,7 +241,7 @@ func cmdXargs(ctx context.Context, p *machine.Proc) int {
 		}
 	}
 	return code
-}
+})
 
 // xargsWords splits as xargs does: at blanks, with quotes and backslashes.
 func xargsWords(s string) (out []string, err error) {

@@ -24,11 +24,7 @@ import (
 //	ssh, scp and sftp are not there
 var sshCommands = map[string]machine.Command{"ssh-keygen": cmdKeygen, "sshd": cmdSSHD}
 
-func cmdKeygen(ctx context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-q -t: -b: -N: -C: -f: -y -l -A -P: -v")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdKeygen = parsed("-q -t: -b: -N: -C: -f: -y -l -A -P: -v", func(ctx context.Context, p *machine.Proc, o *options) int {
 	if o.set["-N"] != "" || o.set["-P"] != "" {
 		return p.NotSimulated("passphrases")
 	}
@@ -87,7 +83,7 @@ func cmdKeygen(ctx context.Context, p *machine.Proc) int {
 		fmt.Fprintf(p.Stdout, "Generating public/private %s key pair.\nYour identification has been saved in %s\nYour public key has been saved in %s.pub\n", kind, file, file)
 	}
 	return 0
-}
+})
 
 func fingerprints(ctx context.Context, p *machine.Proc, file string) int {
 	var data []byte
@@ -124,11 +120,7 @@ func keyBits(k ssh.PublicKey) int {
 	return 256
 }
 
-func cmdSSHD(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-t -T")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdSSHD = parsed("-t -T", func(_ context.Context, p *machine.Proc, o *options) int {
 	if !o.has("-t", "-T") {
 		return p.NotSimulated("running as a daemon")
 	}
@@ -153,4 +145,4 @@ func cmdSSHD(_ context.Context, p *machine.Proc) int {
 		fmt.Fprintln(p.Stdout, l)
 	}
 	return 0
-}
+})

@@ -248,11 +248,7 @@ func fitsCommand(pattern, file string, args []string) bool {
 // Rules come from /etc/sudoers and /etc/sudoers.d at every call. A password is one of
 // Host.Passwords; it is read from stdin with -S, and there is no other way, as there is no
 // terminal.
-func cmdSudo(ctx context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "+ -n -H -S -E -k -v -i -s -p: -u: --non-interactive --set-home --stdin --user= --prompt= --preserve-env")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdSudo = parsed("+ -n -H -S -E -k -v -i -s -p: -u: --non-interactive --set-home --stdin --user= --prompt= --preserve-env", func(ctx context.Context, p *machine.Proc, o *options) int {
 	if lookup := p.Host.Config().Lookup(); lookup != nil {
 		own := p.Host.Hostname()
 		if err := lookup(ctx, own); err != nil {
@@ -342,7 +338,7 @@ func cmdSudo(ctx context.Context, p *machine.Proc) int {
 	}
 	q.Args = args
 	return p.Host.Execute(ctx, &q)
-}
+})
 
 func sudoEnv(p *machine.Proc, me, to disk.Account, rules *sudoers, preserve bool) map[string]string {
 	env := map[string]string{"TERM": cmp.Or(p.Env["TERM"], "unknown")}

@@ -16,11 +16,7 @@ import (
 	"github.com/poolready/poolready/sshx/sshtest/internal/machine"
 )
 
-func cmdBase64(ctx context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-d -w: --decode --wrap=")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdBase64 = parsed("-d -w: --decode --wrap=", func(ctx context.Context, p *machine.Proc, o *options) int {
 	wrap, err := strconv.Atoi(cmp.Or(o.set["-w"], o.set["--wrap"], "76"))
 	if err != nil {
 		return p.Fail(1, "invalid wrap size")
@@ -48,7 +44,7 @@ func cmdBase64(ctx context.Context, p *machine.Proc) int {
 		}
 		return nil
 	})
-}
+})
 
 // sumName is how names that would break a line are shown, behind a line's own backslash.
 var sumName = strings.NewReplacer(`\`, `\\`, "\n", `\n`, "\r", `\r`)
@@ -126,11 +122,7 @@ func sumWith(algorithm func() hash.Hash) machine.Command {
 	}
 }
 
-func cmdCmp(ctx context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-s -q -u --brief --quiet --silent")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdCmp = parsed("-s -q -u --brief --quiet --silent", func(ctx context.Context, p *machine.Proc, o *options) int {
 	switch diff := p.Name() == "diff"; {
 	case diff && o.has("-s", "--quiet", "--silent"), !diff && o.has("-q", "-u", "--brief"):
 		return p.NotSimulated(o.list[0][0])
@@ -168,4 +160,4 @@ func cmdCmp(ctx context.Context, p *machine.Proc) int {
 		fmt.Fprintf(p.Stdout, "%s %s differ: char %d, line %d\n", o.args[0], o.args[1], n+1, line)
 	}
 	return 1
-}
+})

@@ -43,11 +43,7 @@ func zoneOf(p *machine.Proc, utc bool) *time.Location {
 	return time.UTC
 }
 
-func cmdDate(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-u -R -I -d: -s: --utc --date= --set= --iso-8601 --iso-8601= --rfc-3339=")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdDate = parsed("-u -R -I -d: -s: --utc --date= --set= --iso-8601 --iso-8601= --rfc-3339=", func(_ context.Context, p *machine.Proc, o *options) int {
 	if tz := p.Env["TZ"]; strings.ContainsAny(tz, "0123456789") && zoneOf(p, false) == time.UTC {
 		return p.NotSimulated("TZ=" + tz)
 	}
@@ -118,13 +114,9 @@ func cmdDate(_ context.Context, p *machine.Proc) int {
 	}
 	fmt.Fprintln(p.Stdout, b.String())
 	return 0
-}
+})
 
-func cmdHostname(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-s -f --fqdn --short")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdHostname = parsed("-s -f --fqdn --short", func(_ context.Context, p *machine.Proc, o *options) int {
 	if len(o.args) > 0 {
 		return p.NotSimulated("setting the name; write /etc/hostname")
 	}
@@ -134,13 +126,9 @@ func cmdHostname(_ context.Context, p *machine.Proc) int {
 	}
 	fmt.Fprintln(p.Stdout, name)
 	return 0
-}
+})
 
-func cmdUname(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-a -s -r -n -m -o -v -p -i --all")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdUname = parsed("-a -s -r -n -m -o -v -p -i --all", func(_ context.Context, p *machine.Proc, o *options) int {
 	if len(o.args) > 0 {
 		return p.Fail(1, "extra operand '%s'", o.args[0])
 	}
@@ -175,13 +163,9 @@ func cmdUname(_ context.Context, p *machine.Proc) int {
 	}
 	fmt.Fprintln(p.Stdout, strings.Join(out, " "))
 	return 0
-}
+})
 
-func cmdUptime(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-s -p")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdUptime = parsed("-s -p", func(_ context.Context, p *machine.Proc, o *options) int {
 	up := time.Since(p.Task.Boot.Since)
 	switch {
 	case o.has("-s"):
@@ -192,13 +176,9 @@ func cmdUptime(_ context.Context, p *machine.Proc) int {
 		fmt.Fprintf(p.Stdout, " %s up %d min,  1 user,  load average: 0.00, 0.00, 0.00\n", p.Host.Clock().In(zoneOf(p, false)).Format("15:04:05"), int(up.Minutes()))
 	}
 	return 0
-}
+})
 
-func cmdLogger(ctx context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "+ -t: -p: -i -s --tag=")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdLogger = parsed("+ -t: -p: -i -s --tag=", func(ctx context.Context, p *machine.Proc, o *options) int {
 	text := strings.Join(o.args, " ")
 	if len(o.args) == 0 {
 		data, _ := readAll(ctx, p.Stdin)
@@ -214,7 +194,7 @@ func cmdLogger(ctx context.Context, p *machine.Proc) int {
 		}
 	}
 	return 0
-}
+})
 
 // cmdPower asks the embedder, and ends at once: a machine takes a while to go down.
 func cmdPower(_ context.Context, p *machine.Proc) int {

@@ -17,11 +17,7 @@ import (
 //	systemctl reboot|poweroff
 //
 // sshd is the one unit of a machine that no embedder has given others; it is enabled.
-func cmdSystemctl(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-q --quiet --no-pager")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdSystemctl = parsed("-q --quiet --no-pager", func(_ context.Context, p *machine.Proc, o *options) int {
 	line := strings.Join(p.Args[1:], " ")
 	if len(o.args) == 1 && (o.args[0] == "reboot" || o.args[0] == "poweroff") {
 		if p.User != "root" {
@@ -94,4 +90,4 @@ func cmdSystemctl(_ context.Context, p *machine.Proc) int {
 		return 1
 	}
 	return 0
-}
+})

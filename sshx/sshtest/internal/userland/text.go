@@ -275,11 +275,7 @@ func cmdTail(ctx context.Context, p *machine.Proc) int {
 	return 0
 }
 
-func cmdWc(ctx context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-l -w -c -m --lines --words --bytes")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdWc = parsed("-l -w -c -m --lines --words --bytes", func(ctx context.Context, p *machine.Proc, o *options) int {
 	if o.has("-m") && o.has("-c", "--bytes") {
 		return p.NotSimulated("-c with -m")
 	}
@@ -343,4 +339,4 @@ func cmdWc(ctx context.Context, p *machine.Proc) int {
 		print(total, "total")
 	}
 	return code
-}
+})

@@ -36,17 +36,20 @@ func rootOnly(p *machine.Proc) bool {
 	return true
 }
 
-func cmdUseradd(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-m -M -r -N -U -s: -d: -u: -g: -G: -c: --create-home --no-create-home --system --shell= --home-dir= --uid= --gid= --groups= --comment= --user-group")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
-	if !rootOnly(p) {
-		return 1
-	}
-	if len(o.args) != 1 {
-		return p.Fail(2, "usage: useradd [options] LOGIN")
-	}
+// accountCommand is one for root alone, about one account, which its usage calls what.
+func accountCommand(spec, what string, f func(p *machine.Proc, o *options) int) machine.Command {
+	return parsed(spec, func(_ context.Context, p *machine.Proc, o *options) int {
+		if !rootOnly(p) {
+			return 1
+		}
+		if len(o.args) != 1 {
+			return p.Fail(2, "usage: %s [options] %s", p.Name(), what)
+		}
+		return f(p, o)
+	})
+}
+
+var cmdUseradd = accountCommand("-m -M -r -N -U -s: -d: -u: -g: -G: -c: --create-home --no-create-home --system --shell= --home-dir= --uid= --gid= --groups= --comment= --user-group", "LOGIN", func(p *machine.Proc, o *options) int {
 	for long, short := range map[string]string{"--shell": "-s", "--home-dir": "-d", "--uid": "-u", "--gid": "-g", "--groups": "-G", "--comment": "-c", "--system": "-r"} {
 		if v, ok := o.set[long]; ok {
 			o.set[short] = v
@@ -77,6 +80,7 @@ func cmdUseradd(_ context.Context, p *machine.Proc) int {
 	}
 	switch g, given := o.set["-g"]; {
 	case given:
+		var ok bool
 		if u.GID, ok = acc.GroupNamedOrNumbered(g); !ok {
 			return p.Fail(6, "group '%s' does not exist", g)
 		}
@@ -120,19 +124,9 @@ func cmdUseradd(_ context.Context, p *machine.Proc) int {
 		}
 	}
 	return 0
-}
+})
 
-func cmdUsermod(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-a -G: -g: -s: -d: -c: -L -U --append --groups= --shell= --lock --unlock -aG:")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
-	if !rootOnly(p) {
-		return 1
-	}
-	if len(o.args) != 1 {
-		return p.Fail(2, "usage: usermod [options] LOGIN")
-	}
+var cmdUsermod = accountCommand("-a -G: -g: -s: -d: -c: -L -U --append --groups= --shell= --lock --unlock -aG:", "LOGIN", func(p *machine.Proc, o *options) int {
 	acc := p.Host.Disk.Accounts()
 	i := slices.IndexFunc(acc.Users, func(u disk.Account) bool { return u.Name == o.args[0] })
 	if i < 0 {
@@ -145,6 +139,7 @@ func cmdUsermod(_ context.Context, p *machine.Proc) int {
 		}
 	}
 	if g, ok := o.set["-g"]; ok {
+		var ok bool
 		if u.GID, ok = acc.GroupNamedOrNumbered(g); !ok {
 			return p.Fail(6, "group '%s' does not exist", g)
 		}
@@ -165,7 +160,7 @@ func cmdUsermod(_ context.Context, p *machine.Proc) int {
 		lockPassword(p, u.Name, false)
 	}
 	return 0
-}
+})
 
 // lockPassword sets or removes the "!" before a password in /etc/shadow.
 func lockPassword(p *machine.Proc, user string, lock bool) {
@@ -184,17 +179,7 @@ func lockPassword(p *machine.Proc, user string, lock bool) {
 	disk.Must(p.Host.Disk.WriteFile("/etc/shadow", []byte(b.String()), 0))
 }
 
-func cmdUserdel(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-r -f --remove --force")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
-	if !rootOnly(p) {
-		return 1
-	}
-	if len(o.args) != 1 {
-		return p.Fail(2, "usage: userdel [options] LOGIN")
-	}
+var cmdUserdel = accountCommand("-r -f --remove --force", "LOGIN", func(p *machine.Proc, o *options) int {
 	name, d := o.args[0], p.Host.Disk
 	acc := d.Accounts()
 	u, ok := acc.User(name)
@@ -215,19 +200,9 @@ func cmdUserdel(_ context.Context, p *machine.Proc) int {
 		_ = d.RemoveAll("/var/spool/mail/" + name)
 	}
 	return 0
-}
+})
 
-func cmdGroupadd(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-r -f -g: --system --force --gid=")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
-	if !rootOnly(p) {
-		return 1
-	}
-	if len(o.args) != 1 {
-		return p.Fail(2, "usage: groupadd [options] GROUP")
-	}
+var cmdGroupadd = accountCommand("-r -f -g: --system --force --gid=", "GROUP", func(p *machine.Proc, o *options) int {
 	acc := p.Host.Disk.Accounts()
 	if _, ok := acc.Group(o.args[0]); ok {
 		if o.has("-f", "--force") {
@@ -253,13 +228,9 @@ func cmdGroupadd(_ context.Context, p *machine.Proc) int {
 	acc.Groups = append(acc.Groups, g)
 	disk.Must(acc.Store(p.Host.Disk))
 	return 0
-}
+})
 
-func cmdGroupdel(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdGroupdel = parsed("", func(_ context.Context, p *machine.Proc, o *options) int {
 	if !rootOnly(p) {
 		return 1
 	}
@@ -274,13 +245,9 @@ func cmdGroupdel(_ context.Context, p *machine.Proc) int {
 	acc.Groups = slices.DeleteFunc(acc.Groups, func(x disk.Group) bool { return x.Name == g.Name })
 	disk.Must(acc.Store(p.Host.Disk))
 	return 0
-}
+})
 
-func cmdPasswd(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-l -u -d -S -f")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdPasswd = parsed("-l -u -d -S -f", func(_ context.Context, p *machine.Proc, o *options) int {
 	if len(o.args) != 1 || !o.has("-l", "-u", "-S", "-d") {
 		return p.NotSimulated("setting passwords")
 	}
@@ -308,13 +275,9 @@ func cmdPasswd(_ context.Context, p *machine.Proc) int {
 		lockPassword(p, name, o.has("-l"))
 	}
 	return 0
-}
+})
 
-func cmdID(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-u -g -G -n -r --user --group --groups --name")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdID = parsed("-u -g -G -n -r --user --group --groups --name", func(_ context.Context, p *machine.Proc, o *options) int {
 	acc := p.Host.Disk.Accounts()
 	name := p.User
 	if len(o.args) > 1 {
@@ -355,7 +318,7 @@ func cmdID(_ context.Context, p *machine.Proc) int {
 		fmt.Fprintf(p.Stdout, "uid=%d(%s) gid=%d(%s) groups=%s\n", u.UID, u.Name, u.GID, acc.GroupName(u.GID), strings.Join(out, ","))
 	}
 	return 0
-}
+})
 
 func cmdWhoami(_ context.Context, p *machine.Proc) int {
 	if len(p.Args) > 1 {
@@ -440,11 +403,7 @@ func cmdGetent(_ context.Context, p *machine.Proc) int {
 	return code
 }
 
-func cmdVisudo(_ context.Context, p *machine.Proc) int {
-	o, ok := parse(p, "-c -q -f: --check --file=")
-	if !ok {
-		return machine.ExitNotSimulated
-	}
+var cmdVisudo = parsed("-c -q -f: --check --file=", func(_ context.Context, p *machine.Proc, o *options) int {
 	if !o.has("-c", "--check") {
 		return p.NotSimulated("editing")
 	}
@@ -473,4 +432,4 @@ func cmdVisudo(_ context.Context, p *machine.Proc) int {
 		}
 	}
 	return 0
-}
+})
