@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/poolready/poolready/pool"
@@ -54,7 +53,9 @@ func loadTopology() (Topology, Origins, error) {
 func theTopology(t pool.T) Topology {
 	t.Helper()
 	topology, _, err := loadTopology()
-	require.NoError(t, err)
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
 	for _, w := range topology.Warnings() {
 		t.Logf("topology: %s", w)
 	}

@@ -57,9 +57,14 @@ func TestOperations(t *testing.T) {
 		assert.Contains(t, ok("status", "-pools", "2"), "not ready")
 		out, err := do("verify")
 		require.ErrorContains(t, err, "4 checks failed")
-		assert.Contains(t, out, `dis2: check "ready": clone: does not exist`)
+		assert.Contains(t, out, `dis2: check "ready": it is not built yet`)
 		_, err = do("reset")
-		assert.ErrorContains(t, err, "nothing was touched: con1 is not ready: clone: does not exist")
+		assert.ErrorContains(t, err, "nothing was touched: con1 is not ready: it is not built yet")
+		_, err = do("keep", "-pools", "1")
+		require.ErrorContains(t, err, "keep pool 1 of set")
+		_, err = do("exec", "-pools", "2", "true")
+		require.ErrorContains(t, err, "con2: it is not built yet")
+		assert.Contains(t, ok("status"), "absent", "nothing is leased that is not there")
 		assert.Contains(t, ok("sweep", "-yes"), "0 VMs")
 		assert.Contains(t, ok("destroy", "-yes"), "0 VMs of set")
 		assert.Empty(t, e.history(t))
@@ -171,10 +176,10 @@ rm /etc/dnsmasq.d/poolready.conf
 	})
 	t.Run("what makes no sense is refused", func(t *testing.T) {
 		for want, args := range map[string][]string{
-			"cannot ask for the set's name": {"destroy"},
-			"runs no tests: leave -run out":            {"-test.run", "Pools", "status"},
-			`unknown operation "kill"`:                 {"kill"},
-			"-role god: want one of golden, con, dis":  {"rebuild", "-role", "god"},
+			"cannot ask for the set's name":           {"destroy"},
+			"runs no tests: leave -run out":           {"-test.run", "Pools", "status"},
+			`unknown operation "kill"`:                {"kill"},
+			"-role god: want one of golden, con, dis": {"rebuild", "-role", "god"},
 		} {
 			_, err := do(args...)
 			assert.ErrorContains(t, err, want)

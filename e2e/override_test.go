@@ -47,7 +47,7 @@ func TestOnePoolIsOtherwise(t *testing.T) {
 	assert.Equal(t, netip.MustParseAddr("10.0.3.20"), topology.Reservations()["00:50:56:00:00:01"])
 	assert.Equal(t, "E2E_POOL_2_CON_NAME", from["pool-2.con-name"])
 	assert.Equal(t, "t.yaml:9", from["pool-2.con-lab"])
-	assert.Equal(t, "-pool-2.folder", from["pool-2.folder"])
+	assert.Equal(t, "-set pool-2.folder", from["pool-2.folder"])
 
 	printed := topology.YAML(from)
 	again, _, err := LoadTopology(Source{File: "printed", YAML: []byte(printed)})

@@ -6,12 +6,14 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"path"
+	"regexp"
 
 	"github.com/poolready/poolready/pool"
 )
 
 // A Product is what is under test, as con gets it when it is made ready: after all of its
-// configuration, before it is cleaned and checked. The zero value stands in for it: a file in
+// configuration, before it is cleaned and checked. If one of its steps or checks fails, con is not ready,
+// and that is an infrastructure failure as any other (pool.ErrInfrastructure). The zero value stands in for it: a file in
 // Topology.ProductDir.
 type Product struct {
 	// Install are the steps that install it, in place of scripts/steps/product.sh: pool.Script and
@@ -20,7 +22,13 @@ type Product struct {
 	// Checks are added to con's. Beside them, every host is checked for Topology.ProductDir: con
 	// has it, golden and dis have not.
 	Checks []pool.Check
+	// Ports are those that it opens in con's firewall, beside 22/tcp and 8443/tcp, such as "7070/tcp" or
+	// "9000-9010/udp": a check of con finds every other one that is open.
+	Ports []string
 }
+
+// portName matches a port, or several, as firewalld writes them.
+var portName = regexp.MustCompile(`^[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?/(tcp|udp|sctp|dccp)$`)
 
 // steps are those that install the product.
 func (p Product) steps() []pool.Step {

@@ -304,7 +304,7 @@ func (t Topology) env(h Host) map[string]string {
 			env["RESOLVER"] += " " + t.NameServer.String()
 		}
 		env["FIREWALL_SERVICES"] = "ssh dns ntp"
-		env["FIREWALL_PORTS"] = "22/tcp 8443/tcp"
+		env["FIREWALL_PORTS"] = strings.Join(append([]string{"22/tcp", "8443/tcp"}, t.Product.Ports...), " ")
 	case Dis:
 		env["RESOLVER"] = con.VLAN.String()
 		env["PACKAGES_REMOVED"] = packagesFor(h.OS, t.PackagesRemoved)

@@ -79,7 +79,7 @@ func TestFlagsWinOverTheEnvironmentOverTheFileOverDefaults(t *testing.T) {
 	assert.Equal(t, []int{1, 2}, topology.Only)
 	assert.Equal(t, "Asia/Singapore", topology.Timezone)
 	assert.Equal(t, Origins{
-		"mtu": "topology.yaml:2", "vlan": "E2E_VLAN", "domain": "-domain", "only": "-only", "packages": "topology.yaml:6",
+		"mtu": "topology.yaml:2", "vlan": "E2E_VLAN", "domain": "-set domain", "only": "-pools", "packages": "topology.yaml:6",
 	}, from)
 
 	printed := topology.YAML(from)
@@ -103,10 +103,12 @@ func TestEveryFaultOfATopologyIsReportedWithItsLine(t *testing.T) {
 	for _, want := range []string{
 		`t.yaml:1: mtu: "lots" is no number`, "t.yaml:2: vlan: is 5000", "t.yaml:3: vlan: is set at t.yaml:2 already",
 		"t.yaml:4: nosuch: no such key", "t.yaml:5: lab-if: is neither a value nor a list", `t.yaml:6: name-server: "10.0.1" is no IP address`,
-		"E2E_MAC_PREFIX: mac-prefix:", "-typo: no such key", `-set: set: "Not A Name"`,
+		"E2E_MAC_PREFIX: mac-prefix:", "-set typo: no such key", `-set set: set: "Not A Name"`,
 	} {
 		assert.Contains(t, err.Error(), want)
 	}
+	_, _, err = LoadTopology(Source{Flags: map[string]string{"only": "9"}})
+	assert.ErrorContains(t, err, "-pools: only: there is no pool 9")
 	_, _, err = LoadTopology(Source{File: "t.yaml", YAML: []byte("- a\n- b\n")})
 	assert.ErrorContains(t, err, "t.yaml:1: is no mapping")
 	_, _, err = LoadTopology(Source{File: "t.yaml", YAML: []byte("a: [\n")})

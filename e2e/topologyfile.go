@@ -132,10 +132,10 @@ type Source struct {
 	File  string                                    // name of the YAML file, for messages
 	YAML  []byte                                    // its content; nil is none
 	Env   func(name string) (value string, ok bool) // such as os.LookupEnv; nil is none
-	Flags map[string]string                         // by key
+	Flags map[string]string                         // by key: -set key=value, and -pools for "only"
 }
 
-// Origins tells, by key, where a value is from: "topology.yaml:12", "E2E_MTU", "-mtu". What is
+// Origins tells, by key, where a value is from: "topology.yaml:12", "E2E_MTU", "-set mtu". What is
 // not in it is a default.
 type Origins map[string]string
 
@@ -160,7 +160,7 @@ func LoadTopology(src Source) (Topology, Origins, error) {
 			}
 		}
 		if v, ok := flags[s.key]; ok {
-			apply(s, v, "-"+s.key)
+			apply(s, v, flagOf(s.key))
 			delete(flags, s.key)
 		}
 	}
@@ -173,7 +173,7 @@ func LoadTopology(src Source) (Topology, Origins, error) {
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(flags)) {
-		errs = append(errs, fmt.Errorf("-%s: no such key", key))
+		errs = append(errs, fmt.Errorf("%s: no such key; -print-topology lists them", flagOf(key)))
 	}
 	t.named(from)
 	for _, f := range t.faults() {
@@ -187,6 +187,14 @@ func LoadTopology(src Source) (Topology, Origins, error) {
 		return t, from, fmt.Errorf("topology:\n%w", err)
 	}
 	return t, from, nil
+}
+
+// flagOf returns the command-line flag of a key.
+func flagOf(key string) string {
+	if key == "only" {
+		return "-pools"
+	}
+	return "-set " + key
 }
 
 // variable returns the environment variable of a key.

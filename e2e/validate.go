@@ -57,6 +57,11 @@ func (t Topology) faults() []topologyFault {
 	if longest := len("api.standard-vlan99.p99.") + len(t.Domain); longest > 253 {
 		fault("domain", "is too long: names in it would have %d characters, at most 253 are allowed", longest)
 	}
+	for _, p := range t.Product.Ports {
+		if !portName.MatchString(p) {
+			fault("product", "Product.Ports: %q must be a port or a range and a protocol, such as 7070/tcp", p)
+		}
+	}
 	if t.VLAN < 1 || t.VLAN > 4094 {
 		fault("vlan", "is %d, must be from 1 to 4094", t.VLAN)
 	}

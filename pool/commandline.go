@@ -181,7 +181,11 @@ func (c *commandLine) output() (io.WriteCloser, error) {
 	if c.out == "" {
 		return unclosed{os.Stdout}, nil
 	}
-	return os.Create(c.out)
+	f, err := os.Create(c.out)
+	if err != nil {
+		return nil, fmt.Errorf("%s: nothing was done: -o: %w", c.kind.name, err)
+	}
+	return f, nil
 }
 
 type unclosed struct{ io.Writer }

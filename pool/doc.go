@@ -60,7 +60,7 @@
 // once; if that fails too, or it was the third failure, it is quarantined for five minutes.
 //
 // After every login a host proves that it is the VM that was meant: its guest has the MAC of the
-// VM's login NIC. All clones of a golden have its host keys, so these do not tell them apart; pools
+// VM's login NIC, if the Provider knows that. All clones of a golden have its host keys, so these do not tell them apart; pools
 // are meant for a lab network.
 //
 // # When something fails

@@ -310,8 +310,12 @@ func ask(question string) (string, error) {
 // ssh runs the real ssh, on the terminal if there is one and no command is given.
 func (o *operation) ssh() error {
 	name, remote := o.args[0], o.args[1:]
-	if len(remote) > 0 && remote[0] == "--" {
-		remote = remote[1:]
+	if len(remote) > 0 {
+		if remote[0] == "--" {
+			remote = remote[1:]
+		} else if strings.HasPrefix(remote[0], "-") { // the real ssh would take it for its own
+			return &usageError{fmt.Sprintf("ssh: flag %s after the host: flags go before it, and a command that begins with \"-\" after --", remote[0])}
+		}
 	}
 	found := false
 	err := o.eachHost(false, []string{name}, func(ctx context.Context, q *poolPlan, h *Host) error {
@@ -359,6 +363,8 @@ type hostResult struct {
 func (o *operation) exec() error {
 	if o.args[0] == "--" {
 		o.args = o.args[1:]
+	} else if vm := o.args[0]; o.spec.hasHost(vm) {
+		return &usageError{fmt.Sprintf("exec: %s is a host: ssh %s runs a command on it; exec -- runs a command of that name", vm, vm)}
 	}
 	return o.onHosts(sshx.Cmd{Args: o.args}, true)
 }
@@ -420,7 +426,7 @@ func (o *operation) eachHost(leased bool, names []string, f func(context.Context
 	forAll(p.pools, p.Concurrency.Hosts/len(s.Roles), func(q *poolPlan) {
 		i := slices.Index(p.pools, q)
 		ctx, done := o.ctx, func() {}
-		if leased {
+		if leased && q.state != lease.Absent {
 			if ctx, done, errs[i] = o.lease(l, q); errs[i] != nil {
 				errs[i] = fmt.Errorf("pool %d: %w", q.number, errs[i])
 				return
@@ -461,7 +467,7 @@ func (o *operation) lease(l *lease.Ledger, q *poolPlan) (context.Context, func()
 func (o *operation) visit(ctx context.Context, s Spec, q *poolPlan, h *hostPlan, f func(context.Context, *poolPlan, *Host) error) error {
 	switch {
 	case h.info.ID == "":
-		return fmt.Errorf("%s: it does not exist", h.VM)
+		return fmt.Errorf("%s: %w", h.VM, errNotBuilt)
 	case !h.info.On:
 		return fmt.Errorf("%s: it is off", h.VM)
 	}

@@ -32,6 +32,21 @@ func (r *rig) wired(pools int) pool.Spec {
 	return spec
 }
 
+func TestOperationsOnWhatIsNotBuiltDoNotBlockItsBuilder(t *testing.T) {
+	t.Parallel()
+	r := newMemory(t)
+	spec := r.wired(2)
+	require.ErrorContains(t, pool.Keep(t.Context(), only(spec, 2), pool.KeepOptions{}), "pool 2 of set \"lab\": it is not built yet")
+	require.ErrorContains(t, pool.Reset(t.Context(), spec), "con1 is not ready: it is not built yet")
+	for _, p := range r.status(spec).Pools {
+		assert.Equal(t, pool.StateAbsent, p.State)
+	}
+	for _, call := range r.asked(0) {
+		assert.NotContains(t, call, "SetLedger")
+	}
+	r.open(spec).Close()
+}
+
 func TestOperations(t *testing.T) {
 	t.Parallel()
 	r := newMemory(t)

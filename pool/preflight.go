@@ -59,7 +59,7 @@ func (r *run) preflight(ctx context.Context, end time.Time) error {
 		}
 	}
 	if err := r.spec.Provider.Preflight(ctx, clones); err != nil {
-		return fmt.Errorf("set %q: nothing was touched: %w", r.spec.Name, err)
+		return fmt.Errorf("nothing was touched: %w", err)
 	}
 	return nil
 }

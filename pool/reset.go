@@ -253,7 +253,7 @@ func (s *Set) find(ctx context.Context, old *Pool) (*Pool, error) {
 	hosts := plan.pool(old.Number).hosts
 	for _, h := range hosts {
 		if !h.ready() {
-			err := fmt.Errorf("%s: %s: %s", h.VM, h.Action, h.Reason)
+			err := fmt.Errorf("%s: %w", h.VM, h.unfit())
 			if _, _, _, is := readySnapshot(h.info, h.role.Snapshot); h.Action != ActionRefuse && errors.Is(is, errUnfinished) {
 				return nil, err // its builder died
 			}
@@ -293,7 +293,7 @@ func resetPools(ctx context.Context, s Spec) error {
 	for _, q := range r.plan.pools {
 		for _, h := range q.hosts {
 			if !h.ready() {
-				not = append(not, fmt.Errorf("%s is not ready: %s: %s", h.VM, h.Action, h.Reason))
+				not = append(not, fmt.Errorf("%s is not ready: %w", h.VM, h.unfit()))
 			}
 		}
 	}

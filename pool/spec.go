@@ -280,6 +280,13 @@ func (s Spec) vm(r Role, pool int) VM {
 // uses reports whether the Spec is about the pool of that number.
 func (s Spec) uses(pool int) bool { return len(s.Only) == 0 || slices.Contains(s.Only, pool) }
 
+// hasHost reports whether one of the pools that the Spec is about has a VM of that name.
+func (s Spec) hasHost(name string) bool {
+	return slices.ContainsFunc(s.numbers(), func(n int) bool {
+		return slices.ContainsFunc(s.Roles, func(r Role) bool { return s.vm(r, n).Name == name })
+	})
+}
+
 // numbers returns the numbers of the pools that the Spec is about, in order.
 func (s Spec) numbers() []int {
 	var all []int

@@ -142,7 +142,7 @@ func (q *poolPlan) status(s *lease.Snapshot) PoolStatus {
 	for _, h := range q.hosts {
 		st := h.status()
 		if !st.Ready {
-			p.Ready, p.Reason = false, cmp.Or(p.Reason, fmt.Sprintf("%s: %s: %s", h.VM, h.Action, h.Reason))
+			p.Ready, p.Reason = false, cmp.Or(p.Reason, fmt.Sprintf("%s: %v", h.VM, h.unfit()))
 		}
 		p.Hosts = append(p.Hosts, st)
 	}

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -409,8 +410,8 @@ func (f *faults) checks(path, kind string, checks []Check, vms []VM) {
 		for _, v := range variable.FindAllString(c.Want, -1) {
 			n := slices.IndexFunc(vms, func(vm VM) bool { _, ok := vm.Env[v[2:len(v)-1]]; return !ok })
 			if n >= 0 {
-				f.addf(at+": Want", "unknown variable %s; want one of the Env of %s: %s", v, vms[n].Name,
-					strings.Join(slices.Sorted(maps.Keys(vms[n].Env)), ", "))
+				known := strings.Join(slices.Sorted(maps.Keys(vms[n].Env)), ", ")
+				f.addf(at+": Want", "unknown variable %s; want one of the Env of %s: %s", v, vms[n].Name, cmp.Or(known, "it is empty"))
 			}
 		}
 	}

@@ -173,7 +173,15 @@ func (q *poolPlan) unready() (hosts []HostStatus, ready bool) {
 const readyCheck = "ready"
 
 // unfit says why a host is not to be used as it is.
-func (h *hostPlan) unfit() error { return fmt.Errorf("%s: %s", h.Action, h.Reason) }
+func (h *hostPlan) unfit() error {
+	if h.info.ID == "" {
+		return errNotBuilt
+	}
+	return fmt.Errorf("%s: %s", h.Action, h.Reason)
+}
+
+// errNotBuilt says that a host, or all of a pool, does not exist.
+var errNotBuilt = errors.New("it is not built yet; Ensure or Open builds it")
 
 // verifyHost runs all checks of one host.
 func (p *Pool) verifyHost(ctx context.Context, i int) []CheckResult {

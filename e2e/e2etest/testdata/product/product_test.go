@@ -18,7 +18,7 @@ var lab *pool.Set
 
 // shopd is the product's server, simulated.
 func shopd(ctx context.Context, p *sshtest.Proc) int {
-	l, err := p.Listen(ctx, "tcp", ":8443")
+	l, err := p.Listen(ctx, "tcp", ":7070")
 	if err != nil {
 		return p.Fail(1, "%v", err)
 	}
@@ -42,8 +42,9 @@ func TestMain(m *testing.M) {
 		topology.RunnerKey = sshx.AuthorizedKey(vcenter.ClientKey.PublicKey())
 		topology.Product = e2e.Product{
 			Install: []pool.Step{pool.Script("shop", "set -e; dnf -y install shop; mkdir -p $PRODUCT_DIR; systemctl enable --now shop; "+
-				"firewall-cmd -q --permanent --add-port=8443/tcp; firewall-cmd -q --reload")},
+				"firewall-cmd -q --permanent --add-port=7070/tcp; firewall-cmd -q --reload")},
 			Checks: []pool.Check{pool.ScriptCheck("shop", "active", "systemctl is-active shop")},
+			Ports:  []string{"7070/tcp"},
 		}
 		lab = pool.Ensure(t, e2etest.On(t, vcenter, topology.Spec(nil, sshx.Config{})))
 	})
@@ -52,7 +53,7 @@ func TestMain(m *testing.M) {
 func TestTheShopIsOpenToDis(t *testing.T) {
 	dis := lab.Acquire(t).Host(e2e.Dis)
 	c := &http.Client{Transport: &http.Transport{DialContext: dis.DialContext}}
-	if resp, err := c.Get("http://registry.p1.example.com:8443/"); err != nil || resp.StatusCode != http.StatusOK {
+	if resp, err := c.Get("http://registry.p1.example.com:7070/"); err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatal(resp, err)
 	}
 }
