@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"flag"
 	"os"
+	"os/signal"
 	"regexp"
 	"strings"
 	"sync"
@@ -113,6 +114,11 @@ const interruptedLease = 10 * time.Minute
 // startInterrupted starts such a process, and returns when three tests work and one waits.
 func (s *standing) startInterrupted(spec pool.Spec, env ...string) *talker {
 	s.t.Helper()
+	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGHUP} {
+		if signal.Ignored(sig) { // as by nohup; the process would inherit that
+			signal.Notify(make(chan os.Signal, 1), sig)
+		}
+	}
 	c := s.talk("interrupted", interruptedLease, env...)
 	for range 3 {
 		c.await("works")
