@@ -242,7 +242,7 @@ func (s *Set) awaitChange(ctx context.Context, read *lease.Snapshot, freed <-cha
 }
 
 // chooseAgain chooses by the last reading of the ledger: any free pool if that is recent and this process
-// has freed none since, and else one that was clean then and that nobody has used since, as the ledger says
+// has freed none since, and else one that was clean then and has not been used since, as the ledger says
 // when it is leased. So it does not matter how many pools there are.
 func (s *Set) chooseAgain(ctx context.Context, w *lease.Waiter, test string) (int, *lease.Snapshot) {
 	last, freed := s.queue.seen()

@@ -52,7 +52,7 @@ func Keep(ctx context.Context, spec Spec, o KeepOptions) error {
 }
 
 func keepPool(ctx context.Context, l *lease.Ledger, q *poolPlan, reason string, d time.Duration) error {
-	if q.state == lease.Absent { // to lease it would block whoever builds it
+	if q.state == lease.Absent { // a lease would block its builder
 		return errNotBuilt
 	}
 	n := q.number

@@ -48,7 +48,7 @@ func newPlaces() *places {
 	}
 }
 
-// maker is entered by whoever makes the folder of that path.
+// maker is entered by the one caller that makes the folder of that path.
 func (p *places) maker(path string) gate {
 	p.mu.Lock()
 	defer p.mu.Unlock()

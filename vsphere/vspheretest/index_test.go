@@ -13,7 +13,7 @@ import (
 	"github.com/poolready/poolready/vsphere/vspheretest"
 )
 
-// What a VM's life takes does not depend on how many there are: whoever looks at a VM allocates
+// What a VM's life takes does not depend on how many there are: looking at a VM allocates
 // memory, so the number of allocations says how many are looked at.
 func TestOperationsDoNotVisitEveryVM(t *testing.T) {
 	const few, many = 10, 410

@@ -130,8 +130,8 @@ func Bound(ctx context.Context) bool { return ctx.Value(heldKey{}) != nil }
 func (x *Held) SetPurpose(f func() string) { x.purpose.Store(&f) }
 
 // Confirm asks the ledger whether the lease is ours, as must be done right before anything that
-// cannot be undone. If it was written a moment ago, it asks nobody; if the ledger does not show it, it is
-// written again, as long as nobody else can have had it.
+// cannot be undone. If it was written a moment ago, it does not ask; if the ledger does not show it, it is
+// written again, unless another holder can have had it.
 func (x *Held) Confirm(ctx context.Context) error {
 	if err := context.Cause(ctx); err != nil {
 		return err

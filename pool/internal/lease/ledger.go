@@ -92,7 +92,7 @@ type Snapshot struct {
 }
 
 // WithClock returns the snapshot with the clock, and the claim, of a later one. A pool is leased from it only
-// if nobody has changed its shard since that was read.
+// if its shard is unchanged since that was read.
 func (s *Snapshot) WithClock(now *Snapshot) *Snapshot {
 	shards := maps.Clone(s.Shards)
 	delete(shards, claimShard)
