@@ -49,6 +49,13 @@ func (h *holdings) of(pool int) *lease.Held {
 
 func (h *holdings) has(pool int) bool { return h.of(pool) != nil }
 
+// before returns what a pool was when it was leased.
+func (h *holdings) before(pool int) lease.Entry {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.was[pool]
+}
+
 // any reports whether anything is held.
 func (h *holdings) any() bool {
 	h.mu.Lock()

@@ -162,11 +162,18 @@ func (r *run) readyHost(ctx context.Context, st *stage, h *hostPlan) (string, er
 		r.log.linef("%s: reset: it does not answer: %s", h.VM, firstLine(err))
 		reset = true
 	}
+	held := r.held.has(h.Pool)
 	err := r.held.try(ctx, h.Pool, "being repaired", r.ledger.Build)
 	if busy, ok := errors.AsType[*BusyError](err); ok && busy.State != lease.Absent {
 		return "is in use", nil // since a moment ago: not answering is its holder's affair
 	} else if err != nil {
 		return fail(err)
+	}
+	if !held && r.usedSince(h.Pool) {
+		// They have reset it or left it to be reset, which may have moved its hosts: this one may be well.
+		r.held.putBack(ctx, func(n int) bool { return n != h.Pool })
+		r.forgetAddrs(h.Pool)
+		return "was in use", nil
 	}
 	ctx, done := r.held.bind(ctx, h.Pool)
 	defer done()
@@ -202,6 +209,25 @@ func (r *run) resetBefore(h *hostPlan) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.ContainsFunc(r.plan.pool(h.Pool).hosts, func(of *hostPlan) bool { return r.hosts[of] != nil && r.hosts[of].reset })
+}
+
+// usedSince reports whether a pool that the run holds had another holder since the plan was made.
+func (r *run) usedSince(pool int) bool {
+	was := r.held.before(pool)
+	return !was.Same(r.plan.pool(pool).entry)
+}
+
+// forgetAddrs has the hosts of a pool looked for when they are next used.
+func (r *run) forgetAddrs(pool int) {
+	for _, of := range r.plan.pool(pool).hosts {
+		r.mu.Lock()
+		x := r.hosts[of]
+		r.mu.Unlock()
+		if x != nil && x.host != nil {
+			x.host.drop()
+			x.host.setAddr(netip.Addr{})
+		}
+	}
 }
 
 // newHost returns the host of a VM that exists and is ready.

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/poolready/poolready/pool"
+	"github.com/poolready/poolready/sshx"
 )
 
 // A fakeT is the T of a test that may fail.
@@ -301,4 +304,63 @@ func TestABuilderWaitsForWhoUsesThePool(t *testing.T) {
 	p.Host("dis").MustRun(t, "true")
 	ft.end()
 	require.NoError(t, <-opened)
+}
+
+// A elsewhere dials one address in the place of another.
+type elsewhere struct {
+	sshx.Dialer
+	instead atomic.Pointer[map[string]string]
+}
+
+func (e *elsewhere) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	if m := e.instead.Load(); m != nil && (*m)[address] != "" {
+		address = (*m)[address]
+	}
+	return e.Dialer.DialContext(ctx, network, address)
+}
+
+// While a run probes what it reuses, another process uses the pool and resets it, so that its hosts have other
+// addresses, and another machine has that of dis. Nothing is wrong with the pool: it is left as it is.
+func TestAPoolThatOthersUsedMeanwhileIsNotRepaired(t *testing.T) {
+	t.Parallel()
+	r := newMemory(t)
+	others := r.open(r.shared(1, time.Minute))
+	spec := r.shared(1, time.Minute)
+	dialer := &elsewhere{Dialer: spec.SSH.Dialer}
+	spec.SSH.Dialer = dialer
+	old := others.Pools()[0].Host("dis").Addr()
+	var once sync.Once
+	reverts := 0
+	spec.Logf = func(format string, args ...any) {
+		r.logf(format, args...)
+		if !strings.Contains(fmt.Sprintf(format, args...), "ready con: done") {
+			return
+		}
+		once.Do(func() {
+			for range 2 {
+				ft := testOf(t, "TestOther")
+				p := ft.acquire(others)
+				if !assert.NotNil(t, p, "%v", ft.errs) {
+					return
+				}
+				assert.NoError(t, p.Verify(t.Context()).Err())
+				ft.end()
+			}
+			assert.Eventually(t, func() bool { return r.status(spec).Pools[0].State == pool.StateClean }, time.Minute, 20*time.Millisecond)
+			con, dis := others.Pools()[0].Host("con").Addr(), others.Pools()[0].Host("dis").Addr()
+			assert.NotEqual(t, old, dis)
+			dialer.instead.Store(&map[string]string{old.String() + ":22": con.String() + ":22"})
+			reverts = r.count("Revert", "")
+		})
+	}
+	set := r.open(spec)
+	require.Positive(t, reverts)
+	assert.Equal(t, reverts, r.count("Revert", ""))
+	assert.Equal(t, pool.StateClean, r.status(spec).Pools[0].State)
+	ft := testOf(t, "TestLate")
+	p := ft.acquire(set)
+	require.NotNil(t, p, "%v", ft.errs)
+	defer ft.end()
+	assert.Equal(t, reverts, r.count("Revert", ""), "it was clean")
+	assert.NoError(t, p.Verify(t.Context()).Err())
 }
