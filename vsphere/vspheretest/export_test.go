@@ -81,3 +81,10 @@ func (s *Server) AnyMethods() (all []AnyMethod) {
 	slices.SortFunc(all, func(a, b AnyMethod) int { return strings.Compare(a.Type+a.Name, b.Type+b.Name) })
 	return all
 }
+
+// Awaited reports whether a wait is to be woken by a change of this task alone.
+func (s *Server) Awaited(task types.ManagedObjectReference) bool {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	return s.hub.waiting[task] != nil
+}

@@ -8,6 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/vmware/govmomi/fault"
 	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/property"
+	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
 
@@ -185,4 +187,47 @@ func TestTemplateIsFullyClonedAndItsDiskGrown(t *testing.T) {
 		&types.VirtualDeviceConfigSpec{Operation: "edit", Device: mismatch},
 	}})
 	assert.True(t, fault.Is(err, &types.InvalidDeviceOperation{}), "both sizes have to agree: %v", err)
+}
+
+func TestAWaitForOneTaskSeesWhatIsAddedMeanwhile(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(srv *vspheretest.Server) { srv.Latency.PowerOn = time.Hour })
+	vm := s.full("golden")
+	power, err := vm.PowerOn(s.ctx)
+	require.NoError(t, err)
+	pc, err := property.DefaultCollector(s.c.Client).Create(s.ctx)
+	require.NoError(t, err)
+	add := func(ref types.ManagedObjectReference, prop string) {
+		t.Helper()
+		_, err := pc.CreateFilter(s.ctx, types.CreateFilter{Spec: types.PropertyFilterSpec{
+			PropSet:   []types.PropertySpec{{Type: ref.Type, PathSet: []string{prop}}},
+			ObjectSet: []types.ObjectSpec{{Obj: ref}},
+		}})
+		require.NoError(t, err)
+	}
+	wait := func(version string) (*types.UpdateSet, error) {
+		res, err := methods.WaitForUpdatesEx(s.ctx, s.c.Client, &types.WaitForUpdatesEx{This: pc.Reference(), Version: version})
+		if err != nil {
+			return nil, err
+		}
+		return res.Returnval, nil
+	}
+	add(power.Reference(), "info.state")
+	set, err := wait("")
+	require.NoError(t, err)
+	got := make(chan *types.UpdateSet, 1)
+	go func() {
+		set, err := wait(set.Version)
+		assert.NoError(t, err)
+		got <- set
+	}()
+	require.Eventually(t, func() bool { return s.srv.Awaited(power.Reference()) }, time.Minute, time.Millisecond)
+	add(vm.Reference(), "name")
+	select {
+	case set := <-got:
+		require.Len(t, set.FilterSet, 1)
+		assert.Equal(t, vm.Reference(), set.FilterSet[0].ObjectSet[0].Obj)
+	case <-time.After(time.Minute):
+		t.Fatal("the wait does not see the new filter")
+	}
 }
