@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -58,29 +60,51 @@ func (h *Host) awaitResumed(ctx context.Context, now *lease.Snapshot, report fun
 	return h.gates.boot(ctx, func() error {
 		ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("did not resume within %s", limit))
 		defer cancel()
-		return poll(ctx, func(ctx context.Context) error {
+		var other *otherBootError
+		err := poll(ctx, func(ctx context.Context) error {
 			err := h.resumed(ctx, report)
+			if errors.As(err, &other) {
+				return nil // waiting longer changes nothing
+			}
 			if err == nil {
 				err = h.settle(ctx, now) // after which it may have another address
 			}
 			return err
 		})
+		if err == nil && other != nil {
+			err = other
+		}
+		return err
 	})
 }
 
+// An otherBootError says that the host, which proved to be this VM, runs since another boot than
+// the VM in its snapshot.
+type otherBootError struct {
+	addr      netip.Addr
+	has, want string
+}
+
+func (e *otherBootError) Error() string {
+	return fmt.Sprintf("%s has the boot id %s, the VM in its snapshot has %s: it did not resume", e.addr, e.has, e.want)
+}
+
 // resumed logs in to the host that goes on. For a while vCenter may tell the address of before the
-// revert, where by now another clone may be, with the same host keys; the boot id tells the two
-// apart.
+// revert, where by now another clone may be, with the same host keys; MACs tell the two apart, or
+// the boot id where the hypervisor does not tell MACs.
 func (h *Host) resumed(ctx context.Context, report func(string)) error {
 	h.drop()
 	if err := h.reach(ctx, report); err != nil {
 		return err
 	}
 	boot, err := h.bootID(ctx)
-	if err == nil && boot != h.snapshotBoot {
-		err = fmt.Errorf("%s has the boot id %s, the VM in its snapshot has %s: it is another machine, or did not resume", h.Addr(), boot, h.snapshotBoot)
+	if err != nil || boot == h.snapshotBoot {
+		return err
 	}
-	return err
+	if mac, err := h.loginMAC(ctx); err != nil || mac == "" {
+		return fmt.Errorf("%s has the boot id %s, the VM in its snapshot has %s: it is another machine, or did not resume", h.Addr(), boot, h.snapshotBoot)
+	}
+	return &otherBootError{addr: h.Addr(), has: boot, want: h.snapshotBoot}
 }
 
 // settle sets the host's clock to the hypervisor's, which now has, and has its leases renewed, as far

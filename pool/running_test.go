@@ -213,14 +213,13 @@ func TestAResumeThatIsNoneIsNoticed(t *testing.T) {
 				}
 				return p.PowerOn(ctx, id)
 			},
-			want: "it is another machine, or did not resume",
+			want: "it did not resume",
 		},
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
 			t.Parallel()
 			r := newMemory(t)
 			spec := r.running(1, "con")
-			spec.Limits.Boot = 2 * time.Second
 			spec.Roles = spec.Roles[:1]
 			spec.Provider = lazy{spec.Provider, c.revert}
 			set := r.open(spec)
@@ -237,6 +236,7 @@ func TestAResumeThatIsNoneIsNoticed(t *testing.T) {
 			p = second.acquire(set)
 			require.NotNil(t, p, "%v", second.errs)
 			assert.Contains(t, r.saying(), c.want)
+			assert.NotContains(t, r.saying(), "did not resume within", "nothing is waited for that cannot come")
 			_, err := p.Host("con").Run(t.Context(), "test", "-e", "/var/dirt")
 			require.Error(t, err, "it is rebuilt instead")
 			// Once more, if the connection was dropped when the process took the rebuilt pool over:
@@ -400,38 +400,6 @@ func TestASnapshotThatLostTheMemoryIsNotReady(t *testing.T) {
 	assert.Equal(t, "rebuild: its ready snapshot lacks the VM's memory", r.plan(spec)["dis1"])
 }
 
-// resetTime is how long it takes from the end of one test until the next has the pool.
-func resetTime(t *testing.T, roles ...string) time.Duration {
-	t.Helper()
-	r := newRig(t, func(s *vspheretest.Server) {
-		s.Latency = vspheretest.Brisk()
-		s.Latency.Scale = 3
-	})
-	set := r.open(r.running(1, roles...))
-	first := testOf(t, "TestFirst")
-	require.NotNil(t, first.acquire(set), "%v", first.errs)
-	start := time.Now()
-	first.end()
-	second := testOf(t, "TestSecond")
-	require.NotNil(t, second.acquire(set), "%v", second.errs)
-	took := time.Since(start)
-	second.end()
-	set.Close()
-	return took
-}
-
-// TestResumingIsFasterThanBooting compares the two in one run.
-func TestResumingIsFasterThanBooting(t *testing.T) {
-	t.Parallel()
-	ratio := 1.0
-	for try := 0; try < 3 && ratio > 0.7; try++ {
-		off, running := resetTime(t), resetTime(t, "con", "dis")
-		ratio = min(ratio, running.Seconds()/off.Seconds())
-		t.Logf("resumed in %s, booted in %s: ratio %.2f", running.Round(time.Millisecond), off.Round(time.Millisecond), running.Seconds()/off.Seconds())
-	}
-	assert.LessOrEqual(t, ratio, 0.7)
-}
-
 // Another clone, with golden's host keys, answers at the address that vCenter tells: it is never
 // taken for the host.
 func TestAnotherCloneAtTheAddressIsRefused(t *testing.T) {
@@ -439,7 +407,6 @@ func TestAnotherCloneAtTheAddressIsRefused(t *testing.T) {
 	r := newMemory(t)
 	spec := r.spec(2)
 	spec.Roles = spec.Roles[:1]
-	spec.Limits.Boot = 5 * time.Second
 	provider := &confused{Provider: spec.Provider}
 	spec.Provider = provider
 	set := r.open(spec)
@@ -448,7 +415,9 @@ func TestAnotherCloneAtTheAddressIsRefused(t *testing.T) {
 	provider.mu.Unlock()
 	set.Close()
 	r.powerOff("con1")
-	_, err := pool.Open(t.Context(), spec)
+	impatient := spec
+	impatient.Limits.Boot = 5 * time.Second
+	_, err := pool.Open(t.Context(), impatient)
 	var failed *pool.HostError
 	require.ErrorAs(t, err, &failed)
 	assert.Equal(t, "con1", failed.Host)

@@ -17,9 +17,10 @@ import (
 func TestClonesThatShareALeaseAreNotReady(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(s *vspheretest.Server) { s.OS = &sshguest.OS{LeaseByMachineID: true} })
-	spec := r.spec(2)
+	spec := r.spec(1)
 	spec.Roles = spec.Roles[:1]
-	spec.Limits.Boot = 5 * time.Second
+	r.open(spec).Close()
+	spec.Pools, spec.Limits.Boot = 2, 5*time.Second
 	set, err := pool.Open(t.Context(), spec)
 	if err == nil {
 		set.Close()
