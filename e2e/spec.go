@@ -56,7 +56,7 @@ func answersNames(ctx context.Context, h, _ *pool.Host) error {
 		return err
 	}
 	if got != want {
-		return fmt.Errorf("%s asked for %s: got %q, want %q", want, name, got, want)
+		return fmt.Errorf("dig %s @%s: got %q, want %q", name, want, got, want)
 	}
 	return nil
 }

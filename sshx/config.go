@@ -57,7 +57,7 @@ type Config struct {
 	// use; nil discards it. It is called from any goroutine.
 	Logf func(format string, args ...any)
 	// Observe is told of every command that Run ran, once it has ended, and of every Put, Get, PutTree
-	// and GetTree; nil is nobody. It is called from any goroutine, and must return soon.
+	// and GetTree; nil observes nothing. It is called from any goroutine, and must return soon.
 	Observe func(Observation)
 }
 
@@ -67,7 +67,7 @@ type Dialer interface {
 }
 
 // HostKeys says which host keys are trusted. Sources add up, but what KnownHosts revokes is not
-// trusted whoever else knows it; the zero value trusts none. Only algorithms for which a source has
+// trusted even if another source has it; the zero value trusts none. Only algorithms for which a source has
 // a key are asked of the machine, so a machine with keys of several kinds shows the one that is
 // known. A certificate is also accepted if the key in it is known.
 type HostKeys struct {

@@ -12,9 +12,9 @@ import (
 // nothing can be written once reading has failed.
 //
 // The latter is for ssh.Client.OpenChannel. A channel that it registers after the end of the
-// connection's reader waits for its answer for ever, unless its request cannot be written; and of
-// the first write that fails, x/crypto tells nobody, only those who come after it. So when reading
-// fails, nothing can be written any more, and poison does write something, before the reader ends.
+// connection's reader waits for its answer for ever, unless its request cannot be written; and
+// x/crypto reports a failed write only to later callers, not to its own. So when reading fails,
+// writing fails, too, and poison writes something before the reader ends.
 type watched struct {
 	net.Conn
 	begun time.Time

@@ -55,7 +55,7 @@ func dial(ctx context.Context, given *Config) (*Client, error) {
 	return c, nil
 }
 
-// A jumpError is a jump host of host that let nobody through.
+// A jumpError is the failure of one of the jump hosts on the way to host.
 type jumpError struct {
 	host, hop string
 	err       error

@@ -25,7 +25,7 @@
 // Close does not wait for the peer. Jump hosts are closed after what goes through them.
 //
 // At most Config.Sessions commands run at once on a connection; further ones wait. A session
-// that sshd refuses (it frees places late, and MaxSessions may be lower) is asked for again. It
+// that sshd refuses (it frees places late, and MaxSessions may be lower) is requested again. It
 // is never a reason to close the connection, on which others run.
 //
 // Logins are by key: Config.Keys, at most five, since OpenSSH hangs up at the sixth. A login that
@@ -38,7 +38,7 @@
 // pinned to a machine's identity and recorded with its snapshot: HostKeys.Pinned. Other sources
 // are a known_hosts file, which is only read, as OpenSSH reads it, and CAs that sign host
 // certificates; a line that cannot be read is skipped, and told to Config.Logf. Only kinds of
-// keys that are known are asked for, so that a server with several shows the right one. A wrong
+// keys that are known are requested, so that a server with several shows the right one. A wrong
 // key is a *HostKeyError, at once and for good, except with Ready.FirstBoot. TrustOnFirstUse accepts
 // the key of the first login, of jump hosts too if their HostKeys say so, tells Config.Logf, and
 // pins it for the life of a WaitReady, a Job or a Reboot; record Client.HostKeys to pin it
@@ -66,8 +66,8 @@
 // a tail, and Cmd.Stdout gets all of it live. Env is in no argument list. Config.Secrets are taken
 // out of output, errors and log lines, also where a secret is split across reads or lines.
 //
-// Cmd.User is reached through sudo, which asks for nothing, or for Config.SudoPassword: that is
-// sent over stdin, once, when sudo asks with a prompt that nobody else has. If it is wrong, that is
+// Cmd.User is reached through sudo, without a password or with Config.SudoPassword: that is
+// sent over stdin, once, when sudo shows a prompt that is unique to the call. If it is wrong, that is
 // a *SudoError at once. Commands have no terminal: sudoers must not have requiretty.
 //
 // When the context ends, the command's process group is killed, for root and under sudo too; and so
@@ -75,7 +75,7 @@
 // that the rest of its stdin is used: see Run. What is to outlive the connection is detached
 // (Client.Detach): a Job can be followed over several connections, found again, and killed. Where
 // systemd runs, root's jobs have scopes of their own, which outlive login sessions and sshd. Run is
-// never repeated by itself, since after a *DisconnectedError nobody knows whether the command ran.
+// never repeated by itself, since after a *DisconnectedError it is not known whether the command ran.
 //
 //	*ExitError          it ran, and ended with another code than 0
 //	*DisconnectedError  its end is not known
@@ -90,7 +90,7 @@
 //
 // Test with errors.AsType. All texts begin with "sshx: " and the name of the machine.
 //
-// A command costs one round trip, as its session is open before it is asked for, and two with Env,
+// A command costs one round trip, as its session is opened ahead of it, and two with Env,
 // Dir or User, or a script that is sent as a file. The rest is server time: sshd's child, the login shell, what watches
 // the connection, the program. Many small questions are best asked by one script.
 //
@@ -110,7 +110,7 @@
 // # What is left behind
 //
 // A machine that loses power in the middle of a transfer keeps a file or directory
-// .sshx-XXXXXXXXXXXXXXXX beside the target, or in a directory that it was for; a job that nobody
+// .sshx-XXXXXXXXXXXXXXXX beside the target, or in a directory that it was for; a job that is not
 // followed to its end leaves /var/tmp/sshx.XXXXXXXXXXXXXXXX. A script that is killed with SIGKILL
 // from outside may leave /tmp/sshx.XXXXXXXXXXXXXXXXXXXXXXXXXX.
 //

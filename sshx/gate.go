@@ -221,7 +221,7 @@ const (
 
 // next returns the wait after an attempt that ended with err: 1 s, growing by half up to 5 s, each
 // a little more or less, so that many waiters do not knock together. A machine without a route, or on
-// which nobody listens, is only starting: without jump hosts, which each attempt logs in to, it is
+// which no program listens, is only starting: without jump hosts, which each attempt logs in to, it is
 // tried again after 0.2 s, growing up to 1 s. An attempt that sshd may count against us (knocked) is
 // followed by 5 to 6 s: OpenSSH 9.8 and later bar an address that collects 15 s of penalties, of which
 // each refused login is 5, and they lapse with time.
@@ -232,7 +232,7 @@ func (b *backoff) next(err error, jumps bool) (wait time.Duration, knocked bool)
 		return backoffMax + rand.N(time.Second), true
 	}
 	least, most := backoffMin, backoffMax
-	if nobody := errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH); nobody && !jumps {
+	if starting := errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH); starting && !jumps {
 		least, most = backoffNone, backoffMin
 	}
 	b.last = min(max(b.last*3/2, least), most)

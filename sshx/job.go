@@ -240,7 +240,7 @@ func (j *Job) remove(ctx context.Context, c *Client) {
 	_, _ = c.Run(ctx, Cmd{Args: []string{"rm", "-rf", wire.JobDir(j.id)}, User: j.user})
 }
 
-// discard ends a job that nobody waits for any more, ctx having ended, and removes it.
+// discard ends a job whose caller is gone, ctx having ended, and removes it.
 func (j *Job) discard(ctx context.Context, c *Client) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killGrace)
 	defer cancel()
@@ -354,7 +354,7 @@ func (c *Client) exec(ctx context.Context, text, user string, args ...string) ([
 	defer s.close()
 	r.begun = time.Now()
 	_, err = r.on(ctx, s)
-	r.out.live.mu.Lock() // what comes later is nobody's
+	r.out.live.mu.Lock() // later output is dropped
 	defer r.out.live.mu.Unlock()
 	if ee, ok := errors.AsType[*ExitError](err); ok && user != "" && out.Len() == 0 {
 		return nil, &SudoError{Host: c.cfg.Name, User: user, Cmd: helper, Text: c.cfg.said(string(ee.Output))}

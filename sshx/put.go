@@ -43,8 +43,8 @@ const defaultVerifyUpTo = 64 << 20
 
 // putScript writes stdin to a temporary file beside dst, proves it, and moves it there once it is
 // on the disk. Without mode and owner, it gets those of what it replaces. chown comes before
-// chmod, since it takes setuid away. fail cleans up first: nobody may be there to read what it
-// says. Where SELinux is on, the file gets the label of its place.
+// chmod, since it takes setuid away. fail cleans up first: writing what it says may block or kill it
+// when the connection is gone. Where SELinux is on, the file gets the label of its place.
 const putScript = `set -eu
 dst=$1 tmp=$2 mode=$3 owner=$4 size=$5 sum=$6 acl=
 if [ -d "$dst" ]; then echo "$dst: is a directory" >&2; exit 1; fi
@@ -127,7 +127,7 @@ type put struct {
 	o    PutOptions
 	src  io.Reader
 	size int64
-	sum  string // of what will be sent, if it was asked for
+	sum  string // of what will be sent, if requested
 }
 
 func (p *put) do(ctx context.Context) error {

@@ -19,8 +19,8 @@ import (
 // treeScript makes a directory in dst (whose parent may not be ours to write to), or beside it if
 // there is no dst, has unpack fill that from stdin, and moves what is there to dst. A stream that
 // ends early may look like a whole one: it is one if its last file is there. fail cleans up first:
-// nobody may be there to read what it says. What follows unpack is silent on stdout, which may be
-// in use by it.
+// writing what it says may block or kill it when the connection is gone. What follows unpack is
+// silent on stdout, which unpack may use.
 func treeScript(unpack string) string {
 	return `set -eu
 dst=$1 last=$2 owner=$3 mode=$4

@@ -16,7 +16,7 @@ import (
 )
 
 // Run runs cmd and waits for it. An exit code other than 0 is an *ExitError; a lost
-// connection, after which nobody knows whether the command ran, a *DisconnectedError; a command
+// connection, after which it is not known whether the command ran, a *DisconnectedError; a command
 // that sudo or the machine kept from starting, a *SudoError or *StartError; and one that ended with
 // ctx, a *CanceledError. The Result has the output up to then in any case.
 //
@@ -84,7 +84,7 @@ type run struct {
 	asked    bool        // the machine was asked to run it
 	taken    bool        // and said that it does
 	started  atomic.Bool // the marker was seen
-	over     atomic.Bool // nobody wants more output
+	over     atomic.Bool // further output is dropped
 }
 
 // newRun decides how cmd is sent: in the request, which costs one round trip, or on stdin.

@@ -63,7 +63,7 @@ func (c *Client) open(ctx context.Context) (*session, error) {
 			if err != nil {
 				<-c.gate
 			}
-		case <-ctx.Done(): // nobody waits any more
+		case <-ctx.Done(): // the caller is gone
 			if err == nil {
 				s.close()
 			} else {

@@ -59,7 +59,7 @@ func (c *Client) authorize(ctx context.Context, s *session, prompt string) error
 }
 
 var (
-	errSudoSilent = errors.New("it neither asked for the password nor started the command")
+	errSudoSilent = errors.New("it neither requested the password nor started the command")
 	errPassword   = errors.New("it did not accept Config.SudoPassword")
 	errEnded      = errors.New("sudo ended and said nothing")
 )

@@ -19,9 +19,9 @@ const (
 	readingTakes = 200 * time.Millisecond // at most, to be good for more than the moment
 )
 
-// now is vCenter's clock, and by how much it may be later than that. It is asked for every three
-// minutes, and read off our own in between: again when this process or its machine has slept, which the wall
-// clock notices and the monotonic one may not, or our clock was set.
+// now is vCenter's clock, and by how much it may be later than that. It is read every three
+// minutes, and derived from our own in between. It is also read when this process or its machine has
+// slept, which the wall clock notices and the monotonic one may not, and when our clock was set.
 func (p *Provider) now(ctx context.Context) (time.Time, time.Duration, error) {
 	p.mu.Lock()
 	last := p.clock

@@ -22,7 +22,7 @@ const (
 	again                  // rejected before anything happened
 	busy                   // rejected because something else is going on there
 	unknown                // it may have happened: read back
-	gone                   // the object does not exist (any more)
+	gone                   // the object does not exist, or no longer
 	loggedOut              // the session is gone; rejected before anything happened
 )
 

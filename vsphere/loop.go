@@ -10,8 +10,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// run is the loop: it gathers what is to be watched, asks, and wakes the waiters, until nobody
-// does. What it builds on the server stays for the next run.
+// run is the loop: it gathers what is to be watched, asks, and wakes the waiters, until there
+// are none. What it builds on the server stays for the next run.
 func (p *watcher) run() {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)

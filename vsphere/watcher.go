@@ -11,7 +11,7 @@ import (
 
 // watcher learns of everything that is waited for, the ends of tasks and the states of VMs, through
 // one property collector with one list view and one long poll, however many wait. It asks nothing
-// while nobody waits.
+// without waiters.
 type watcher struct {
 	s         *session
 	intervals intervals

@@ -23,7 +23,7 @@ type Host struct {
 	// Installed reports whether a command, of Commands or of the base, is on the machine at
 	// this moment: a package may have been removed. nil means that all are.
 	Installed func(name string) bool
-	// OnNotSimulated is called for every refusal: whenever a command, the shell or sshd is asked for
+	// OnNotSimulated is called for every refusal: whenever a command, the shell or sshd is given
 	// something that is not simulated here. A script may hide the exit code 64 in a pipe or an
 	// "if"; this it cannot hide. It is called on the goroutine that refuses, so it must not wait
 	// for the machine. nil ignores refusals; a Server's fails its test.

@@ -40,7 +40,7 @@ func (s *Server) serveJump() error {
 }
 
 // JumpHost returns the address of the jump host and its host key, in authorized_keys form. It starts
-// one on a free port of 127.0.0.1 if JumpAddr asked for none.
+// one on a free port of 127.0.0.1 if JumpAddr is empty.
 func (s *Server) JumpHost() (addr, hostKey string, err error) {
 	s.jumpMu.Lock()
 	defer s.jumpMu.Unlock()

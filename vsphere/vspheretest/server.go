@@ -472,7 +472,7 @@ func (s *Server) logf(format string, args ...any) {
 }
 
 // context returns a context to act on the inventory with, on behalf of the session of a call,
-// or of nobody if call is nil. vcsim's locks belong to contexts, so every activity needs its own.
+// or of no session if call is nil. vcsim's locks belong to contexts, so every activity needs its own.
 func (s *Server) context(call *simulator.Context) *simulator.Context {
 	if call == nil {
 		call = s.model.Service.Context

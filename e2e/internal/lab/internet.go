@@ -23,8 +23,8 @@ import (
 	"github.com/poolready/poolready/e2e/internal/netsim"
 )
 
-// A web is what web servers on the internet have in common: a page, and a certificate that nobody
-// signed.
+// A web is what web servers on the internet have in common: a page, and a self-signed
+// certificate.
 type web struct{ cert tls.Certificate }
 
 func newWeb() *web {

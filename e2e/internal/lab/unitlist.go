@@ -9,8 +9,8 @@ import (
 	"github.com/poolready/poolready/sshx/sshtest"
 )
 
-// hostnamed and timedated are services that D-Bus starts, for hostnamectl and timedatectl. They end when
-// nobody has asked them for busIdle. A user who is logged in has a service manager, which ends
+// hostnamed and timedated are services that D-Bus starts, for hostnamectl and timedatectl. They end
+// after busIdle without a request. A user who is logged in has a service manager, which ends
 // managerIdle after the last logout.
 const (
 	hostnamed   = "systemd-hostnamed.service"

@@ -112,8 +112,8 @@ func (n *Network) walk(from *Node, p packet) (to *Node, seen, first netip.Addr, 
 	return nil, seen, first, nil, ErrTimeout
 }
 
-// walkBack follows the answer from to, which goes to seen, back to sender on from. Whoever
-// masqueraded on the way there undoes it; filters let answers pass.
+// walkBack follows the answer from to, which goes to seen, back to sender on from. Nodes
+// that masqueraded on the way there undo it; filters let answers pass.
 func (n *Network) walkBack(to, from *Node, seen, sender netip.Addr, nat []mapping) error {
 	cur, dst := to, seen
 	for range maxHops {

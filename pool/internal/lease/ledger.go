@@ -88,7 +88,7 @@ type Snapshot struct {
 	Asked time.Time // when it was requested, by the local clock: Now was not earlier
 
 	l     *Ledger
-	since time.Time // when its shards were read, if that was before it was asked for the clock
+	since time.Time // when its shards were read, if that was before the clock was read
 }
 
 // WithClock returns the snapshot with the clock, and the claim, of a later one. A pool is leased from it only
@@ -102,7 +102,7 @@ func (s *Snapshot) WithClock(now *Snapshot) *Snapshot {
 	return &Snapshot{&Contents{Now: now.Now, Slack: now.Slack, Shards: shards}, now.Asked, s.l, s.ShardsRead()}
 }
 
-// ShardsRead is when its shards were asked for.
+// ShardsRead is when its shards were requested.
 func (s *Snapshot) ShardsRead() time.Time {
 	if !s.since.IsZero() {
 		return s.since

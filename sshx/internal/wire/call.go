@@ -173,8 +173,8 @@ func Preamble(env map[string]string, dir string, words []string) string {
 	return b.String()
 }
 
-// Header is what precedes a script of n bytes on stdin, with a name for the script's file that
-// nobody can know.
+// Header is what precedes a script of n bytes on stdin, with an unguessable name for the
+// script's file.
 func Header(n int64, preamble string) string {
 	if strings.Contains(preamble, "\n") {
 		return fmt.Sprintf("%d %d %s\n%s", n, len(preamble), rand.Text(), preamble)

@@ -3,7 +3,7 @@ package wire
 // ReadyLine is what Ready prints to stderr.
 const ReadyLine = "sshx sudo ready"
 
-// Ready tells that sudo asks for nothing any more, and then runs the text in $0: until then, what
+// Ready tells that sudo has finished asking, and then runs the text in $0: until then, what
 // comes on stdin may be taken for a password.
 var Ready = line(`echo "` + ReadyLine + `" >&2; exec /bin/sh -c "$0" "$@"`)
 

@@ -71,7 +71,7 @@
 // Detach reads the same input as Run (flags and liveness do not apply), makes the directory
 // JobDir(ID) with mode 0700, starts Job in a session of its own, prints "sshx ANSWER DIR", ID's, and ends
 // with 0 at once. It fails with Failed. Where systemd runs, root's jobs, and those of users who
-// linger, are in a scope of their own, sshx-ID.scope, that nobody ends with the login session. Job
+// linger, are in a scope of their own, sshx-ID.scope, that outlives the login session. Job
 // leaves in the directory:
 //
 //	script   the script, if any

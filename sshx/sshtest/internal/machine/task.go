@@ -356,8 +356,8 @@ func (t *Task) Login(u disk.Account) *Proc {
 	return p
 }
 
-// Reader returns an *os.File, as the interpreter wants its input, that gives what r does. Whoever
-// asked closes it; the task does so at its end.
+// Reader returns an *os.File, as the interpreter wants its input, that gives what r does. The
+// caller closes it; the task does so at its end.
 func (t *Task) Reader(r io.Reader) (*os.File, error) {
 	if f, ok := r.(*os.File); ok {
 		return f, nil
