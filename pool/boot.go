@@ -58,7 +58,8 @@ func (h *Host) Reboot(ctx context.Context) error {
 		return err
 	}
 	defer done()
-	c, err := h.SSH(ctx)
+	defer h.begin()()
+	c, err := h.ssh(ctx)
 	if err != nil {
 		return err
 	}

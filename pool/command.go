@@ -64,7 +64,8 @@ func (h *Host) connected(ctx context.Context, f func(context.Context, *sshx.Clie
 		return err
 	}
 	defer done()
-	c, err := h.SSH(ctx)
+	defer h.begin()()
+	c, err := h.ssh(ctx)
 	if err != nil {
 		return err
 	}
@@ -77,7 +78,9 @@ func (h *Host) connected(ctx context.Context, f func(context.Context, *sshx.Clie
 // the lease.
 func (h *Host) DialContext(ctx context.Context, network, address string) (conn net.Conn, err error) {
 	err = h.connected(ctx, func(ctx context.Context, c *sshx.Client) (err error) {
-		conn, err = c.DialContext(ctx, network, address)
+		if conn, err = c.DialContext(ctx, network, address); err == nil {
+			h.give(c)
+		}
 		return err
 	})
 	return conn, err

@@ -14,6 +14,16 @@ import (
 // SSH returns the connection to the host, a new one if the last one has ended. Do not close it.
 // That of a leased host ends with the lease.
 func (h *Host) SSH(ctx context.Context) (*sshx.Client, error) {
+	defer h.begin()()
+	c, err := h.ssh(ctx)
+	if err == nil {
+		h.give(c)
+	}
+	return c, err
+}
+
+// ssh returns the connection to the host, which the caller is using.
+func (h *Host) ssh(ctx context.Context) (*sshx.Client, error) {
 	ctx, done, err := h.bind(ctx)
 	if err != nil {
 		return nil, err
@@ -29,12 +39,49 @@ func (h *Host) SSH(ctx context.Context) (*sshx.Client, error) {
 	return c, h.blame(err)
 }
 
-// lost reports whether there was a connection, which has ended by itself.
+// begin begins a use of the host's connection, and returns what ends it: between uses it may be ended.
+func (h *Host) begin() (end func()) {
+	h.mu.Lock()
+	h.uses++
+	h.mu.Unlock()
+	h.gates.connections.use(h)
+	return func() {
+		h.mu.Lock()
+		h.uses--
+		idle := h.idle()
+		h.mu.Unlock()
+		if idle {
+			h.gates.connections.rest(h)
+		}
+	}
+}
+
+// give notes that c is in use until it is dropped.
+func (h *Host) give(c *sshx.Client) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.given = c
+}
+
+// idle reports, under h.mu, whether there is a connection that is not in use.
+func (h *Host) idle() bool { return h.client != nil && h.client != h.given && h.uses == 0 }
+
+// hangUp ends the connection if it is not in use.
+func (h *Host) hangUp() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.idle() {
+		h.client.Close()
+		h.client, h.hungUp = nil, true
+	}
+}
+
+// lost reports whether there was a connection, which has ended by itself or while it was idle.
 func (h *Host) lost() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.client == nil {
-		return false
+		return h.hungUp
 	}
 	select {
 	case <-h.client.Done():
@@ -47,6 +94,7 @@ func (h *Host) lost() bool {
 // connect returns the connection that is alive, or waits, as long as a boot may take, until the
 // host accepts a login. f, if not nil, finds where it is.
 func (h *Host) connect(ctx context.Context, ready sshx.Ready, f *finder) (*sshx.Client, error) {
+	defer h.begin()()
 	done, err := h.dial(ctx)
 	if err != nil {
 		return nil, err
@@ -187,6 +235,7 @@ func (h *Host) alive() *sshx.Client {
 
 // drop ends the connection, as before anything that takes the machine away under it.
 func (h *Host) drop() {
+	h.gates.connections.use(h)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.drops++
@@ -217,6 +266,6 @@ func (h *Host) keep(c *sshx.Client, drops int) error {
 		c.Close()
 		return fmt.Errorf("%s: the connection was dropped while it was being made", h.Name)
 	}
-	h.client = c
+	h.client, h.hungUp = c, false
 	return nil
 }

@@ -22,3 +22,13 @@ func UnderLease(ctx context.Context) bool { return lease.Bound(ctx) }
 
 // Idle returns when nothing is reset or rebuilt in the background any more.
 func (s *Set) Idle() { s.background.Wait() }
+
+// KeepIdle returns a copy of which n hosts keep idle connections.
+func (s Spec) KeepIdle(n int) Spec {
+	s = s.withDefaults()
+	s.gates.connections.most = n
+	return s
+}
+
+// Connected reports whether the host has a connection.
+func (h *Host) Connected() bool { return h.alive() != nil }

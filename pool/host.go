@@ -40,7 +40,10 @@ type Host struct {
 	addr   netip.Addr
 	mac    string // of the NIC SSH goes to, as the hypervisor has it, once it is known
 	client *sshx.Client
-	drops  int // how often the connection was dropped
+	drops  int          // how often the connection was dropped
+	uses   int          // of the connection, that have not ended
+	given  *sshx.Client // what SSH returned, or DialContext uses: it is in use until it is dropped
+	hungUp bool         // the connection was ended while it was idle, and none made since
 }
 
 func newHost(s Spec, role string, pool int, vm VM, id string, keys []string) *Host {
@@ -144,13 +147,15 @@ func (e *diagnosedError) Unwrap() error { return e.err }
 // leased returns the host for one lease, which takes the connection over.
 func (h *Host) leased(u *usage) *Host {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	l := &Host{
 		Name: h.Name, Role: h.Role, Pool: h.Pool, VM: h.VM, set: h.set, provider: h.provider, limits: h.limits, gates: h.gates, facts: h.facts, id: h.id, snapshotBoot: h.snapshotBoot,
-		transcript: h.transcript, cfg: h.cfg, addr: h.addr, mac: h.mac, client: h.client, dialing: make(chan struct{}, 1),
+		transcript: h.transcript, cfg: h.cfg, addr: h.addr, mac: h.mac, client: h.client, hungUp: h.hungUp, dialing: make(chan struct{}, 1),
 	}
 	l.use.Store(u)
 	h.client = nil
+	h.mu.Unlock()
+	h.gates.connections.use(h)
+	l.begin()()
 	return l
 }
 

@@ -112,13 +112,15 @@ func (l Limits) on(hypervisors int) Concurrency {
 }
 
 // gates bound what is done at once to the VMs of one Spec, however many of its runs and resets go on
-// in this process. nil bounds nothing.
+// in this process.
 type gates struct {
 	limits Limits
 
 	once                           sync.Once // guards what follows
 	concurrency                    Concurrency
 	clones, full, boots, snapshots gate
+
+	connections connections
 }
 
 // size makes the gates for so many hosts of the hypervisor, when it is first called, and returns how

@@ -131,9 +131,6 @@ func (r *run) finish(ctx context.Context) (*Set, error) {
 		now, err := r.ledger.ReadClock(ctx)
 		forAll(s.pools, len(s.pools), func(p *Pool) { r.releaseReady(ctx, s, p, now, err) })
 	}
-	if !r.spec.keepsIdle() {
-		r.closeHosts()
-	}
 	if len(s.pools) < r.spec.MinPools {
 		s.Close()
 		return nil, r.notReady(len(s.pools)) // which says it all

@@ -113,13 +113,6 @@ func (p *Pool) drop() {
 	}
 }
 
-// idleConnections is how many idle hosts keep their connections: in a larger set they are
-// made again when a pool is leased, since each costs a file descriptor and a score of goroutines.
-const idleConnections = 32
-
-// keepsIdle reports whether idle hosts keep their connections.
-func (s Spec) keepsIdle() bool { return len(s.numbers())*len(s.Roles) <= idleConnections }
-
 // forget ends the connections to the pool's hosts, and forgets their addresses.
 func (p *Pool) forget() {
 	for _, h := range p.hosts {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/poolready/poolready/pool/events"
+	"github.com/poolready/poolready/sshx"
 )
 
 // A layer is what makeReady makes of a host.
@@ -65,15 +66,14 @@ func (r *run) makeReady(ctx context.Context, st *stage, h *Host, l layer) (rec r
 	if err := h.noteFacts(ctx, r.spec.Facts); err != nil {
 		return fail(err)
 	}
-	c, err := h.SSH(ctx)
-	if err != nil {
-		return fail(err)
-	}
-	all, err := c.HostKeys(ctx)
-	if err != nil {
-		return fail(err)
-	}
-	keys, err := pins(all)
+	var keys []string
+	err = h.connected(ctx, func(ctx context.Context, c *sshx.Client) error {
+		all, err := c.HostKeys(ctx)
+		if err == nil {
+			keys, err = pins(all)
+		}
+		return err
+	})
 	if err != nil {
 		return fail(err)
 	}

@@ -47,9 +47,6 @@ func (s *Set) cleanUp(p *Pool) {
 	switch {
 	case err == nil:
 		s.sawBoots(p.Number, boots)
-		if !s.spec.keepsIdle() {
-			base.drop()
-		}
 		_ = s.free(x, lease.Cleaned(base.build, found, boots))
 	case s.ctx.Err() != nil || x.Check() != nil:
 		_ = s.free(x, lease.Released())

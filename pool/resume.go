@@ -110,16 +110,14 @@ func (h *Host) resumed(ctx context.Context, report func(string)) error {
 // settle sets the host's clock to the hypervisor's, which now has, and has its leases renewed, as far
 // as the guest's means go.
 func (h *Host) settle(ctx context.Context, now *lease.Snapshot) error {
-	c, err := h.SSH(ctx) // before the time is told, as it takes its own
-	if err != nil {
+	return h.connected(ctx, func(ctx context.Context, c *sshx.Client) error {
+		clock := "" // told now that there is a connection, which takes its time
+		if h.limits.ClockSkew >= 0 {
+			clock = strconv.FormatFloat(float64(now.At(time.Now()).UnixMilli())/1000, 'f', 3, 64)
+		}
+		_, err := c.Run(ctx, sshx.Cmd{Name: "settle", Script: settleScript, Env: map[string]string{"NOW": clock}, User: h.root()})
 		return err
-	}
-	clock := ""
-	if h.limits.ClockSkew >= 0 {
-		clock = strconv.FormatFloat(float64(now.At(time.Now()).UnixMilli())/1000, 'f', 3, 64)
-	}
-	_, err = c.Run(ctx, sshx.Cmd{Name: "settle", Script: settleScript, Env: map[string]string{"NOW": clock}, User: h.root()})
-	return err
+	})
 }
 
 // root is the sshx.Cmd.User that is root.

@@ -151,9 +151,6 @@ func (r *run) readyHost(ctx context.Context, st *stage, h *hostPlan) (string, er
 		report("probing SSH")
 		err := host.probe(ctx)
 		if err == nil {
-			if !r.spec.keepsIdle() {
-				host.drop()
-			}
 			return "reused", nil
 		}
 		if ctx.Err() != nil {

@@ -46,11 +46,9 @@ func Files(name, dst string, src fs.FS) Step {
 		err = errors.Join(fmt.Errorf("the destination %q is not an absolute path", dst), err)
 	}
 	do := func(ctx context.Context, h *Host) error {
-		c, err := h.SSH(ctx)
-		if err != nil {
-			return err
-		}
-		return c.PutTree(ctx, dst, src, sshx.PutOptions{})
+		return h.connected(ctx, func(ctx context.Context, c *sshx.Client) error {
+			return c.PutTree(ctx, dst, src, sshx.PutOptions{})
+		})
 	}
 	return Step{Name: name, Version: version, Do: do, fault: err}
 }
