@@ -29,9 +29,11 @@ func (h *Host) ssh(ctx context.Context) (*sshx.Client, error) {
 		return nil, err
 	}
 	defer done()
-	if h.use.Load() != nil && h.lost() {
-		// It is not powered on again, so there is nothing to wait for.
-		if err := h.diagnose(ctx, fmt.Errorf("%s: no connection: %w", h.Name, sshx.ErrDead)); errors.As(err, new(*diagnosedError)) {
+	if lost, idle := h.lost(); lost && h.use.Load() != nil {
+		// It is not powered on again, so there is nothing to wait for. One that was idle may answer all the
+		// same, unless it is off: vCenter does not reach every host of whose VMs nothing is wrong.
+		err := h.diagnose(ctx, fmt.Errorf("%s: no connection: %w", h.Name, sshx.ErrDead))
+		if d, ok := errors.AsType[*diagnosedError](err); ok && (!idle || !d.d.On) {
 			return nil, err
 		}
 	}
@@ -76,18 +78,18 @@ func (h *Host) hangUp() {
 	}
 }
 
-// lost reports whether there was a connection, which has ended by itself or while it was idle.
-func (h *Host) lost() bool {
+// lost reports whether there was a connection, which has ended by itself or was ended while it was idle.
+func (h *Host) lost() (lost, idle bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.client == nil {
-		return h.hungUp
+		return h.hungUp, h.hungUp
 	}
 	select {
 	case <-h.client.Done():
-		return true
+		return true, false
 	default:
-		return false
+		return false, false
 	}
 }
 

@@ -1,6 +1,7 @@
 package pool_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -84,4 +85,25 @@ func TestALeasedHostThatIsOffAndWasIdleIsToldOfAtOnce(t *testing.T) {
 	_, err := p.Host("con").Run(t.Context(), "true")
 	require.ErrorContains(t, err, "the hypervisor says")
 	assert.Less(t, time.Since(begun), time.Minute, "Limits.Boot is 10 minutes")
+}
+
+// What vCenter does not reach may run all the same.
+func TestAnIdleHostThatAnswersIsUsedWhateverTheHypervisorSays(t *testing.T) {
+	t.Parallel()
+	r := newMemory(t)
+	spec := r.light(2).KeepIdle(1)
+	spec.Provider = outOfReach{spec.Provider}
+	set := r.open(spec)
+	p, other := set.Acquire(t), testOf(t, "TestOther")
+	require.NotNil(t, other.acquire(set), "%v", other.errs)
+	defer other.end()
+	require.False(t, p.Host("con").Connected())
+	p.Host("con").MustRun(t, "true")
+}
+
+// outOfReach is a Provider that has lost the host of the hypervisor that all VMs are on.
+type outOfReach struct{ pool.Provider }
+
+func (outOfReach) Diagnose(context.Context, string) (pool.Diagnosis, error) {
+	return pool.Diagnosis{On: true, Host: "its host esx1 does not respond"}, nil
 }
