@@ -58,11 +58,13 @@ func (h *Host) begin() (end func()) {
 	}
 }
 
-// give notes that c is in use until it is dropped.
+// give notes that c, if it is still the host's connection, is in use until it is dropped.
 func (h *Host) give(c *sshx.Client) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.given = c
+	if c == h.client {
+		h.given = c
+	}
 }
 
 // idle reports, under h.mu, whether there is a connection that is not in use.

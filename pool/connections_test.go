@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/poolready/poolready/pool"
+	"github.com/poolready/poolready/sshx"
 )
 
 func TestOnlyTheHostsUsedLastKeepIdleConnections(t *testing.T) {
@@ -85,6 +86,45 @@ func TestALeasedHostThatIsOffAndWasIdleIsToldOfAtOnce(t *testing.T) {
 	_, err := p.Host("con").Run(t.Context(), "true")
 	require.ErrorContains(t, err, "the hypervisor says")
 	assert.Less(t, time.Since(begun), time.Minute, "Limits.Boot is 10 minutes")
+}
+
+// Whoever looks at a pool of the set shares the connection with the test that leases the pool.
+func TestALeasedHostLeavesTheConnectionToThoseWhoUseIt(t *testing.T) {
+	t.Parallel()
+	r := newMemory(t)
+	set := r.open(r.light(2).KeepIdle(1))
+	given, ran := map[string]*sshx.Client{}, make(chan error, 2)
+	for _, p := range set.Pools() {
+		c, err := p.Host("con").SSH(t.Context())
+		require.NoError(t, err)
+		given[p.Host("con").Name] = c
+		go func() {
+			_, err := p.Host("dis").Script(context.WithoutCancel(t.Context()), "touch /tmp/begun; while test ! -e /tmp/end; do sleep 0.01; done")
+			ran <- err
+		}()
+		require.Eventually(t, func() bool {
+			_, err := p.Host("dis").Run(t.Context(), "test", "-e", "/tmp/begun")
+			return err == nil
+		}, time.Minute, time.Millisecond)
+	}
+	var leased []*pool.Pool
+	for range 2 {
+		ft := testOf(t, fmt.Sprint("Test", len(leased)))
+		p := ft.acquire(set)
+		require.NotNil(t, p, "%v", ft.errs)
+		defer ft.end()
+		leased = append(leased, p)
+	}
+	for _, p := range slices.Concat(leased, leased) {
+		p.Host("con").MustRun(t, "true")
+		p.Host("dis").MustRun(t, "touch", "/tmp/end")
+	}
+	for range 2 {
+		require.NoError(t, <-ran)
+	}
+	for name, c := range given {
+		require.NoError(t, c.Err(), name)
+	}
 }
 
 // What vCenter does not reach may run all the same.

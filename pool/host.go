@@ -149,7 +149,10 @@ func (h *Host) leased(u *usage) *Host {
 	h.mu.Lock()
 	l := &Host{
 		Name: h.Name, Role: h.Role, Pool: h.Pool, VM: h.VM, set: h.set, provider: h.provider, limits: h.limits, gates: h.gates, facts: h.facts, id: h.id, snapshotBoot: h.snapshotBoot,
-		transcript: h.transcript, cfg: h.cfg, addr: h.addr, mac: h.mac, client: h.client, hungUp: h.hungUp, dialing: make(chan struct{}, 1),
+		transcript: h.transcript, cfg: h.cfg, addr: h.addr, mac: h.mac, client: h.client, given: h.given, hungUp: h.hungUp, dialing: make(chan struct{}, 1),
+	}
+	if h.uses > 0 { // which go on
+		l.given = h.client
 	}
 	l.use.Store(u)
 	h.client = nil
