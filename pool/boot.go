@@ -33,9 +33,6 @@ func (h *Host) boot(ctx context.Context, report func(string)) error {
 func (h *Host) probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, probeTimeout, fmt.Errorf("no login within %s", probeTimeout))
 	defer cancel()
-	if !h.Addr().IsValid() {
-		return h.reach(ctx, func(string) {})
-	}
 	_, err := h.connect(ctx, sshx.Ready{AuthGrace: time.Second}, nil) // it is past starting
 	return err
 }

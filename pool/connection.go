@@ -96,9 +96,17 @@ func (h *Host) lost() (lost, idle bool) {
 }
 
 // connect returns the connection that is alive, or waits, as long as a boot may take, until the
-// host accepts a login. f, if not nil, finds where it is.
+// host accepts a login. f, if not nil, finds where it is; without, a host that has no address is
+// looked for first.
 func (h *Host) connect(ctx context.Context, ready sshx.Ready, f *finder) (*sshx.Client, error) {
 	defer h.begin()()
+	if f == nil && !h.Addr().IsValid() {
+		booting, cancel := h.whileBooting(ctx)
+		defer cancel()
+		if err := h.reach(booting, func(string) {}); err != nil {
+			return nil, err
+		}
+	}
 	done, err := h.dial(ctx)
 	if err != nil {
 		return nil, err
@@ -107,7 +115,7 @@ func (h *Host) connect(ctx context.Context, ready sshx.Ready, f *finder) (*sshx.
 	if c := h.alive(); c != nil {
 		return c, nil
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, h.limits.Boot, fmt.Errorf("not ready for SSH within Limits.Boot (%s)", h.limits.Boot))
+	ctx, cancel := h.whileBooting(ctx)
 	defer cancel()
 	h.mu.Lock()
 	cfg, drops := h.cfg, h.drops
@@ -121,6 +129,11 @@ func (h *Host) connect(ctx context.Context, ready sshx.Ready, f *finder) (*sshx.
 		return nil, err
 	}
 	return c, nil
+}
+
+// whileBooting returns a context that ends when a boot would have taken too long.
+func (h *Host) whileBooting(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, h.limits.Boot, fmt.Errorf("not ready for SSH within Limits.Boot (%s)", h.limits.Boot))
 }
 
 // login waits until the host accepts a login and has proved which machine it is. With f, another

@@ -357,6 +357,9 @@ func TestAPoolThatOthersUsedMeanwhileIsNotRepaired(t *testing.T) {
 	require.Positive(t, reverts)
 	assert.Equal(t, reverts, r.count("Revert", ""))
 	assert.Equal(t, pool.StateClean, r.status(spec).Pools[0].State)
+	for _, h := range set.Pools()[0].Hosts() {
+		h.MustRun(t, "true") // it is looked for
+	}
 	ft := testOf(t, "TestLate")
 	p := ft.acquire(set)
 	require.NotNil(t, p, "%v", ft.errs)
