@@ -36,6 +36,7 @@ func destroy(ctx context.Context, s Spec) (removed []string, err error) {
 		return nil, err
 	}
 	if err := r.holdSet(ctx); err != nil {
+		r.held.putBack(ctx, nil)
 		return nil, fmt.Errorf("nothing was removed: %w", err)
 	}
 	held, done := r.held.bind(ctx, 0)

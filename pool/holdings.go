@@ -276,13 +276,13 @@ func (h *holdings) release(ctx context.Context, n int, now *lease.Snapshot, t le
 	return err
 }
 
-// putBack ends the hold on pools with a lease of their own but for some, as if nothing had been
-// done, since nothing was.
+// putBack ends the hold on pools with a lease of their own but for some, if keep is not nil, as if
+// nothing had been done, since nothing was.
 func (h *holdings) putBack(ctx context.Context, keep func(n int) bool) {
 	h.mu.Lock()
 	var back []int
 	for n := range h.pools {
-		if !keep(n) {
+		if keep == nil || !keep(n) {
 			back = append(back, n)
 		}
 	}

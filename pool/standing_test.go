@@ -217,3 +217,25 @@ func TestSweepRemovesWhatTheSpecNoLongerHas(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, removed)
 }
+
+// What is refused since one pool is in use costs the others no reset.
+func TestPoolsOfWhichNothingWasRemovedStayClean(t *testing.T) {
+	t.Parallel()
+	r := newMemory(t)
+	three := r.shared(3, 20*time.Second)
+	r.open(three).Close()
+	r.open(only(three, 3)).Acquire(t)
+	clean := func(when string) {
+		t.Helper()
+		for _, q := range r.status(three).Pools[:2] {
+			assert.Equal(t, pool.StateClean, q.State, "pool %d, %s", q.Pool, when)
+		}
+	}
+	clean("before")
+	_, err := pool.Sweep(t.Context(), r.shared(1, 20*time.Second), pool.SweepOptions{Remove: true})
+	require.ErrorContains(t, err, "nothing was removed: pool 3 is held by")
+	clean("after a sweep that leased pool 2 first")
+	_, err = pool.Destroy(t.Context(), three)
+	require.ErrorContains(t, err, "nothing was removed: pool 3 is held by")
+	clean("after a destroy")
+}

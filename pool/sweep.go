@@ -83,6 +83,7 @@ func sweep(ctx context.Context, s Spec, o SweepOptions) (all []Leftover, err err
 	for _, n := range r.obs.pools(s.Name) {
 		if n > s.Pools || slices.ContainsFunc(all, func(l Leftover) bool { return l.Spared == "" && slices.Contains(l.info.pools(), n) }) {
 			if err := r.holdForRemoval(ctx, n, "sweep"); err != nil {
+				r.held.putBack(ctx, nil)
 				return all, fmt.Errorf("nothing was removed: pool %d is %w", n, err)
 			}
 		}
