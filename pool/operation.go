@@ -317,6 +317,9 @@ func (o *operation) ssh() error {
 			return &usageError{fmt.Sprintf("ssh: flag %s after the host: flags go before it, and a command that begins with \"-\" after --", remote[0])}
 		}
 	}
+	for i, w := range remote {
+		remote[i] = shellWords([]string{w}) // ssh joins them for the login shell
+	}
 	found := false
 	err := o.eachHost(false, []string{name}, func(ctx context.Context, q *poolPlan, h *Host) error {
 		found = true
@@ -334,9 +337,6 @@ func (o *operation) ssh() error {
 		if o.json || len(remote) == 0 && ttyErr != nil {
 			o.print(shellWords(append(words, remote...)), map[string][]string{"command": append(words, remote...)})
 			return nil
-		}
-		for i, w := range remote {
-			remote[i] = shellWords([]string{w}) // ssh joins them for the login shell
 		}
 		cmd := exec.CommandContext(ctx, words[0], append(words[1:], remote...)...)
 		cmd.Stdout, cmd.Stderr = o.w, os.Stderr

@@ -155,6 +155,9 @@ func TestATestBinaryOperatesOnItsSet(t *testing.T) {
 		assert.Equal(t, "served\na b\n", ok("ssh", "con2", "sh", "-c", "cat /etc/served; echo 'a b'"))
 	}
 	assert.Regexp(t, `^ssh -F \S+ con2\n$`, ok("ssh", "con2"), "there is no terminal")
+	var login struct{ Command []string }
+	read(&login, "ssh", "-json", "con2", "echo", "a  b")
+	assert.Equal(t, []string{"con2", "echo", "'a  b'"}, login.Command[len(login.Command)-3:], "ssh joins the words for the login shell")
 	_, errs, code = o.run("operate", "ssh", "con2", "-pools", "2")
 	assert.Equal(t, 2, code)
 	assert.Contains(t, errs, "ssh: flag -pools after the host")
