@@ -239,3 +239,14 @@ func TestPoolsOfWhichNothingWasRemovedStayClean(t *testing.T) {
 	require.ErrorContains(t, err, "nothing was removed: pool 3 is held by")
 	clean("after a destroy")
 }
+
+// What no other process has is not said to be held.
+func TestASweepThatCannotWriteTheLedgerSaysWhy(t *testing.T) {
+	t.Parallel()
+	r := newMemory(t)
+	spec := r.shared(1, 20*time.Second)
+	r.open(spec).Close()
+	spec.Provider = &watched{Provider: spec.Provider, refuse: "sweep"}
+	_, err := pool.Sweep(t.Context(), spec, pool.SweepOptions{Remove: true})
+	require.ErrorContains(t, err, "nothing was removed: lease the claim to build: no space left")
+}

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -65,7 +66,7 @@ func sweep(ctx context.Context, s Spec, o SweepOptions) (all []Leftover, err err
 	defer r.held.releaseAll(ctx)
 	if o.Remove {
 		if err := r.held.tryClaim(ctx, "sweep"); err != nil {
-			return nil, fmt.Errorf("the claim to build is %w", err)
+			return nil, nothingRemoved("the claim to build", err)
 		}
 	}
 	ctx, done := r.held.bind(ctx, 0)
@@ -84,7 +85,7 @@ func sweep(ctx context.Context, s Spec, o SweepOptions) (all []Leftover, err err
 		if n > s.Pools || slices.ContainsFunc(all, func(l Leftover) bool { return l.Spared == "" && slices.Contains(l.info.pools(), n) }) {
 			if err := r.holdForRemoval(ctx, n, "sweep"); err != nil {
 				r.held.putBack(ctx, nil)
-				return all, fmt.Errorf("nothing was removed: pool %d is %w", n, err)
+				return all, nothingRemoved(fmt.Sprintf("pool %d", n), err)
 			}
 		}
 	}
@@ -100,6 +101,14 @@ func sweep(ctx context.Context, s Spec, o SweepOptions) (all []Leftover, err err
 		these[i].Spared, these[i].Gone = why, why == ""
 	}
 	return all, err
+}
+
+// nothingRemoved returns the error of a sweep that could not lease a pool, or the claim.
+func nothingRemoved(what string, err error) error {
+	if errors.As(err, new(*BusyError)) {
+		return fmt.Errorf("nothing was removed: %s is %w", what, err)
+	}
+	return fmt.Errorf("nothing was removed: lease %s: %w", what, err)
 }
 
 // holdForRemoval leases a pool of which VMs are to be removed, unless somebody has it. A pool that
