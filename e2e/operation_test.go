@@ -63,7 +63,7 @@ func TestOperations(t *testing.T) {
 		_, err = do("keep", "-pools", "1")
 		require.ErrorContains(t, err, "keep pool 1 of set")
 		_, err = do("exec", "-pools", "2", "true")
-		require.ErrorContains(t, err, "con2: it is not built yet")
+		require.ErrorContains(t, err, "pool 2: it is not built yet")
 		assert.Contains(t, ok("status"), "absent", "nothing is leased that is not there")
 		assert.Contains(t, ok("sweep", "-yes"), "0 VMs")
 		assert.Contains(t, ok("destroy", "-yes"), "0 VMs of set")

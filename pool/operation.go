@@ -426,7 +426,7 @@ func (o *operation) eachHost(leased bool, names []string, f func(context.Context
 	forAll(p.pools, p.Concurrency.Hosts/len(s.Roles), func(q *poolPlan) {
 		i := slices.Index(p.pools, q)
 		ctx, done := o.ctx, func() {}
-		if leased && q.state != lease.Absent {
+		if leased {
 			if ctx, done, errs[i] = o.lease(l, q); errs[i] != nil {
 				errs[i] = fmt.Errorf("pool %d: %w", q.number, errs[i])
 				return
@@ -447,6 +447,9 @@ func (o *operation) eachHost(leased bool, names []string, f func(context.Context
 // lease takes a pool to do something with it that a test must not meet. One that is kept is a
 // person's anyway.
 func (o *operation) lease(l *lease.Ledger, q *poolPlan) (context.Context, func(), error) {
+	if q.state == lease.Absent { // a lease would block its builder
+		return nil, nil, errNotBuilt
+	}
 	x, _, err := take(o.ctx, l.Operate, lease.Request{Pool: q.number, Purpose: o.kind.name})
 	if busy, ok := errors.AsType[*BusyError](err); ok && busy.State == lease.Kept {
 		return o.ctx, func() {}, nil

@@ -199,4 +199,11 @@ func TestATestBinaryOperatesOnItsSet(t *testing.T) {
 	assert.Contains(t, errs, `-set third: unknown set; want one of "other", "lab"`)
 	assert.Contains(t, ok("destroy", "-yes"), "golden")
 	assert.Contains(t, ok("status"), "not ready")
+
+	// Nothing is changed on hosts of a pool that cannot be leased, since its first build failed.
+	_, _, code = changed.run("operate", "rebuild", "-pools", "1")
+	require.Equal(t, 1, code)
+	out, errs, code = o.run("operate", "exec", "-pools", "1", "-role", "con", "--", "true")
+	assert.Equal(t, 1, code, out)
+	assert.Contains(t, errs, "pool 1: it is not built yet")
 }
