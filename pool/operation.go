@@ -380,9 +380,6 @@ func (o *operation) onHosts(cmd sshx.Cmd, changes bool) error {
 	var mu sync.Mutex
 	var all []hostResult
 	visit := func(ctx context.Context, _ *poolPlan, h *Host) error {
-		if o.role != "" && h.Role != o.role {
-			return nil
-		}
 		begun := time.Now()
 		res, err := h.run(ctx, cmd)
 		r := hostResult{Host: h.Name, Exit: res.ExitCode, Output: string(res.Stdout), Seconds: time.Since(begun).Seconds()}
@@ -410,7 +407,7 @@ func (o *operation) onHosts(cmd sshx.Cmd, changes bool) error {
 }
 
 // eachHost calls f for the hosts of the pools, at once, that are on and accept a login, whatever the plan
-// would do with them; of names alone, if there are any. leased takes the pools meanwhile.
+// would do with them; of names and of -role alone, if there are any. leased takes the pools meanwhile.
 func (o *operation) eachHost(leased bool, names []string, f func(context.Context, *poolPlan, *Host) error) error {
 	s := o.spec.withDefaults()
 	l := newLedger(s)
@@ -435,7 +432,7 @@ func (o *operation) eachHost(leased bool, names []string, f func(context.Context
 		defer done()
 		hostErrs := make([]error, len(q.hosts))
 		forAll(q.hosts, len(q.hosts), func(h *hostPlan) {
-			if len(names) == 0 || slices.Contains(names, h.VM) {
+			if (len(names) == 0 || slices.Contains(names, h.VM)) && (o.role == "" || h.Role == o.role) {
 				hostErrs[slices.Index(q.hosts, h)] = o.visit(ctx, s, q, h, f)
 			}
 		})

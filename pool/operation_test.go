@@ -203,6 +203,7 @@ func TestATestBinaryOperatesOnItsSet(t *testing.T) {
 	// Nothing is changed on hosts of a pool that cannot be leased, since its first build failed.
 	_, _, code = changed.run("operate", "rebuild", "-pools", "1")
 	require.Equal(t, 1, code)
+	assert.Contains(t, ok("logs", "-pools", "1", "-role", "con"), "con1: ok", "dis1 is off")
 	out, errs, code = o.run("operate", "exec", "-pools", "1", "-role", "con", "--", "true")
 	assert.Equal(t, 1, code, out)
 	assert.Contains(t, errs, "pool 1: it is not built yet")
