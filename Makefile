@@ -27,16 +27,16 @@ pools: ## The main job: build or reuse the con/dis pools and prove them
 plan: ## Print what `make pools` would do, and why; change nothing
 	$(GO) test ./e2e -run Plan -v -count=1
 
-status: ## Show who uses which pool, and how each stands (as all that follows: POOLS=1-2,4, and flags in ARGS)
+status: ## Show who uses which pool, and how each stands (POOLS=1-2,4 chooses pools, here to release; ARGS adds flags)
 	$(OP) status $(WITH)
 
 verify: ## Run all checks on all hosts
 	$(OP) verify $(WITH)
 
-diff: ## Show what changed on the hosts since they became ready
+diff: ## Show what changed on the hosts since golden, and since they became ready
 	$(OP) diff $(WITH)
 
-rebuild: ## Build anew ROLE=golden, con or dis, or the pools of POOLS
+rebuild: ## Rebuild ROLE=golden, con or dis, or the pools of POOLS
 	$(OP) rebuild $(if $(ROLE),-role $(ROLE)) $(WITH)
 
 reset: ## Put pools back to pool-ready, and prove that they are clean
@@ -45,7 +45,7 @@ reset: ## Put pools back to pool-ready, and prove that they are clean
 keep: ## Leave POOLS to a person
 	$(OP) keep $(WITH)
 
-release: ## Free POOLS that are kept
+release: ## Free POOLS that are kept or quarantined
 	$(OP) release $(WITH)
 
 sweep: ## List what the topology no longer has; with ARGS=-yes remove it
