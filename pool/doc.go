@@ -21,8 +21,9 @@
 // # Terms
 //
 // A set is everything built from one Spec on one hypervisor. It consists of pools, numbered from 1;
-// a pool has one host of every role. Golden is the VM that all hosts are cloned from. A layer is
-// golden or a role. A step changes a host; a check reads a host and changes nothing.
+// a pool has one host of every role. Golden is the VM that hosts are cloned from; a role may have
+// another one (Role.Golden). A layer is golden or a role. A step changes a host; a check reads a host
+// and changes nothing.
 //
 // # How a set is built
 //
@@ -39,12 +40,12 @@
 // everything is leased, Open plans again.
 //
 // The snapshot is the commit: a VM is ready when it has exactly one snapshot of exactly the right
-// name, whose description is our record, and the record's fingerprint is the one that the Spec asks
-// for. The fingerprint of golden is made of the template's identity, the VM's data, and the names
-// and versions of the steps and checks in order; that of a role's VM of golden's build, its own
-// data, steps and checks. So a changed step of the last role rebuilds that role only, and a changed
-// golden rebuilds all. A role that needs another (Need) is rebuilt with it. See [Action] for what a
-// plan may do with a VM.
+// name, whose description is our record, and the record's fingerprint is that of the Spec. The
+// fingerprint of golden is made of the template's identity, the VM's data, and the names and versions
+// of the steps and checks in order; that of a role's VM of golden's build, its own data, steps and
+// checks. So a changed step of the last role rebuilds that role only, and a changed golden rebuilds
+// every VM that is cloned from it. A role that needs another (Need) is rebuilt with it. See [Action]
+// for what a plan may do with a VM.
 //
 // A host that is off is never called ready: to power it on, or to reset it, is part of the plan, and
 // waits for the holder of its pool.
@@ -53,15 +54,16 @@
 //
 // Acquire leases each pool to one test at a time, of all processes that use the set: the packages of
 // one go test, CI runners and laptops. A pool that was used is reset before another test gets it,
-// and proved clean: every host was reverted and has rebooted, its disk lacks the file that every
-// host has that a test used, its clock is right, its needs answer, and Role.AfterReset passes. All
-// hosts of the pool start at once, when all are off, unless Role.StrictOrder says otherwise. The
-// proof is kept, so an idle clean pool is acquired at once. A pool that cannot be reset is rebuilt
-// once; if that fails too, or it was the third failure, it is quarantined for five minutes.
+// and proved clean: every host was reverted and has rebooted (with ReadyRunning, resumed), its disk
+// lacks the dirty marker that every used host has, its clock is right, its needs answer, and
+// Role.AfterReset passes. All hosts of the pool start at once, when all are off, unless
+// Role.StrictOrder says otherwise. The proof is kept, so an idle clean pool is acquired at once. A pool
+// that cannot be reset is rebuilt once; if that fails too, or it was the third failure, it is
+// quarantined for five minutes.
 //
 // After every login a host proves that it is the VM that was meant: its guest has the MAC of the
-// VM's login NIC, if the Provider knows that. All clones of a golden have its host keys, so these do not tell them apart; pools
-// are meant for a lab network.
+// VM's login NIC, if the Provider knows that. All clones of a golden have its host keys, so these do
+// not tell them apart; pools are meant for a lab network.
 //
 // # When something fails
 //
@@ -91,8 +93,9 @@
 // # Operations
 //
 // [MakePlan], [ReadStatus], [Verify], [Reset], [Rebuild], [Keep], [Release], [Sweep], [Destroy] and
-// [Visit] take a context and the Spec. They act on the pools that the Spec is about (Spec.Only), and
-// leave alone what somebody else holds. See [State] for what a pool may be.
+// [Visit] take a context and the Spec. Sweep and Destroy act on the whole set, the others on the pools
+// that the Spec is about (Spec.Only). None changes a pool that has another holder. See [State] for what
+// a pool may be.
 //
 // # Running
 //

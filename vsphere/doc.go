@@ -94,18 +94,18 @@
 // # The ledger
 //
 // What processes tell each other lies in VMs "<set>-ledger-..." in the folder "ledger" of the
-// set's, which have no disk and are never powered on: one for each pool, one for who builds, and
-// one for every eight processes that wait. A write is one ReconfigVM_Task with changeVersion, so
-// that of two at a time one is told ConcurrentAccess. A ledger lies where Preflight was first told
-// that a VM of the set goes, else on the defaults of Config. vCenter's clock is the one that
-// counts; keep the user's from being set back and forth.
+// set's, which have no disk and are never powered on: one for each pool, one for the claim to build,
+// one for the pools that are kept, and one for every eight tickets of waiters. A write is one
+// ReconfigVM_Task with changeVersion, so that of two at a time one is told ConcurrentAccess. A ledger
+// lies where Preflight was first told that a VM of the set goes, else on the defaults of Config.
+// vCenter's clock is the one that counts; do not let it be set back and forth.
 //
 // # What it costs
 //
 // One session, one property collector with one long poll at a time for everything that is waited
-// for, and none while nothing is. Reading a set is one call, however many VMs it has. At most
-// 32 calls are in flight, 8 clones, 20 power and 10 snapshot operations (reverts count as such);
-// those of other processes are not counted.
+// for, and none while nothing is. Reading a set is one call, however many VMs it has, beside those
+// for the further pages of a long answer. At most 32 calls are in flight; how many operations are
+// under way pool.Limits decides. Those of other processes are not counted.
 //
 // # Testing against a vCenter
 //

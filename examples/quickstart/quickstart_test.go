@@ -1,4 +1,4 @@
-// Package quickstart is the least that uses poolready: a role of one's own, and a test that borrows
+// Package quickstart is the least that uses poolready: a role of one's own, and a test that leases
 // a pool. Copy the directory and put your product where the page is.
 //
 //	go test -v ./examples/quickstart

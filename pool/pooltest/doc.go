@@ -23,9 +23,9 @@
 //	}
 //
 // The suite works in sets of its own, whose names no one else has, and removes what it made. It
-// makes one full clone of the template and about forty linked ones. The promises
-// about lost answers, wrong passwords and missing privileges need help from Env and are skipped
-// without it.
+// makes one full clone of the template and about forty linked ones. Some promises, such as those
+// about lost answers, wrong passwords, missing privileges, copies and questions, need help from Env
+// and are skipped without it.
 //
 // [Suite.Check] runs one case on its own. With a provider that breaks one promise on purpose it
 // shows that the suite can fail.

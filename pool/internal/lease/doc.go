@@ -4,8 +4,8 @@
 // # The ledger
 //
 // All of it lies in the ledger of the set, in shards that are written one by one with
-// compare-and-swap: one for each pool, one for the claim, some for the queue. Times are those of
-// the ledger's own clock.
+// compare-and-swap: one for each pool, one for the claim, some for the queue, and one for the leases
+// that may keep a pool. Times are those of the ledger's own clock.
 //
 // # Pools and the claim
 //
