@@ -55,7 +55,7 @@ func operations() []operationKind {
 	}
 }
 
-// errUsage is a fault of the command line, in one sentence.
+// A usageError is a fault of the command line, in one sentence.
 type usageError struct{ text string }
 
 func (e *usageError) Error() string { return e.text }

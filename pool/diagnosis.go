@@ -6,14 +6,13 @@ import (
 	"strings"
 )
 
-// A Diagnosis is what the hypervisor says of one VM at one moment, for those who wonder why it does
-// not answer.
+// A Diagnosis is what the hypervisor says of one VM at one moment, to explain why it does not answer.
 type Diagnosis struct {
 	Gone     bool   // the VM does not exist; the other fields are zero
 	On       bool   // powered on
 	Tools    bool   // its guest tools run
-	Template bool   // somebody made a template of it
-	Question string // what the hypervisor waits to be told before the VM goes on, with how to answer
+	Template bool   // it was made a template
+	Question string // what the hypervisor asks before the VM can go on, with how to answer
 	Host     string // what is wrong with the host that the VM is on, or ""
 	Problem  string // why the hypervisor cannot use the VM ("orphaned", "inaccessible"), or ""
 	Tasks    string // operations that are under way on the VM, or ""
@@ -51,14 +50,13 @@ func (d Diagnosis) healthy() bool { return d == Diagnosis{On: true, Tools: d.Too
 
 type noticeKey struct{}
 
-// WithNotices returns a context under which a Provider's methods report to f what somebody who
-// waits for them wants to know, such as that the hypervisor does not answer, and since when. f is
-// called from any goroutine.
+// WithNotices returns a context under which a Provider's methods report to f what delays them, such as
+// that the hypervisor does not answer, and since when. f is called from any goroutine.
 func WithNotices(ctx context.Context, f func(text string)) context.Context {
 	return context.WithValue(ctx, noticeKey{}, f)
 }
 
-// notices is WithNotices unless ctx has somebody who wants to know already.
+// notices is WithNotices, unless ctx has such a function already.
 func notices(ctx context.Context, f func(text string)) context.Context {
 	if ctx.Value(noticeKey{}) != nil {
 		return ctx

@@ -24,16 +24,16 @@ const (
 	StateBuilding    = lease.Building    // leased by the process that makes its hosts ready
 	StateDirty       = lease.Dirty       // free, and reset before a test gets it
 	StateClean       = lease.Clean       // free, and proved to be as it was when it became ready
-	StateLeased      = lease.Leased      // a test, or an operation, has it
+	StateLeased      = lease.Leased      // held by a test, or an operation
 	StateKept        = lease.Kept        // left as it is for a person, until a time
 	StateQuarantined = lease.Quarantined // excluded, until a time, since it failed too often
-	StateRecovering  = lease.Recovering  // its entry was lost; its last holder may still have it, until a time
+	StateRecovering  = lease.Recovering  // its entry was lost; its last holder may still hold it, until a time
 	StateBroken      = lease.Broken      // free, and rebuilt before a test gets it
 )
 
-// A BusyError says that a pool, or the right to build the set, cannot be leased now.
+// A BusyError says that a pool, or the claim to build the set, cannot be leased now.
 type BusyError struct {
-	Pool  int // 0 is the right to build
+	Pool  int // 0 is the claim to build
 	State State
 	Lease *Lease // the one that is in force, or nil
 	Why   string // in words
@@ -113,7 +113,7 @@ func whoami() string {
 	return fmt.Sprintf("%s@%s pid %d %s", name, host, os.Getpid(), strings.TrimSuffix(filepath.Base(os.Args[0]), ".test"))
 }
 
-// A Lease is the right to use a pool, or to build, or the wish for one.
+// A Lease is the right to use a pool, or to build, or a waiter's request for one.
 type Lease struct {
 	Holder     string    `json:"holder"`  // user@host pid N program
 	Purpose    string    `json:"purpose"` // the test, or the operation

@@ -56,7 +56,7 @@ func (l Limits) withDefaults() Limits {
 const (
 	hostUnits     = 16
 	fullCloneCost = 4
-	mostHosts     = 200 // whose SSH connections this process keeps up at once
+	mostHosts     = 200 // made ready at once by default: each has an SSH connection of this process
 )
 
 // A Concurrency is how much is done at once, and why no more.

@@ -133,9 +133,9 @@ func decodeRecord(text string) (record, error) {
 	return r, nil
 }
 
-// An owner is the mark on a VM that says who made it. It is written in the clone call and never
-// changed, so that reverts keep it; it names the VM, so that a clone, which inherits it, does
-// not pass for ours. It tells what may be removed, never what is ready.
+// An owner is the text on a VM that names the set that made it. It is written in the clone call and
+// never changed, so that reverts keep it; it names the VM, so that a clone, which inherits it, does
+// not pass for ours. It decides what may be removed, never what is ready.
 type owner struct {
 	Set, VM, Layer string
 	From           string // golden: hash of template and hardware; role: golden's build
@@ -208,8 +208,8 @@ var (
 	errForeign    = errors.New("the ready snapshot is not ours")
 )
 
-// foreignSnapshots reports whether there are any that we did not take: then the VM is renamed, and
-// not destroyed.
+// foreignSnapshots reports whether the VM has snapshots that we did not take: then it is renamed, not
+// destroyed.
 func (vm VMInfo) foreignSnapshots() bool {
 	return slices.ContainsFunc(vm.Snapshots, func(s Snapshot) bool {
 		_, err := decodeRecord(s.Record)

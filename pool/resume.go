@@ -21,7 +21,7 @@ const resumeTime = 2 * time.Minute
 
 // settleScript puts right what is stale in a machine that was stopped for a while. NOW is the time,
 // in seconds since 1970. The time service of the guest may correct the clock as far as it knows by
-// how much; after a resume it does not, since it has not looked yet, so that the clock is set.
+// how much; after a resume it does not know yet, so the clock is set.
 // systemd-networkd renews its leases, at which connections stay.
 const settleScript = `
 if test -n "$NOW"; then
@@ -78,8 +78,8 @@ func (h *Host) awaitResumed(ctx context.Context, now *lease.Snapshot, report fun
 	})
 }
 
-// An otherBootError says that the host, which proved to be this VM, runs since another boot than
-// the VM in its snapshot.
+// An otherBootError says that the host, which proved to be this VM, has another boot ID than the VM in
+// its snapshot: it booted instead of resuming.
 type otherBootError struct {
 	addr      netip.Addr
 	has, want string
@@ -89,8 +89,8 @@ func (e *otherBootError) Error() string {
 	return fmt.Sprintf("%s has the boot id %s, the VM in its snapshot has %s: it did not resume", e.addr, e.has, e.want)
 }
 
-// resumed logs in to the host that goes on. For a while vCenter may tell the address of before the
-// revert, where by now another clone may be, with the same host keys; MACs tell the two apart, or
+// resumed logs in to the host that resumed. For a while vCenter may report the address from before the
+// revert, where another clone may be by now, with the same host keys; MACs tell the two apart, or
 // the boot id where the hypervisor does not tell MACs.
 func (h *Host) resumed(ctx context.Context, report func(string)) error {
 	h.drop()
@@ -111,7 +111,7 @@ func (h *Host) resumed(ctx context.Context, report func(string)) error {
 // as the guest's means go.
 func (h *Host) settle(ctx context.Context, now *lease.Snapshot) error {
 	return h.connected(ctx, func(ctx context.Context, c *sshx.Client) error {
-		clock := "" // told now that there is a connection, which takes its time
+		clock := "" // read only now: connecting takes time
 		if h.limits.ClockSkew >= 0 {
 			clock = strconv.FormatFloat(float64(now.At(time.Now()).UnixMilli())/1000, 'f', 3, 64)
 		}
@@ -142,8 +142,8 @@ func (h *Host) markClean(ctx context.Context, boot string) (string, error) {
 	return boot + "/" + marker, nil
 }
 
-// dirtyMarker is a file that is on the disks of a pool's hosts while a test has it: a host that has
-// it was not reverted. What was resumed has no boot ID of its own: cleanMarker, which is in memory,
+// dirtyMarker is a file on the disks of a pool's hosts while a test holds the pool: a host that has
+// it was not reverted. A host that resumed has no boot ID of its own: cleanMarker, a file in memory,
 // has in its place what the proof wrote there.
 const (
 	dirtyMarker = "/var/tmp/.poolready-dirty"

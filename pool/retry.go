@@ -10,7 +10,7 @@ import (
 )
 
 // Retry acquires a pool and runs f with it. If that fails by an ErrInfrastructure, and by nothing
-// else, Retry runs f once more, with another pool where one is free, and says so loudly: in the
+// else, Retry runs f once more, with another pool where one is free, and reports that in the
 // test's log, and by its attribute "poolready.retried". An assertion that fails is never repeated.
 //
 // f reports what fails by its t or by the error that it returns. It must be safe to repeat: what it
@@ -47,7 +47,7 @@ type attempt struct {
 
 	mu       sync.Mutex // guards what follows
 	cleanups []func()
-	failed   bool // it was told to T, or will be
+	failed   bool // reported to T, or will be
 	skipped  bool
 	infra    error
 	panicked any
@@ -133,7 +133,7 @@ func (a *attempt) Cleanup(f func()) {
 	a.cleanups = append(a.cleanups, f)
 }
 
-// Failed reports whether the attempt has failed, by whatever.
+// Failed reports whether the attempt has failed, for any reason.
 func (a *attempt) Failed() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()

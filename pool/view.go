@@ -18,11 +18,12 @@ import (
 // A view shows the work on hosts beside the lines that tell of it. Its methods may be called from any
 // goroutine.
 type view interface {
-	// at tells what a host is at; the first call begins it. expect is how long it is expected to take, or 0.
+	// at reports what is being done with a host; the first call begins the host. expect is how long that is
+	// expected to take, or 0.
 	at(stage, host, what string, expect time.Duration)
-	// finished tells that a host has, and what a line says of it.
+	// finished reports that a host has finished, with a line about it.
 	finished(stage, host, line string, took time.Duration, err error)
-	// ended tells that a stage has.
+	// ended reports that a stage has ended.
 	ended(stage, line string, took time.Duration, failed bool)
 	// close ends the view.
 	close()
@@ -54,7 +55,7 @@ func isTerminal(w io.Writer) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// Cases show the work of setup as tests, which it is not part of, to whatever reads go test -json: each host
+// cases show the work of setup, which is part of no test, as tests to readers of go test -json: each host
 // of a stage is one, such as TestMain/lab/ready_con/con2, and each stage of which none failed, below one for
 // all of setup.
 type cases struct {
@@ -86,7 +87,7 @@ func (t *mainT) beginCases() {
 	}
 }
 
-// endCases says how the test ended that setup is in the output, if it is one.
+// endCases ends the test that setup is in the output, if it is one.
 func (t *mainT) endCases() {
 	if t.began.IsZero() { // setup is over
 		return

@@ -27,8 +27,8 @@ type Job struct {
 	cmd      Cmd
 	begun    time.Time
 
-	turn chan struct{} // held by Follow
-	at   int64         // how much of the log was read; belongs to who has the turn, as do:
+	turn chan struct{} // held by a Follow
+	at   int64         // how much of the log was read; guarded by turn, as are:
 	out  *sink
 	live *redactor // writes to Follow's w; it may hold back what an earlier one has read
 
@@ -204,7 +204,7 @@ func (j *Job) poll(ctx context.Context, c *Client) (report, error) {
 }
 
 func parseReport(out []byte) (p report, ok bool) {
-	m := reportLine.FindSubmatchIndex(out) // what precedes it is noise of the login shell
+	m := reportLine.FindSubmatchIndex(out) // what precedes it is unrelated output of the login shell
 	if m == nil {
 		return report{}, false
 	}
@@ -308,7 +308,7 @@ func (j *Job) client(ctx context.Context, reconnect bool) (*Client, error) {
 	}
 	defer func() { <-j.dialling }()
 	if c := j.current(); c.Err() == nil {
-		return c, nil // somebody else was faster
+		return c, nil // another call has connected
 	}
 	c, err := WaitReady(ctx, j.cfg, Ready{})
 	if err != nil {

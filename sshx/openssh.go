@@ -11,11 +11,11 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// WriteOpenSSH writes into the directory dir, which it makes for the caller's eyes only, what
-// OpenSSH's client needs to log in to the same machine as the same user, with the same keys, jump
-// hosts and trusted host keys: the files "config" and "known_hosts", and for fingerprints "pins", which needs
-// OpenSSH 8.5. It returns the words of the
-// command, such as "ssh -F dir/config con2"; scp, sftp and rsync -e take the same -F and name.
+// WriteOpenSSH writes into the directory dir, which it makes private to the user, what OpenSSH's
+// client needs to log in to the same machine as the same user, with the same keys, jump hosts and
+// trusted host keys: the files "config" and "known_hosts", and for fingerprints "pins", which needs
+// OpenSSH 8.5. It returns the words of the command, such as "ssh -F dir/config con2"; scp, sftp and
+// rsync -e take the same -F and name.
 //
 // A key that ReadKey read stays in its file, which config names; of a key that cannot be named,
 // such as one of ParseKey, config says so, and ssh offers those of the user's agent. A Dialer

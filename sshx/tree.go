@@ -63,7 +63,7 @@ func (c *Client) putTree(ctx context.Context, dst string, src fs.FS, o PutOption
 	return c.settle(ctx, dst, same, o)
 }
 
-// A treePut is a tree on its way.
+// A treePut is the transfer of one tree.
 type treePut struct {
 	c       *Client
 	dst     string
@@ -191,7 +191,7 @@ func (t *treePut) writeTar(w *io.PipeWriter, _ io.Reader, last string, sent *cou
 	return buf.Flush()
 }
 
-// copy has to copy a file, which must be as long as it was when it was listed.
+// copy calls to with the file of an entry, which must be as long as it was when it was listed.
 func (t *treePut) copy(e entry, to func(*whole) error) error {
 	f, err := openIn(t.src, e.name)
 	if err != nil {

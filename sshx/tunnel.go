@@ -16,7 +16,7 @@ import (
 
 // DialContext connects from the machine to address, as seen from there: this is how tests reach
 // services inside a pool, and how jump hosts work. Use it as http.Transport.DialContext, say. The
-// network must be "tcp", "tcp4" or "tcp6"; only the machine resolves names. The connection knows
+// network must be "tcp", "tcp4" or "tcp6"; only the machine resolves names. The connection supports
 // deadlines, and ends with the Client. ctx ends only the dialling.
 func (c *Client) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	fail := func(err error) (net.Conn, error) {
@@ -82,7 +82,7 @@ func (h hostPort) String() string { return string(h) }
 // tunnelBuffer is how much a tunnel holds in each direction, as a socket would.
 const tunnelBuffer = 256 << 10
 
-// A tunnel is a forwarded connection. Unlike the channel under it, it knows deadlines, and its
+// A tunnel is a forwarded connection. Unlike the channel under it, it supports deadlines, and its
 // Close ends a Read at once instead of waiting for the peer.
 type tunnel struct {
 	c      *Client
@@ -112,7 +112,7 @@ func newTunnel(c *Client, ch ssh.Channel, remote net.Addr) net.Conn {
 }
 
 // lost waits for the end of the connection under the tunnel, and returns its cause, which is never
-// io.EOF: that would be the end of what the peer had to say.
+// io.EOF: that would be the end of the peer's data.
 func (t *tunnel) lost() error {
 	<-t.c.life.Done()
 	if err := context.Cause(t.c.life); !errors.Is(err, io.EOF) {

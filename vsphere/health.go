@@ -16,8 +16,8 @@ import (
 	"github.com/vmware/govmomi/vim25/soap"
 )
 
-// noticeAfter is how long something has to last until those who wait for it are told, and how long
-// until the next time.
+// noticeAfter is how long a failure has to last until a notice is given, and the interval of further
+// notices.
 const noticeAfter = 10 * time.Second
 
 // health is whether vCenter answers, seen over all calls. Its zero value is a vCenter that does.
@@ -62,7 +62,7 @@ func (h *health) String() string {
 	return fmt.Sprintf("vCenter has not answered since %s (%s): %v", clockTime(h.since), brief(time.Since(h.since)), h.err)
 }
 
-// blame adds to the end of a context that vCenter does not answer, if that is so.
+// blame adds to the error of a context that vCenter does not answer, if that is so.
 func (h *health) blame(ctx context.Context, err error) error {
 	if s := h.String(); s != "" && ctx.Err() != nil && !errors.As(err, new(*silentError)) {
 		return &silentError{err: err, msg: s}
@@ -70,7 +70,7 @@ func (h *health) blame(ctx context.Context, err error) error {
 	return err
 }
 
-// silentError is the end of a wait while vCenter did not answer.
+// silentError is the error of a wait while vCenter did not answer.
 type silentError struct {
 	err error
 	msg string
@@ -81,7 +81,7 @@ func (e *silentError) Unwrap() error { return e.err }
 
 func clockTime(t time.Time) string { return t.Format(time.TimeOnly) }
 
-// brief is a duration as people want to read it.
+// brief formats a duration for people.
 func brief(d time.Duration) time.Duration {
 	if d < time.Second {
 		return d.Round(time.Millisecond)

@@ -10,11 +10,11 @@ import (
 	"github.com/poolready/poolready/pool"
 )
 
-// errBeingMade is why something that has a name already cannot be told yet.
+// errBeingMade says that an object has its name already and cannot be examined yet.
 var errBeingMade = errors.New("it is still being made")
 
-// errQuestion ends an operation on a VM about which vCenter asks a question: it goes on when
-// somebody has answered, which no program may do for them.
+// errQuestion ends an operation on a VM about which vCenter asks a question: it goes on when a person
+// has answered, which no program may do in their place.
 var errQuestion = errors.New("vCenter waits for an answer to a question")
 
 // boundError ends an operation that has taken longer than it may.
@@ -24,7 +24,7 @@ func (e *boundError) Error() string {
 	return fmt.Sprintf("it has not ended within %s", e.bound)
 }
 
-// A watch bounds one operation, and tells its caller what it waits for.
+// A watch bounds one operation, and reports to its caller what it waits for.
 type watch struct {
 	p    *Provider
 	op   operation
@@ -51,7 +51,7 @@ func (p *Provider) supervise(ctx context.Context, op operation) *watch {
 	return w
 }
 
-// look asks from time to time what keeps the operation, and ends it if that is a question.
+// look asks vCenter at intervals what delays the operation, and ends it if that is a question.
 func (w *watch) look(end context.CancelCauseFunc) {
 	start, looks := time.Now(), 0
 	for wait := w.p.intervals.look; sleep(w.ctx, wait); wait = 3 * w.p.intervals.look {
@@ -82,7 +82,7 @@ func (w *watch) look(end context.CancelCauseFunc) {
 	}
 }
 
-// explain adds to the error of an operation that was not waited for any longer what kept it.
+// explain adds to the error of an operation that timed out what delayed it.
 func (w *watch) explain(outer context.Context, err error) error {
 	switch {
 	case w.ctx.Err() == nil, errors.Is(err, errQuestion), errors.Is(context.Cause(w.ctx), errQuestion): //nolint:contextcheck // it is derived from outer
@@ -93,7 +93,7 @@ func (w *watch) explain(outer context.Context, err error) error {
 	return w.p.blame(outer, w.op.entity.Value, w.op.entity.Type == "VirtualMachine", err)
 }
 
-// blame adds to the end of a wait for a VM what vCenter says of it then. It takes a moment.
+// blame adds to the error of a wait for a VM what vCenter then says of the VM. It takes a moment.
 func (p *Provider) blame(ctx context.Context, id string, vm bool, err error) error {
 	if s := p.s.health.String(); s != "" {
 		return &silentError{err: err, msg: s}
@@ -110,7 +110,7 @@ func (p *Provider) blame(ctx context.Context, id string, vm bool, err error) err
 	return &stuckError{err: err, now: d}
 }
 
-// stuckError is the end of a wait, with what kept it.
+// stuckError is the error of a wait, with what delayed it.
 type stuckError struct {
 	err error
 	now pool.Diagnosis

@@ -19,10 +19,10 @@ const (
 	Building    State = "building"    // leased by the process that makes its hosts ready
 	Dirty       State = "dirty"       // free, and to be reset before a test gets it
 	Clean       State = "clean"       // free, and proved to be as it was when it became ready
-	Leased      State = "leased"      // a test, or an operation, has it
+	Leased      State = "leased"      // held by a test, or an operation
 	Kept        State = "kept"        // left as it is for a person, until a time
 	Quarantined State = "quarantined" // excluded, until a time, since it failed too often
-	Recovering  State = "recovering"  // its entry was lost; its last holder may still have it, until a time
+	Recovering  State = "recovering"  // its entry was lost; its last holder may still hold it, until a time
 	Broken      State = "broken"      // free, and to be rebuilt before a test gets it
 )
 
