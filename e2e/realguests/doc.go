@@ -29,12 +29,12 @@
 // NICs veths in a network namespace that lives for one boot. What is this machine's and not theirs:
 // the kernel; the clock (chronyd follows its source and sets nothing; chronyc makestep does
 // nothing); disks (nothing is grown); udev (ifupdown's allow-hotplug is auto). They have no memory
-// that a snapshot could keep, so roles cannot be Ready: Running. podman uses the vfs driver. Where
+// that a snapshot could keep, so roles cannot be pool.ReadyRunning. podman uses the vfs driver. Where
 // the kernel has no 802.1Q, a macvlan stands in for the VLAN (container/macvlan), which is logged.
 //
 // VMs run under QEMU with a kernel, a clock and disks of their own: with KVM if it answers, else
 // emulated. They have 802.1Q, snapshots with memory, and reboot as machines do; in the tests con and
-// dis are Ready: Running. qemu-guest-agent stands for VMware's tools. The recipe's packages are in the
+// dis are pool.ReadyRunning. qemu-guest-agent stands for VMware's tools. The recipe's packages are in the
 // image, since dpkg takes minutes under emulation. AppArmor is off.
 //
 // # The networks

@@ -31,10 +31,12 @@
 //
 // Refused, with exit code 64: process substitution, coprocesses, descriptors above 2, <>, [[ -ef -O -G
 // -N ]], ulimit, fg, bg, jobs, select, cd -P, wait -n, ${x/#a/b}, ${x@Q}, a quoted expansion in a
-// pattern, declare -i -l -u, traps in subshells, arithmetic on what is no number, setting a constant,
-// scripts with CR LF, and PIPESTATUS, FUNCNAME, SECONDS, $- and their like. Different from a real
-// shell: a trap on a signal runs before the next command of a shell that is signalled itself, but a
-// signal to the process group ends the shell; a command substitution does not wait for background
+// pattern, declare -i -l -u, traps in subshells, setting a constant, scripts with CR LF, and
+// PIPESTATUS, FUNCNAME, SECONDS, $- and their like; and arithmetic on what is no number, which ends the
+// shell with 1, dash with 2, as an error there does.
+//
+// Different from a real shell: a trap on a signal runs before the next command of a shell that is
+// signalled itself, but a signal to the process group ends the shell; a command substitution does not wait for background
 // jobs inside of it; a closed descriptor is /dev/null; [[ -t ]] is false on terminals too; how much of
 // a script runs after an error in an expansion. testdata has the statements that are compared with
 // real shells and tools, and agreement.json how many come out differently.
@@ -58,7 +60,7 @@
 // Users are subject to owners, groups, modes, sticky directories and umask. There are no ACLs,
 // capabilities, SELinux labels or quotas; access times are not kept; contents count against the
 // disk's size, metadata does not. /proc has the boot id, the kernel's release and the uptime;
-// /run and /dev/shm are empty after Boot.
+// after Boot /run has an empty directory lock and nothing else, and /dev/shm is empty.
 //
 // # sshd
 //

@@ -42,8 +42,8 @@
 //
 // Immediately before the command starts, Run prints the line "sshx ANSWER PID" to stdout, and with
 // the flag "s" to stderr too. ANSWER is TOKEN with its halves swapped, see Answer: what only repeats
-// the request, as a ForceCommand may, or sh -x, does not have it. All that comes earlier is noise of the login shell, or the reason
-// why there will be no such line. Exit code Failed (125) without that line is a failure of the
+// the request, as a ForceCommand may, or sh -x, does not have it. All that comes earlier is unrelated
+// output of the login shell, or the reason why there will be no such line. Exit code Failed (125) without that line is a failure of the
 // wrapper itself: no space, no such directory, input that ended early. A truncated preamble or
 // script is never run. Words that name no program end in 127 or 126 after the line.
 //
