@@ -71,8 +71,8 @@
 // # Operations
 //
 // With the name of an operation after -args, the tests' binary runs no tests but does one thing with
-// the set; see pool.Main. scripts/facts.sh lists what there is on a host: the operation diff and pool.Pool.Watch, for a test that
-// wants to leave nothing, tell the changes by name.
+// the set; see pool.Main. scripts/facts.sh lists what there is on a host: the operation diff and
+// pool.Pool.Watch, for a test that wants to leave nothing, report the changes by name.
 //
 // # The topology
 //

@@ -151,7 +151,7 @@ type CloneSpec struct {
 	Set      string // names the set's folder, which is made if it does not exist
 	Source   string // a VM's ID or a template's inventory path
 	Template bool   // Source is a template: a full clone of its current state
-	Snapshot string // the snapshot of Source to hang a linked clone on; "" makes a full clone
+	Snapshot string // the snapshot of Source that is the parent of a linked clone; "" makes a full clone
 	Owner    string // read back as VMInfo.Owner
 	Note     string // for people
 	VM       VM

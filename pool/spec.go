@@ -130,7 +130,7 @@ const (
 
 // VM is what one virtual machine is made of: data, and part of its fingerprint.
 type VM struct {
-	// Name is the VM's name, unique in the set; at most 63 characters of a-z, 0-9 and "-".
+	// Name is the VM's name, unique in the set; at most 63 characters of a-z, 0-9 and "-", 40 for a golden.
 	Name string
 	// Folder is the path of the VM's folder below the set's folder, such as "pool1"; "" is the set's
 	// folder itself. The folder "ledger" is reserved.

@@ -31,8 +31,9 @@
 // EnvironmentFile, StateDirectory and its kin, Restart, RestartSec, RemainAfterExit, and
 // WantedBy=multi-user.target or default.target, with drop-ins. Every other directive that makes a
 // difference is refused, with 64, and so is to start a unit again whose file changed while it ran.
-// journalctl -u has what the programs print, but not what systemd adds. A service that ran when a snapshot with memory was taken runs in the resumed machine:
-// its Command is called again, with Proc.Resumed. testdata/product is a test of a product, of 60 lines.
+// journalctl -u has what the programs print, but not what systemd adds. A service that ran when a
+// snapshot with memory was taken runs in the resumed machine: its Command is called again, with
+// Proc.Resumed. testdata/product is a test of a product, of 60 lines.
 //
 // # The site
 //

@@ -23,7 +23,7 @@
 //	}
 //
 // The suite works in sets of its own, whose names no one else has, and removes what it made. It
-// makes one full clone of the template and about forty linked ones. Some promises, such as those
+// makes one full clone of the template and dozens of linked ones. Some promises, such as those
 // about lost answers, wrong passwords, missing privileges, copies and questions, need help from Env
 // and are skipped without it.
 //

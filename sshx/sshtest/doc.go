@@ -36,10 +36,10 @@
 // shell with 1, dash with 2, as an error there does.
 //
 // Different from a real shell: a trap on a signal runs before the next command of a shell that is
-// signalled itself, but a signal to the process group ends the shell; a command substitution does not wait for background
-// jobs inside of it; a closed descriptor is /dev/null; [[ -t ]] is false on terminals too; how much of
-// a script runs after an error in an expansion. testdata has the statements that are compared with
-// real shells and tools, and agreement.json how many come out differently.
+// signalled itself, but a signal to the process group ends the shell; a command substitution does not
+// wait for background jobs inside of it; a closed descriptor is /dev/null; [[ -t ]] is false on
+// terminals too; how much of a script runs after an error in an expansion. testdata has the statements
+// that are compared with real shells and tools, and agreement.json how many come out differently.
 //
 // The texts that package sshx wraps scripts in cannot run in this shell. "sh -c" knows them and
 // does natively what they do: script from stdin, process group killed when stdin ends, detached
@@ -49,9 +49,9 @@
 //
 // BaseCommands names the base commands; the variables of internal/userland that end in Commands list all
 // the options that each knows, and the comments of cmdSed, cmdFind, cmdTar and cmdSudo theirs. They are in
-// /usr/bin and /usr/sbin, where test -x finds them, though ls does not. They are GNU's in the C locale, and what is in a
-// directory comes to find, tar, grep -r and SFTP in no order to count on. Time zones are those of
-// Go on the machine that the test runs on. Commands that every real machine has and that are not
+// /usr/bin and /usr/sbin, where test -x finds them, though ls does not. They are GNU's in the C locale,
+// and what is in a directory comes to find, tar, grep -r and SFTP in no order to count on. Time zones
+// are those of Go on the machine that the test runs on. Commands that every real machine has and that are not
 // simulated, awk and ip among them, are there and refuse; systemctl knows sshd alone. Programs
 // listen and dial with Proc.Listen and Proc.DialContext; routes, firewalls, packages and services are
 // for embedders, who have Host.Bind, Host.Dial and Host.Start. A compiled program on the disk is the
