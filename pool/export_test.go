@@ -8,7 +8,10 @@ import (
 	"github.com/poolready/poolready/pool/internal/lease"
 )
 
-func init() { clockTime = time.Second } // so that tests of clocks that stay wrong are short
+func init() {
+	clockTime = time.Second // so that tests of clocks that stay wrong are short
+	hashRounds = 10         // some have a thousand VMs
+}
 
 // AddChild makes main what TestMain is in child processes of that mode.
 func AddChild(mode string, main func(m *testing.M)) { children[mode] = main }

@@ -102,7 +102,7 @@ func hashEnv(set string, vm VM) string {
 	if known, ok := envHashes.Load(input{text, salt}); ok {
 		return known.(string)
 	}
-	key, err := pbkdf2.Key(sha256.New, text, []byte(salt), envRounds, 16)
+	key, err := pbkdf2.Key(sha256.New, text, []byte(salt), hashRounds, 16)
 	if err != nil {
 		panic("pool: hash of VM.Env: " + err.Error()) // its arguments are constant but for the texts
 	}
@@ -113,6 +113,8 @@ func hashEnv(set string, vm VM) string {
 
 // envRounds take some milliseconds for each VM, once in a process.
 const envRounds = 10_000
+
+var hashRounds = envRounds // few in tests
 
 var envHashes sync.Map // of inputs, to hashes
 
