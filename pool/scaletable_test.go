@@ -71,7 +71,7 @@ func TestScale(t *testing.T) {
 	s.standing = startLab(t, fmt.Sprint("CHILD_SCALE=", s.lat.Scale))
 	s.table = tabwriter.NewWriter(&s.text, 0, 8, 2, ' ', 0)
 	s.row("what", 0, "")
-	spec, provider, err := s.standing.spec(time.Minute, nil)
+	spec, provider, err := s.standing.spec(0, nil)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, provider.Close(context.WithoutCancel(t.Context()))) }()
 	vm := func(role string, nic int) func(int) pool.VM {
