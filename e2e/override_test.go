@@ -70,7 +70,7 @@ func TestWhatCannotBeOtherwise(t *testing.T) {
 		{"an address of another", "pool-2: {con-lab: 10.0.2.10}", "t.yaml:1: pool-2.con-lab: con2 would have 10.0.2.10, which is that of con1"},
 		{"the address of one that comes later", "\npool-1:\n  dis-vlan: 10.10.20.3", "t.yaml:3: pool-1.dis-vlan: con2's VLAN interface would have 10.10.20.3, which is that of dis1's"},
 		{"an address outside", "pool-2: {con-vlan: 10.9.0.1}", "pool-2.con-vlan: con2's VLAN interface would have 10.9.0.1, which is not in"},
-		{"no address", "pool-2: {con-lab: here}", `t.yaml:1: pool-2.con-lab: "here" is no IP address`},
+		{"no address", "pool-2: {con-lab: here}", `t.yaml:1: pool-2.con-lab: "here" is not an IP address`},
 		{"a folder elsewhere", "pool-2: {folder: ../prod}", `pool-2.folder: "../prod" must be below`},
 		{"no domain", "pool-2: {domain: A B}", "pool-2.domain:"},
 		{"no such key", "pool-2: {mtu: 9000}", "t.yaml:1: pool-2.mtu: no such key"},

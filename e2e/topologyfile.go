@@ -90,7 +90,7 @@ func number(key, about string, field func(*Topology) *int) setting[Topology] {
 	return of(key, about, field, strconv.Itoa, func(s string) (int, error) {
 		n, err := strconv.Atoi(s)
 		if err != nil || n < 0 {
-			return 0, fmt.Errorf("%q is no number from 0", s)
+			return 0, fmt.Errorf("%q is not a non-negative number", s)
 		}
 		return n, nil
 	})
@@ -100,7 +100,7 @@ func addr[T any](key, about string, field func(*T) *netip.Addr) setting[T] {
 	return of(key, about, field, netip.Addr.String, func(s string) (netip.Addr, error) {
 		a, err := netip.ParseAddr(s)
 		if err != nil {
-			return a, fmt.Errorf("%q is no IP address", s)
+			return a, fmt.Errorf("%q is not an IP address", s)
 		}
 		return a, nil
 	})

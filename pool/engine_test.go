@@ -137,7 +137,7 @@ func TestOldGoldenStaysWhileSomebodysCloneHangsOnIt(t *testing.T) {
 	spec.Golden.Steps[0] = pool.Script("base", "echo base > /etc/base # new")
 	r.open(spec).Close()
 	assert.Contains(t, r.names(), "golden")
-	assert.Contains(t, strings.Join(r.said, "\n"), "disks of other VMs hang on its disks: /elsewhere/colleagues")
+	assert.Contains(t, strings.Join(r.said, "\n"), "disks of other VMs depend on its disks: /elsewhere/colleagues")
 
 	require.NoError(t, r.mem.Destroy(t.Context(), id))
 	r.open(spec).Close()

@@ -21,7 +21,7 @@ var ErrRecord = errors.New("the snapshot's description is not the record that wa
 
 // ErrHasClones is returned by a Provider when disks of other VMs depend on those of a VM that is to
 // be destroyed.
-var ErrHasClones = errors.New("disks of other VMs hang on its disks")
+var ErrHasClones = errors.New("disks of other VMs depend on its disks")
 
 // ErrChanged is returned by a LedgerStore when a shard is no longer as it was read.
 var ErrChanged = lease.ErrChanged

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -154,18 +155,19 @@ func NewSuite(t pool.T, base pool.Provider, env Env) *Suite {
 // other is a second set.
 func (s *Suite) other() string { return s.env.Set + "-other" }
 
-// sweep removes the VMs of a set, golden last.
+// sweep removes the VMs of a set, those of which others are clones after these.
 func (s *Suite) sweep(ctx context.Context, t pool.T, set string) {
 	inv, err := s.base.Inventory(ctx, set)
 	if !assert.NoError(t, err, "what is left in set %q must be removed by hand", set) {
 		return
 	}
-	for _, last := range []bool{false, true} {
-		for _, vm := range inv.VMs {
-			if (vm.ID == s.golden) == last {
-				assert.NoError(t, s.base.Destroy(ctx, vm.ID), "VM %q of set %q must be removed by hand", vm.Name, set)
-			}
-		}
+	left := inv.VMs
+	for before := -1; len(left) != before; {
+		before = len(left)
+		left = slices.DeleteFunc(left, func(vm pool.VMInfo) bool { return s.base.Destroy(ctx, vm.ID) == nil })
+	}
+	for _, vm := range left {
+		assert.NoError(t, s.base.Destroy(ctx, vm.ID), "VM %q of set %q must be removed by hand", vm.Name, set)
 	}
 }
 

@@ -29,13 +29,13 @@ put_aside() {
 		[ -e "$file" ] || continue
 		mv "$file" "$file.poolready-off"
 	done
-	if [ -d /etc/cloud ]; then # it would configure every clone anew, and give it other host keys
+	if [ -d /etc/cloud ]; then # it would configure every clone again, and give it other host keys
 		touch /etc/cloud/cloud-init.disabled
 	fi
 }
 
 # addresses are those of the lab's NIC, with no network. Golden keeps them until "identity": to a DHCP server that
-# goes by client identifiers, whoever asks by MAC from now on is somebody new, and the runner is connected
+# goes by client identifiers, a client that asks by MAC from now on is a new one, and the runner is connected
 # to what the server has given to the template.
 addresses() {
 	addr=$(ip -4 -o addr show dev "$LAB_IF")

@@ -13,7 +13,7 @@ esac
 put "$conf" '# written by poolready' "server $NTP_SERVER iburst" "driftfile $drift" 'makestep 1.0 3' rtcsync \
 	"allow $LAB_NET"
 systemctl enable "$unit"
-# After a jump of the clock, chronyd would go by measurements from before: it begins anew.
+# After a jump of the clock, chronyd would go by measurements from before: restart it.
 systemctl restart "$unit"
 if ! timeout 60 chronyc waitsync 0 0 0 1; then
 	echo "the clock has not followed $NTP_SERVER within 60 s" >&2
