@@ -272,13 +272,13 @@ var breaks = map[string]func(pool.Provider) pool.Provider{
 	},
 
 	"a snapshot of a VM that runs says so, and the VM runs on": func(p pool.Provider) pool.Provider {
-		return broken{Provider: p, frozen: p.Snapshot}
+		return broken{Provider: p, running: p.Snapshot}
 	},
 	"a snapshot without memory of a VM that runs is none of a VM that runs": func(p pool.Provider) pool.Provider {
 		return broken{Provider: p, snapshot: p.SnapshotRunning}
 	},
 	"a snapshot with memory of a VM that is off is an error, and none is taken": func(p pool.Provider) pool.Provider {
-		return broken{Provider: p, frozen: p.Snapshot}
+		return broken{Provider: p, running: p.Snapshot}
 	},
 	"a VM that is reverted to a snapshot of it running runs, without being powered on": func(p pool.Provider) pool.Provider {
 		return broken{Provider: p, revert: func(ctx context.Context, id, snapshot string) error {
@@ -439,7 +439,7 @@ var hasty = map[string]func(p *Provider) pool.Provider{
 		}}
 	},
 	"a snapshot with memory whose answer is lost is taken once": func(p *Provider) pool.Provider {
-		return broken{Provider: p, frozen: func(ctx context.Context, id, name, record string) (snap string, err error) {
+		return broken{Provider: p, running: func(ctx context.Context, id, name, record string) (snap string, err error) {
 			snap, err = p.SnapshotRunning(ctx, id, name, record)
 			if err == nil {
 				snap, err = p.SnapshotRunning(ctx, id, name, record)

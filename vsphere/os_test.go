@@ -52,7 +52,7 @@ func (o *plainOS) Resume(m *vspheretest.Machine, memory []byte) (vspheretest.Gue
 	return &plainGuest{os: o, m: m, hw: m.Hardware, boot: memory[0]}, nil
 }
 
-func (g *plainGuest) Freeze() (vspheretest.Disk, []byte, error) {
+func (g *plainGuest) SaveMemory() (vspheretest.Disk, []byte, error) {
 	return plainDisk{}, []byte{g.boot}, nil
 }
 

@@ -22,7 +22,7 @@ type broken struct {
 	powerOn   func(ctx context.Context, id string) error
 	shutDown  func(ctx context.Context, id string, grace time.Duration) (bool, error)
 	snapshot  func(ctx context.Context, id, name, record string) (string, error)
-	frozen    func(ctx context.Context, id, name, record string) (string, error)
+	running   func(ctx context.Context, id, name, record string) (string, error)
 	revert    func(ctx context.Context, id, snapshot string) error
 	rename    func(ctx context.Context, id, name string) error
 	destroy   func(ctx context.Context, id string) error
@@ -90,8 +90,8 @@ func (b broken) Snapshot(ctx context.Context, id, name, record string) (string, 
 }
 
 func (b broken) SnapshotRunning(ctx context.Context, id, name, record string) (string, error) {
-	if b.frozen != nil {
-		return b.frozen(ctx, id, name, record)
+	if b.running != nil {
+		return b.running(ctx, id, name, record)
 	}
 	return b.Provider.SnapshotRunning(ctx, id, name, record)
 }

@@ -37,8 +37,8 @@ type vm struct {
 }
 
 var (
-	_ vspheretest.Freezer = (*vm)(nil)
-	_ vspheretest.Resumer = (*Site)(nil)
+	_ vspheretest.MemorySaver = (*vm)(nil)
+	_ vspheretest.Resumer     = (*Site)(nil)
 )
 
 // qmpLimit is a generous time for what QEMU does at once.
@@ -369,8 +369,8 @@ func (v *vm) Kill() {
 	}
 }
 
-// Freeze implements vspheretest.Freezer. The memory is in a file, whose name is what it returns.
-func (v *vm) Freeze() (vspheretest.Disk, []byte, error) {
+// SaveMemory implements vspheretest.MemorySaver. The memory is in a file, whose name is what it returns.
+func (v *vm) SaveMemory() (vspheretest.Disk, []byte, error) {
 	if err := v.qmp.do(qmpLimit, "stop", nil, nil); err != nil {
 		return nil, nil, err
 	}

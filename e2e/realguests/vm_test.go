@@ -87,7 +87,7 @@ func (m *machine) testPower(t *testing.T, c *sshx.Client) {
 	assert.Equal(t, "kept", run(t, next, sshx.Cmd{Script: "cat /etc/mark; cat /run/mark 2>/dev/null || true"}))
 }
 
-// testMemory freezes the VM, changes it, and has it go on from the snapshot, as a revert of
+// testMemory saves the VM's memory, changes it, and has it go on from the snapshot, as a revert of
 // vspheretest does.
 func (m *machine) testMemory(t *testing.T) {
 	c := m.dial(t, "root", "")
@@ -96,7 +96,7 @@ func (m *machine) testMemory(t *testing.T) {
 	const mark = `echo kept >/run/mark
 (sleep 100000 >/dev/null 2>&1 </dev/null &)`
 	run(t, c, sshx.Cmd{Script: mark})
-	disk, memory, err := m.guest.(vspheretest.Freezer).Freeze()
+	disk, memory, err := m.guest.(vspheretest.MemorySaver).SaveMemory()
 	require.NoError(t, err)
 	run(t, c, sshx.Cmd{Script: "echo changed >/run/mark; touch /etc/changed; sync; pkill sleep"})
 	m.guest.Kill()

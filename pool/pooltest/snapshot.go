@@ -50,7 +50,7 @@ func (p *Provider) take(ctx context.Context, method, id string, s pool.Snapshot)
 			}
 			g := v.guest
 			p.mu.Unlock() // it may wait for programs that are ending
-			disk, memory, err := g.host.Freeze()
+			disk, memory, err := g.host.SaveMemory()
 			p.mu.Lock()
 			if err != nil {
 				return err

@@ -7,7 +7,7 @@
 //
 // A Host alone, without a listener, is for those who have a network of their own: they hand it
 // connections with ServeConn. Its Disk is cloned, snapshotted and reverted by them; Boot and Halt
-// are its power, and Freeze and Resume its memory.
+// are its power, and SaveMemory and Resume its memory.
 //
 // # The rule
 //

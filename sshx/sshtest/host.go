@@ -165,22 +165,22 @@ func (h *Host) KernelLog(level, text string) { h.m.KernelLog(level, text) }
 // machines without Bind.
 func (h *Host) ServePort(conn net.Conn, to netip.AddrPort) bool { return h.m.ServePort(conn, to) }
 
-// Freeze returns a copy of the disk, /run included, and what the machine knows beside it, of one
+// SaveMemory returns a copy of the disk, /run included, and what the machine knows beside it, of one
 // moment: what a hypervisor keeps with a snapshot of the memory. The machine goes on. Programs are
 // goroutines here, which cannot be copied: if any but the services of Start still runs after a second,
-// Freeze fails and names it.
-func (h *Host) Freeze() (*Disk, []byte, error) {
-	d, frozen, err := h.m.Freeze()
+// SaveMemory fails and names it.
+func (h *Host) SaveMemory() (*Disk, []byte, error) {
+	d, memory, err := h.m.SaveMemory()
 	if err != nil {
 		return nil, nil, err
 	}
-	return &Disk{d}, frozen, nil
+	return &Disk{d}, memory, nil
 }
 
-// Resume is Boot for a machine on a disk that Freeze returned: it goes on from that moment. Boot
+// Resume is Boot for a machine on a disk that SaveMemory returned: it goes on from that moment. Boot
 // id, uptime, process ids and /run are as they were, the clock reads what it read then, until
 // somebody sets it, and there are no connections. sshd reads its configuration again.
-func (h *Host) Resume(frozen []byte) error { return h.m.Resume(frozen) }
+func (h *Host) Resume(memory []byte) error { return h.m.Resume(memory) }
 
 // StartSSHD starts sshd, or starts it again: it reads sshd_config and the host keys again, for
 // connections that come from now on. If they are wrong sshd does not run and the error says why,

@@ -107,7 +107,7 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-func TestServicesOutliveLoginsAndFreezes(t *testing.T) {
+func TestServicesOutliveLoginsAndSnapshots(t *testing.T) {
 	t.Parallel()
 	s := newNet(t)
 	var log lockedBuffer
@@ -119,7 +119,7 @@ func TestServicesOutliveLoginsAndFreezes(t *testing.T) {
 	out, _ := s.Run(t.Context(), "pgrep greeter")
 	assert.Equal(t, fmt.Sprintln(r.PID()), out)
 
-	disk, memory, err := s.Freeze()
+	disk, memory, err := s.SaveMemory()
 	require.NoError(t, err)
 	again := NewHost(disk)
 	resumed := make(chan bool, 1)

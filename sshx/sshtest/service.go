@@ -41,7 +41,7 @@ func (s *RunningService) Stop() { s.s.Stop() }
 // Kill is Stop with SIGKILL.
 func (s *RunningService) Kill() { s.s.Kill() }
 
-// Start starts a Service. It ends by itself, by Stop or Kill, or when the machine halts. Freeze does
+// Start starts a Service. It ends by itself, by Stop or Kill, or when the machine halts. SaveMemory does
 // not mind it, but the memory of a program cannot be kept: the caller of Resume starts its
 // services again, with Resumed set.
 func (h *Host) Start(s Service) (*RunningService, error) {

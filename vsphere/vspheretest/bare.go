@@ -48,7 +48,7 @@ func (o *bareOS) Resume(m *Machine, memory []byte) (Guest, error) {
 	return g, json.Unmarshal(memory, &g.reverts)
 }
 
-// Save, Load, SaveDisk and LoadDisk make it a Keeper.
+// Save, Load, SaveDisk and LoadDisk make it a StateSaver.
 func (o *bareOS) Save() ([]byte, error) { return json.Marshal(&o.lan) }
 
 func (o *bareOS) Load(data []byte) error { return json.Unmarshal(data, &o.lan) }
@@ -107,8 +107,8 @@ func (g *bareGuest) HardwareChanged(hw Hardware) {
 	g.m.Changed()
 }
 
-// Freeze makes it a Freezer.
-func (g *bareGuest) Freeze() (Disk, []byte, error) {
+// SaveMemory makes it a MemorySaver.
+func (g *bareGuest) SaveMemory() (Disk, []byte, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	memory, err := json.Marshal(g.reverts)

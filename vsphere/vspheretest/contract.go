@@ -48,16 +48,16 @@ type Guest interface {
 	Kill()
 }
 
-// A Freezer is a Guest whose memory a snapshot can keep. The snapshot with memory of any other
+// A MemorySaver is a Guest whose memory a snapshot can keep. The snapshot with memory of any other
 // guest that has booted is refused.
-type Freezer interface {
+type MemorySaver interface {
 	Guest
-	// Freeze returns a copy of the disk and all that the guest knows beside it, of one moment. The
+	// SaveMemory returns a copy of the disk and all that the guest knows beside it, of one moment. The
 	// guest goes on. An error says what cannot be kept; the snapshot fails with it.
-	Freeze() (disk Disk, memory []byte, err error)
+	SaveMemory() (disk Disk, memory []byte, err error)
 }
 
-// A Resumer is an OS whose guests are Freezers.
+// A Resumer is an OS whose guests are MemorySavers.
 type Resumer interface {
 	OS
 	// Resume is Boot for a VM that has been reverted to a snapshot with memory: the guest goes on

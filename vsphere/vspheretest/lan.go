@@ -75,7 +75,7 @@ func (l *LAN) lease(c LANClient, i int) netip.Addr {
 	return a
 }
 
-// MarshalJSON returns the leases, for a Keeper.
+// MarshalJSON returns the leases, for a StateSaver.
 func (l *LAN) MarshalJSON() ([]byte, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

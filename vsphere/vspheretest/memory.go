@@ -47,11 +47,11 @@ func (s *Server) freeze(ctx *simulator.Context, m *vm) (now kept, fault types.Ba
 	if g == nil {
 		return now, nil
 	}
-	f, ok := g.(Freezer)
+	f, ok := g.(MemorySaver)
 	if _, resumes := s.OS.(Resumer); !ok || !resumes {
 		return now, &types.NotSupported{RuntimeFault: because("the OS of this guest is no Resumer")}
 	}
-	disk, memory, err := f.Freeze()
+	disk, memory, err := f.SaveMemory()
 	if err != nil {
 		return now, &types.NotSupported{RuntimeFault: because(err.Error())}
 	}

@@ -18,9 +18,9 @@ func (s *Server) loadState() (*state, error) {
 	if s.StateDir == "" {
 		return nil, nil
 	}
-	k, ok := s.OS.(Keeper)
+	k, ok := s.OS.(StateSaver)
 	if !ok {
-		return nil, fmt.Errorf("StateDir is set, but the OS (%T) is no Keeper", s.OS)
+		return nil, fmt.Errorf("StateDir is set, but the OS (%T) is no StateSaver", s.OS)
 	}
 	data, err := os.ReadFile(filepath.Join(s.StateDir, "state.json"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -167,7 +167,7 @@ func (s *Server) loadDisk(name string) (Disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.OS.(Keeper).LoadDisk(data)
+	return s.OS.(StateSaver).LoadDisk(data)
 }
 
 // resume powers on what was on when the state was saved, as hosts do after a power failure.

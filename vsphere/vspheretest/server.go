@@ -87,7 +87,7 @@ type Server struct {
 	Standalone bool
 	// StateDir is a directory that VMs, snapshots, disks, keys and the certificate are kept in from
 	// one Server to the next; it is made if it does not exist. Templates are made only the first
-	// time. "" keeps nothing. The OS must be a Keeper.
+	// time. "" keeps nothing. The OS must be a StateSaver.
 	StateDir string
 	// JumpAddr is where to serve the SSH jump host, through which other processes reach the guests;
 	// "" serves none. ":0" on an address means a free port.

@@ -22,9 +22,9 @@ import (
 	"github.com/vmware/govmomi/vim25/xml"
 )
 
-// A Keeper is an OS that can outlive its process, which Server.StateDir needs. The default OS is
+// A StateSaver is an OS that can outlive its process, which Server.StateDir needs. The default OS is
 // one.
-type Keeper interface {
+type StateSaver interface {
 	OS
 	// SaveDisk returns what LoadDisk makes an equal disk of. The disk may be in use.
 	SaveDisk(Disk) ([]byte, error)
@@ -72,9 +72,9 @@ type savedSnapshot struct {
 // changes meanwhile may be in it or not; a VM that is being made or has an operation under way is
 // saved as it is at that moment. Events, tasks, sessions and custom values are not saved.
 func (s *Server) Save() error {
-	k, ok := s.OS.(Keeper)
+	k, ok := s.OS.(StateSaver)
 	if s.StateDir == "" || !ok {
-		return errors.New("vspheretest: save: no StateDir, or an OS that is no Keeper")
+		return errors.New("vspheretest: save: no StateDir, or an OS that is no StateSaver")
 	}
 	s.saveMu.Lock()
 	defer s.saveMu.Unlock()
@@ -183,7 +183,7 @@ func (s *Server) saveVM(ctx *simulator.Context, v *vm, keep func(Disk) (string, 
 }
 
 // saveDisk writes a disk to a file named by its contents and returns the name.
-func (s *Server) saveDisk(k Keeper, d Disk, used map[string]bool) (string, error) {
+func (s *Server) saveDisk(k StateSaver, d Disk, used map[string]bool) (string, error) {
 	if d == nil {
 		return "", nil
 	}

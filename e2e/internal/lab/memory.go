@@ -13,8 +13,8 @@ import (
 )
 
 var (
-	_ vspheretest.Resumer = (*Lab)(nil)
-	_ vspheretest.Freezer = (*Guest)(nil)
+	_ vspheretest.Resumer     = (*Lab)(nil)
+	_ vspheretest.MemorySaver = (*Guest)(nil)
 )
 
 // A memory is what a running guest knows beside its disk. The configuration of services is not in
@@ -48,9 +48,9 @@ type frozenConn struct {
 	ByNM   bool
 }
 
-// Freeze implements vspheretest.Freezer.
-func (g *Guest) Freeze() (vspheretest.Disk, []byte, error) {
-	disk, host, err := g.host.Freeze()
+// SaveMemory implements vspheretest.MemorySaver.
+func (g *Guest) SaveMemory() (vspheretest.Disk, []byte, error) {
+	disk, host, err := g.host.SaveMemory()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -78,9 +78,9 @@ func (g *Guest) Freeze() (vspheretest.Disk, []byte, error) {
 
 // Resume implements vspheretest.Resumer. A guest has the leases of then, whatever the servers have
 // done with them since.
-func (l *Lab) Resume(m *vspheretest.Machine, frozen []byte) (vspheretest.Guest, error) {
+func (l *Lab) Resume(m *vspheretest.Machine, saved []byte) (vspheretest.Guest, error) {
 	var then memory
-	if err := json.Unmarshal(frozen, &then); err != nil {
+	if err := json.Unmarshal(saved, &then); err != nil {
 		return nil, err
 	}
 	g := l.newGuest(m)

@@ -281,7 +281,7 @@ func TestServicesGoOnWhenResumed(t *testing.T) {
 	m.run("systemctl start shop")
 	m.until("curl -sf http://localhost:8080/")
 	count := m.run("cat /run/shopd")
-	disk, memory, err := m.Freeze()
+	disk, memory, err := m.SaveMemory()
 	require.NoError(t, err)
 	m.run("curl -sf http://localhost:8080/")
 	m.Kill()

@@ -142,12 +142,12 @@ type memory struct {
 	Reverts int
 }
 
-// Freeze makes it a vspheretest.Freezer.
-func (g *guest) Freeze() (vspheretest.Disk, []byte, error) {
+// SaveMemory makes it a vspheretest.MemorySaver.
+func (g *guest) SaveMemory() (vspheretest.Disk, []byte, error) {
 	g.mu.Lock()
 	reverts := g.reverts
 	g.mu.Unlock()
-	d, host, err := g.host.Freeze()
+	d, host, err := g.host.SaveMemory()
 	if err != nil {
 		return nil, nil, err
 	}

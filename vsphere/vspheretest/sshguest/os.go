@@ -72,7 +72,7 @@ type saved struct {
 	LAN  *vspheretest.LAN
 }
 
-// Save makes it a vspheretest.Keeper, with the three methods that follow.
+// Save makes it a vspheretest.StateSaver, with the three methods that follow.
 func (o *OS) Save() ([]byte, error) {
 	disk, err := DumpTree(o.disk)
 	if err != nil {

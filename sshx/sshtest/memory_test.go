@@ -22,13 +22,13 @@ func TestAFrozenMachineGoesOn(t *testing.T) {
 	}
 	run(h, "echo run >/run/f; echo shm >/dev/shm/f; echo disk >/var/f")
 	boot := h.BootID()
-	disk, frozen, err := h.Freeze()
+	disk, memory, err := h.SaveMemory()
 	require.NoError(t, err)
 	run(h, "rm /run/f /dev/shm/f /var/f")
 
 	later := NewHost(disk)
 	later.Now = func() time.Time { return now.Add(24 * time.Hour) }
-	require.NoError(t, later.Resume(frozen))
+	require.NoError(t, later.Resume(memory))
 	t.Cleanup(later.Halt)
 	assert.Equal(t, boot, later.BootID())
 	assert.Equal(t, boot+"\nrun\nshm\ndisk\n", run(later, "cat /proc/sys/kernel/random/boot_id /run/f /dev/shm/f /var/f"))
@@ -41,10 +41,10 @@ func TestAFrozenMachineGoesOn(t *testing.T) {
 	assert.Equal(t, "2026-03-05 05:06\ndisk\n", run(later, "date -u '+%F %H:%M'; cat /var/f; ls /run/f /dev/shm/f 2>/dev/null; true"))
 
 	run(later, "sleep 1000 >/dev/null 2>&1 &")
-	_, _, err = later.Freeze()
+	_, _, err = later.SaveMemory()
 	require.ErrorContains(t, err, "sleep 1000")
 	require.Error(t, later.Resume([]byte("no memory")))
 	later.Halt()
-	_, _, err = later.Freeze()
+	_, _, err = later.SaveMemory()
 	require.ErrorIs(t, err, machine.ErrHalted)
 }

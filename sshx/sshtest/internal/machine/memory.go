@@ -19,15 +19,15 @@ type memory struct {
 	SSHD    bool
 }
 
-// freezeTime is how long Freeze waits for programs to end: those of a client that has just hung up
+// saveTime is how long SaveMemory waits for programs to end: those of a client that has just hung up
 // are ending.
-const freezeTime = time.Second
+const saveTime = time.Second
 
-// Freeze returns a copy of the disk, /run included, and what the machine knows beside it, of one
+// SaveMemory returns a copy of the disk, /run included, and what the machine knows beside it, of one
 // moment.
-func (h *Host) Freeze() (*disk.Disk, []byte, error) {
-	end := time.Now().Add(freezeTime)
-	timer := time.AfterFunc(freezeTime, func() {
+func (h *Host) SaveMemory() (*disk.Disk, []byte, error) {
+	end := time.Now().Add(saveTime)
+	timer := time.AfterFunc(saveTime, func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		h.cond.Broadcast()
@@ -65,10 +65,10 @@ func (b *Boot) programs() (list []string) {
 	return list
 }
 
-// Resume is Boot for a machine on a disk that Freeze returned.
-func (h *Host) Resume(frozen []byte) error {
+// Resume is Boot for a machine on a disk that SaveMemory returned.
+func (h *Host) Resume(saved []byte) error {
 	var m memory
-	if err := json.Unmarshal(frozen, &m); err != nil {
+	if err := json.Unmarshal(saved, &m); err != nil {
 		return fmt.Errorf("sshtest: resume: %w", err)
 	}
 	h.Halt()

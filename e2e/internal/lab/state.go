@@ -9,7 +9,7 @@ import (
 	"github.com/poolready/poolready/vsphere/vspheretest/sshguest"
 )
 
-var _ vspheretest.Keeper = (*Lab)(nil)
+var _ vspheretest.StateSaver = (*Lab)(nil)
 
 // A keep is what a lab keeps beside its guests' disks: the templates, whose host keys clones
 // have, and what DHCP servers have given to whom. Reservations and port groups come from Options
@@ -20,7 +20,7 @@ type keep struct {
 	Leases   map[string]map[string]netip.Addr // by port group and client
 }
 
-// Save implements vspheretest.Keeper.
+// Save implements vspheretest.StateSaver.
 func (l *Lab) Save() ([]byte, error) {
 	k := keep{Leases: l.net.Leases()}
 	var err error
@@ -35,7 +35,7 @@ func (l *Lab) Save() ([]byte, error) {
 	return json.Marshal(k)
 }
 
-// Load implements vspheretest.Keeper. Templates are those that were saved: of the Options,
+// Load implements vspheretest.StateSaver. Templates are those that were saved: of the Options,
 // AuthorizedKey and Prepare no longer have an effect.
 func (l *Lab) Load(data []byte) error {
 	var k keep
@@ -56,12 +56,12 @@ func (l *Lab) Load(data []byte) error {
 	return nil
 }
 
-// SaveDisk implements vspheretest.Keeper.
+// SaveDisk implements vspheretest.StateSaver.
 func (l *Lab) SaveDisk(d vspheretest.Disk) ([]byte, error) {
 	return sshguest.DumpTree(d.(Disk).Disk)
 }
 
-// LoadDisk implements vspheretest.Keeper.
+// LoadDisk implements vspheretest.StateSaver.
 func (l *Lab) LoadDisk(data []byte) (vspheretest.Disk, error) {
 	d, err := sshguest.LoadTree(data)
 	if err != nil {
