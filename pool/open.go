@@ -130,6 +130,7 @@ func (r *run) finish(ctx context.Context) (*Set, error) {
 	if r.held.any() {
 		now, err := r.ledger.ReadClock(ctx)
 		forAll(s.pools, len(s.pools), func(p *Pool) { r.releaseReady(ctx, s, p, now, err) })
+		r.releaseUnrepaired(ctx)
 	}
 	if len(s.pools) < r.spec.MinPools {
 		s.Close()
@@ -140,6 +141,22 @@ func (r *run) finish(ctx context.Context) (*Set, error) {
 		r.log.linef("not ready, and not needed for MinPools %d: %s", r.spec.MinPools, indent(err.Error(), "    "))
 	}
 	return s, nil
+}
+
+// releaseUnrepaired releases the pools with a host that was ready before, and could not be powered on or
+// reset: the next run rebuilds it.
+func (r *run) releaseUnrepaired(ctx context.Context) {
+	for _, q := range r.plan.pools {
+		x := r.held.of(q.number)
+		for _, err := range r.failed[q.number] {
+			he, ok := errors.AsType[*HostError](err)
+			repaired := func(h *hostPlan) bool { return ok && h.VM == he.Host && !h.builds() }
+			if x != nil && x.Pool == q.number && x.Check() == nil && slices.ContainsFunc(q.hosts, repaired) {
+				_ = r.held.release(ctx, q.number, nil, lease.ResetFailed(err, true)) // it has been told
+				break
+			}
+		}
+	}
 }
 
 // releaseReady releases a pool that has become ready: clean, if all of it was built now and is

@@ -2,6 +2,7 @@ package pool_test
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"strings"
 	"sync"
@@ -429,4 +430,24 @@ func TestAnotherCloneAtTheAddressIsRefused(t *testing.T) {
 	provider.mu.Unlock()
 	r.powerOff("con1")
 	r.open(spec)
+}
+
+// A host that cannot be reset is rebuilt by the next run, also where no test was to have it.
+func TestAHostWhoseResetFailsIsRebuiltByTheNextRun(t *testing.T) {
+	t.Parallel()
+	r := newMemory(t)
+	spec := r.running(1, "con")
+	r.open(spec).Close()
+	r.powerOff("con1")
+	broken := spec
+	broken.Provider = lazy{spec.Provider, func(context.Context, pool.Provider, string, string) error { return errors.New("no such disk") }}
+	_, err := pool.Open(t.Context(), broken)
+	require.ErrorContains(t, err, "no such disk")
+	assert.Equal(t, pool.StateBroken, r.status(spec).Pools[0].State)
+	plan := r.plan(spec)
+	assert.Contains(t, plan["con1"], "rebuild: its pool could not be reset: ")
+	assert.Contains(t, plan["con1"], "no such disk")
+	r.open(broken)
+	assert.Equal(t, 2, r.count("Clone", "con1"))
+	assert.Equal(t, pool.StateClean, r.status(spec).Pools[0].State)
 }

@@ -374,7 +374,7 @@ const (
 // ResetFailed ends the lease on a pool that could not be made clean. It must be rebuilt, if that
 // can help; after some failures it is quarantined.
 func ResetFailed(err error, rebuild bool) Transition {
-	return Transition{Name: "fail reset", from: []State{Leased}, do: func(e *Entry, now time.Time) {
+	return Transition{Name: "fail reset", from: []State{Leased, Building}, do: func(e *Entry, now time.Time) {
 		e.failed(now, err)
 		if rebuild {
 			e.Broken = firstLine(err)
