@@ -163,7 +163,9 @@ func (v *vm) hardware(disk string) (args []string, files []*os.File, err error) 
 		}
 		files = append(files, f)
 		port := fmt.Sprintf("pcie-root-port,id=rp%d,slot=%d,chassis=%d,addr=0x%x", i, slots[i], i+1, 0x10+i)
-		card := fmt.Sprintf("virtio-net-pci,id=nic%d,netdev=net%d,bus=rp%d,mac=%s,romfile=", i, i, i, nic.MAC)
+		// Without ctrl_vlan=off, QEMU 7.2 drops all tagged frames after it has loaded a memory: the guest has set the
+		// filter of VLANs before, and loading clears it.
+		card := fmt.Sprintf("virtio-net-pci,id=nic%d,netdev=net%d,bus=rp%d,mac=%s,ctrl_vlan=off,romfile=", i, i, i, nic.MAC)
 		args = append(args, "-device", port, "-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i, 3+i), "-device", card)
 	}
 	return args, files, nil

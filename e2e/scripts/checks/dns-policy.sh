@@ -5,7 +5,7 @@ set -eu
 all=
 for server in "$CON_VLAN_ADDR" "$CON_LAB_ADDR"; do
 	for tcp in +notcp +tcp; do
-		got=$(dig +short +time=3 +tries=1 "$tcp" "@$server" "$OUTSIDE_NAME") || got="no answer"
+		got=$(dig +short +time=3 +tries=1 "$tcp" "@$server" "$OUTSIDE_NAME") || got="no answer from $server ($tcp)"
 		if [ -z "$got" ]; then
 			got=refused
 		elif printf '%s\n' "$got" | grep -qE '^[0-9.]+$'; then
