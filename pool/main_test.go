@@ -191,6 +191,12 @@ func TestMainSignals(t *testing.T) {
 				c.await(cancelled)
 				c.signal(syscall.SIGTERM)
 				c.signal(s)
+				// Once the process ends, a signal that is still pending has its default effect.
+				status := fmt.Sprintf("/proc/%d/status", c.cmd.Process.Pid)
+				require.Eventually(t, func() bool {
+					text, err := os.ReadFile(status)
+					return err != nil || strings.Contains(string(text), "ShdPnd:\t0000000000000000\n")
+				}, time.Minute, time.Millisecond)
 				require.NoError(t, c.stdin.Close())
 				out, state := c.wait()
 				assert.Equal(t, 1, state.ExitCode(), out)
