@@ -174,7 +174,7 @@ func newBench(t *testing.T, shell string) *bench {
 func (b *bench) run(t *testing.T, statement string) (result, refused string) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	const dir = "/work/0"
+	const dir = "/srv/statement"
 	require.NoError(t, b.Disk().RemoveAll(dir))
 	require.NoError(t, b.Disk().MkdirAll(dir, 0o755))
 	out, code := b.Run(ctx, "chown "+b.user+" "+dir)

@@ -176,7 +176,7 @@ func diskSize(d *types.VirtualDisk) (int64, types.BaseMethodFault) {
 	case b == 0:
 		b = kb * 1024
 	case kb == 0, b/1024 != kb:
-		// Seen on real vCenters as "Invalid operation for device '0'" (govmomi issue 3441).
+		// Seen on real vCenters as "Invalid operation for device '0'".
 		return 0, &types.InvalidDeviceOperation{}
 	}
 	if b <= 0 {

@@ -14,7 +14,7 @@ for h in /sys/fs/cgroup /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
 	echo 0 >"$h/$cgroup/cgroup.procs"
 done
 # Nothing is written back to the disk for the sake of a power failure of this machine. The mark says so.
-rm -rf "$work/work/incompat"
+(cd "$work" && rm -rf work/incompat)
 mount -t overlay overlay -o "volatile,lowerdir=$lower,upperdir=$upper,workdir=$work" "$root"
 
 SYSTEMD_NSPAWN_API_VFS_WRITABLE=network systemd-nspawn --quiet --boot --register=no --keep-unit \
