@@ -88,7 +88,7 @@ func TestALeasedHostThatIsOffAndWasIdleIsToldOfAtOnce(t *testing.T) {
 	assert.Less(t, time.Since(begun), time.Minute, "Limits.Boot is 10 minutes")
 }
 
-// Whoever looks at a pool of the set shares the connection with the test that leases the pool.
+// A use of a pool of Set.Pools goes on when a test leases the pool, and shares the connection.
 func TestALeasedHostLeavesTheConnectionToThoseWhoUseIt(t *testing.T) {
 	t.Parallel()
 	r := newMemory(t)

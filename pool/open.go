@@ -147,14 +147,9 @@ func (r *run) finish(ctx context.Context) (*Set, error) {
 // reset: the next run rebuilds it.
 func (r *run) releaseUnrepaired(ctx context.Context) {
 	for _, q := range r.plan.pools {
-		x := r.held.of(q.number)
-		for _, err := range r.failed[q.number] {
-			he, ok := errors.AsType[*HostError](err)
-			repaired := func(h *hostPlan) bool { return ok && h.VM == he.Host && !h.builds() }
-			if x != nil && x.Pool == q.number && x.Check() == nil && slices.ContainsFunc(q.hosts, repaired) {
-				_ = r.held.release(ctx, q.number, nil, lease.ResetFailed(err, true)) // it has been told
-				break
-			}
+		i := slices.IndexFunc(q.hosts, func(h *hostPlan) bool { return !h.builds() && r.failureOf(h) != nil })
+		if i >= 0 && r.held.has(q.number) {
+			_ = r.held.release(ctx, q.number, nil, lease.ResetFailed(r.failureOf(q.hosts[i]), true)) // it has been told
 		}
 	}
 }
@@ -179,6 +174,16 @@ func (r *run) releaseReady(ctx context.Context, s *Set, p *Pool, now *lease.Snap
 	_ = r.held.release(ctx, p.Number, now, lease.Built(p.build, found, boots)) // it has been told
 }
 
+// failureOf returns how a host failed, or nil.
+func (r *run) failureOf(h *hostPlan) *HostError {
+	for _, err := range r.failed[h.Pool] {
+		if he, ok := errors.AsType[*HostError](err); ok && he.Host == h.VM {
+			return he
+		}
+	}
+	return nil
+}
+
 // status is one host as the run left it.
 func (r *run) status(h *hostPlan) HostStatus {
 	x := r.host(h)
@@ -186,11 +191,9 @@ func (r *run) status(h *hostPlan) HostStatus {
 	if x.host != nil && x.host.Addr().IsValid() {
 		st.Addr = x.host.Addr().String()
 	}
-	for _, err := range r.failed[h.Pool] {
-		if he, ok := errors.AsType[*HostError](err); ok && he.Host == h.VM {
-			st.Ready, st.Reason = false, he.Stage+": "+cmp.Or(he.Step, firstLine(he.Err))
-			return st
-		}
+	if err := r.failureOf(h); err != nil {
+		st.Ready, st.Reason = false, err.Stage+": "+cmp.Or(err.Step, firstLine(err.Err))
+		return st
 	}
 	if x.snap == "" {
 		st.Ready, st.Reason = false, "not done: its pool or golden failed before"

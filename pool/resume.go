@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -60,34 +59,24 @@ func (h *Host) awaitResumed(ctx context.Context, now *lease.Snapshot, report fun
 	return h.gates.boot(ctx, func() error {
 		ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("did not resume within %s", limit))
 		defer cancel()
-		var other *otherBootError
+		var final error
 		err := poll(ctx, func(ctx context.Context) error {
 			err := h.resumed(ctx, report)
-			if errors.As(err, &other) {
-				return nil // waiting longer changes nothing
+			if errors.Is(err, errBooted) {
+				final = err // waiting longer changes nothing
+				return nil
 			}
 			if err == nil {
 				err = h.settle(ctx, now) // after which it may have another address
 			}
 			return err
 		})
-		if err == nil && other != nil {
-			err = other
-		}
-		return err
+		return cmp.Or(err, final)
 	})
 }
 
-// An otherBootError says that the host, which proved to be this VM, has another boot ID than the VM in
-// its snapshot: it booted instead of resuming.
-type otherBootError struct {
-	addr      netip.Addr
-	has, want string
-}
-
-func (e *otherBootError) Error() string {
-	return fmt.Sprintf("%s has the boot id %s, the VM in its snapshot has %s: it did not resume", e.addr, e.has, e.want)
-}
+// errBooted is the error of a host that proved to be the VM, and has booted since its snapshot.
+var errBooted = errors.New("it did not resume")
 
 // resumed logs in to the host that resumed. For a while vCenter may report the address from before the
 // revert, where another clone may be by now, with the same host keys; MACs tell the two apart, or
@@ -101,10 +90,11 @@ func (h *Host) resumed(ctx context.Context, report func(string)) error {
 	if err != nil || boot == h.snapshotBoot {
 		return err
 	}
+	why := errBooted
 	if mac, err := h.loginMAC(ctx); err != nil || mac == "" {
-		return fmt.Errorf("%s has the boot id %s, the VM in its snapshot has %s: it is another machine, or did not resume", h.Addr(), boot, h.snapshotBoot)
+		why = errors.New("it is another machine, or did not resume")
 	}
-	return &otherBootError{addr: h.Addr(), has: boot, want: h.snapshotBoot}
+	return fmt.Errorf("%s has the boot id %s, the VM in its snapshot has %s: %w", h.Addr(), boot, h.snapshotBoot, why)
 }
 
 // settle sets the host's clock to the hypervisor's, which now has, and has its leases renewed, as far

@@ -87,7 +87,7 @@ func TestScale(t *testing.T) {
 
 	if s.lat.Scale > 1 {
 		s.build(t, 3, 1.05)
-		_, err := pool.Destroy(t.Context(), s.small(3))
+		_, err := pool.Destroy(t.Context(), s.specOf(3))
 		require.NoError(t, err)
 	}
 	s.build(t, pools, 1.10)
@@ -178,7 +178,7 @@ func (s *scale) process(t *testing.T, what string) {
 // build builds so many pools, in at most so many times the critical path where latencies are long.
 func (s *scale) build(t *testing.T, pools int, most float64) {
 	t.Helper()
-	spec := s.small(pools)
+	spec := s.specOf(pools)
 	plan, err := pool.MakePlan(t.Context(), spec)
 	require.NoError(t, err)
 	s.calls()
@@ -194,8 +194,8 @@ func (s *scale) build(t *testing.T, pools int, most float64) {
 	require.NoError(t, set.Close())
 }
 
-// small is the spec with so many pools.
-func (s *scale) small(pools int) pool.Spec {
+// specOf is the spec with so many pools.
+func (s *scale) specOf(pools int) pool.Spec {
 	spec := s.spec
 	spec.Pools = pools
 	return spec
