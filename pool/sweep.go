@@ -111,13 +111,14 @@ func nothingRemoved(what string, err error) error {
 	return fmt.Errorf("nothing was removed: lease %s: %w", what, err)
 }
 
-// holdForRemoval leases a pool of which VMs are to be removed, unless somebody has it. A pool that
-// was never held needs no lease: the claim is held, without which no process builds.
+// holdForRemoval leases a pool of which VMs are to be removed, under the claim, unless somebody has it. A
+// pool that was never held needs no lease: no other process builds.
 func (r *run) holdForRemoval(ctx context.Context, n int, purpose string) error {
 	if r.obs.ledger.NeverHeld(n) {
 		return nil
 	}
 	return r.held.try(ctx, n, purpose, func(ctx context.Context, q lease.Request) (*lease.Held, lease.Entry, error) {
+		q.Under = r.held.of(0)
 		if now := r.obs.ledger; now.Age() < r.ledger.Term/3 {
 			q.First = now
 		}

@@ -29,10 +29,13 @@ var errNotOurs = errors.New("another process holds it")
 // tenth of the term earlier than the ledger would, counted from before the ledger's clock was
 // read, by the monotonic clock and by the wall clock, of which one or the other goes on while the
 // process or the machine sleeps.
+//
+// A lease under a claim is not renewed: it lasts as long as that.
 type Held struct {
 	Pool int // 0 is the claim
 
 	l     *Ledger
+	under *Held // the claim, of a lease under it; else nil
 	shard string
 	token string
 	ctx   context.Context
@@ -61,6 +64,36 @@ func newHeld(l *Ledger, pool int) *Held {
 	return x
 }
 
+// underClaim is how long a lease under a claim lasts whose claim was lost.
+const underClaim = 24 * time.Hour
+
+// expires is when the lease does that is written at a moment of the ledger's clock.
+func (x *Held) expires(now time.Time) time.Time {
+	if x.under != nil {
+		return now.Add(underClaim)
+	}
+	return now.Add(x.l.Term)
+}
+
+// lease is what is written of a new lease.
+func (x *Held) lease(now time.Time, purpose string) *Lease {
+	l := &Lease{Holder: x.l.By, Purpose: purpose, Token: x.token, AcquiredAt: now, ExpiresAt: x.expires(now), Process: x.l.self}
+	if x.under != nil {
+		l.Process, l.Claim = nil, x.under.token
+	}
+	return l
+}
+
+// last lets a lease that was taken last.
+func (x *Held) last() {
+	if x.under == nil {
+		go x.renew()
+		return
+	}
+	close(x.gone)
+	context.AfterFunc(x.under.ctx, func() { x.end(context.Cause(x.under.ctx)) })
+}
+
 // Context ends when the lease is released or lost; context.Cause is ErrReleased or has ErrLost.
 func (x *Held) Context() context.Context { return x.ctx }
 
@@ -76,7 +109,11 @@ func (x *Held) Check() error {
 	if !x.late() {
 		return nil
 	}
-	x.end(x.lost())
+	if x.under != nil {
+		x.end(x.under.Check())
+	} else {
+		x.end(x.lost())
+	}
 	return context.Cause(x.ctx)
 }
 
@@ -92,6 +129,9 @@ func (x *Held) lost() error {
 
 // until is when, by the local clock, it may no longer be relied on.
 func (x *Held) until() time.Time {
+	if x.under != nil {
+		return x.under.until()
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.ends
@@ -197,8 +237,8 @@ func (x *Held) update(ctx context.Context, f func(now time.Time, e *Entry, c *cl
 	}
 	err = x.write(ctx, nil, nil, func(now time.Time, e *Entry, c *claim) error {
 		if c != nil {
-			c.Lease = c.Lease.renewed(now.Add(x.l.Term), purpose)
-		} else if err := renew(now.Add(x.l.Term), purpose).applyHeld(e, now); err != nil {
+			c.Lease = c.Lease.renewed(x.expires(now), purpose)
+		} else if err := renew(x.expires(now), purpose).applyHeld(e, now); err != nil {
 			return err
 		}
 		return f(now, e, c)

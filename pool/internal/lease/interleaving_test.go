@@ -15,11 +15,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Two builders and two tests want pool 1 of one ledger. All orders in which their reads and writes
-// can come are tried, and each may be the last step of its process, or the one before a write that is
-// done after its death; whoever is alive and works on the pool does so alone.
+// Builders, tests and one that destroys want pool 1 of one ledger. All orders in which their reads and
+// writes can come are tried, and each may be the last step of its process, or the one before a write that is
+// done after its death; whoever is alive and works on the pool does so alone. A reading of two shards is
+// two steps where somebody destroys, the claim first.
 
-// A world is one run of the four processes, step by step.
+// A world is one run of the processes, step by step.
 type world struct {
 	t     *testing.T
 	store *fakeStore
@@ -28,6 +29,8 @@ type world struct {
 
 	mu      sync.Mutex      // guards what follows, and processes
 	working map[string]bool // processes that work on the pool
+
+	torn bool // shards that are read together are read one after the other
 }
 
 // A proc is one process. It stops at every step until it is let go on.
@@ -62,10 +65,27 @@ func (p *proc) step(next string) error {
 
 // Read and Write make the ledger of a process a Store.
 func (p *proc) Read(ctx context.Context, shards ...string) (*Contents, error) {
+	var claim *Contents
+	if p.w.torn && len(shards) != 1 {
+		if err := p.step("read the claim"); err != nil {
+			return nil, err
+		}
+		var err error
+		if claim, err = p.w.store.Read(ctx, claimShard); err != nil {
+			return nil, err
+		}
+		p.w.mu.Lock()
+		p.read = canonical(claim.Shards)
+		p.w.mu.Unlock()
+	}
 	if err := p.step(fmt.Sprint("read ", shards)); err != nil {
 		return nil, err
 	}
 	c, err := p.w.store.Read(ctx, shards...)
+	if err == nil && claim != nil {
+		delete(c.Shards, claimShard)
+		maps.Copy(c.Shards, claim.Shards)
+	}
 	if err == nil {
 		p.w.mu.Lock()
 		p.read = canonical(c.Shards)
@@ -130,6 +150,21 @@ func (p *proc) build() {
 	_ = x.ReleaseClaim(p.w.ctx, nil, made, nil)
 }
 
+func (p *proc) destroy() {
+	l := p.ledger()
+	x, _, err := l.TakeClaim(p.w.ctx, ClaimRequest{Purpose: "destroy", Fresh: true})
+	if err != nil {
+		return
+	}
+	if y, _, err := l.Operate(p.w.ctx, Request{Pool: 1, Purpose: "destroy", Under: x}); err == nil {
+		if x.Confirm(p.w.ctx) == nil {
+			p.use()
+		}
+		_ = y.Release(p.w.ctx, Released())
+	}
+	_ = x.ReleaseClaim(p.w.ctx, nil, nil, nil)
+}
+
 func (p *proc) test() {
 	x, _, err := p.ledger().Acquire(p.w.ctx, Request{Pool: 1, Purpose: "test"})
 	if err != nil {
@@ -169,17 +204,24 @@ type move struct {
 	kill, stray bool
 }
 
+// A cast is how many processes of each kind there are.
+type cast struct{ builders, tests, destroyers int }
+
+func (c cast) runs() []func(*proc) {
+	return slices.Concat(slices.Repeat([]func(*proc){(*proc).build}, c.builders),
+		slices.Repeat([]func(*proc){(*proc).test}, c.tests), slices.Repeat([]func(*proc){(*proc).destroy}, c.destroyers))
+}
+
 // play makes moves in a new world, and returns the state that it is in then, and the moves from there.
-func play(t *testing.T, shard bool, builders, tests int, moves []move) (state string, next []move) {
+func play(t *testing.T, shard bool, who cast, moves []move) (state string, next []move) {
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, store: newFakeStore(), working: map[string]bool{}}
+		w := &world{t: t, store: newFakeStore(), working: map[string]bool{}, torn: who.destroyers > 0}
 		var stop context.CancelFunc
 		w.ctx, stop = context.WithCancel(t.Context())
 		if shard {
 			w.store.make(t, in(Dirty), 1)
 		}
-		runs := append(slices.Repeat([]func(*proc){(*proc).build}, builders), slices.Repeat([]func(*proc){(*proc).test}, tests)...)
-		for i, run := range runs {
+		for i, run := range who.runs() {
 			p := &proc{name: fmt.Sprint("process ", i), w: w, gate: make(chan struct{})}
 			w.procs = append(w.procs, p)
 			go func() {
@@ -221,11 +263,10 @@ func play(t *testing.T, shard bool, builders, tests int, moves []move) (state st
 			}
 		}
 		w.mu.Lock()
-		var alive []string
-		for name := range w.working {
-			alive = append(alive, name)
-		}
+		alive := slices.Sorted(maps.Keys(w.working))
+		w.mu.Unlock()
 		require.LessOrEqual(t, len(alive), 1, "%v work on one pool after %+v", alive, moves)
+		w.mu.Lock()
 		state = canonical(w.store.shards)
 		for i, p := range w.procs {
 			switch {
@@ -236,6 +277,8 @@ func play(t *testing.T, shard bool, builders, tests int, moves []move) (state st
 			case p.next == "write": // which comes too late, or is as what was read made it
 				late := w.store.shards[p.shard].Revision != p.revision
 				state += fmt.Sprintf("|%v %v %s %s", p.dead, late, p.shard, p.read)
+			case w.torn:
+				state += "|" + p.next + " " + p.read
 			default:
 				state += "|" + p.next
 			}
@@ -256,33 +299,47 @@ func play(t *testing.T, shard bool, builders, tests int, moves []move) (state st
 
 func TestNoInterleavingGivesAPoolToTwo(t *testing.T) {
 	t.Parallel()
-	for _, tt := range []struct{ builders, tests int }{{2, 1}, {1, 2}, {2, 2}} {
-		for _, shard := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%d builders, %d tests, the pool has a shard: %v", tt.builders, tt.tests, shard), func(t *testing.T) {
-				t.Parallel()
-				if tt.builders+tt.tests > 3 && os.Getenv("POOLREADY_CRASH") == "" {
-					t.Skip("some minutes: set POOLREADY_CRASH")
+	for _, tt := range []struct {
+		cast
+
+		shard, long bool
+	}{
+		{cast{2, 1, 0}, false, false},
+		{cast{2, 1, 0}, true, false},
+		{cast{1, 2, 0}, false, false},
+		{cast{1, 2, 0}, true, false},
+		{cast{0, 1, 1}, true, false},
+		{cast{1, 1, 1}, true, false},
+		{cast{2, 2, 0}, false, true},
+		{cast{2, 2, 0}, true, true},
+		{cast{1, 1, 1}, false, true},
+		{cast{0, 2, 1}, true, true},
+		{cast{0, 1, 2}, true, true},
+	} {
+		t.Run(fmt.Sprintf("%+v, the pool has a shard: %v", tt.cast, tt.shard), func(t *testing.T) {
+			t.Parallel()
+			if tt.long && os.Getenv("POOLREADY_CRASH") == "" {
+				t.Skip("it takes long: set POOLREADY_CRASH")
+			}
+			seen := map[string]bool{}
+			worked := 0
+			var explore func(moves []move, killed bool)
+			explore = func(moves []move, killed bool) {
+				state, next := play(t, tt.shard, tt.cast, moves)
+				if seen[state] || t.Failed() {
+					return
 				}
-				seen := map[string]bool{}
-				worked := 0
-				var explore func(moves []move, killed bool)
-				explore = func(moves []move, killed bool) {
-					state, next := play(t, shard, tt.builders, tt.tests, moves)
-					if seen[state] || t.Failed() {
-						return
-					}
-					seen[state] = true
-					worked += strings.Count(state, "|work")
-					for _, m := range next {
-						if !killed || !m.kill { // one death
-							explore(append(slices.Clone(moves), m), killed || m.kill)
-						}
+				seen[state] = true
+				worked += strings.Count(state, "|work")
+				for _, m := range next {
+					if !killed || !m.kill { // one death
+						explore(append(slices.Clone(moves), m), killed || m.kill)
 					}
 				}
-				explore(nil, false)
-				t.Logf("%d states, in %d of them one works on the pool", len(seen), worked)
-				require.Positive(t, worked)
-			})
-		}
+			}
+			explore(nil, false)
+			t.Logf("%d states, in %d of them one works on the pool", len(seen), worked)
+			require.Positive(t, worked)
+		})
 	}
 }

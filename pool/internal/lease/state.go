@@ -82,6 +82,8 @@ type Lease struct {
 	AcquiredAt time.Time `json:"acquiredAt"`
 	ExpiresAt  time.Time `json:"expiresAt"` // unless it is renewed
 	Process    *Process  `json:"process,omitempty"`
+	// Claim is the token of the claim with which the lease ends, if it is one under a claim.
+	Claim string `json:"claim,omitempty"`
 }
 
 func (l *Lease) String() string {

@@ -25,6 +25,9 @@ type Request struct {
 	Purpose string // the test, or the operation
 	// First, if not nil, is a recent reading of the whole ledger to start from.
 	First *Snapshot
+	// Under, if not nil, is the claim of this process: the lease lasts as long as that, and is not
+	// renewed itself.
+	Under *Held
 }
 
 // Acquire leases a pool that is clean or dirty, for a test. The error is a *BusyError if it is
@@ -64,12 +67,13 @@ func (l *Ledger) take(ctx context.Context, r Request, how func(*Lease) Transitio
 	if err != nil {
 		return nil, Entry{}, err
 	}
-	go x.renew() //nolint:contextcheck // it lasts as long as the lease
+	x.last()
 	return x, was, nil
 }
 
 func (l *Ledger) tryTake(ctx context.Context, r Request, how func(*Lease) Transition) (x *Held, was Entry, err error) {
 	x = newHeld(l, r.Pool)
+	x.under = r.Under
 	attempted, placeholder := false, false
 	err = l.within(ctx, func(ctx context.Context) error {
 		return l.change(ctx, x.shard, r.First, func(s *Snapshot) (map[string]string, error) {
@@ -89,7 +93,7 @@ func (l *Ledger) tryTake(ctx context.Context, r Request, how func(*Lease) Transi
 				placeholder = true // say until when it cannot be leased
 			} else {
 				was = e
-				t := how(&Lease{Holder: l.By, Purpose: r.Purpose, Token: x.token, AcquiredAt: s.Now, ExpiresAt: s.Now.Add(l.Term), Process: l.self})
+				t := how(x.lease(s.Now, r.Purpose))
 				if state := e.State(s.Now); !slices.Contains(t.from, state) {
 					return nil, &BusyError{r.Pool, state, e.Holder(s.Now), e.Why(s.Now)}
 				}
@@ -219,7 +223,7 @@ func (l *Ledger) tryClaim(ctx context.Context, r ClaimRequest) (x *Held, unchang
 				c = claim{Until: s.Now.Add(l.Term)}
 			default:
 				c.Until = time.Time{}
-				c.Lease = &Lease{Holder: l.By, Purpose: r.Purpose, Token: x.token, AcquiredAt: s.Now, ExpiresAt: s.Now.Add(l.Term), Process: l.self}
+				c.Lease = x.lease(s.Now, r.Purpose)
 				var covers numbers
 				if r.Covers != nil {
 					covers = covers.with(r.Covers(s))
@@ -245,7 +249,7 @@ func (l *Ledger) tryClaim(ctx context.Context, r ClaimRequest) (x *Held, unchang
 		l.undo(ctx, x)
 		return nil, false, fmt.Errorf("the claim to build: %w: it expired before the write was confirmed: the ledger takes longer to answer than the lease of %s lasts", ErrLost, l.Term)
 	}
-	go x.renew() //nolint:contextcheck // it lasts as long as the lease
+	x.last()
 	return x, unchanged, nil
 }
 
