@@ -151,7 +151,9 @@ func TestScale(t *testing.T) {
 	require.NoError(t, err)
 	asked = s.calls()
 	all, waits := sum(asked)
-	s.row(fmt.Sprintf("destroy of %d VMs", len(removed)), time.Since(begun), "%.1f calls per VM, without waits", float64(all-waits)/float64(len(removed)))
+	each := float64(all-waits) / float64(len(removed))
+	s.row(fmt.Sprintf("destroy of %d VMs", len(removed)), time.Since(begun), "%.1f calls per VM, without waits", each)
+	assert.LessOrEqual(t, each, 6.0)
 	require.NoError(t, s.table.Flush())
 	t.Logf("a vCenter of 4 hosts, latencies %g times Brisk:\n%s", s.lat.Scale, s.text.String())
 }
