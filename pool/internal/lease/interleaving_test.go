@@ -309,7 +309,7 @@ func TestNoInterleavingGivesAPoolToTwo(t *testing.T) {
 		{cast{1, 2, 0}, false, false},
 		{cast{1, 2, 0}, true, false},
 		{cast{0, 1, 1}, true, false},
-		{cast{1, 1, 1}, true, false},
+		{cast{1, 1, 1}, true, true},
 		{cast{2, 2, 0}, false, true},
 		{cast{2, 2, 0}, true, true},
 		{cast{1, 1, 1}, false, true},

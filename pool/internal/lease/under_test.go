@@ -1,6 +1,8 @@
 package lease
 
 import (
+	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -108,6 +110,51 @@ func TestALeaseUnderALostClaimIsTakenAwayByNobody(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		require.NoError(t, x.Check())
+		mustRelease(t, x)
+		require.NoError(t, claim.ReleaseClaim(t.Context(), nil, nil, nil))
+	})
+}
+
+// A tornStore has the claim, in readings of several shards, as it was before.
+type tornStore struct {
+	*fakeStore
+
+	claim Shard
+}
+
+func (s tornStore) Read(ctx context.Context, shards ...string) (*Contents, error) {
+	c, err := s.fakeStore.Read(ctx, shards...)
+	if err == nil && len(shards) != 1 {
+		c.Shards[claimShard] = s.claim
+	}
+	return c, err
+}
+
+// Shards that are read together are read one after the other: the claim before it was taken, and the pool's
+// after it was leased.
+func TestALeaseUnderAClaimThatIsReadTooEarlyIsNotOver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeStore()
+		f.make(t, in(Dirty), 1)
+		before := mustClaim(t, f.process("builder"))
+		require.NoError(t, before.ReleaseClaim(t.Context(), nil, nil, nil))
+		torn := tornStore{f, f.shards[claimShard]}
+		claim := mustClaim(t, f.process("destroyer"))
+		x := holdUnder(t, claim, 1)[0]
+
+		bob := f.process("bob")
+		bob.Store = torn
+		_, _, err := bob.test(t, 1)
+		busy, ok := errors.AsType[*BusyError](err)
+		require.True(t, ok, "%v", err)
+		assert.Equal(t, "destroyer", busy.Lease.Holder)
+		all, err := bob.Read(t.Context())
+		require.NoError(t, err)
+		e, err := all.Pool(1)
+		require.NoError(t, err)
+		assert.Equal(t, Leased, e.State(all.Now))
+
 		mustRelease(t, x)
 		require.NoError(t, claim.ReleaseClaim(t.Context(), nil, nil, nil))
 	})
