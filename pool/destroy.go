@@ -61,7 +61,7 @@ func destroy(ctx context.Context, s Spec) (removed []string, err error) {
 const removeAtOnce = 8
 
 // removeAll removes VMs in their order, those that are neither or both goldens some at a time, and
-// asks the ledger before each time whether the set is still held. It returns for each of those that
+// asks the ledger before each time whether the set and their pools are still held. It returns for each of those that
 // it came to why it was kept, or "".
 func (r *run) removeAll(ctx context.Context, vms []VMInfo) (why []string, err error) {
 	golden := func(vm VMInfo) bool {
@@ -73,7 +73,11 @@ func (r *run) removeAll(ctx context.Context, vms []VMInfo) (why []string, err er
 		for n < min(len(vms), removeAtOnce) && golden(vms[n]) == golden(vms[0]) {
 			n++
 		}
-		if err := r.held.confirm(ctx, 0); err != nil {
+		pools := []int{0}
+		for _, vm := range vms[:n] {
+			pools = append(pools, slices.DeleteFunc(vm.pools(), func(n int) bool { return !r.held.has(n) })...)
+		}
+		if err := r.held.confirm(ctx, pools...); err != nil {
 			return why, err
 		}
 		these := make([]string, n)

@@ -10,6 +10,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/poolready/poolready/pool/internal/lease"
 )
 
 // A slowRemoval takes its time for what Destroy asks of it.
@@ -74,4 +76,41 @@ func TestDestroyTakesAsLongAsEightAtATimeDo(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The leases of a Destroy are not renewed one by one: what has become of one is asked before its VMs are
+// removed.
+func TestDestroyStopsBeforeAPoolThatItHasLost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeLedger()
+		spec := f.ready(t, twoRoles(300))
+		p := &slowRemoval{readyProvider: spec.Provider.(readyProvider), takes: 10 * time.Second, removed: map[string]bool{}}
+		spec.Provider = p
+		go func() {
+			time.Sleep(time.Minute)
+			f.set(func() { delete(f.shards, "pool-300") })
+			for {
+				x, _, err := f.process("bob").Acquire(t.Context(), lease.Request{Pool: 300, Purpose: "TestBob"})
+				if err == nil {
+					time.Sleep(time.Hour)
+					assert.NoError(t, x.Release(t.Context(), lease.Used("TestBob")))
+					return
+				}
+				time.Sleep(time.Second)
+			}
+		}()
+		removed, err := Destroy(t.Context(), spec)
+		require.ErrorIs(t, err, ErrLeaseLost)
+		assert.Contains(t, removed, "con1")
+		for _, name := range []string{"con300", "dis300", "golden"} {
+			assert.NotContains(t, removed, name)
+		}
+		for _, vm := range p.inv.VMs {
+			if vm.Name == "con300" || vm.Name == "dis300" {
+				assert.False(t, p.removed[vm.ID], vm.Name)
+			}
+		}
+		time.Sleep(2 * time.Hour)
+	})
 }

@@ -98,13 +98,20 @@ func (h *holdings) usage(pool int) *usage {
 	return nil
 }
 
-// confirm asks the ledger, right before something of a pool is destroyed, whether it is still held.
-func (h *holdings) confirm(ctx context.Context, pool int) error {
-	x := h.of(pool)
-	if x == nil {
-		return fmt.Errorf("%w: pool %d is not leased", ErrLeaseLost, pool)
+// confirm asks the ledger, right before something of pools, or with 0 of the set, is destroyed, whether they
+// are still held.
+func (h *holdings) confirm(ctx context.Context, pools ...int) error {
+	var all []*lease.Held
+	for _, n := range pools {
+		x := h.of(n)
+		if x == nil {
+			return fmt.Errorf("%w: pool %d is not leased", ErrLeaseLost, n)
+		}
+		if !slices.Contains(all, x) {
+			all = append(all, x)
+		}
 	}
-	return x.Confirm(ctx)
+	return h.ledger.Confirm(ctx, all...)
 }
 
 // takeClaim takes the claim to build, and waits for its holder. A claim whose holder is gone is

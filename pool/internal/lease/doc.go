@@ -19,9 +19,9 @@
 //     covers.
 //
 // Who has the claim may lease pools under it, each by a write to its shard: such a lease lasts as long as
-// the claim and is not renewed, so that to hold five hundred pools costs no more than one. A claim and a
-// shard that were read together are of two moments: before a lease counts as over since its claim is, the
-// claim is read again.
+// the claim and is not renewed, so that to hold five hundred pools costs no more than one. Who finds that the
+// claim of such a lease is over reads the claim once more and, if it has expired, ends it by a write, before
+// the lease is taken away: what was read together is of two moments, and the claim might be renewed still.
 //
 // A shard that is missing though no claim covers its pool was lost. Its pool is Recovering for as
 // long as a lease lasts, in which its holder, if there is one, writes it again.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -64,7 +65,7 @@ func newHeld(l *Ledger, pool int) *Held {
 	return x
 }
 
-// underClaim is how long a lease under a claim lasts whose claim was lost.
+// underClaim is how long a lease under a claim lasts for versions that do not know of such.
 const underClaim = 24 * time.Hour
 
 // expires is when the lease does that is written at a moment of the ledger's clock.
@@ -109,10 +110,10 @@ func (x *Held) Check() error {
 	if !x.late() {
 		return nil
 	}
-	if x.under != nil {
-		x.end(x.under.Check())
-	} else {
+	if x.under == nil {
 		x.end(x.lost())
+	} else if err := x.under.Check(); err != nil { // else it has just been renewed
+		x.end(err)
 	}
 	return context.Cause(x.ctx)
 }
@@ -172,18 +173,45 @@ func (x *Held) SetPurpose(f func() string) { x.purpose.Store(&f) }
 // Confirm asks the ledger whether the lease is ours, as must be done right before anything that
 // cannot be undone. If it was written a moment ago, it does not ask; if the ledger does not show it, it is
 // written again, unless another holder can have had it.
-func (x *Held) Confirm(ctx context.Context) error {
+func (x *Held) Confirm(ctx context.Context) error { return x.l.Confirm(ctx, x) }
+
+// Confirm is Held.Confirm for several leases, in one reading, and for the claims that they are under.
+func (l *Ledger) Confirm(ctx context.Context, all ...*Held) error {
+	for _, x := range all {
+		if x.under != nil && !slices.Contains(all, x.under) {
+			all = append(all, x.under)
+		}
+	}
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	if !x.recent() {
-		asked, done := x.Bind(ctx)
-		s, err := x.l.read(asked, x.shard)
-		if done(); err != nil || !x.ShownBy(s) {
-			return x.renewNow(ctx)
+	var ask []*Held
+	var shards []string
+	for _, x := range all {
+		if err := x.Check(); err != nil {
+			return err
+		}
+		if !x.recent() {
+			ask, shards = append(ask, x), append(shards, x.shard)
 		}
 	}
-	return x.Check()
+	if len(ask) == 0 {
+		return nil
+	}
+	asked, done := ask[0].Bind(ctx)
+	s, err := l.read(asked, shards...)
+	done()
+	for _, x := range ask {
+		if err != nil || !x.ShownBy(s) {
+			if err := x.renewNow(ctx); err != nil {
+				return err
+			}
+		}
+		if err := x.Check(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ShownBy reports whether a reading of the ledger shows the lease.

@@ -130,34 +130,7 @@ func (l *Ledger) read(ctx context.Context, shards ...string) (*Snapshot, error) 
 	if err != nil {
 		return nil, err
 	}
-	s := &Snapshot{Contents: c, Asked: asked, l: l}
-	if !s.torn() {
-		return s, nil
-	}
-	claim, err := l.Store.Read(ctx, claimShard)
-	if err != nil {
-		return nil, err
-	}
-	delete(s.Shards, claimShard)
-	maps.Copy(s.Shards, claim.Shards)
-	return s, nil
-}
-
-// torn reports whether a lease is under another claim than was read: since a reading of several shards is no
-// reading of one moment, it may be under one that was taken after the claim had been read.
-func (s *Snapshot) torn() bool {
-	c, there, _ := s.claim()
-	for name, shard := range s.Shards {
-		text := shard.Values[entryKey]
-		if !there || shardPool(name) == 0 || !strings.Contains(text, `"claim":`) { // decoding all takes its time
-			continue
-		}
-		e, err := decode[Entry](text)
-		if err == nil && e.Lease != nil && e.Lease.Claim != "" && (c.Lease == nil || c.Lease.Token != e.Lease.Claim) {
-			return true
-		}
-	}
-	return false
+	return &Snapshot{Contents: c, Asked: asked, l: l}, nil
 }
 
 // At returns the ledger's clock when the local one said t.
@@ -220,16 +193,14 @@ func (s *Snapshot) stored(n int) (e Entry, there bool, err error) {
 	return recovering(why+"; its last holder may still have it", s.Now.Add(s.l.Term)), false, nil
 }
 
-// underClaim is a lease as its claim has it expire, if it is under one that was read and not lost.
+// underClaim is a lease as its claim has it expire, if it is under one: which was read at another moment, so
+// that only endClaim proves that the lease is over.
 func (s *Snapshot) underClaim(l *Lease) *Lease {
 	if l == nil || l.Claim == "" {
 		return l
 	}
-	c, there, err := s.claim()
-	if err != nil || !there || c.Lease == nil && s.Now.Before(c.Until) {
-		return l
-	}
-	expires := time.Time{}
+	c, _, _ := s.claim()
+	expires := c.Until // the claim was lost until then
 	if h := c.Holder(s.Now); h != nil && h.Token == l.Claim {
 		expires = h.ExpiresAt
 	}

@@ -217,7 +217,7 @@ func (x *Held) MayKeep(ctx context.Context, most int) (may bool, kept int, now t
 }
 
 // Free makes a pool usable that is kept or quarantined, or whose holder was a process of this
-// machine that has ended, which is returned. A pool that somebody holds is not taken away: the error
+// machine that has ended, or had it under a claim that is over, which is returned. A pool that somebody holds is not taken away: the error
 // is a *BusyError. A pool that has no entry is left alone.
 func (l *Ledger) Free(ctx context.Context, pool int) (gone *Lease, err error) {
 	err = l.change(ctx, poolShard(pool), nil, func(s *Snapshot) (map[string]string, error) {
@@ -232,7 +232,12 @@ func (l *Ledger) Free(ctx context.Context, pool int) (gone *Lease, err error) {
 		if !there || state == Recovering {
 			return nil, nil // its last holder may still have it
 		}
-		gone = e.Gone(s.Now)
+		if gone = e.Gone(s.Now); e.Lease != nil && e.Lease.Claim != "" {
+			gone = e.Lease
+			if err := l.endClaim(ctx, pool, e); err != nil {
+				return nil, err
+			}
+		}
 		if gone == nil && !state.Excluded() && e.Failures == 0 || state == Clean {
 			return nil, nil // it is free
 		}

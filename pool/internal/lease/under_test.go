@@ -3,6 +3,8 @@ package lease
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -64,6 +66,10 @@ func TestLeasesUnderAClaimAreOverWithIt(t *testing.T) {
 		{"it was released", func(t *testing.T, _ *fakeStore, claim *Held) {
 			require.NoError(t, claim.ReleaseClaim(t.Context(), nil, nil, nil))
 		}, false, 0},
+		{"it was removed by hand after its holder had died", func(_ *testing.T, f *fakeStore, claim *Held) {
+			kill(claim)
+			f.set(func() { delete(f.shards, claimShard) })
+		}, false, 3 * time.Minute},
 		{"it was lost, and its holder died", func(t *testing.T, f *fakeStore, claim *Held) {
 			kill(claim)
 			f.set(func() { delete(f.shards, claimShard) })
@@ -102,7 +108,7 @@ func TestALeaseUnderALostClaimIsTakenAwayByNobody(t *testing.T) {
 		f.make(t, in(Dirty), 1)
 		claim := mustClaim(t, f.process("destroyer"))
 		x := holdUnder(t, claim, 1)[0]
-		time.Sleep(10 * time.Minute)
+		time.Sleep(25 * time.Hour)
 		f.set(func() { delete(f.shards, claimShard) })
 		for range 600 {
 			_, _, err := f.process("bob").test(t, 1)
@@ -149,13 +155,173 @@ func TestALeaseUnderAClaimThatIsReadTooEarlyIsNotOver(t *testing.T) {
 		busy, ok := errors.AsType[*BusyError](err)
 		require.True(t, ok, "%v", err)
 		assert.Equal(t, "destroyer", busy.Lease.Holder)
-		all, err := bob.Read(t.Context())
-		require.NoError(t, err)
-		e, err := all.Pool(1)
-		require.NoError(t, err)
-		assert.Equal(t, Leased, e.State(all.Now))
-
 		mustRelease(t, x)
 		require.NoError(t, claim.ReleaseClaim(t.Context(), nil, nil, nil))
+	})
+}
+
+// A nappingStore stops its process once, for some time, between the reading of the shards and that of the clock.
+type nappingStore struct {
+	*fakeStore
+
+	nap time.Duration
+}
+
+func (s *nappingStore) Read(ctx context.Context, shards ...string) (*Contents, error) {
+	c, err := s.fakeStore.Read(ctx, shards...)
+	if err == nil && s.nap > 0 {
+		time.Sleep(s.nap)
+		c.Now, s.nap = c.Now.Add(s.nap), 0
+	}
+	return c, err
+}
+
+// Unlike a lease of its own, one under a claim is not written when it is renewed, so that a shard which has not
+// changed proves nothing.
+func TestALeaseUnderAClaimThatWasRenewedSinceItWasReadIsNotOver(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		take func(t *testing.T, f *fakeStore) (*Held, error)
+	}{
+		{"the clock is read late", func(t *testing.T, f *fakeStore) (*Held, error) {
+			bob := f.process("bob")
+			bob.Store = &nappingStore{f, 150 * time.Second}
+			x, _, err := bob.test(t, 1)
+			return x, err
+		}},
+		{"so late that the try is over", func(t *testing.T, f *fakeStore) (*Held, error) {
+			bob := f.process("bob")
+			bob.Store = &nappingStore{f, 4 * time.Minute}
+			x, _, err := bob.test(t, 1)
+			return x, err
+		}},
+		{"the clock of an old reading is read late", func(t *testing.T, f *fakeStore) (*Held, error) {
+			bob := f.process("bob")
+			last, err := bob.Read(t.Context())
+			require.NoError(t, err)
+			time.Sleep(50 * time.Second)
+			bob.Store = &nappingStore{f, 150 * time.Second}
+			clock, err := bob.ReadClock(t.Context())
+			require.NoError(t, err)
+			x, _, err := bob.Acquire(t.Context(), Request{Pool: 1, Purpose: "TestA", First: last.WithClock(clock)})
+			return x, err
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f := newFakeStore()
+				f.make(t, in(Dirty), 1)
+				claim := mustClaim(t, f.process("destroyer"))
+				x := holdUnder(t, claim, 1)[0]
+				time.Sleep(50 * time.Second)
+				_, err := tt.take(t, f)
+				require.ErrorAs(t, err, new(*BusyError))
+				require.NoError(t, x.Confirm(t.Context()))
+				mustRelease(t, x)
+				require.NoError(t, claim.ReleaseClaim(t.Context(), nil, nil, nil))
+			})
+		})
+	}
+}
+
+// The renewal of the claim is on its way for so long that another process finds it over: it comes to nothing.
+func TestAClaimThatWasEndedIsNotRenewedLate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeStore()
+		f.make(t, in(Dirty), 1)
+		claim := mustClaim(t, f.process("destroyer"))
+		x := holdUnder(t, claim, 1)[0]
+		var once sync.Once
+		f.set(func() {
+			f.stray = func(func()) error {
+				late := false
+				once.Do(func() { late = true })
+				if late {
+					time.Sleep(130 * time.Second)
+				}
+				return nil
+			}
+		})
+		time.Sleep(61 * time.Second)
+		y, _, _ := soon(t, f.process("bob"), 1)
+		time.Sleep(15 * time.Second)
+		require.NoError(t, y.Check())
+		require.ErrorIs(t, x.Confirm(t.Context()), ErrLost)
+		require.ErrorIs(t, claim.Confirm(t.Context()), ErrLost)
+		mustRelease(t, y)
+	})
+}
+
+// Who has it writes the shard again, if it asks in time; else it is told that it has lost it.
+func TestALostShardOfALeaseUnderAClaim(t *testing.T) {
+	t.Parallel()
+	for _, asks := range []bool{true, false} {
+		t.Run(fmt.Sprint("its holder asks: ", asks), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f := newFakeStore()
+				f.make(t, in(Dirty), 1)
+				claim := mustClaim(t, f.process("destroyer"))
+				x := holdUnder(t, claim, 1)[0]
+				time.Sleep(time.Minute)
+				f.set(func() { delete(f.shards, "pool-1") })
+				_, _, err := f.process("bob").test(t, 1)
+				require.ErrorAs(t, err, new(*BusyError), "recovering")
+				if asks {
+					require.NoError(t, x.Confirm(t.Context()))
+					time.Sleep(10 * time.Minute)
+					_, _, err := f.process("bob").test(t, 1)
+					require.ErrorAs(t, err, new(*BusyError))
+					mustRelease(t, x)
+				} else {
+					y, _, _ := soon(t, f.process("bob"), 1)
+					require.ErrorIs(t, x.Confirm(t.Context()), ErrLost)
+					mustRelease(t, y)
+				}
+				require.NoError(t, claim.ReleaseClaim(t.Context(), nil, nil, nil))
+			})
+		})
+	}
+}
+
+func TestALeaseUnderAClaimThatIsAnothersNowIsLost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeStore()
+		f.make(t, in(Dirty), 1)
+		claim := mustClaim(t, f.process("destroyer"))
+		x := holdUnder(t, claim, 1)[0]
+		time.Sleep(10 * time.Second)
+		f.set(func() { delete(f.shards, claimShard) }) // by hand
+		other := mustClaim(t, f.process("other"))
+		require.ErrorIs(t, x.Confirm(t.Context()), ErrLost)
+		_, _, err := claim.l.Operate(t.Context(), Request{Pool: 1, Under: claim})
+		require.ErrorIs(t, err, ErrLost)
+		require.NoError(t, other.ReleaseClaim(t.Context(), nil, nil, nil))
+	})
+}
+
+func TestFreeTellsWhoseLeaseUnderAClaimItEnds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeStore()
+		f.make(t, in(Dirty), 1)
+		l := f.process("destroyer")
+		l.self = &Process{PID: 1}
+		claim := mustClaim(t, l)
+		holdUnder(t, claim, 1)
+		bob := f.process("bob")
+		_, err := bob.Free(t.Context(), 1)
+		require.ErrorAs(t, err, new(*BusyError))
+		kill(claim)
+		bob.ended = func(p *Process) bool { return p != nil && p.PID == 1 }
+		gone, err := bob.Free(t.Context(), 1)
+		require.NoError(t, err)
+		require.NotNil(t, gone)
+		assert.Equal(t, "destroyer", gone.Holder)
+		assert.Nil(t, f.entry(t, 1).Lease)
 	})
 }
