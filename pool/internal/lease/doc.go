@@ -19,7 +19,8 @@
 //     covers.
 //
 // Who has the claim may lease pools under it, each by a write to its shard: such a lease lasts as long as
-// the claim and is not renewed, so that to hold five hundred pools costs no more than one. Who finds that the
+// the claim and is not renewed, so that to hold five hundred pools costs little more than one: with each
+// renewal of the claim, one reading shows whether a shard was lost, which is written again. Who finds that the
 // claim of such a lease is over reads the claim once more and, if it has expired, ends it by a write, before
 // the lease is taken away: what was read together is of two moments, and the claim might be renewed still.
 //

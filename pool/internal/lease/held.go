@@ -31,7 +31,8 @@ var errNotOurs = errors.New("another process holds it")
 // read, by the monotonic clock and by the wall clock, of which one or the other goes on while the
 // process or the machine sleeps.
 //
-// A lease under a claim is not renewed: it lasts as long as that.
+// A lease under a claim is not renewed: it lasts as long as that, by whose renewals it is only looked after,
+// should its shard be lost.
 type Held struct {
 	Pool int // 0 is the claim
 
@@ -47,9 +48,10 @@ type Held struct {
 	writing chan struct{}                 // has room for the one that changes the entry
 
 	mu      sync.Mutex // guards what follows
+	below   []*Held    // the leases under the claim that it is
 	entry   Entry      // as last written, if Pool > 0
 	claim   claim      // as last written, if Pool is 0
-	ends    time.Time  // of the local clock
+	ends    time.Time  // of the local clock; of a lease under a claim, until when its shard can be nobody else's if it is lost
 	asked   time.Time  // of the local clock, when the shard was read that was last written over
 	tried   string     // the revision of the shard that the lease was to be written over
 	failing time.Time  // since when renewing it fails
@@ -93,6 +95,21 @@ func (x *Held) last() {
 	}
 	close(x.gone)
 	context.AfterFunc(x.under.ctx, func() { x.end(context.Cause(x.under.ctx)) })
+	x.under.mu.Lock()
+	defer x.under.mu.Unlock()
+	x.under.below = append(x.under.below, x)
+}
+
+// lookAfter confirms the leases under the claim.
+func (x *Held) lookAfter(ctx context.Context) error {
+	x.mu.Lock()
+	x.below = slices.DeleteFunc(x.below, func(y *Held) bool { return y.ctx.Err() != nil })
+	all := slices.Clone(x.below)
+	x.mu.Unlock()
+	if len(all) == 0 {
+		return nil
+	}
+	return x.l.confirm(ctx, all)
 }
 
 // Context ends when the lease is released or lost; context.Cause is ErrReleased or has ErrLost.
@@ -107,13 +124,12 @@ func (x *Held) Check() error {
 	if err := context.Cause(x.ctx); err != nil {
 		return err
 	}
-	if !x.late() {
-		return nil
-	}
-	if x.under == nil {
+	if x.under != nil {
+		if err := x.under.Check(); err != nil {
+			x.end(err)
+		}
+	} else if x.late() {
 		x.end(x.lost())
-	} else if err := x.under.Check(); err != nil { // else it has just been renewed
-		x.end(err)
 	}
 	return context.Cause(x.ctx)
 }
@@ -175,37 +191,47 @@ func (x *Held) SetPurpose(f func() string) { x.purpose.Store(&f) }
 // written again, unless another holder can have had it.
 func (x *Held) Confirm(ctx context.Context) error { return x.l.Confirm(ctx, x) }
 
-// Confirm is Held.Confirm for several leases, in one reading, and for the claims that they are under.
-func (l *Ledger) Confirm(ctx context.Context, all ...*Held) error {
-	for _, x := range all {
+// Confirm is Held.Confirm for several leases, in one reading, and first for the claims that they are under.
+func (l *Ledger) Confirm(ctx context.Context, leases ...*Held) error {
+	var all []*Held
+	for _, x := range leases {
 		if x.under != nil && !slices.Contains(all, x.under) {
 			all = append(all, x.under)
+		}
+	}
+	for _, x := range leases {
+		if !slices.Contains(all, x) {
+			all = append(all, x)
 		}
 	}
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	var ask []*Held
-	var shards []string
 	for _, x := range all {
 		if err := x.Check(); err != nil {
 			return err
 		}
-		if !x.recent() {
-			ask, shards = append(ask, x), append(shards, x.shard)
-		}
 	}
-	if len(ask) == 0 {
+	return l.confirm(ctx, slices.DeleteFunc(all, (*Held).recent))
+}
+
+// confirm is Confirm without the claims, also of what was written a moment ago.
+func (l *Ledger) confirm(ctx context.Context, all []*Held) error {
+	if len(all) == 0 {
 		return nil
 	}
-	asked, done := ask[0].Bind(ctx)
+	var shards []string
+	for _, x := range all {
+		shards = append(shards, x.shard)
+	}
+	asked, done := all[0].Bind(ctx)
 	s, err := l.read(asked, shards...)
 	done()
-	for _, x := range ask {
-		if err != nil || !x.ShownBy(s) {
-			if err := x.renewNow(ctx); err != nil {
-				return err
-			}
+	for _, x := range all {
+		if err == nil && x.ShownBy(s) {
+			x.seen(s)
+		} else if err := x.renewNow(ctx); err != nil {
+			return err
 		}
 		if err := x.Check(); err != nil {
 			return err
@@ -344,7 +370,7 @@ func (x *Held) writeEntry(s *Snapshot, f func(now time.Time, e *Entry, c *claim)
 	if err != nil {
 		return e, err
 	}
-	if (!there || e.Stored == Recovering) && !x.late() {
+	if (!there || e.Stored == Recovering) && x.mayRestore() {
 		x.mu.Lock()
 		e = x.entry
 		x.mu.Unlock()
@@ -353,6 +379,28 @@ func (x *Held) writeEntry(s *Snapshot, f func(now time.Time, e *Entry, c *claim)
 		return e, fmt.Errorf("%w: it is %s", errNotOurs, or(e.Why(s.Now), "free"))
 	}
 	return e, f(s.Now, &e, nil)
+}
+
+// mayRestore reports whether a shard that was lost may be written again: nobody else can have had it.
+func (x *Held) mayRestore() bool {
+	if x.under == nil {
+		return !x.late()
+	}
+	x.mu.Lock()
+	ends := x.ends
+	x.mu.Unlock()
+	now := time.Now()
+	return x.under.ctx.Err() == nil && !x.under.late() && now.Before(ends) && now.Round(0).Before(ends.Round(0))
+}
+
+// seen notes that a reading shows the lease, if it is under a claim.
+func (x *Held) seen(s *Snapshot) {
+	if x.under == nil {
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.ends = s.Asked.Add(x.l.Term - s.Slack - x.l.Term/10)
 }
 
 func (x *Held) writeClaim(s *Snapshot, f func(now time.Time, e *Entry, c *claim) error) (claim, error) {
@@ -384,7 +432,10 @@ func (x *Held) noteLocked(s *Snapshot, e Entry, c claim) {
 		l = c.Lease
 	}
 	x.entry, x.claim, x.asked = e, c, s.Asked
-	if l != nil {
+	switch {
+	case x.under != nil:
+		x.ends = s.Asked.Add(x.l.Term - s.Slack - x.l.Term/10)
+	case l != nil:
 		x.ends = s.Asked.Add(l.ExpiresAt.Sub(s.Now) - s.Slack - x.l.Term/10)
 	}
 }
@@ -400,6 +451,9 @@ func (x *Held) renew() {
 		}
 		ctx, cancel := context.WithTimeout(x.ctx, max(left-pause, 0))
 		err := x.renewNow(ctx)
+		if err == nil {
+			err = x.lookAfter(ctx)
+		}
 		cancel()
 		if x.Check() != nil {
 			return

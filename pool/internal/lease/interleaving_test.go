@@ -157,7 +157,7 @@ func (p *proc) destroy() {
 		return
 	}
 	if y, _, err := l.Operate(p.w.ctx, Request{Pool: 1, Purpose: "destroy", Under: x}); err == nil {
-		if x.Confirm(p.w.ctx) == nil {
+		if y.Confirm(p.w.ctx) == nil {
 			p.use()
 		}
 		_ = y.Release(p.w.ctx, Released())

@@ -199,10 +199,12 @@ func (s *Snapshot) underClaim(l *Lease) *Lease {
 	if l == nil || l.Claim == "" {
 		return l
 	}
-	c, _, _ := s.claim()
+	c, there, _ := s.claim()
 	expires := c.Until // the claim was lost until then
 	if h := c.Holder(s.Now); h != nil && h.Token == l.Claim {
 		expires = h.ExpiresAt
+	} else if !there {
+		expires = s.Now.Add(s.l.Term)
 	}
 	return l.renewed(expires, "")
 }

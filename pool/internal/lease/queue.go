@@ -225,18 +225,20 @@ func (l *Ledger) Free(ctx context.Context, pool int) (gone *Lease, err error) {
 		if err != nil {
 			return nil, err
 		}
+		gone = nil
 		state := e.State(s.Now)
-		if h := e.Holder(s.Now); h != nil {
+		_, claimed := s.Shards[claimShard]
+		if h := e.Holder(s.Now); h != nil && (claimed || h.Claim == "") {
 			return nil, &BusyError{pool, state, h, e.Why(s.Now)}
 		}
 		if !there || state == Recovering {
 			return nil, nil // its last holder may still have it
 		}
 		if gone = e.Gone(s.Now); e.Lease != nil && e.Lease.Claim != "" {
-			gone = e.Lease
 			if err := l.endClaim(ctx, pool, e); err != nil {
 				return nil, err
 			}
+			gone = e.Lease
 		}
 		if gone == nil && !state.Excluded() && e.Failures == 0 || state == Clean {
 			return nil, nil // it is free

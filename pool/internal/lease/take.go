@@ -101,6 +101,11 @@ func (l *Ledger) tryTake(ctx context.Context, r Request, how func(*Lease) Transi
 				was = e
 				t := how(x.lease(s.Now, r.Purpose))
 				if state := e.State(s.Now); !slices.Contains(t.from, state) {
+					if _, ok := s.Shards[claimShard]; !ok { // that of its lease was lost: say until when
+						if err := l.endClaim(ctx, r.Pool, e); err != nil {
+							return nil, err
+						}
+					}
 					return nil, &BusyError{r.Pool, state, e.Holder(s.Now), e.Why(s.Now)}
 				}
 				if err := l.endClaim(ctx, r.Pool, e); err != nil {
@@ -144,12 +149,16 @@ func (l *Ledger) endClaim(ctx context.Context, pool int, e Entry) error {
 			return nil, err
 		}
 		h := c.Holder(s.Now)
+		alive := e.Lease.renewed(c.Until, "")
+		if h != nil {
+			alive.ExpiresAt = h.ExpiresAt
+		}
 		switch {
 		case !there:
 			c = claim{Until: s.Now.Add(l.Term)}
 			busy = &BusyError{Pool: pool, State: Recovering, Why: c.why(s.Now)}
 		case s.Now.Before(c.Until), h != nil && h.Token == e.Lease.Claim:
-			return nil, &BusyError{Pool: pool, State: e.Stored, Lease: e.Lease, Why: "held under the claim to build, which is " + c.why(s.Now)}
+			return nil, &BusyError{Pool: pool, State: e.Stored, Lease: alive, Why: "held under the claim to build, which is " + c.why(s.Now)}
 		case c.Lease == nil && c.Until.IsZero(), c.Lease != nil && c.Lease.Token != e.Lease.Claim:
 			return nil, nil // another one came after it, or it was released
 		default:
@@ -323,7 +332,7 @@ func (x *Held) make(ctx context.Context, pool int, first *Snapshot, t Transition
 		switch {
 		case err != nil:
 			return nil, err
-		case !there:
+		case !there || c.Lease == nil && !c.Until.IsZero():
 			return nil, errClaimMissing
 		case c.Lease == nil || c.Lease.Token != x.token || !c.Covers.has(pool):
 			return nil, fmt.Errorf("%w: %w", ErrLost, errNotOurs)
