@@ -239,7 +239,8 @@ func with(b *testing.B, ours contender, tools map[string][]contender) []contende
 
 // BenchmarkCommands runs true, one and eight at a time. For us that is a program, for a login
 // shell that gets a line it is no process at all: hence two floors, without anything that would
-// end the command when the connection is lost.
+// end the command when the connection is lost. At a distance, eight at a time are bound by sshd's MaxSessions of
+// 10, for us as for the floors: a session is taken for a round trip more than its command takes.
 func BenchmarkCommands(b *testing.B) {
 	rtts(b, func(b *testing.B, m *bench) {
 		for _, width := range []int{1, 8} {

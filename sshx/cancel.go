@@ -25,15 +25,24 @@ func (r *run) cancel(s *session, outDone <-chan struct{}, cause error) (Result, 
 	return r.canceled(cause, gone)
 }
 
-// kill ends the command, and reports whether it is known to be gone.
+// kill ends the command, and reports whether it is known to be gone. It is ended by the guard, if it has
+// one that can, or by what watches its stdin, unless that is in use, or else from another session.
 func (r *run) kill(s *session) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), killGrace)
 	defer cancel()
-	watched := r.cmd.Stdin == nil
-	if watched || !r.taken { // it has not had anything of its stdin yet
+	if r.cmd.Stdin == nil || !r.taken { // it has not had anything of its stdin yet
 		s.closeWrite()
 	}
-	if !watched {
+	if r.guard != nil {
+		r.guard.cancel(r.token)
+		select {
+		case <-s.exited:
+		case <-s.closed:
+		case <-r.guard.closed: // it cannot
+		case <-ctx.Done():
+		}
+	}
+	if (r.cmd.Stdin != nil || r.guard != nil) && !s.hasExited() {
 		select {
 		case pid := <-r.pid:
 			r.stop(ctx, pid, s.exited)

@@ -26,6 +26,8 @@ type Client struct {
 	hops    []*Client     // that the connection goes through, first hop first
 	gate    chan struct{} // one entry for each session that is open, or being opened or closed
 	spare   spare
+	guard   guard
+	live    atomic.Int32  // sessions that are not closed from both sides
 	shell   atomic.Int32  // shellUnknown and so on
 	probing chan struct{} // held while the login shell is probed
 	probed  chan struct{} // closed once it is known to run commands

@@ -72,7 +72,8 @@
 //
 // When the context ends, the command's process group is killed, for root and under sudo too; and so
 // it is, if it has no Cmd.Stdin, when the connection or this process is gone. For
-// that the rest of its stdin is used: see Run. What is to outlive the connection is detached
+// that each has a process beside it; after eight commands on a connection, those without Env, Dir and User share
+// one, with a session and, in /dev/shm, a directory of its own, where the host allows that. What is to outlive the connection is detached
 // (Client.Detach): a Job can be followed over several connections, found again, and killed. Where
 // systemd runs, root's jobs have scopes of their own, which outlive login sessions and sshd. Run is
 // never repeated by itself, since after a *DisconnectedError it is not known whether the command ran.
@@ -92,7 +93,7 @@
 //
 // A command costs one round trip, as its session is opened ahead of it, and two with Env,
 // Dir or User, or a script that is sent as a file. The rest is server time: sshd's child, the login shell, what watches
-// the connection, the program. Many small questions are best asked by one script.
+// the connection for one that shares nothing, the program. Many small questions are best asked by one script.
 //
 // # Files
 //

@@ -17,3 +17,24 @@ func (c *Client) HasSpare() bool {
 	defer c.spare.mu.Unlock()
 	return c.spare.s != nil
 }
+
+// Guard returns the directory of the connection's guard, or "".
+func (c *Client) Guard() string {
+	c.guard.mu.Lock()
+	defer c.guard.mu.Unlock()
+	return c.guard.dir
+}
+
+// StartGuard starts the guard, if it was not yet time, and gives it a moment.
+func (c *Client) StartGuard() {
+	c.guard.mu.Lock()
+	c.guard.ran = max(c.guard.ran, guardAfter-1)
+	c.guard.mu.Unlock()
+	c.guarded()
+	for range 100 {
+		if c.Guard() != "" {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}

@@ -60,7 +60,12 @@ func (c *Client) run(ctx context.Context, cmd Cmd, raw bool) (Result, error) {
 	}
 	r.begun = time.Now()
 	res, err := r.on(ctx, s)
-	if _, ok := errors.AsType[*StartError](err); ok && r.call.Direct {
+	_, notStarted := errors.AsType[*StartError](err)
+	if notStarted && r.guard != nil { // it may be gone, and its directory
+		c.guard.end()
+		return c.run(ctx, cmd, raw)
+	}
+	if notStarted && r.call.Direct {
 		c.shell.CompareAndSwap(shellSuits, shellOther)
 		if c.shell.Load() == shellOther {
 			return c.run(ctx, cmd, raw) // $SHELL was not the login shell; nothing was started, as there is no marker
@@ -79,7 +84,9 @@ type run struct {
 	begun time.Time
 
 	out, err *sink
-	noise    noise // what comes as stderr of a merged command
+	noise    noise    // what comes as stderr of a merged command
+	guard    *session // by which it is ended, or nil
+	token    string
 	pid      chan string
 	asked    bool        // the machine was asked to run it
 	taken    bool        // and said that it does
@@ -89,8 +96,8 @@ type run struct {
 
 // newRun decides how cmd is sent: in the request, which costs one round trip, or on stdin.
 func (c *Client) newRun(cmd Cmd) *run {
-	r := &run{c: c, cmd: cmd, label: c.cfg.label(cmd), pid: make(chan string, 1)}
 	token, flags := newToken(), "m"
+	r := &run{c: c, cmd: cmd, label: c.cfg.label(cmd), token: token, pid: make(chan string, 1)}
 	if cmd.Separate {
 		flags = "s"
 	}
@@ -104,6 +111,12 @@ func (c *Client) newRun(cmd Cmd) *run {
 	case r.call.User == "" && script == "" && len(cmd.Env) == 0 && cmd.Dir == "" && (direct || plainWords(words)) && short(words):
 		r.call.Text = wire.Exec
 		r.call.Args = append([]string{token, flags}, words...)
+		if cmd.Stdin == nil {
+			if s, dir := c.guarded(); s != nil {
+				r.guard = s
+				r.call.Args = append([]string{token, flags + "g", dir}, words...)
+			}
+		}
 		r.call.Direct = direct
 	default:
 		r.call.Args = []string{token, flags}

@@ -106,6 +106,9 @@ func (c *Client) openRetrying(ctx context.Context) (*session, error) {
 		case time.Since(alone) > c.refusedFor:
 			return nil, &SessionError{Host: c.cfg.Name, Took: time.Since(begun), Cause: err}
 		}
+		if wait > yieldAfter && c.live.Load() == 1 {
+			c.guard.yield()
+		}
 		t := time.NewTimer(wait)
 		select {
 		case <-t.C:
@@ -217,7 +220,9 @@ func (c *Client) takeSpare(place bool) *session {
 
 func (c *Client) newSession(ch ssh.Channel, reqs <-chan *ssh.Request, place bool) *session {
 	s := &session{c: c, ch: ch, place: place, exited: make(chan struct{}), closed: make(chan struct{})}
+	c.live.Add(1)
 	c.wg.Go(func() {
+		defer c.live.Add(-1)
 		for r := range reqs {
 			s.request(r)
 		}

@@ -29,7 +29,7 @@ type Call struct {
 	User   string // through sudo; "" without
 	Prompt string // with User: by which sudo asks for a password; "" is never
 	Lead   bool   // have Lead run the text; implied by User
-	Text   string // Run, Exec, Stop, Detach, Poll or Kill
+	Text   string // Run, Exec, Guard, Stop, Detach, Poll or Kill
 	Name   string // $0: letters, digits, "-", "_", "." and ":"
 	Args   []string
 	// Direct has the login shell run Exec, without another shell: it must be one that
@@ -100,7 +100,7 @@ func Parse(command string) (c Call, ok bool) {
 		c.Lead = true
 		words = words[1:]
 	}
-	if len(words) < 2 || !slices.Contains([]string{Run, Exec, Stop, Detach, Poll, Kill}, words[0]) {
+	if len(words) < 2 || !slices.Contains([]string{Run, Exec, Guard, Stop, Detach, Poll, Kill}, words[0]) {
 		return Call{}, false
 	}
 	c.Text, c.Name, c.Args = words[0], words[1], words[2:]

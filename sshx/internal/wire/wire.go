@@ -59,7 +59,24 @@
 // Without "i", the rest of stdin shows that the caller lives. When it ends, or a line comes,
 // while the command runs, the command's process group gets TERM, and KILL 2 s later. This is how
 // a command is cancelled, and what happens when the connection is lost. Processes left behind by
-// a command that ended by itself are left alone. With "i", Stop with PID does the same.
+// a command that ended by itself are left alone. With "i", Stop with PID does the same, and so does Guard
+// with "g".
+//
+// # Exec TOKEN FLAGS DIR WORD...
+//
+// With the flag "g", the liveness of the caller is Guard's concern, whose directory DIR is. What Exec
+// needs for that are files, no processes. If DIR is gone, it fails with Failed, and no line.
+//
+// # Guard TOKEN
+//
+// Guard looks after all the commands of a connection that have the flag "g", prints "sshx ANSWER DIR" and
+// reads lines until stdin ends. Then, with the connection, it ends the commands that run, as if each had been
+// watched by itself, and removes DIR; one that was about to start does not. A line with the TOKEN of a
+// command ends that, or keeps it from starting; if DIR is gone, Guard ends. An empty line has the files of those removed that have ended.
+// It fails with Failed where there is no /proc, or nowhere to make a directory. In DIR are
+//
+//	TOKEN    /proc/PID/stat of the command when it started
+//	TOKEN.c  it is not to start
 //
 // # Stop PID
 //
@@ -337,11 +354,11 @@ _sshx_kill KILL;
 // Strip takes the texts out of a message that repeats a request.
 func Strip(message string) string {
 	message = strings.Join(strings.Fields(message), " ")
-	for _, text := range []string{Lead, Ready, Run, Exec, Stop, Detach, Job, Poll, Kill} {
+	for _, text := range []string{Lead, Ready, Run, Exec, Guard, Stop, Detach, Job, Poll, Kill} {
 		message = strings.ReplaceAll(message, text, "...")
 	}
 	// Something may have been escaped, or cut off.
-	for _, begin := range []string{"set +eux; ", "if kill -0 -$$ "} {
+	for _, begin := range []string{"set +eux; ", "set +aeux; ", "if kill -0 -$$ "} {
 		if before, _, ok := strings.Cut(message, begin); ok {
 			message = before + "..."
 		}

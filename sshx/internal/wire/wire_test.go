@@ -12,7 +12,7 @@ import (
 func TestTextsSuitEveryLoginShell(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]string{
-		"Lead": Lead, "Ready": Ready, "Run": Run, "Exec": Exec, "Stop": Stop, "Detach": Detach, "Job": Job, "Poll": Poll, "Kill": Kill,
+		"Lead": Lead, "Ready": Ready, "Run": Run, "Exec": Exec, "Guard": Guard, "Stop": Stop, "Detach": Detach, "Job": Job, "Poll": Poll, "Kill": Kill,
 	} {
 		assert.NotContains(t, text, "'", name)
 		assert.NotContains(t, text, "!", name)
@@ -31,6 +31,7 @@ func TestCallsAreParsedAsTheyWereMade(t *testing.T) {
 		{Text: Run, Name: "sshx", Lead: true, User: "root", Prompt: "tok 'password': ", Args: []string{"t", "s"}},
 		{Text: Exec, Name: "sshx", Args: []string{"t", "mi", "ls", "-l", "it's", ""}},
 		{Text: Exec, Name: "sshx", Direct: true, Args: []string{"t", "m", "ls", "it's", "two\nlines", "!\\"}},
+		{Text: Guard, Name: "sshx:guard", Args: []string{"0123abcd"}},
 		{Text: Stop, Name: "sshx", Args: []string{"4711"}},
 		{Text: Detach, Name: "sshx", Args: []string{"id", Job}},
 		{Text: Poll, Name: "sshx", Args: []string{"id", "0", "65536"}},

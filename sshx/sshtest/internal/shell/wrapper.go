@@ -31,6 +31,8 @@ func wrapper(ctx context.Context, p *machine.Proc, text string) (code int, ok bo
 		return CmdShell(ctx, p.With(append([]string{"/bin/sh", "-c"}, p.Args...)...)), true
 	case wire.Run, wire.Exec:
 		return wireRun(ctx, p, text == wire.Exec), true
+	case wire.Guard:
+		return wire.Failed, true // as where there is no /proc: commands are watched one by one
 	case wire.Stop:
 		if len(p.Args) > 1 {
 			pid, _ := strconv.Atoi(p.Args[1])
