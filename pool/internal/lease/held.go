@@ -87,8 +87,8 @@ func (x *Held) lease(now time.Time, purpose string) *Lease {
 	return l
 }
 
-// last lets a lease that was taken last.
-func (x *Held) last() {
+// keep lets a lease that was taken last.
+func (x *Held) keep() {
 	if x.under == nil {
 		go x.renew()
 		return

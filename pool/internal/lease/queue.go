@@ -217,8 +217,8 @@ func (x *Held) MayKeep(ctx context.Context, most int) (may bool, kept int, now t
 }
 
 // Free makes a pool usable that is kept or quarantined, or whose holder was a process of this
-// machine that has ended, or had it under a claim that is over, which is returned. A pool that somebody holds is not taken away: the error
-// is a *BusyError. A pool that has no entry is left alone.
+// machine that has ended, or had it under a claim that is over: its lease is returned. A pool that somebody
+// holds is not taken away: the error is a *BusyError. A pool that has no entry is left alone.
 func (l *Ledger) Free(ctx context.Context, pool int) (gone *Lease, err error) {
 	err = l.change(ctx, poolShard(pool), nil, func(s *Snapshot) (map[string]string, error) {
 		e, there, err := s.pool(pool)

@@ -68,7 +68,7 @@ func (l *Ledger) take(ctx context.Context, r Request, how func(*Lease) Transitio
 	if err != nil {
 		return nil, Entry{}, err
 	}
-	x.last() //nolint:contextcheck // it lasts as long as the lease
+	x.keep() //nolint:contextcheck // it lasts as long as the lease
 	return x, was, nil
 }
 
@@ -301,7 +301,7 @@ func (l *Ledger) tryClaim(ctx context.Context, r ClaimRequest) (x *Held, unchang
 		l.undo(ctx, x)
 		return nil, false, fmt.Errorf("the claim to build: %w: it expired before the write was confirmed: the ledger takes longer to answer than the lease of %s lasts", ErrLost, l.Term)
 	}
-	x.last() //nolint:contextcheck // it lasts as long as the lease
+	x.keep() //nolint:contextcheck // it lasts as long as the lease
 	return x, unchanged, nil
 }
 
