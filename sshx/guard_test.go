@@ -103,7 +103,7 @@ func TestGuardedCommandsDieWithTheConnection(t *testing.T) {
 		dirs, err := filepath.Glob(dir + "*")
 		return err == nil && len(dirs) == 0
 	}, 10*time.Second, 5*time.Millisecond, "its directory is left")
-	assert.True(t, running(left), "what a command left behind is nobody's")
+	assert.True(t, running(left), "what a command left behind is left alone")
 	require.NoError(t, syscall.Kill(left, syscall.SIGKILL))
 }
 

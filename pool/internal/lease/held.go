@@ -51,7 +51,7 @@ type Held struct {
 	below   []*Held    // the leases under the claim that it is
 	entry   Entry      // as last written, if Pool > 0
 	claim   claim      // as last written, if Pool is 0
-	ends    time.Time  // of the local clock; of a lease under a claim, until when its shard can be nobody else's if it is lost
+	ends    time.Time  // of the local clock; of a lease under a claim, until when no other process can have its shard if that is lost
 	asked   time.Time  // of the local clock, when the shard was read that was last written over
 	tried   string     // the revision of the shard that the lease was to be written over
 	failing time.Time  // since when renewing it fails
@@ -65,51 +65,6 @@ func newHeld(l *Ledger, pool int) *Held {
 	}
 	x.ctx, x.end = context.WithCancelCause(context.Background())
 	return x
-}
-
-// underClaim is how long a lease under a claim lasts for versions that do not know of such.
-const underClaim = 24 * time.Hour
-
-// expires is when the lease does that is written at a moment of the ledger's clock.
-func (x *Held) expires(now time.Time) time.Time {
-	if x.under != nil {
-		return now.Add(underClaim)
-	}
-	return now.Add(x.l.Term)
-}
-
-// lease is what is written of a new lease.
-func (x *Held) lease(now time.Time, purpose string) *Lease {
-	l := &Lease{Holder: x.l.By, Purpose: purpose, Token: x.token, AcquiredAt: now, ExpiresAt: x.expires(now), Process: x.l.self}
-	if x.under != nil {
-		l.Process, l.Claim = nil, x.under.token
-	}
-	return l
-}
-
-// keep lets a lease that was taken last.
-func (x *Held) keep() {
-	if x.under == nil {
-		go x.renew()
-		return
-	}
-	close(x.gone)
-	context.AfterFunc(x.under.ctx, func() { x.end(context.Cause(x.under.ctx)) })
-	x.under.mu.Lock()
-	defer x.under.mu.Unlock()
-	x.under.below = append(x.under.below, x)
-}
-
-// lookAfter confirms the leases under the claim.
-func (x *Held) lookAfter(ctx context.Context) error {
-	x.mu.Lock()
-	x.below = slices.DeleteFunc(x.below, func(y *Held) bool { return y.ctx.Err() != nil })
-	all := slices.Clone(x.below)
-	x.mu.Unlock()
-	if len(all) == 0 {
-		return nil
-	}
-	return x.l.confirm(ctx, all)
 }
 
 // Context ends when the lease is released or lost; context.Cause is ErrReleased or has ErrLost.
@@ -381,28 +336,6 @@ func (x *Held) writeEntry(s *Snapshot, f func(now time.Time, e *Entry, c *claim)
 	return e, f(s.Now, &e, nil)
 }
 
-// mayRestore reports whether a shard that was lost may be written again: nobody else can have had it.
-func (x *Held) mayRestore() bool {
-	if x.under == nil {
-		return !x.late()
-	}
-	x.mu.Lock()
-	ends := x.ends
-	x.mu.Unlock()
-	now := time.Now()
-	return x.under.ctx.Err() == nil && !x.under.late() && now.Before(ends) && now.Round(0).Before(ends.Round(0))
-}
-
-// seen notes that a reading shows the lease, if it is under a claim.
-func (x *Held) seen(s *Snapshot) {
-	if x.under == nil {
-		return
-	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.ends = s.Asked.Add(x.l.Term - s.Slack - x.l.Term/10)
-}
-
 func (x *Held) writeClaim(s *Snapshot, f func(now time.Time, e *Entry, c *claim) error) (claim, error) {
 	c, there, err := s.claim()
 	if err != nil {
@@ -434,7 +367,7 @@ func (x *Held) noteLocked(s *Snapshot, e Entry, c claim) {
 	x.entry, x.claim, x.asked = e, c, s.Asked
 	switch {
 	case x.under != nil:
-		x.ends = s.Asked.Add(x.l.Term - s.Slack - x.l.Term/10)
+		x.seenLocked(s)
 	case l != nil:
 		x.ends = s.Asked.Add(l.ExpiresAt.Sub(s.Now) - s.Slack - x.l.Term/10)
 	}

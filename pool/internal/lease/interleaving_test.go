@@ -17,7 +17,7 @@ import (
 
 // Builders, tests and one that destroys want pool 1 of one ledger. All orders in which their reads and
 // writes can come are tried, and each may be the last step of its process, or the one before a write that is
-// done after its death; whoever is alive and works on the pool does so alone. A reading of two shards is
+// done after its death; of those that are alive, at most one works on the pool. A reading of two shards is
 // two steps where somebody destroys, the claim first.
 
 // A world is one run of the processes, step by step.
@@ -319,7 +319,7 @@ func TestNoInterleavingGivesAPoolToTwo(t *testing.T) {
 		t.Run(fmt.Sprintf("%+v, the pool has a shard: %v", tt.cast, tt.shard), func(t *testing.T) {
 			t.Parallel()
 			if tt.long && os.Getenv("POOLREADY_CRASH") == "" {
-				t.Skip("it takes long: set POOLREADY_CRASH")
+				t.Skip("it tries tens of thousands of orders, for minutes: set POOLREADY_CRASH, as before a release")
 			}
 			seen := map[string]bool{}
 			worked := 0

@@ -193,22 +193,6 @@ func (s *Snapshot) stored(n int) (e Entry, there bool, err error) {
 	return recovering(why+"; its last holder may still have it", s.Now.Add(s.l.Term)), false, nil
 }
 
-// underClaim is a lease as its claim has it expire, if it is under one: which was read at another moment, so
-// that only endClaim proves that the lease is over.
-func (s *Snapshot) underClaim(l *Lease) *Lease {
-	if l == nil || l.Claim == "" {
-		return l
-	}
-	c, there, _ := s.claim()
-	expires := c.Until // the claim was lost until then
-	if h := c.Holder(s.Now); h != nil && h.Token == l.Claim {
-		expires = h.ExpiresAt
-	} else if !there {
-		expires = s.Now.Add(s.l.Term)
-	}
-	return l.renewed(expires, "")
-}
-
 // Claim returns the lease of the process that builds, or nil.
 func (s *Snapshot) Claim() (*Lease, error) {
 	c, there, err := s.claim()

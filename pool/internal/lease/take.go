@@ -1,7 +1,6 @@
 package lease
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -131,44 +130,6 @@ func (l *Ledger) tryTake(ctx context.Context, r Request, how func(*Lease) Transi
 		return nil, Entry{}, &BusyError{Pool: r.Pool, State: Recovering, Why: "recovering: its entry in the ledger was lost, and its last holder may still have it"}
 	}
 	return x, was, nil
-}
-
-// endClaim makes sure, before the lease on e is taken away as it is under a claim that is over, that it is:
-// the claim that was read with e was read at another moment, and its holder may renew it meanwhile. It is
-// read now, and if it had expired, ended by a write, after which no process can renew it. The error is a
-// *BusyError if it is in force.
-func (l *Ledger) endClaim(ctx context.Context, pool int, e Entry) error {
-	if e.Lease == nil || e.Lease.Claim == "" {
-		return nil
-	}
-	var busy error
-	err := l.change(ctx, claimShard, nil, func(s *Snapshot) (map[string]string, error) {
-		busy = nil
-		c, there, err := s.claim()
-		if err != nil {
-			return nil, err
-		}
-		h := c.Holder(s.Now)
-		alive := e.Lease.renewed(c.Until, "")
-		if h != nil {
-			alive.ExpiresAt = h.ExpiresAt
-		}
-		switch {
-		case !there:
-			c = claim{Until: s.Now.Add(l.Term)}
-			busy = &BusyError{Pool: pool, State: Recovering, Why: c.why(s.Now)}
-		case s.Now.Before(c.Until), h != nil && h.Token == e.Lease.Claim:
-			return nil, &BusyError{Pool: pool, State: e.Stored, Lease: alive, Why: "held under the claim to build, which is " + c.why(s.Now)}
-		case c.Lease == nil && c.Until.IsZero(), c.Lease != nil && c.Lease.Token != e.Lease.Claim:
-			return nil, nil // another one came after it, or it was released
-		default:
-			c.Lease, c.Until = nil, time.Time{}
-			c.Covers, c.Unmade = nil, c.Unmade.with(c.Covers)
-		}
-		text, err := c.text()
-		return map[string]string{entryKey: text}, err
-	})
-	return cmp.Or(err, busy)
 }
 
 // errSlept says that a try to lease ended so long after its time that this process cannot have been

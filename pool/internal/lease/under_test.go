@@ -23,6 +23,22 @@ func holdUnder(t *testing.T, claim *Held, pools ...int) (all []*Held) {
 	return all
 }
 
+// heldUnderClaim is a store with one pool, which was dirty, destroyer's claim, and its lease under that.
+func heldUnderClaim(t *testing.T) (f *fakeStore, claim, x *Held) {
+	t.Helper()
+	f = newFakeStore()
+	f.make(t, in(Dirty), 1)
+	claim = mustClaim(t, f.process("destroyer"))
+	return f, claim, holdUnder(t, claim, 1)[0]
+}
+
+// endUnder releases a lease under a claim, and the claim.
+func endUnder(t *testing.T, claim, x *Held) {
+	t.Helper()
+	mustRelease(t, x)
+	require.NoError(t, claim.ReleaseClaim(t.Context(), nil, nil, nil))
+}
+
 func TestLeasesUnderAClaimLastAsLongAsItWithoutBeingWritten(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -103,10 +119,7 @@ func TestLeasesUnderAClaimAreOverWithIt(t *testing.T) {
 func TestALeaseUnderALostClaimIsTakenAwayByNobody(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
-		f.make(t, in(Dirty), 1)
-		claim := mustClaim(t, f.process("destroyer"))
-		x := holdUnder(t, claim, 1)[0]
+		f, claim, x := heldUnderClaim(t)
 		time.Sleep(25 * time.Hour)
 		f.set(func() { delete(f.shards, claimShard) })
 		for range 600 {
@@ -115,8 +128,7 @@ func TestALeaseUnderALostClaimIsTakenAwayByNobody(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		require.NoError(t, x.Check())
-		mustRelease(t, x)
-		require.NoError(t, claim.ReleaseClaim(t.Context(), nil, nil, nil))
+		endUnder(t, claim, x)
 	})
 }
 
@@ -155,8 +167,7 @@ func TestALeaseUnderAClaimThatIsReadTooEarlyIsNotOver(t *testing.T) {
 		require.True(t, ok, "%v", err)
 		assert.Equal(t, "destroyer", busy.Lease.Holder)
 		assert.True(t, busy.Lease.ExpiresAt.After(f.read(t).Now))
-		mustRelease(t, x)
-		require.NoError(t, claim.ReleaseClaim(t.Context(), nil, nil, nil))
+		endUnder(t, claim, x)
 	})
 }
 
@@ -211,16 +222,12 @@ func TestALeaseUnderAClaimThatWasRenewedSinceItWasReadIsNotOver(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				f := newFakeStore()
-				f.make(t, in(Dirty), 1)
-				claim := mustClaim(t, f.process("destroyer"))
-				x := holdUnder(t, claim, 1)[0]
+				f, claim, x := heldUnderClaim(t)
 				time.Sleep(50 * time.Second)
 				_, err := tt.take(t, f)
 				require.ErrorAs(t, err, new(*BusyError))
 				require.NoError(t, x.Confirm(t.Context()))
-				mustRelease(t, x)
-				require.NoError(t, claim.ReleaseClaim(t.Context(), nil, nil, nil))
+				endUnder(t, claim, x)
 			})
 		})
 	}
@@ -230,10 +237,7 @@ func TestALeaseUnderAClaimThatWasRenewedSinceItWasReadIsNotOver(t *testing.T) {
 func TestAClaimThatWasEndedIsNotRenewedLate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
-		f.make(t, in(Dirty), 1)
-		claim := mustClaim(t, f.process("destroyer"))
-		x := holdUnder(t, claim, 1)[0]
+		f, claim, x := heldUnderClaim(t)
 		var once sync.Once
 		f.set(func() {
 			f.stray = func(func()) error {
@@ -284,10 +288,7 @@ func TestALostShardOfALeaseUnderAClaimIsWrittenAgain(t *testing.T) {
 func TestAShardThatWasLostForLongIsNotWrittenAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
-		f.make(t, in(Dirty), 1)
-		claim := mustClaim(t, f.process("destroyer"))
-		x := holdUnder(t, claim, 1)[0]
+		f, claim, x := heldUnderClaim(t)
 		claim.mu.Lock()
 		claim.below = nil // as if no reading had shown that
 		claim.mu.Unlock()
@@ -306,10 +307,7 @@ func TestAShardThatWasLostForLongIsNotWrittenAgain(t *testing.T) {
 func TestALeaseIsNotReleasedIntoALostShardAfterItsClaim(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
-		f.make(t, in(Dirty), 1)
-		claim := mustClaim(t, f.process("destroyer"))
-		x := holdUnder(t, claim, 1)[0]
+		f, claim, x := heldUnderClaim(t)
 		require.NoError(t, claim.ReleaseClaim(t.Context(), nil, nil, nil))
 		require.ErrorIs(t, x.Check(), ErrReleased)
 		y, _ := mustAcquire(t, f.process("bob"), 1)
@@ -325,10 +323,7 @@ func TestALeaseIsNotReleasedIntoALostShardAfterItsClaim(t *testing.T) {
 func TestALeaseUnderAClaimThatIsMissingIsHeld(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
-		f.make(t, in(Dirty), 1)
-		claim := mustClaim(t, f.process("destroyer"))
-		x := holdUnder(t, claim, 1)[0]
+		f, claim, x := heldUnderClaim(t)
 		f.set(func() { delete(f.shards, claimShard) })
 		s := f.read(t)
 		e, err := s.Pool(1)
@@ -339,8 +334,7 @@ func TestALeaseUnderAClaimThatIsMissingIsHeld(t *testing.T) {
 		assert.Nil(t, gone)
 		time.Sleep(2 * time.Minute) // the claim is written again
 		require.NoError(t, x.Confirm(t.Context()))
-		mustRelease(t, x)
-		require.NoError(t, claim.ReleaseClaim(t.Context(), nil, nil, nil))
+		endUnder(t, claim, x)
 	})
 }
 
@@ -363,10 +357,7 @@ func TestABuilderMakesShardsUnderAClaimThatWasLost(t *testing.T) {
 func TestALeaseUnderAClaimThatIsAnothersNowIsLost(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFakeStore()
-		f.make(t, in(Dirty), 1)
-		claim := mustClaim(t, f.process("destroyer"))
-		x := holdUnder(t, claim, 1)[0]
+		f, claim, x := heldUnderClaim(t)
 		time.Sleep(10 * time.Second)
 		f.set(func() { delete(f.shards, claimShard) }) // by hand
 		other := mustClaim(t, f.process("other"))
